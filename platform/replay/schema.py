@@ -1,0 +1,173 @@
+"""From spaces to columns, and from columns to an Arrow schema and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from onibi.platform.errors import SpecError
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+OBSERVATION = "observation"
+"""Name of the one observation leaf of a bare space, and prefix of the leaves of a nested one."""
+
+_FIXED_WIDTH = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+
+
+def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
+    """The ring's columns in storage order; checks that names are unique and dtypes have a fixed width.
+
+    Raises: SpecError.
+    """
+    seen: set[str] = set()
+    for column in spec.columns:
+        if column.name in seen:
+            raise SpecError(f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf")
+        seen.add(column.name)
+        if np.dtype(column.dtype).kind not in "biuf" or any(size < 1 for size in column.shape):
+            raise SpecError(
+                f"replay column {column.name!r} has dtype {column.dtype} and shape {column.shape}; allowed are numbers of a "
+                "fixed width with no empty axis. Convert it in an environment wrapper"
+            )
+    return spec.columns
+
+
+def arrow_schema(spec: ReplaySpec) -> pa.Schema:
+    """The schema of a row: a primitive per scalar, a fixed-size list (C order) per array.
+
+    Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``part`` (observation, fixed, extra). The schema's
+    own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of the spec.
+    """
+    observations = {column.name for column in spec.observation}
+    extras = {column.name for column in spec.extra}
+    fields = []
+    for column in ring_columns(spec):
+        width = int(np.prod(column.shape, dtype=np.int64))
+        primitive = pa.from_numpy_dtype(np.dtype(column.dtype)) if column.dtype != "bool" else pa.uint8()
+        part = "observation" if column.name in observations else "extra" if column.name in extras else "fixed"
+        metadata = {
+            "dtype": column.dtype,
+            "shape": ",".join(str(size) for size in column.shape),
+            "unit": column.unit,
+            "low": "" if column.low is None else repr(float(column.low)),
+            "high": "" if column.high is None else repr(float(column.high)),
+            "part": part,
+        }
+        kind = pa.list_(pa.field("item", primitive, nullable=False), width) if column.shape else primitive
+        fields.append(pa.field(column.name, kind, nullable=False, metadata=metadata))
+    return pa.schema(fields, metadata={"actions": str(spec.actions), "keys_per_caption": str(spec.keys_per_caption)})
+
+
+def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
+    """The spec that ``arrow_schema`` was made from.
+
+    Raises: SpecError where the schema was not written by Onibi.
+    """
+    own = schema.metadata or {}
+    if b"actions" not in own or b"keys_per_caption" not in own:
+        raise SpecError(
+            f"the Arrow schema with fields {schema.names[:8]} lacks the metadata 'actions' and 'keys_per_caption'; it was not "
+            "written by Onibi. Import the data with its own importer instead of opening it as replay"
+        )
+    parts: dict[str, list[ArraySpec]] = {"observation": [], "fixed": [], "extra": []}
+    for column in schema:
+        metadata = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
+        part = parts.get(metadata.get("part", ""))
+        if part is None:
+            raise SpecError(f"Arrow field {column.name!r} has metadata {metadata}; 'part' must be one of {sorted(parts)}")
+        part.append(
+            ArraySpec(
+                name=column.name,
+                dtype=metadata["dtype"],
+                shape=tuple(int(size) for size in metadata["shape"].split(",") if size),
+                unit=metadata["unit"],
+                low=float(metadata["low"]) if metadata["low"] else None,
+                high=float(metadata["high"]) if metadata["high"] else None,
+            )
+        )
+    spec = ReplaySpec(
+        observation=tuple(parts["observation"]),
+        actions=int(own[b"actions"]),
+        keys_per_caption=int(own[b"keys_per_caption"]),
+        extra=tuple(parts["extra"]),
+    )
+    if [column.name for column in spec.columns] != schema.names:
+        raise SpecError(
+            f"the Arrow schema has the columns {schema.names}, this version of Onibi expects "
+            f"{[column.name for column in spec.columns]}; open it with the version that wrote it"
+        )
+    return spec
+
+
+def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
+    """One column per leaf of a Gymnasium observation space; nested names are joined by ".", Tuple items by their index.
+
+    Args:
+        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested at will.
+    Raises: SpecError where a leaf has no fixed width (Text, Sequence, Graph, OneOf).
+    """
+    from gymnasium import spaces
+
+    columns = []
+    for name, leaf in _leaves(space, OBSERVATION):
+        low: float | None = None
+        high: float | None = None
+        if isinstance(leaf, spaces.Box):
+            dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
+            if np.all(np.isfinite(leaf.low)) and np.all(np.isfinite(leaf.high)):
+                low, high = float(leaf.low.min(initial=np.inf)), float(leaf.high.max(initial=-np.inf))
+        elif isinstance(leaf, spaces.Discrete):
+            dtype, shape = np.dtype(leaf.dtype), ()
+            low, high = float(leaf.start), float(leaf.start + leaf.n - 1)
+        elif isinstance(leaf, spaces.MultiDiscrete):
+            dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
+            low, high = float(np.min(leaf.start)), float(np.max(leaf.start + leaf.nvec - 1))
+        elif isinstance(leaf, spaces.MultiBinary):
+            dtype, shape = np.dtype(np.int8), tuple(leaf.shape)
+            low, high = 0.0, 1.0
+        else:
+            raise SpecError(
+                f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are {_FIXED_WIDTH}. "
+                "Leave the leaf out with observation.keys, or turn it into a fixed-size array in a wrapper"
+            )
+        if dtype == np.bool_:
+            dtype = np.dtype(np.uint8)  # an Arrow bool is bit-packed and has no NumPy view
+        columns.append(ArraySpec(name=name, dtype=dtype.name, shape=shape, low=low, high=high))
+    return tuple(columns)
+
+
+def flatten_observation(space: Any, value: Any) -> dict[str, NDArray[Any]]:
+    """The leaves of a batched observation by their column names.
+
+    Args:
+        space: a single environment's space, as for ``observation_specs``.
+        value: nested as the space, each leaf [E, ...].
+    Returns: each leaf [E, ...] in its column's dtype; copied only where the dtype differs.
+    """
+    dtypes = {column.name: column.dtype for column in observation_specs(space)}
+    flat = {}
+    for name, _ in _leaves(space, OBSERVATION):
+        leaf = value
+        for part in name.split(".")[1:] if name != OBSERVATION else []:
+            leaf = leaf[part] if isinstance(leaf, Mapping) else leaf[int(part)]
+        flat[name] = np.asarray(leaf).astype(dtypes[name], copy=False)
+    return flat
+
+
+def _leaves(space: Any, name: str) -> Iterator[tuple[str, Any]]:
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            if "." in str(key):
+                raise SpecError(f"observation key {key!r} under {name!r} contains '.', which joins nested names; rename it")
+            yield from _leaves(child, f"{name}.{key}")
+    elif isinstance(space, spaces.Tuple):
+        for index, child in enumerate(space.spaces):
+            yield from _leaves(child, f"{name}.{index}")
+    else:
+        yield name, space
