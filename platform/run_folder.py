@@ -1,0 +1,268 @@
+"""The folder of one run, and the folder of all runs around it.
+
+runs/                     the root, a setting
+  mlflow.db, mlartifacts/ embedded tracking (``platform/tracking.py``)
+  NAME/
+    run.json              who and when (RunRecord)
+    run.lock              held while a process trains in this folder
+    config.yaml           the resolved settings
+    checkpoints/          ``platform/checkpoint.py``
+    artifacts/            curves, tables, videos
+    history.jsonl         one line an interval (``platform/history.py``)
+    evaluations.jsonl     one line an evaluation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fcntl
+import json
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from onibi.platform.durable import write_durably
+from onibi.platform.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+RunStatus = Literal["running", "finished", "interrupted", "failed"]
+
+LAST = "last"
+"""Stands for the run that was used most recently wherever a run is named."""
+
+_RESERVED = frozenset({LAST, "mlflow.db", "mlartifacts"})
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RECORD_FILE, _LOCK_FILE = "run.json", "run.lock"
+_record_lock = threading.Lock()  # the tracker's thread and the run loop both update a record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What ``run.json`` holds. Times are ISO 8601 in UTC.
+
+    ``run_id`` also stands in the header of the run's replay ring and as a tag of its MLflow run.
+    ``used_at`` is when training last began or ended here; ``last`` goes by it.
+    ``results`` are the figures of the run's summary by name (env steps, updates, last evaluation).
+    """
+
+    run_id: str
+    created_at: str
+    used_at: str
+    status: RunStatus = "running"
+    tracking_uri: str | None = None
+    tracking_run_id: str | None = None
+    results: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names the files of one run. Holds no state: everything is on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name, unique in its root."""
+        return self.path.name
+
+    @property
+    def root(self) -> Path:
+        """The folder of all runs."""
+        return self.path.parent
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder given to ``save_checkpoint`` and ``load_checkpoint``."""
+        return self.path / "checkpoints"
+
+    @property
+    def artifacts(self) -> Path:
+        """Curves, tables and videos."""
+        return self.path / "artifacts"
+
+    @property
+    def history(self) -> Path:
+        """Metrics, one line an interval."""
+        return self.path / "history.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """Evaluations, one line each."""
+        return self.path / "evaluations.jsonl"
+
+    def record(self) -> RunRecord:
+        """Read ``run.json``.
+
+        Raises: ConfigError where it is missing or damaged.
+        """
+        path = self.path / _RECORD_FILE
+        names = {entry.name for entry in dataclasses.fields(RunRecord)}
+        try:
+            mapping = json.loads(path.read_text(encoding="utf-8"))
+            # A newer Onibi may have written further fields: they are of no use here and no reason to refuse the run.
+            return RunRecord(**{name: value for name, value in mapping.items() if name in names})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path}: not readable as a run's record ({error}). "
+                "Name another run (`onibi runs` lists them), or start a new one."
+            ) from error
+
+    def update(self, **changes: Any) -> RunRecord:
+        """Replace fields of the record (by name, see RunRecord) and its ``used_at``; atomic on disk."""
+        with _record_lock:
+            record = dataclasses.replace(self.record(), **{"used_at": _now(), **changes})
+            _write_record(self.path, record)
+        return record
+
+    def write_config(self, mapping: Mapping[str, Any]) -> None:
+        """Write the resolved settings (``config.to_mapping``) to ``config.yaml``."""
+        text = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
+        write_durably(self.config, text.encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """The mapping in ``config.yaml``, as ``write_config`` took it.
+
+        Raises: ConfigError where it is missing or is no mapping.
+        """
+        try:
+            mapping = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{self.config}: not readable ({error}). Without it the run cannot go on.") from error
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"{self.config}: holds {type(mapping).__name__}, expected a mapping of settings.")
+        return mapping
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process: one trainer per folder. The kernel frees it when the process dies.
+
+        Raises: ConfigError where another process holds it.
+        """
+        # Python opens with O_CLOEXEC, so a child that is exec'd (a Ray worker, a shell) does not inherit the lock.
+        descriptor = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
+                raise ConfigError(
+                    f"{self.path}: run {self.name!r} is in use by process {owner}; one process may train in it. "
+                    "Wait for it, end it, or start a new run."
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def create_run(root: Path, name: str) -> RunFolder:
+    """Make the folder of a new run: ``root/name``, or ``name-2``, ``name-3``… where that is taken.
+
+    Raises: ConfigError for a name that is no plain file name, or a root that cannot be written.
+    """
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"run name {name!r}: allowed are letters, digits, '.', '_' and '-', at most 100, the first a letter or "
+            f"digit, and none of {', '.join(sorted(_RESERVED))}."
+        )
+    root = root.expanduser().absolute()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = _claim(root, name)
+        (path / "checkpoints").mkdir()
+        (path / "artifacts").mkdir()
+        now = _now()
+        # Written last: a folder without a record is no run, so a crash here leaves nothing for `onibi runs` to trip on.
+        _write_record(path, RunRecord(run_id=uuid.uuid4().hex, created_at=now, used_at=now))
+    except OSError as error:
+        raise ConfigError(f"{root}: no run can be made there ({error.strerror}). Choose another folder.") from error
+    return RunFolder(path)
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """All runs in ``root`` whose record can be read, the one used longest ago first. Others are named in a warning."""
+    root = root.expanduser().absolute()
+    found: list[tuple[str, str, RunFolder]] = []
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if not (path / _RECORD_FILE).is_file():
+            continue
+        folder = RunFolder(path)
+        try:
+            found.append((folder.record().used_at, folder.name, folder))
+        except ConfigError as error:
+            log.warning("left out: %s", error)
+    return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])]
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """The run that a user names: by name, by path, or ``last`` for the one used most recently.
+
+    Raises: ConfigError where there is none; it names the nearest run and all others.
+    """
+    runs = list_runs(root)
+    if name == LAST:
+        if not runs:
+            raise ConfigError(f"{root}: holds no run yet. Start one, for example `onibi train cartpole-dqn`.")
+        return runs[-1]
+    by_name = {run.name: run for run in runs}
+    if name in by_name:
+        return by_name[name]
+    path = Path(name).expanduser().absolute()
+    if (path / _RECORD_FILE).is_file():
+        return RunFolder(path)
+    raise ConfigError(_no_such_run(root, name, path, list(by_name)))
+
+
+def _no_such_run(root: Path, name: str, path: Path, known: list[str]) -> str:
+    message = f"run {name!r}: not found in {root}"
+    if path.is_dir():
+        message += f", and {path} holds no {_RECORD_FILE}"
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        message += f". Did you mean {nearest[0]!r}?"
+    elif not known:
+        message += ", which holds no run yet."
+    else:
+        message += "."
+    newest = known[::-1][:10]
+    if newest:
+        message += f" Runs there, newest first: {', '.join(newest)}{' …' if len(known) > len(newest) else ''}."
+    return message + f" Allowed: a name of these, a path, or {LAST!r}."
+
+
+def _claim(root: Path, name: str) -> Path:
+    attempt = 1
+    while True:
+        path = root / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            path.mkdir()  # the kernel decides between two processes that want the same name
+            return path
+        except FileExistsError:
+            attempt += 1
+
+
+def _write_record(path: Path, record: RunRecord) -> None:
+    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
+    write_durably(path / _RECORD_FILE, text.encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
