@@ -1,0 +1,351 @@
+"""Settings: read, merged and checked for any class of settings, none of them known here by name.
+
+Settings live beside their owner as frozen dataclasses derived from ``Settings``; each default stands there once. A
+section whose class depends on its ``kind`` (a learner, an annotator) is declared with ``selected``.
+
+    @dataclass(frozen=True, kw_only=True)
+    class DqnSettings(Settings):
+        kind: Literal["dqn"] = "dqn"
+        discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+
+    @dataclass(frozen=True, kw_only=True)
+    class RunSettings(Settings):
+        seed: int = 0
+        learner: Settings = selected(LEARNERS, "dqn")
+
+    read_settings(RunSettings, {"learner": {"discount": 0.9}}, overrides=["seed=3"])
+
+Values are checked by pydantic, strictly (``"0.9"`` is no number) and as JSON, since a strict check from Python would
+refuse a list where a tuple is declared. All faults are told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import importlib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from types import NoneType
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest
+from onibi.platform.errors import ConfigError
+from onibi.platform.yaml_document import Document, KeyPath, parse_value
+
+_REGISTRY, _DEFAULT_KIND = "onibi.registry", "onibi.default_kind"
+_FAULTY: Any = object()  # stands for a value whose fault is already noted
+
+
+class Settings:
+    """Base of all settings: subclasses are ``@dataclass(frozen=True, kw_only=True)``.
+
+    Field types: bool, int, float, str, Literal, Enum, Path, unions of these, ``Annotated`` with pydantic's or
+    annotated_types' bounds, tuples and ``dict[str, …]`` of these, other settings classes, and tuples or dicts of
+    settings, or one ``| None``. ``__post_init__`` raises ValueError for what no single field shows; the section's path
+    is put before its message. NaN and infinity are refused but under ``Annotated[float, AllowInfNan(True)]``.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def selected(registry: Mapping[str, str], default: str) -> Any:
+    """A dataclass field for a section whose class its ``kind`` key selects.
+
+    Args:
+        registry: kind → ``"module:Class"``; the class has a class variable ``Settings``, a settings class whose first
+            field is ``kind: Literal[…]``. The module is imported when the kind is used.
+        default: the kind of a section that names none.
+    """
+    return dataclasses.field(
+        default_factory=lambda: load_class(registry, default).Settings(),
+        metadata={_REGISTRY: registry, _DEFAULT_KIND: default},
+    )
+
+
+def load_class(registry: Mapping[str, str], kind: str) -> Any:
+    """The class registered under ``kind``, imported now.
+
+    Raises:
+        ConfigError: the kind is unknown (with the nearest and all known ones), or needs a package that is missing.
+    """
+    if kind not in registry:
+        raise ConfigError(f"kind {kind!r} is unknown.{nearest(kind, registry)} Allowed: {', '.join(sorted(registry))}.")
+    module_name, _, class_name = registry[kind].partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "onibi":
+            raise
+        raise ConfigError(
+            f"kind {kind!r} needs the Python package {error.name!r}, which is not installed. Install it (nle and "
+            "minihack come with onibi[nethack]) or choose another kind."
+        ) from error
+    return getattr(module, class_name)
+
+
+def read_settings(
+    cls: type[S], mapping: Mapping[str, Any] | Document, *, source: str = "settings", overrides: Sequence[str] = ()
+) -> S:
+    """A checked instance of ``cls``.
+
+    Args:
+        cls: the settings class.
+        mapping: plain values as YAML gives them, or a document, whose lines the messages then name.
+        source: what messages call a plain mapping.
+        overrides: ``a.b=c`` as after ``--set``, the value in YAML, later ones win. One that changes a section's written
+            ``kind`` drops the section's other keys, which belong to the old kind.
+
+    Raises:
+        ConfigError: one message with every fault: its place, the value found, what is allowed, the nearest known key.
+    """
+    document = mapping if isinstance(mapping, Document) else Document(source=source, mapping=dict(mapping))
+    lines: list[str] = []
+    faults: list[_Fault] = []
+    document = _overridden(document, overrides, lines)
+    value = _read_section(cls, document.mapping, (), faults)
+    lines += [f"{document.place(fault.path)}: {fault.text}" for fault in faults]
+    if lines:
+        count = f"{len(lines)} faults in the settings" if len(lines) > 1 else "1 fault in the settings"
+        raise ConfigError(f"{count}:\n  " + "\n  ".join(lines))
+    return typing.cast(S, value)
+
+
+def to_mapping(settings: Settings) -> dict[str, Any]:
+    """All values, defaults included, as plain mapping; ``read_settings`` makes an equal instance of it again."""
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]  # the base itself is no dataclass
+    return {field.name: _plain(getattr(settings, field.name)) for field in fields if field.init}
+
+
+def merge(base: Document, top: Document) -> Document:
+    """``base`` with the values of ``top`` over it, section by section; lists are replaced whole.
+
+    A section whose written ``kind`` differs in ``top`` is replaced whole, too: the rest belongs to the old kind.
+    """
+    return Document(
+        source=top.source,
+        mapping=_merged(base.mapping, top.mapping),
+        places={**base.places, **top.places},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fault:
+    path: KeyPath
+    text: str
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return to_mapping(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    if "kind" in base and "kind" in top and base["kind"] != top["kind"]:
+        return dict(top)
+    result = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _overridden(document: Document, overrides: Sequence[str], faults: list[str]) -> Document:
+    # Kinds first: a new kind drops the old one's keys, and must not drop what another --set gives to the new one.
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".kind")):
+        try:
+            document = merge(document, _override_document(override, document))
+        except ConfigError as error:
+            faults.append(str(error))
+    return document
+
+
+def _override_document(override: str, document: Document) -> Document:
+    """What ``--set a.b=c`` adds: {a: {b: c}}."""
+    written = f"--set {override}"
+    key, equals, text = override.partition("=")
+    names = tuple(key.strip().split("."))
+    if not equals or not all(names):
+        raise ConfigError(f"{written}: expected a key and a value, as in --set learner.discount=0.99.")
+    value = parse_value(text, written)
+    places: dict[KeyPath, str] = {names: written}
+    section: Any = document.mapping
+    for depth, name in enumerate(names[:-1], start=1):
+        section = section.get(name)
+        if section is None:
+            places[names[:depth]] = written
+            section = {}
+        elif not isinstance(section, Mapping):
+            where = dotted(names[:depth])
+            raise ConfigError(f"{written}: {where} is {describe_found(section)}, which has no keys; set {where} whole.")
+    for name in reversed(names):
+        value = {name: value}
+    return Document(source=document.source, mapping=value, places=places)
+
+
+def _read_section(cls: type, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:
+    if value is None:  # "learner:" with nothing but comments below it
+        value = {}
+    if not isinstance(value, Mapping):
+        text = f"{dotted(path)} is {describe_found(value)}; allowed: a section with {_names(cls)}."
+        faults.append(_Fault(path, text))
+        return _FAULTY
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in value:
+        if key not in fields:
+            text = f"{dotted((*path, key))}: unknown key.{nearest(key, fields)} Allowed here: {_names(cls)}."
+            faults.append(_Fault((*path, key), text))
+    sound = all(key in fields for key in value)
+    given: dict[str, Any] = {}
+    for name, field in fields.items():
+        here = (*path, name)
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if _REGISTRY in field.metadata:
+            given[name] = _read_selected(field, hints[name], value.get(name), name in value, here, faults)
+        elif name in value:
+            given[name] = _read_value(hints[name], value[name], here, faults)
+        elif required and _is_settings(hints[name]):
+            given[name] = _read_section(hints[name], {}, here, faults)
+        elif required:
+            faults.append(_Fault(path, f"{dotted(here)} is missing; expected: {describe_hint(hints[name])}."))
+            sound = False
+    if not sound or any(item is _FAULTY for item in given.values()):
+        return _FAULTY
+    try:
+        return cls(**given)
+    except (ValueError, ConfigError) as error:
+        faults.append(_Fault(path, f"{dotted(path)}: {error}" if path else str(error)))
+        return _FAULTY
+
+
+def _read_selected(
+    field: dataclasses.Field[Any], hint: Any, value: Any, given: bool, path: KeyPath, faults: list[_Fault]
+) -> Any:
+    registry, default = field.metadata[_REGISTRY], field.metadata[_DEFAULT_KIND]
+    if given and value is None and is_union(hint) and NoneType in typing.get_args(hint):
+        return None
+    kind = value.get("kind", default) if isinstance(value, Mapping) else default
+    allowed = ", ".join(sorted(registry))
+    if value is not None and not isinstance(value, Mapping):
+        text = f"{dotted(path)} is {describe_found(value)}; allowed: a section whose kind is one of {allowed}."
+        faults.append(_Fault(path, text))
+        return _FAULTY
+    if not isinstance(kind, str):
+        text = f"{dotted((*path, 'kind'))} is {describe_found(kind)}; allowed: {allowed}."
+        faults.append(_Fault((*path, "kind"), text))
+        return _FAULTY
+    try:
+        owner = load_class(registry, kind)
+    except ConfigError as error:
+        faults.append(_Fault((*path, "kind"), f"{dotted(path)}: {error}"))
+        return _FAULTY
+    return _read_section(owner.Settings, value, path, faults)
+
+
+def _read_value(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:
+    if not _holds_settings(hint):
+        return _read_leaf(hint, value, path, faults)
+    if _is_settings(hint):
+        return _read_section(hint, value, path, faults)
+    arguments = typing.get_args(hint)
+    if is_union(hint):
+        if value is None and NoneType in arguments:
+            return None
+        members = [member for member in arguments if member is not NoneType]
+        if len(members) != 1:
+            raise TypeError(f"{dotted(path)}: {hint} cannot be told apart; declare the field with selected(…)")
+        return _read_value(members[0], value, path, faults)
+    if typing.get_origin(hint) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        if not isinstance(value, list | tuple):
+            faults.append(_Fault(path, f"{dotted(path)} is {describe_found(value)}; allowed: {describe_hint(hint)}."))
+            return _FAULTY
+        items = tuple(_read_value(arguments[0], item, (*path, index), faults) for index, item in enumerate(value))
+        return _FAULTY if any(item is _FAULTY for item in items) else items
+    if typing.get_origin(hint) in (dict, Mapping) and arguments[0] is str:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            faults.append(_Fault(path, f"{dotted(path)} is {describe_found(value)}; allowed: {describe_hint(hint)}."))
+            return _FAULTY
+        mapping = {key: _read_value(arguments[1], item, (*path, key), faults) for key, item in value.items()}
+        return _FAULTY if any(item is _FAULTY for item in mapping.values()) else mapping
+    raise TypeError(f"{dotted(path)}: settings inside {hint} are not supported; see the docstring of Settings")
+
+
+def _read_leaf(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:
+    odd = _not_plain(value, path)
+    if odd is not None:
+        faults.append(odd)
+        return _FAULTY
+    try:
+        return _adapter(hint).validate_json(json.dumps(value))
+    except ValidationError as error:
+        allowed = describe_hint(hint)
+        seen: set[KeyPath] = set()
+        for inner in error.errors(include_url=False, include_context=False):
+            found, at = _follow(value, inner["loc"], path)
+            if at in seen:  # each member of a union has its own complaint about the same value
+                continue
+            seen.add(at)
+            what = allowed if at == path else f"for {dotted(path)}: {allowed}"
+            hint_text = nearest(found, typing.get_args(hint)) if isinstance(found, str) else ""
+            faults.append(_Fault(at, f"{dotted(at)} is {describe_found(found)}; allowed: {what}.{hint_text}"))
+        return _FAULTY
+
+
+def _follow(value: Any, steps: Sequence[str | int], path: KeyPath) -> tuple[Any, KeyPath]:
+    """The value that pydantic's ``loc`` points at; its names of union members are no steps."""
+    for step in steps:
+        known = range(len(value)) if isinstance(value, list | tuple) else value if isinstance(value, Mapping) else ()
+        if step in known:
+            value, path = value[step], (*path, step)
+    return value, path
+
+
+def _not_plain(value: Any, path: KeyPath) -> _Fault | None:
+    """The first part that JSON would bend (a number as key becomes text) or does not know."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return _Fault(path, f"{dotted(path)} has the key {key!r}; allowed: text as keys.")
+            fault = _not_plain(item, (*path, key))
+            if fault is not None:
+                return fault
+        return None
+    if isinstance(value, list | tuple):
+        return next(filter(None, (_not_plain(item, (*path, at)) for at, item in enumerate(value))), None)
+    if value is None or isinstance(value, str | bool | int | float):
+        return None
+    allowed = "text, numbers, booleans, null, and lists and mappings of these"
+    return _Fault(path, f"{dotted(path)} is a Python {type(value).__name__}; allowed: {allowed}.")
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=Settings.__pydantic_config__)
+
+
+def _is_settings(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Settings)
+
+
+def _holds_settings(hint: Any) -> bool:
+    return _is_settings(hint) or any(_holds_settings(argument) for argument in typing.get_args(hint))
+
+
+def _names(cls: type) -> str:
+    return ", ".join(sorted(field.name for field in dataclasses.fields(cls) if field.init))
