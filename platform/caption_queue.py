@@ -1,0 +1,149 @@
+"""Which keys wait for an annotator: newest first, bounded, and nothing dropped for good."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from onibi.platform.captions import KeyIndex
+from onibi.platform.errors import CaptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueState:
+    """What a checkpoint keeps. In-flight keys are in ``waiting`` here: their annotator does not outlive the run."""
+
+    waiting: list[tuple[KeyIndex, float, int]] = field(default_factory=list)
+    """(key, time first offered, invalid replies), oldest first."""
+    parked: list[KeyIndex] = field(default_factory=list)
+    dropped: int = 0
+    expired: int = 0
+
+
+class CaptionQueue:
+    """Newest-first queue of keys with an in-flight set. A key is in one place: waiting, in flight, parked, or nowhere.
+
+        offer ──▶ waiting ──take──▶ in flight ──finish──▶ (labelled)
+                   ▲   │               │  │ └─retry──▶ waiting, or parked after ``max_attempts`` invalid replies
+                   │   └─overflow──▶   │  │
+                   └─────expire────────┘  └ lease over: the annotator died or hangs
+
+    What overflows is forgotten and counted; it comes back when its caption is met again and offered. The clock is the
+    caller's: every ``now`` is in seconds and must not fall.
+
+    Args:
+        capacity_keys: most keys waiting; the oldest one makes room.
+        lease_seconds: how long a taken key stays in flight before it waits again.
+        max_attempts: invalid replies after which a key is parked and asked no more.
+    """
+
+    def __init__(self, *, capacity_keys: int, lease_seconds: float, max_attempts: int) -> None:
+        if capacity_keys < 1 or lease_seconds <= 0 or max_attempts < 1:
+            raise CaptionError(
+                f"caption queue: capacity_keys {capacity_keys} and max_attempts {max_attempts} must be 1 or more, "
+                f"lease_seconds {lease_seconds} above 0"
+            )
+        self._capacity_keys = capacity_keys
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+        self._waiting: OrderedDict[KeyIndex, None] = OrderedDict()  # newest last
+        self._in_flight: OrderedDict[KeyIndex, float] = OrderedDict()  # key -> end of its lease, soonest first
+        self._invalid_replies: dict[KeyIndex, int] = {}
+        self._first_offered: dict[KeyIndex, float] = {}  # unlabelled keys, dropped ones included, in order of time
+        self._parked: dict[KeyIndex, None] = {}
+        self.dropped = 0
+        """Keys pushed out by newer ones so far."""
+        self.expired = 0
+        """Leases that ended without a label so far."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """Keys that an annotator has and has not answered."""
+        return len(self._in_flight)
+
+    @property
+    def parked(self) -> int:
+        """Keys given up after ``max_attempts`` invalid replies."""
+        return len(self._parked)
+
+    def oldest_age_seconds(self, now: float) -> float:
+        """Time since the key that waits longest was first offered, dropped keys included; 0 where none waits."""
+        return max(now - next(iter(self._first_offered.values())), 0.0) if self._first_offered else 0.0
+
+    def offer(self, keys: Iterable[KeyIndex], now: float) -> None:
+        """Let unlabelled keys wait, the last one foremost. One that waits already comes to the front: it was just met again.
+
+        Keys in flight and parked ones are left where they are.
+        """
+        for key in keys:
+            if key in self._in_flight or key in self._parked:
+                continue
+            self._first_offered.setdefault(key, now)
+            self._waiting[key] = None
+            self._waiting.move_to_end(key)
+        while len(self._waiting) > self._capacity_keys:
+            self._waiting.popitem(last=False)
+            self.dropped += 1
+
+    def take(self, count: int, now: float) -> list[KeyIndex]:
+        """At most ``count`` keys, newest first; they are in flight until ``finish``, ``retry`` or the end of their lease."""
+        taken = [self._waiting.popitem()[0] for _ in range(min(count, len(self._waiting)))]
+        for key in taken:
+            self._in_flight[key] = now + self._lease_seconds
+        return taken
+
+    def finish(self, keys: Iterable[KeyIndex]) -> None:
+        """Forget keys that have a label now, wherever they are: late answers count."""
+        for key in keys:
+            self._waiting.pop(key, None)
+            self._in_flight.pop(key, None)
+            self._parked.pop(key, None)
+            self._invalid_replies.pop(key, None)
+            self._first_offered.pop(key, None)
+
+    def retry(self, keys: Iterable[KeyIndex], now: float) -> None:
+        """Keys whose reply was invalid: they wait again, or are parked after ``max_attempts`` such replies."""
+        again = []
+        for key in keys:
+            if self._in_flight.pop(key, None) is None and key not in self._waiting:
+                continue  # labelled or parked meanwhile: a second reply to the same question changes nothing
+            self._invalid_replies[key] = self._invalid_replies.get(key, 0) + 1
+            if self._invalid_replies[key] < self._max_attempts:
+                again.append(key)
+                continue
+            self._waiting.pop(key, None)
+            self._first_offered.pop(key, None)
+            self._parked[key] = None
+        self.offer(again, now)
+
+    def expire(self, now: float) -> list[KeyIndex]:
+        """Let keys wait again whose lease is over. An annotator's death is not a key's fault: it counts as no attempt."""
+        over = []
+        while self._in_flight and next(iter(self._in_flight.values())) <= now:
+            over.append(self._in_flight.popitem(last=False)[0])
+        self.expired += len(over)
+        self.offer(over, now)
+        return over
+
+    def state(self) -> QueueState:
+        """For a checkpoint; taken keys count as waiting."""
+        order = [*self._waiting, *self._in_flight]
+        return QueueState(
+            waiting=[(key, self._first_offered[key], self._invalid_replies.get(key, 0)) for key in order],
+            parked=list(self._parked),
+            dropped=self.dropped,
+            expired=self.expired,
+        )
+
+    def restore(self, state: QueueState) -> None:
+        """Replace everything by a checkpoint's state."""
+        self._in_flight.clear()
+        self._waiting = OrderedDict((key, None) for key, _, _ in state.waiting)
+        self._invalid_replies = {key: replies for key, _, replies in state.waiting if replies}
+        self._first_offered = {key: first for key, first, _ in sorted(state.waiting, key=lambda entry: entry[1])}
+        self._parked = dict.fromkeys(state.parked)
+        self.dropped, self.expired = state.dropped, state.expired
