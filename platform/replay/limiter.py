@@ -1,0 +1,140 @@
+"""How far actors and learner may run apart: inserted step rows against drawn training rows (contracts §5)."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onibi.platform.config import Settings
+from onibi.platform.errors import ConfigError, ReplayError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimiterSettings(Settings):
+    """Pacing of actors and learner."""
+
+    samples_per_insert: float = 8.0  # drawn training rows per inserted step row
+    minimum_rows: int = 1_000  # readable rows before the first draw
+    tolerance_rows: float | None = None  # drawn rows either side may run ahead; null: the least that cannot lock, or 10% of the start
+
+    def __post_init__(self) -> None:
+        if not self.samples_per_insert > 0:
+            raise ValueError(f"samples_per_insert is {self.samples_per_insert}, it must be above 0")
+        if self.minimum_rows < 1:
+            raise ValueError(f"minimum_rows is {self.minimum_rows}, it must be at least 1")
+        if self.tolerance_rows is not None and not self.tolerance_rows > 0:
+            raise ValueError(f"tolerance_rows is {self.tolerance_rows}, it must be above 0 or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limiter:
+    """Keeps  ratio × (inserted − minimum) − drawn  within ± tolerance once ``minimum_rows`` rows can be read.
+
+    All decisions are pure functions of the counts. Two sides cannot both wait: insertion waits only where
+    surplus + ratio × fragment > tolerance, drawing only where surplus − batch < −tolerance, and
+    tolerance ≥ max(ratio × fragment, batch) leaves no surplus for which both hold.
+    """
+
+    ratio: float
+    minimum_rows: int
+    tolerance_rows: float
+
+    @classmethod
+    def from_settings(
+        cls, settings: LimiterSettings, *, fragment_rows: int, batch_rows: int, capacity_rows: int
+    ) -> Limiter:
+        """Check the settings against what will be inserted and drawn at once.
+
+        Args:
+            fragment_rows: step rows of the largest fragment, over all its lanes.
+            batch_rows: rows of one draw; one window start is one row, whatever its n.
+            capacity_rows: rows that the whole ring can hold.
+        Raises: ConfigError, with the sum that does not come out.
+        """
+        ratio = settings.samples_per_insert
+        least = 2 * max(ratio * fragment_rows, batch_rows)
+        sums = f"2 x max({ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows) = {least:g}"
+        tolerance = settings.tolerance_rows
+        if tolerance is None:
+            tolerance = max(least, 0.1 * ratio * settings.minimum_rows)
+        if tolerance < least:
+            raise ConfigError(
+                f"replay.limiter.tolerance_rows is {tolerance:g}, below {sums}: actors and learner could both wait for ever. "
+                "Raise it, set it to null, or use shorter fragments"
+            )
+        if settings.minimum_rows > capacity_rows // 2:
+            raise ConfigError(
+                f"replay.limiter.minimum_rows is {settings.minimum_rows}, more than half of the ring's {capacity_rows} rows: lanes of "
+                "unequal length might never reach it. Lower it or raise replay.capacity_rows"
+            )
+        return cls(ratio=ratio, minimum_rows=settings.minimum_rows, tolerance_rows=tolerance)
+
+    def surplus(self, inserted: int, drawn: float) -> float:
+        """Drawn rows that the learner is behind (positive) or ahead (negative) of the ratio."""
+        return self.ratio * (inserted - self.minimum_rows) - drawn
+
+    def may_insert(self, rows: int, *, inserted: int, drawn: float, readable: int) -> bool:
+        """Whether ``rows`` more step rows may come in. Always while fewer than ``minimum_rows`` can be read."""
+        if readable < self.minimum_rows:
+            return True
+        return self.surplus(inserted + rows, drawn) <= self.tolerance_rows
+
+    def may_draw(self, rows: int, *, inserted: int, drawn: float, readable: int) -> bool:
+        """Whether ``rows`` more training rows may be drawn."""
+        return readable >= self.minimum_rows and self.surplus(inserted, drawn + rows) >= -self.tolerance_rows
+
+    def rebased_drawn(self, *, inserted: int, readable: int) -> int:
+        """The drawn count that puts the surplus to 0 at the moment when drawing begins again.
+
+        After a restore with an incomplete ring, rows come in unpaced until ``minimum_rows`` can be read; without this the
+        learner would owe a burst of draws for them, or wait for rows that were lost.
+        """
+        missing = max(0, self.minimum_rows - readable)
+        return round(self.ratio * (inserted + missing - self.minimum_rows))
+
+
+class DrawnWord:
+    """The learner's count of drawn rows in a small shared file: written by the learner alone, read by the shard."""
+
+    _BYTES = mmap.PAGESIZE
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Map an existing word. Raises: ReplayError where there is none."""
+        self.path = path
+        try:
+            descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        except OSError as error:
+            raise ReplayError(f"{path} cannot be opened: {error.strerror}; has the run's shard been started?") from error
+        try:
+            if os.fstat(descriptor).st_size != self._BYTES:
+                raise ReplayError(f"{path} is not a drawn word: it has {os.fstat(descriptor).st_size} bytes, not {self._BYTES}")
+            access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+            memory = mmap.mmap(descriptor, self._BYTES, flags=mmap.MAP_SHARED, prot=access)
+        finally:
+            os.close(descriptor)
+        self._word = np.frombuffer(memory, np.dtype("<i8"), 1)
+
+    @classmethod
+    def create(cls, path: Path) -> None:
+        """Make the word, 0; an existing one keeps its value."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return
+        try:
+            os.posix_fallocate(descriptor, 0, cls._BYTES)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def value(self) -> int:
+        """Drawn rows, as the limiter counts them."""
+        return int(self._word[0])
+
+    @value.setter
+    def value(self, drawn: int) -> None:
+        self._word[0] = drawn

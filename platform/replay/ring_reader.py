@@ -1,0 +1,119 @@
+"""The reader's side of a ring: consistent snapshots, the end check, and the mapped columns (contracts §3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.ring_file import MappedRing, read_header
+from onibi.platform.spec import ReplaySpec
+
+_ROUNDS = 1_000_000
+"""Retries of a read of the header before something must be broken; one commit at most is missed per round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What could be read at one moment. Rows ``oldest`` to ``cursor - 1`` of a lane are committed; of row ``cursor``, only the
+    observation may be read, and that only where ``open``. All arrays [L], but ``committed`` and ``inserted`` [G]."""
+
+    cursor: NDArray[np.int64]
+    oldest: NDArray[np.int64]
+    open: NDArray[np.bool_]
+    committed: NDArray[np.int64]
+    inserted: NDArray[np.int64]
+
+    @property
+    def readable_rows(self) -> int:
+        """Committed rows that are still there, final rows included."""
+        return int((self.cursor - self.oldest).sum())
+
+    @property
+    def inserted_rows(self) -> int:
+        """Step rows inserted since the ring was created: the limiter's ``inserted``."""
+        return int(self.inserted.sum())
+
+
+class RingReader:
+    """Maps a ring for reading, in the writer's process or any other of the machine.
+
+    ``columns[name]`` is a read-only view ``[L × slots, ...]``; row k of lane l lies at ``l × slots + k mod slots``. What was
+    read counts only if ``oldest_now`` afterwards is not above the earliest row read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the ring at ``path``. Raises: ReplayError where it is missing, foreign, damaged or cut off."""
+        self.path = path
+        self.layout = read_header(path).layout
+        self._ring = MappedRing(path, self.layout, writable=False)
+        self._words = self._ring.words
+        self.columns: dict[str, NDArray[Any]] = self._ring.columns
+        self._groups = np.arange(self.layout.groups)
+
+    @property
+    def spec(self) -> ReplaySpec:
+        """The row layout."""
+        return self.layout.spec
+
+    @property
+    def lanes(self) -> int:
+        """L."""
+        return self.layout.lanes
+
+    @property
+    def slots(self) -> int:
+        """Slots per lane."""
+        return self.layout.slots
+
+    def snapshot(self) -> Snapshot:
+        """The committed record of every group, and what may be overwritten left out."""
+        committed_words = self._words["committed"]
+        for _ in range(_ROUNDS):
+            committed = committed_words.copy()
+            parity = committed & 1
+            cursor = self._per_lane("cursor", parity)
+            oldest = self._per_lane("oldest", parity)
+            is_open = self._per_lane("open", parity)
+            inserted = self._words["inserted"][parity, self._groups]
+            if np.array_equal(committed, committed_words):
+                return Snapshot(
+                    cursor=cursor,
+                    # The ring may have lapped this snapshot meanwhile: an empty span, not a negative one.
+                    oldest=np.minimum(np.maximum(oldest, self.oldest_now()), cursor),
+                    open=is_open != 0,
+                    committed=committed,
+                    inserted=inserted,
+                )
+        raise self._never_still()
+
+    def oldest_now(self) -> NDArray[np.int64]:
+        """[L] the first row of each lane that no store has touched or may be touching: the end check.
+
+        Call it after the last read, in the thread that joined all readers.
+        """
+        writing_words = self._words["writing"]
+        for _ in range(_ROUNDS):
+            writing = writing_words.copy()
+            oldest = self._per_lane("oldest", writing & 1)
+            if np.array_equal(writing, writing_words):
+                return oldest
+        raise self._never_still()
+
+    def close(self) -> None:
+        """Forget the memory; it is unmapped when the last array handed out is gone."""
+        self._ring.release()
+        self._words, self.columns = {}, {}
+
+    def _per_lane(self, name: str, parity: NDArray[np.int64]) -> NDArray[np.int64]:
+        words = self._words[name].reshape(2, self.layout.groups, self.layout.lanes_per_group)
+        return words[parity, self._groups].reshape(-1)
+
+    def _never_still(self) -> ReplayError:
+        return ReplayError(
+            f"{self.path}: the commit words never stood still for one read; is something else than Onibi writing this file?"
+        )

@@ -1,0 +1,426 @@
+"""The one writer of a ring's words and rows: the commit protocol of contracts §3."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import LeaseError, ReplayError
+from onibi.platform.replay.ring_file import (
+    MappedRing,
+    RingLayout,
+    create_ring_file,
+    lock_ring,
+    read_header,
+    smallest_slots,
+    write_owner,
+)
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
+
+log = logging.getLogger(__name__)
+
+REGISTERED = -1
+"""The committed sequence of a group that has registered and not inserted since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Insertion:
+    """What became of one fragment."""
+
+    repeated: bool
+    """Its sequence was committed before: acknowledged, nothing written."""
+    gap: bool = False
+    """Fragments before it are missing; open episodes of the group were closed."""
+    foreign_heads: int = 0
+    """Lanes whose first observation is not the head in the ring; their open episode was closed."""
+    step_rows: int = 0
+    """Step rows committed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Commit:
+    """One commit of one group, planned before any store. Arrays are over the group's lanes."""
+
+    group: int
+    number: int
+    cursor: NDArray[np.int64]
+    oldest: NDArray[np.int64]
+    open: NDArray[np.int64]
+    incarnation: int
+    sequence: int
+    inserted: int
+    closed: NDArray[np.int64]  # row numbers of heads that become final, -1 where none
+    first: NDArray[np.int64]  # [E] number of the first row written
+    rows: NDArray[np.int64]  # [E] rows written, head included
+    columns: Mapping[str, NDArray[Any]]
+
+
+class RingWriter:
+    """Writes one ring file; holds its lock from opening to ``close``, or to the death of the process.
+
+    Thread-compatible: calls must not overlap. In a forked child the writer is closed, and raises when used.
+    """
+
+    def __init__(self, path: Path, layout: RingLayout, lock: int) -> None:
+        """Take over a locked file; use ``create`` or ``open``."""
+        self.path, self.layout = path, layout
+        self._lock = lock
+        self._fence = threading.Lock()
+        self._ring = MappedRing(path, layout, writable=True)
+        self._head_columns = [*(column.name for column in layout.spec.observation), "episode_id", "step"]
+        kept = {*self._head_columns, "role"}
+        self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
+        self._flat_bytes = {name: _row_bytes(column) for name, column in self._ring.columns.items()}
+        self._dtypes = {column.name: (np.dtype(column.dtype), column.shape) for column in layout.spec.columns}
+        _writers.add(self)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        spec: ReplaySpec,
+        *,
+        groups: int,
+        lanes_per_group: int,
+        slots: int,
+        window_rows: int,
+        run_id: str,
+    ) -> RingWriter:
+        """Reserve a new, empty ring.
+
+        Raises: ReplayError where the file exists, the memory is not there, or ``slots`` are too few.
+        """
+        layout = RingLayout(
+            spec=spec,
+            groups=groups,
+            lanes_per_group=lanes_per_group,
+            slots=slots,
+            window_rows=window_rows,
+            run_id=run_id,
+        )
+        lock = create_ring_file(path, layout)
+        return cls(path, layout, lock)
+
+    @classmethod
+    def open(cls, path: Path, run_id: str) -> RingWriter:
+        """Go on with a ring that its last writer left, however it ended.
+
+        Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and what it may
+        have overwritten already stays below ``oldest``.
+        Raises: ReplayError where another process writes it, the run differs, or the header is damaged.
+        """
+        found = read_header(path).layout
+        if found.run_id != run_id:
+            raise ReplayError(
+                f"{path} belongs to run {found.run_id!r}, not to {run_id!r}. Resume that run, or remove the file"
+            )
+        lock = lock_ring(path)
+        try:
+            writer = cls(path, read_header(path).layout, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        try:
+            writer._check_words()
+            write_owner(path)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def close(self) -> None:
+        """Free the lock and forget the memory. The file stays. May be called again."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        self._ring.release()
+        _writers.discard(self)
+
+    def committed(self) -> NDArray[np.int64]:
+        """[G] the number of the last commit of each group."""
+        return self._words("committed").copy()
+
+    def record(self, name: str) -> NDArray[np.int64]:
+        """A copy of a committed word: [G, lanes per group] of ``cursor``, ``oldest``, ``open``; [G, 1] of the others."""
+        parity = self._words("committed") & 1
+        groups = np.arange(self.layout.groups)
+        return self._words(name).reshape(2, self.layout.groups, -1)[parity, groups]
+
+    def lease(self, group: int) -> tuple[int, int]:
+        """(incarnation, committed sequence) of a group; incarnation 0 is that of no actor."""
+        self._check_group(group)
+        parity = int(self._words("committed")[group]) & 1
+        return int(self._words("incarnation")[parity, group]), int(self._words("sequence")[parity, group])
+
+    def register(self, group: int) -> int:
+        """Begin the group's next incarnation: a commit that closes its open episodes and nothing else.
+
+        Returns: the new incarnation.
+        """
+        incarnation = self.lease(group)[0] + 1
+        nothing = np.zeros(0, np.int64)
+        close = np.ones(self.layout.lanes_per_group, np.bool_)
+        self._run(self._plan(group, incarnation, REGISTERED, close, nothing, {}, 0))
+        return incarnation
+
+    def insert(
+        self,
+        group: int,
+        *,
+        incarnation: int,
+        sequence: int,
+        rows_per_lane: NDArray[np.int32],
+        columns: Mapping[str, NDArray[Any]],
+    ) -> Insertion:
+        """Commit the rows and head rows of a fragment at once.
+
+        Args:
+            rows_per_lane: [E] committed rows of the group's first E lanes, 0 allowed.
+            columns: every ring column [E, R, ...], R > max(rows_per_lane); row ``rows_per_lane[e]`` is lane e's head.
+        Raises:
+            LeaseError: the incarnation is not the registered one.
+            ReplayError: the fragment is too large or does not fit the ring's columns. Nothing was written then.
+        """
+        registered, last = self.lease(group)
+        if incarnation != registered or registered == 0:
+            raise LeaseError(
+                f"{self.path}: group {group} is registered with incarnation {registered}, the fragment has {incarnation}. "
+                + ("Call register first" if registered == 0 else "Its actor has been replaced, or must register again")
+            )
+        if sequence <= last:
+            return Insertion(repeated=True)
+        rows = self._checked(group, rows_per_lane, columns)
+        gap = sequence > last + 1
+        envs = len(rows)
+        is_open, foreign = self._compare_heads(group, envs, columns)
+        close = np.zeros(self.layout.lanes_per_group, np.bool_)
+        close[:envs] = foreign | (is_open if gap else False)
+        behind = np.arange(columns["role"].shape[1]) < rows[:, None]
+        step_rows = int(np.count_nonzero(behind & (columns["role"] == ROLE_STEP)))
+        self._run(self._plan(group, incarnation, sequence, close, rows, columns, step_rows))
+        return Insertion(repeated=False, gap=gap, foreign_heads=int(foreign.sum()), step_rows=step_rows)
+
+    def _run(self, commit: _Commit) -> None:
+        for _ in self._stores(commit):
+            pass
+
+    def _plan(
+        self,
+        group: int,
+        incarnation: int,
+        sequence: int,
+        close: NDArray[np.bool_],
+        rows: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        step_rows: int,
+    ) -> _Commit:
+        committed = int(self._words("committed")[group])
+        unfinished = int(self._words("writing")[group]) > committed
+        last, next_ = committed & 1, (committed + 1) & 1
+        lanes = self._lanes(group)
+        cursor, is_open = self._words("cursor")[last, lanes], self._words("open")[last, lanes]
+        closing = close & (is_open != 0)
+        first = cursor + closing
+        envs = len(rows)
+        ahead = first.copy()
+        ahead[:envs] += rows
+        oldest = np.maximum(self._words("oldest")[last, lanes], ahead + 1 - self.layout.slots)
+        if unfinished:  # its rows may be overwritten already, whatever shorter commit comes now
+            oldest = np.maximum(oldest, self._words("oldest")[next_, lanes])
+        now_open = is_open * ~closing
+        now_open[:envs] = 1
+        return _Commit(
+            group=group,
+            number=committed + 1,
+            cursor=ahead,
+            oldest=oldest,
+            open=now_open,
+            incarnation=incarnation,
+            sequence=sequence,
+            inserted=int(self._words("inserted")[last, group]) + step_rows,
+            closed=np.where(closing, cursor, -1),
+            first=first[:envs],
+            rows=rows + 1,
+            columns=columns,
+        )
+
+    def _stores(self, commit: _Commit) -> Iterator[str]:
+        """Every store of a commit in its order, each followed by a yield of its name: tests end the process at each."""
+        yield from self._store_record(commit)
+        self._words("writing")[commit.group] = commit.number
+        yield "writing"
+        # A full fence: large copies use stores that may overtake earlier ones, and readers must see `writing` before any of them.
+        with self._fence:
+            pass
+        yield from self._store_columns(commit)
+        with self._fence:
+            pass
+        self._words("committed")[commit.group] = commit.number
+        yield "committed"
+
+    def _store_record(self, commit: _Commit) -> Iterator[str]:
+        record, lanes = commit.number & 1, self._lanes(commit.group)
+        # `oldest` first: where this record was begun before, readers look at its `oldest` now.
+        self._words("oldest")[record, lanes] = commit.oldest
+        yield "oldest"
+        self._words("cursor")[record, lanes] = commit.cursor
+        yield "cursor"
+        self._words("open")[record, lanes] = commit.open
+        yield "open"
+        for name in ("incarnation", "sequence", "inserted"):
+            self._words(name)[record, commit.group] = getattr(commit, name)
+            yield name
+
+    def _store_columns(self, commit: _Commit) -> Iterator[str]:
+        slots, base = self.layout.slots, commit.group * self.layout.lanes_per_group
+        columns = self._ring.columns
+        for lane in np.flatnonzero(commit.closed >= 0):
+            at = (base + int(lane)) * slots + int(commit.closed[lane]) % slots
+            for name in self._cleared_columns:  # a cut-off attempt may have left an action and reward here
+                columns[name][at] = 0
+                yield f"clear {name}"
+            columns["role"][at] = ROLE_FINAL
+            yield "close head"
+        blocks = _blocks(commit.first % slots, commit.rows, slots)
+        for name, source in commit.columns.items():
+            target = columns[name].reshape(self.layout.lanes, slots, *columns[name].shape[1:])
+            for lane, lanes, row, slot, count in blocks:
+                target[base + lane : base + lane + lanes, slot : slot + count] = source[lane : lane + lanes, row : row + count]
+                yield f"column {name}"
+
+    def _compare_heads(
+        self, group: int, envs: int, columns: Mapping[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """[E] whether each lane has a head, and whether it is another one than the fragment's first row."""
+        parity = int(self._words("committed")[group]) & 1
+        lanes = np.arange(envs) + group * self.layout.lanes_per_group
+        is_open = self._words("open")[parity, lanes] != 0
+        at = lanes * self.layout.slots + self._words("cursor")[parity, lanes] % self.layout.slots
+        foreign = np.zeros(envs, np.bool_)
+        for name in self._head_columns:
+            mine = self._flat_bytes[name][at]  # bytes, so that NaN equals itself
+            theirs = np.ascontiguousarray(columns[name][:envs, 0]).reshape(envs, -1).view(np.uint8).reshape(envs, -1)
+            foreign |= (mine != theirs).any(axis=1)
+        return is_open, foreign & is_open
+
+    def _checked(
+        self, group: int, rows_per_lane: NDArray[np.int32], columns: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.int64]:
+        where = f"{self.path}: fragment of group {group}"
+        layout = self.layout
+        rows = np.asarray(rows_per_lane, np.int64)
+        if rows.ndim != 1 or not 1 <= len(rows) <= layout.lanes_per_group or rows.min() < 0:
+            raise ReplayError(
+                f"{where}: rows_per_lane is {rows.tolist()}; it needs 1 to {layout.lanes_per_group} lanes of 0 or more rows"
+            )
+        if columns.keys() != self._dtypes.keys():
+            raise ReplayError(
+                f"{where}: columns missing {sorted(self._dtypes.keys() - columns.keys())}, "
+                f"unknown {sorted(columns.keys() - self._dtypes.keys())}; actor and shard must be started with one ReplaySpec"
+            )
+        longest = int(rows.max())
+        least = smallest_slots(longest, layout.window_rows)
+        if least > layout.slots:
+            raise ReplayError(
+                f"{where}: 4 x ({longest} rows + 1 head row + {layout.window_rows} window rows) = {least} slots per lane are "
+                f"needed, the ring has {layout.slots}. Raise replay.capacity_rows or shorten the fragments"
+            )
+        height = columns["role"].shape[1]
+        for name, (dtype, shape) in self._dtypes.items():
+            column = columns[name]
+            expected = (len(rows), height, *shape)
+            if column.dtype != dtype or column.shape != expected or height <= longest:
+                raise ReplayError(
+                    f"{where}: column {name!r} is {column.dtype}{list(column.shape)}, allowed is {dtype}{list(expected)} "
+                    f"with at least {longest} + 1 rows; actor and shard must be started with one ReplaySpec"
+                )
+        self._check_episodes(where, rows, columns, height)
+        return rows
+
+    def _check_episodes(
+        self, where: str, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int
+    ) -> None:
+        """The row after a terminated or truncated step is final: `role` alone ends windows."""
+        ended = (columns["terminated"] | columns["truncated"])[:, :-1].astype(np.bool_)
+        follower_is_committed = np.arange(1, height) < rows[:, None]
+        wrong = ended & follower_is_committed & (columns["role"][:, 1:] != ROLE_FINAL)
+        if wrong.any():
+            lane, row = (int(index[0]) for index in np.nonzero(wrong))
+            raise ReplayError(
+                f"{where}: lane {lane}, row {row} ends its episode, but row {row + 1} is not final. Write the final observation "
+                "as a row of its own (role final) before the next episode's first"
+            )
+
+    def _check_words(self) -> None:
+        writing, committed = self._words("writing"), self._words("committed")
+        good = bool(((writing == committed) | (writing == committed + 1)).all()) and bool((committed >= 0).all())
+        cursor, oldest, is_open = (self.record(name) for name in ("cursor", "oldest", "open"))
+        good = good and bool(((oldest >= 0) & (oldest <= cursor) & (cursor - oldest < self.layout.slots)).all())
+        good = good and bool(((is_open == 0) | (is_open == 1)).all())
+        if not good:
+            raise ReplayError(
+                f"{self.path}: the header is damaged (commit words, cursors and oldest rows contradict each other). Remove the file"
+            )
+
+    def _check_group(self, group: int) -> None:
+        if not 0 <= group < self.layout.groups:
+            raise ReplayError(
+                f"{self.path}: group {group} does not exist, the ring has groups 0 to {self.layout.groups - 1}; "
+                "start the shard with a larger max_actors"
+            )
+
+    def _lanes(self, group: int) -> slice:
+        return slice(group * self.layout.lanes_per_group, (group + 1) * self.layout.lanes_per_group)
+
+    def _words(self, name: str) -> NDArray[np.int64]:
+        try:
+            return self._ring.words[name]
+        except KeyError:
+            raise ReplayError(f"{self.path}: this writer is closed; open the ring again in the process that writes it") from None
+
+
+def _row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
+    """A column [rows, ...] as bytes [rows, bytes a row]; no copy."""
+    return column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
+
+
+def _blocks(
+    slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int
+) -> list[tuple[int, int, int, int, int]]:
+    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the ring wraps.
+
+    Lanes in step, the usual case, make one run: one strided copy per column.
+    """
+    if not len(slot):
+        return []
+    turns = np.flatnonzero((np.diff(slot) != 0) | (np.diff(rows) != 0)) + 1
+    starts = [0, *turns.tolist()]
+    blocks = []
+    for lane, end in zip(starts, [*starts[1:], len(slot)], strict=True):
+        at, count = int(slot[lane]), int(rows[lane])
+        before_wrap = min(count, slots - at)
+        blocks.append((lane, end - lane, 0, at, before_wrap))
+        if count > before_wrap:
+            blocks.append((lane, end - lane, before_wrap, 0, count - before_wrap))
+    return blocks
+
+
+_writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """A forked child must not keep the lock alive when its parent dies; closing a copy of the descriptor frees nothing."""
+    for writer in list(_writers):
+        writer.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,258 @@
+"""The replay shard: leases, captions and counters around the one ring writer. A plain class: its Ray shell is elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.captions import text_hash
+from onibi.platform.errors import CaptionError, LeaseError, ReplayError
+from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics, Fragment
+from onibi.platform.replay.limiter import DrawnWord, Limiter
+from onibi.platform.replay.ring_file import drawn_path
+from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.spec import ReplaySpec
+
+log = logging.getLogger(__name__)
+
+Resolve = Callable[[list[CaptionText]], NDArray[np.uint32]]
+"""Interns captions in the run's caption table; returns their dense ids in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """An actor's right to insert, until the same actor registers again."""
+
+    actor: int
+    incarnation: int
+    first_lane: int
+    lanes: int
+    next_sequence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertResult:
+    """``repeated``: the fragment had been committed before; acknowledged, not written again."""
+
+    accepted: bool
+    repeated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCounters:
+    """Figures of one shard. ``inserted_rows`` live in the ring and survive a restart; the others count from this start."""
+
+    inserted_rows: int  # step rows = env steps
+    readable_rows: int  # committed rows still there, final rows included
+    drawn_rows: int  # as the limiter counts them
+    fragments: int
+    repeated: int
+    gaps: int  # fragments before which others are missing
+    foreign_heads: int  # lanes that went on with another observation than they had left
+    refused: int  # fragments refused with an error
+    captions: int  # distinct captions met
+
+
+class Shard:
+    """Takes fragments of all actors of a node into its ring. Group = actor; lane = group × envs_per_actor + env."""
+
+    def __init__(self, writer: RingWriter, limiter: Limiter, resolve: Resolve) -> None:
+        """Take over an open writer; use ``create`` or ``reopen``."""
+        self._writer, self._limiter, self._resolve = writer, limiter, resolve
+        DrawnWord.create(drawn_path(writer.path))
+        self._drawn = DrawnWord(drawn_path(writer.path), writable=False)
+        self._caption_ids: dict[CaptionHash, int] = {0: 0}
+        self._texts: dict[CaptionHash, CaptionText] = {}  # met in a fragment, not resolved yet
+        self._episodes: list[EpisodeStatistics] = []
+        self._envs = np.zeros(writer.layout.groups, np.int64)
+        self._fragments = self._repeated = self._gaps = self._foreign_heads = self._refused = 0
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        spec: ReplaySpec,
+        *,
+        max_actors: int,
+        envs_per_actor: int,
+        capacity_rows: int,
+        window_rows: int,
+        run_id: str,
+        limiter: Limiter,
+        resolve: Resolve,
+    ) -> Shard:
+        """A new, empty ring of ``capacity_rows`` rows, shared evenly by ``max_actors × envs_per_actor`` lanes.
+
+        Args:
+            window_rows: the longest window that will be drawn, look-back included (n for n-step learners).
+        Raises: ReplayError where it exists, the memory is not there, or lanes would be too short.
+        """
+        lanes = max_actors * envs_per_actor
+        writer = RingWriter.create(
+            path,
+            spec,
+            groups=max_actors,
+            lanes_per_group=envs_per_actor,
+            slots=-(-capacity_rows // lanes),
+            window_rows=window_rows,
+            run_id=run_id,
+        )
+        return cls(writer, limiter, resolve)
+
+    @classmethod
+    def reopen(cls, path: Path, *, run_id: str, limiter: Limiter, resolve: Resolve) -> Shard:
+        """Go on with the ring that an earlier shard of this run left; actors have to register again.
+
+        Raises: ReplayError where it is damaged, of another run, or still written.
+        """
+        return cls(RingWriter.open(path, run_id), limiter, resolve)
+
+    @property
+    def path(self) -> Path:
+        """What readers open."""
+        return self._writer.path
+
+    @property
+    def spec(self) -> ReplaySpec:
+        """The row layout."""
+        return self._writer.layout.spec
+
+    def register(self, actor: int, envs: int) -> Lease:
+        """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from now on.
+
+        Raises: ReplayError where the ring has no room for the actor or its environments.
+        """
+        layout = self._writer.layout
+        if not 1 <= envs <= layout.lanes_per_group:
+            raise ReplayError(
+                f"{self.path}: actor {actor} asks for {envs} lanes, allowed are 1 to {layout.lanes_per_group}; "
+                "start the shard with a larger envs_per_actor"
+            )
+        incarnation = self._writer.register(actor)
+        self._envs[actor] = envs
+        return Lease(
+            actor=actor,
+            incarnation=incarnation,
+            first_lane=actor * layout.lanes_per_group,
+            lanes=envs,
+            next_sequence=0,
+        )
+
+    def insert(self, fragment: Fragment) -> InsertResult:
+        """Commit a fragment; may be called again with the same one.
+
+        Raises:
+            LeaseError: its incarnation is not the registered one.
+            CaptionError: a caption hash came without its text.
+            ReplayError: it does not fit the ring. Nothing was written in any of these cases.
+        """
+        try:
+            return self._insert(fragment)
+        except (ReplayError, CaptionError):
+            self._refused += 1
+            raise
+
+    def _insert(self, fragment: Fragment) -> InsertResult:
+        incarnation, last = self._writer.lease(fragment.actor)
+        if fragment.incarnation == incarnation and fragment.sequence <= last:
+            self._repeated += 1
+            return InsertResult(accepted=True, repeated=True)
+        if fragment.incarnation == incarnation and fragment.envs != self._envs[fragment.actor] and self._envs[fragment.actor]:
+            raise LeaseError(
+                f"{self.path}: actor {fragment.actor} registered {self._envs[fragment.actor]} environments, its fragment has "
+                f"{fragment.envs}; register again with the new number"
+            )
+        columns = dict(fragment.columns)
+        hashes = columns.pop("caption_hash", None)
+        if hashes is None:
+            raise ReplayError(f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])")
+        columns["caption_id"] = self._resolved(fragment, hashes)
+        outcome = self._writer.insert(
+            fragment.actor,
+            incarnation=fragment.incarnation,
+            sequence=fragment.sequence,
+            rows_per_lane=fragment.rows_per_lane,
+            columns=columns,
+        )
+        self._fragments += 1
+        self._gaps += outcome.gap
+        self._foreign_heads += outcome.foreign_heads
+        if outcome.gap or outcome.foreign_heads:
+            log.warning(
+                "actor %d, fragment %d: %s; open episodes of these lanes were cut",
+                fragment.actor,
+                fragment.sequence,
+                "fragments before it are missing" if outcome.gap else f"{outcome.foreign_heads} lanes do not go on where they ended",
+            )
+        self._episodes.extend(fragment.episodes)
+        return InsertResult(accepted=True, repeated=False)
+
+    def may_insert(self, rows: int) -> bool:
+        """Whether the limiter lets ``rows`` more step rows in now."""
+        readable = self._writer.record("cursor") - self._writer.record("oldest")
+        return self._limiter.may_insert(
+            rows,
+            inserted=int(self._writer.record("inserted").sum()),
+            drawn=self._drawn.value,
+            readable=int(readable.sum()),
+        )
+
+    def counters(self) -> ShardCounters:
+        """Figures up to now."""
+        return ShardCounters(
+            inserted_rows=int(self._writer.record("inserted").sum()),
+            readable_rows=int((self._writer.record("cursor") - self._writer.record("oldest")).sum()),
+            drawn_rows=self._drawn.value,
+            fragments=self._fragments,
+            repeated=self._repeated,
+            gaps=self._gaps,
+            foreign_heads=self._foreign_heads,
+            refused=self._refused,
+            captions=len(self._caption_ids) - 1,
+        )
+
+    def committed(self) -> list[int]:
+        """The number of the last commit of each group, for a checkpoint."""
+        return [int(number) for number in self._writer.committed()]
+
+    def take_episodes(self) -> list[EpisodeStatistics]:
+        """Statistics of the episodes that ended since the last call."""
+        taken, self._episodes = self._episodes, []
+        return taken
+
+    def close(self) -> None:
+        """Free the writer's lock. The files stay, for a resume; ``ring_file.remove_ring`` removes them."""
+        self._writer.close()
+
+    def _resolved(self, fragment: Fragment, hashes: NDArray[Any]) -> NDArray[np.uint32]:
+        """[E, R] caption ids of a fragment; rows behind a lane's head count as empty."""
+        for caption in fragment.new_captions:
+            hashed = text_hash(caption.text)
+            if hashed not in self._caption_ids:
+                self._texts[hashed] = caption
+        ids = np.zeros(hashes.shape, np.uint32)
+        behind = np.arange(hashes.shape[1]) < fragment.rows_per_lane[:, None]
+        spoken = np.flatnonzero((hashes != 0) & behind)
+        if not len(spoken):
+            return ids
+        distinct, inverse = np.unique(hashes.reshape(-1)[spoken], return_inverse=True)
+        names: list[CaptionHash] = distinct.tolist()
+        unknown = [name for name in names if name not in self._caption_ids]
+        if missing := [name for name in unknown if name not in self._texts]:
+            raise CaptionError(
+                f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption hashes without a text "
+                f"(first {missing[0]:#018x}). An actor sends each text in new_captions once after it registers; register it again"
+            )
+        if unknown:
+            found = self._resolve([self._texts[name] for name in unknown])
+            for name, caption_id in zip(unknown, found.tolist(), strict=True):
+                self._caption_ids[name] = caption_id
+                self._texts.pop(name)
+        ids.reshape(-1)[spoken] = np.array([self._caption_ids[name] for name in names], np.uint32)[inverse]
+        return ids
