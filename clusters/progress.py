@@ -1,0 +1,274 @@
+"""What a run shows while it trains: a live panel on a terminal, one line an interval elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeAlias
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, value_text
+
+Show: TypeAlias = Callable[[float | None], str]
+
+_REFRESHES_PER_SECOND = 2  # only the clock moves between intervals
+_NOTES = 3
+_SPARK_POINTS = 24
+_SPARK_BLOCKS = "▁▂▃▄▅▆▇█"
+_BAR_CHARACTERS = 40
+_TWO_COLUMNS_WIDTH = 112
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: at so many env steps, after so many seconds, or whichever comes first. None is no limit."""
+
+    env_steps: int | None
+    seconds: float | None
+
+    def share(self, env_steps: float, seconds: float) -> float:
+        """How much of the budget is used, in [0, 1]; 0 where there is no limit."""
+        steps = env_steps / self.env_steps if self.env_steps else 0.0
+        clock = seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(steps, clock))
+
+    def seconds_left(self, env_steps: float, seconds: float, env_steps_per_second: float | None) -> float | None:
+        """Seconds to the nearer limit at the present speed; None where that is unknown."""
+        left = []
+        if self.seconds is not None:
+            left.append(self.seconds - seconds)
+        if self.env_steps is not None and env_steps_per_second:
+            left.append((self.env_steps - env_steps) / env_steps_per_second)
+        return max(0.0, min(left)) if left else None
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """One line of the panel: ``key`` of the snapshot, its label, how it is written, and whether its course is drawn."""
+
+    key: str
+    label: str
+    show: Show
+    course: bool = False
+
+
+# Left column, then right.
+_SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
+    (
+        (
+            "actors",
+            (
+                _Figure("actors/env_steps", "env steps", count_text),
+                _Figure("actors/env_steps_per_second", "steps/s", count_text),
+                _Figure("actors/episode_return", "return", value_text, course=True),
+                _Figure("actors/intrinsic_return", "intrinsic return", value_text, course=True),
+                _Figure("actors/success_rate", "success", share_text, course=True),
+                _Figure("actors/episode_length", "length", value_text),
+                _Figure("actors/policy_lag_mean", "policy lag, mean", value_text),
+                _Figure("actors/policy_lag_max", "policy lag, max", value_text),
+            ),
+        ),
+        (
+            "evaluation",
+            (
+                _Figure("evaluation/return_mean", "return", value_text, course=True),
+                _Figure("evaluation/success_rate", "success", share_text, course=True),
+                _Figure("evaluation/intrinsic_return_mean", "intrinsic return", value_text, course=True),
+            ),
+        ),
+    ),
+    (
+        (
+            "learner",
+            (
+                _Figure("learner/updates", "updates", count_text),
+                _Figure("learner/updates_per_second", "updates/s", count_text),
+                _Figure("learner/loss", "loss", value_text, course=True),
+                _Figure("learner/q_mean", "mean Q", value_text, course=True),
+                _Figure("learner/clipped_share", "targets clipped", share_text),
+            ),
+        ),
+        (
+            "replay",
+            (
+                _Figure("replay/readable_rows", "rows", count_text),
+                _Figure("replay/samples_per_insert", "samples per insert", value_text),
+                _Figure("replay/overtaken_draws", "overtaken draws", count_text),
+            ),
+        ),
+        (
+            "captions",
+            (
+                _Figure("captions/labels", "labels", count_text),
+                _Figure("captions/keys", "keys", count_text),
+                _Figure("captions/queue_depth", "queue", count_text),
+                _Figure("captions/labelled_share", "rows labelled", share_text, course=True),
+            ),
+        ),
+    ),
+)
+
+_LINE = (
+    _Figure("actors/env_steps", "{} steps", count_text),
+    _Figure("actors/env_steps_per_second", "{}/s", count_text),
+    _Figure("learner/updates", "{} updates", count_text),
+    _Figure("learner/updates_per_second", "{}/s", count_text),
+    _Figure("actors/episode_return", "return {}", value_text),
+    _Figure("actors/success_rate", "success {}", share_text),
+    _Figure("actors/intrinsic_return", "intrinsic {}", value_text),
+    _Figure("captions/labels", "{} labels", count_text),
+    _Figure("captions/labelled_share", "labelled {}", share_text),
+    _Figure("captions/queue_depth", "queue {}", count_text),
+    _Figure("actors/policy_lag_mean", "lag {}", value_text),
+    _Figure("replay/samples_per_insert", "{} samples/insert", value_text),
+    _Figure("learner/loss", "loss {}", value_text),
+    _Figure("evaluation/return_mean", "evaluated {}", value_text),
+    _Figure("evaluation/success_rate", "evaluated success {}", share_text),
+)
+
+
+class ProgressDisplay:
+    """Shows snapshots of a run; a context manager. Figures that a snapshot lacks keep their last value.
+
+    While it is live, whatever else goes to the terminal must go through ``console``, else it tears the panel (for
+    logging: ``rich.logging.RichHandler(console=display.console)``).
+    """
+
+    def __init__(
+        self, console: Console, title: str, budget: Budget, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = console
+        self._title = title
+        self._budget = budget
+        self._clock = clock
+        self._figures: dict[str, float] = {}
+        self._courses: dict[str, deque[float]] = {}
+        self._notes: deque[str] = deque(maxlen=_NOTES)
+        self._seconds = 0.0
+        self._updated_at = clock()
+        self._live = (
+            Live(
+                console=console,
+                get_renderable=self.render,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                vertical_overflow="crop",
+            )
+            if console.is_terminal and not console.is_dumb_terminal
+            else None
+        )
+
+    def __enter__(self) -> ProgressDisplay:
+        """Start drawing."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the last state on the terminal and give the cursor back."""
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, snapshot: Mapping[str, float], notes: Sequence[str] = ()) -> None:
+        """Show one interval.
+
+        Args:
+            snapshot: figures by their history key; ``time/seconds`` is the run's age, without it the clock counts.
+            notes: events worth a line (an actor restarted, a checkpoint saved).
+        """
+        now = self._clock()
+        self._seconds = snapshot.get("time/seconds", self._seconds + now - self._updated_at)
+        self._updated_at = now
+        self._figures.update(snapshot)
+        for key, value in snapshot.items():
+            if math.isfinite(value):
+                self._courses.setdefault(key, deque(maxlen=_SPARK_POINTS)).append(value)
+        self._notes.extend(notes)
+        if self._live is not None:
+            self._live.refresh()
+            return
+        self.console.print(Text(self.line(snapshot)), soft_wrap=True)
+        for note in notes:
+            self.console.print(Text(f"  {note}"), soft_wrap=True)
+
+    def line(self, snapshot: Mapping[str, float]) -> str:
+        """The snapshot as one line of text."""
+        parts = [duration_text(self._seconds).rjust(7)]
+        parts += [figure.label.format(figure.show(snapshot[figure.key])) for figure in _LINE if figure.key in snapshot]
+        left = self._seconds_left()
+        if left is not None:
+            parts.append(f"{duration_text(left)} left")
+        return "  ".join(parts)
+
+    def render(self) -> RenderableType:
+        """The panel of the present state."""
+        columns = [[part for section in column for part in self._section(*section)] for column in _SECTIONS]
+        body: list[RenderableType] = [self._head(), Text()]
+        if not any(columns):
+            body.append(Text("waiting for the first figures …", "dim"))
+        elif self.console.width >= _TWO_COLUMNS_WIDTH:
+            grid = Table.grid(padding=(0, 6))
+            grid.add_row(*(Group(*column) for column in columns))
+            body.append(grid)
+        else:
+            body += [part for column in columns for part in column]
+        body += [Text(f"· {note}", style="yellow", overflow="ellipsis", no_wrap=True) for note in self._notes]
+        return Panel(Group(*body), title=Text(f" {self._title} "), title_align="left", border_style="cyan")
+
+    def _head(self) -> RenderableType:
+        head = Table.grid(padding=(0, 2))
+        seconds = self._seconds + self._clock() - self._updated_at
+        used = self._budget.share(self._figures.get("actors/env_steps", 0.0), seconds)
+        left = self._seconds_left()
+        head.add_row(
+            ProgressBar(
+                total=1.0, completed=used, width=_BAR_CHARACTERS, complete_style="cyan", finished_style="green"
+            ),
+            Text(share_text(used), style="bold"),
+            Text(f"{duration_text(seconds)} gone"),
+            Text(f"{UNKNOWN if left is None else duration_text(left)} left"),
+        )
+        return head
+
+    def _section(self, name: str, figures: tuple[_Figure, ...]) -> Iterator[RenderableType]:
+        known = [figure for figure in figures if figure.key in self._figures]
+        if not known:
+            return
+        table = Table.grid(padding=(0, 1))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(justify="right", style="bold", no_wrap=True)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_row(Text(name, style="bold cyan"))
+        for figure in known:
+            course = _sparkline(self._courses.get(figure.key, ())) if figure.course else ""
+            table.add_row(figure.label, Text(figure.show(self._figures[figure.key])), course)
+        yield table
+        yield Text()
+
+    def _seconds_left(self) -> float | None:
+        seconds = self._seconds + self._clock() - self._updated_at
+        return self._budget.seconds_left(
+            self._figures.get("actors/env_steps", 0.0), seconds, self._figures.get("actors/env_steps_per_second")
+        )
+
+
+def _sparkline(values: Sequence[float] | deque[float]) -> str:
+    """The course of a figure in block characters, scaled from its least to its greatest value."""
+    if len(values) < 2:
+        return ""
+    low, high = min(values), max(values)
+    if high == low:
+        return _SPARK_BLOCKS[0] * len(values)
+    top = len(_SPARK_BLOCKS) - 1
+    return "".join(_SPARK_BLOCKS[round(top * (value - low) / (high - low))] for value in values)
