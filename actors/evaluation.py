@@ -1,0 +1,142 @@
+"""Episodes played to judge a policy: greedy, in environments of their own, a fixed number in every lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onibi.actors.rollout import Rollout
+from onibi.platform.captions import CaptionTable
+from onibi.platform.config import Settings
+from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.fragment import EpisodeStatistics, Fragment
+from onibi.platform.policy import Policy, PolicyStep, Weights
+from onibi.platform.reward_table import RewardTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(Settings):
+    """How often a run judges itself, and by what.
+
+    Every lane plays the same number of episodes: with "the first N that finish" short episodes would count too often.
+    """
+
+    period_env_steps: int | None = 25_000  # null: only at the end of the run
+    episodes: int = 20
+    envs: int = 4  # lanes that play together
+    epsilon: float = 0.0  # share of random actions; greedy NetHack players can stand at a wall for ever
+    judge: Literal["episode_return", "success", "intrinsic_return"] = "episode_return"  # what "best" means
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.envs < 1:
+            raise ValueError(f"episodes is {self.episodes} and envs {self.envs}; allowed: 1 or more")
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise ValueError(f"epsilon is {self.epsilon}; allowed: 0 to 1")
+        if self.period_env_steps is not None and self.period_env_steps < 1:
+            raise ValueError(f"period_env_steps is {self.period_env_steps}; allowed: 1 or more, or null")
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """One evaluated episode. ``intrinsic_return`` is undiscounted, by one frozen table, before its coefficient."""
+
+    episode_return: float
+    length: int
+    intrinsic_return: float
+    figures: dict[str, float]
+
+    def judged_by(self, judge: str) -> float:
+        """The number that :attr:`EvaluationSettings.judge` names."""
+        if judge == "episode_return":
+            return self.episode_return
+        if judge == "intrinsic_return":
+            return self.intrinsic_return
+        return self.figures.get("success", 0.0)
+
+
+@dataclass(frozen=True)
+class FrozenRewards:
+    """The caption rewards of one moment: by these, and these alone, an evaluation pays captions."""
+
+    captions: CaptionTable
+    table: RewardTable
+    count_power: float
+
+
+class MixedWithRandom:
+    """A policy that acts uniformly at random with probability ``epsilon``."""
+
+    def __init__(self, policy: Policy, epsilon: float, actions: int) -> None:
+        self._policy, self._epsilon, self._actions = policy, epsilon, actions
+        self.version = policy.version
+
+    def initial_state(self, envs: int) -> Any:
+        """The policy's own."""
+        return self._policy.initial_state(envs)
+
+    def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
+        """The policy's actions, some replaced."""
+        chosen = self._policy.act(observation, state, rng)
+        envs = len(chosen.action)
+        at_random = rng.random(envs) < self._epsilon
+        action = np.where(at_random, rng.integers(0, self._actions, envs), chosen.action)
+        return PolicyStep(action=action, state=chosen.state, extra=chosen.extra)
+
+    def load(self, weights: Weights) -> None:
+        """Handed on."""
+        self._policy.load(weights)
+        self.version = self._policy.version
+
+
+def play(
+    rollout: Rollout,
+    envs: int,
+    episodes: int,
+    rewards: FrozenRewards | None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[PlayedEpisode]:
+    """Play ``ceil(episodes / envs)`` episodes in each of the rollout's lanes.
+
+    Args:
+        rollout: its policy is the one judged; closed here.
+        envs: E, the rollout's lanes.
+        episodes: how many at least over all lanes.
+        rewards: pays ``intrinsic_return``; None: it is 0.
+        should_stop: asked between fragments; True ends early with what was played.
+    Returns: the episodes, lane by lane; what a lane played past its number does not count.
+    """
+    per_lane = -(-episodes // envs)
+    played: list[list[PlayedEpisode]] = [[] for _ in range(envs)]
+    ledger = EpisodeLedger(rewards.count_power) if rewards else None
+    try:
+        while min(map(len, played)) < per_lane and not should_stop():
+            fragment = rollout.collect(lambda version: None)
+            paid = _pay(fragment, rewards, ledger)
+            for episode in fragment.episodes:
+                if len(played[episode.lane]) < per_lane:
+                    played[episode.lane].append(_played(episode, paid))
+    finally:
+        rollout.close()
+    return [episode for lane in played for episode in lane]
+
+
+def _played(episode: EpisodeStatistics, paid: Mapping[int, float]) -> PlayedEpisode:
+    return PlayedEpisode(
+        episode.episode_return, episode.length, paid.get(episode.episode_id, 0.0), dict(episode.extra)
+    )
+
+
+def _pay(fragment: Fragment, rewards: FrozenRewards | None, ledger: EpisodeLedger | None) -> dict[int, float]:
+    if rewards is None or ledger is None:
+        return {}
+    # Captions never met in training can have keys that were: they are interned here, and paid by those keys' values.
+    rewards.captions.intern(fragment.new_captions)
+    hashes, places = np.unique(fragment.columns["caption_hash"], return_inverse=True)
+    ids = np.array([rewards.captions.caption_index(int(each)) or 0 for each in hashes], np.uint32)
+    table = rewards.table.with_captions(rewards.captions.caption_keys)
+    return ledger.add(fragment, ids[places].reshape(fragment.columns["caption_hash"].shape), table)
+
+

@@ -1,0 +1,322 @@
+"""Rollouts: a policy stepping E environments, and the fragments it fills. Runs without Ray (serial mode, tests)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from onibi.actors.caption_counter import CaptionCounter
+from onibi.actors.captioners.captioner import Captioner
+from onibi.actors.episodes import EpisodeBook
+from onibi.actors.environments.factory import autoreset_mode
+from onibi.actors.fragment_buffer import FragmentBuffer
+from onibi.actors.views.view import View
+from onibi.platform.captions import text_hash
+from onibi.platform.config import Settings
+from onibi.platform.errors import EnvironmentFault
+from onibi.platform.fragment import CaptionText, Fragment
+from onibi.platform.policy import Policy, Weights
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
+
+log = logging.getLogger(__name__)
+
+PollWeights = Callable[[int], Weights | None]
+"""Given the version in use, newer weights or None; must not wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSettings(Settings):
+    """How one actor collects."""
+
+    envs_per_actor: int = 8  # E: environments (lanes) of one actor
+    fragment_steps: int = 16  # T: env steps of each environment in a fragment
+    fragment_steps_max: int = 128  # a fragment grows to this while less than fragment_seconds have passed
+    fragment_seconds: float = 0.05  # at most 20 fragments a second per actor; 0: always fragment_steps
+    weights_period_steps: int = 4  # vector steps between two looks for newer weights
+    caption_counts: bool = True  # episodic caption counts as an observation: they make count rewards Markov
+
+    def __post_init__(self) -> None:
+        for name in ("envs_per_actor", "fragment_steps", "weights_period_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.fragment_steps_max < self.fragment_steps:
+            raise ValueError(
+                f"fragment_steps_max is {self.fragment_steps_max}; allowed: fragment_steps ({self.fragment_steps}) "
+                "or more"
+            )
+        if self.fragment_seconds < 0:
+            raise ValueError(f"fragment_seconds is {self.fragment_seconds}; allowed: 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutIdentity:
+    """Whose fragments these are: the lease that the shard gave, and the seed of this incarnation."""
+
+    actor: int
+    incarnation: int
+    next_sequence: int
+    seed: int
+
+
+class Rollout:
+    """Steps a vector environment with a policy and cuts what happens into fragments.
+
+    Row k holds o_k, a_k and what a_k caused, the caption of o_{k+1} included (contracts §1). In NEXT_STEP
+    environments the reset step becomes the final row of the episode that ended; in SAME_STEP and DISABLED ones the
+    final observation gets a row of its own, so lanes may bring different numbers of rows.
+
+    Args:
+        vector_env: E environments; closed by :meth:`close`.
+        view, captioner: what is stored of an observation, and its caption.
+        policy: acts; random while it has no weights.
+        spec: row layout; ``observation.caption_counts`` in it is filled here.
+        settings, identity: as above.
+        env_id: named in errors.
+        clock: seconds; only for fragment pacing and figures.
+    """
+
+    def __init__(
+        self,
+        vector_env: VectorEnv,
+        view: View,
+        captioner: Captioner,
+        policy: Policy,
+        spec: ReplaySpec,
+        settings: RolloutSettings,
+        identity: RolloutIdentity,
+        env_id: str,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._env, self._view, self._captioner, self._policy = vector_env, view, captioner, policy
+        self._settings, self._identity, self._env_id, self._clock = settings, identity, env_id, clock
+        self._envs = vector_env.num_envs
+        self._mode = autoreset_mode(vector_env, env_id)
+        self._counter = CaptionCounter(self._envs, spec.keys_per_caption)
+        rows_per_step = 1 if self._mode is AutoresetMode.NEXT_STEP else 2
+        self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
+        self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
+        self._counts_column = any(column.name == "observation.caption_counts" for column in spec.observation)
+        self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation)
+        self._sequence = identity.next_sequence
+        self._sent: set[str] = set()
+        self._new_captions: list[CaptionText] = []
+        seeds, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
+        self._rng = np.random.default_rng(policy_seed)
+        self._state = policy.initial_state(self._envs)
+        env_seeds = [int(number) for number in seeds.generate_state(self._envs)]
+        raw, infos = self._guard(lambda: vector_env.reset(seed=env_seeds))
+        self._resetting: NDArray[np.bool_] = np.zeros(self._envs, np.bool_)
+        self._observation = self._first_observation(raw, infos, np.ones(self._envs, np.bool_))
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the weights that act now."""
+        return int(self._policy.version)
+
+    def collect(self, poll: PollWeights) -> Fragment:
+        """Step until the fragment is full: ``fragment_steps``, or more while ``fragment_seconds`` have not passed.
+
+        The arrays belong to this rollout and are overwritten by the next call.
+
+        Raises:
+            EnvironmentFault: the environment raised, or gave a reward or observation that is not finite.
+        """
+        settings, started, taken = self._settings, self._clock(), 0
+        self._buffer.clear()
+        while taken < settings.fragment_steps or (
+            taken < settings.fragment_steps_max and self._clock() - started < settings.fragment_seconds
+        ):
+            if taken % settings.weights_period_steps == 0:
+                weights = poll(self.weights_version)
+                if weights is not None:
+                    self._policy.load(weights)
+            self._step()
+            taken += 1
+        columns, rows_per_lane = self._buffer.cut(
+            self._observation, {"episode_id": self._episodes.episode_id, "step": self._episodes.step}
+        )
+        captions, self._new_captions = self._new_captions, []
+        roles = columns["role"]
+        committed = np.arange(roles.shape[1]) < rows_per_lane[:, None]
+        fragment = Fragment(
+            actor=self._identity.actor,
+            incarnation=self._identity.incarnation,
+            sequence=self._sequence,
+            rows_per_lane=rows_per_lane,
+            columns=columns,
+            new_captions=captions,
+            episodes=self._episodes.take(),
+            env_steps=int(((roles == ROLE_STEP) & committed).sum()),
+            collect_seconds=self._clock() - started,
+        )
+        self._sequence += 1
+        return fragment
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.close()
+
+    def _step(self) -> None:
+        episodes = self._episodes
+        acted = self._policy.act(self._observation, self._state, self._rng)
+        self._state = acted.state
+        self._buffer.put(self._observation)
+        raw, reward, terminated, truncated, infos = self._guard(lambda: self._env.step(acted.action))
+        reward = np.asarray(reward, np.float32)
+        if not np.isfinite(reward).all():
+            lane = int(np.flatnonzero(~np.isfinite(reward))[0])
+            raise EnvironmentFault(f"{self._env_id}: environment {lane} gave the reward {reward[lane]}; must be finite.")
+        ended = terminated | truncated
+        row: dict[str, Any] = {
+            "action": acted.action,
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated & ~terminated,
+            "role": ROLE_STEP,
+            "episode_id": episodes.episode_id,
+            "step": episodes.step,
+            "policy_version": self.weights_version,
+            **acted.extra,
+        }
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._step_then_reset(row, raw, infos, ended)
+        else:
+            self._step_and_reset(row, raw, infos, ended)
+
+    def _step_then_reset(self, row: dict[str, Any], raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_]) -> None:
+        """NEXT_STEP: a lane that ended at the last step has only been reset in this one."""
+        resetting = self._resetting
+        after, hashes, counts = self._observe(raw, infos, resetting)
+        row["caption_hash"], row["caption_count"] = hashes, counts
+        stepped = ~resetting
+        if resetting.any():
+            row = {name: value if name in _KEPT_IN_FINAL_ROWS else _masked(value, stepped) for name, value in row.items()}
+            row["role"] = np.where(resetting, ROLE_FINAL, ROLE_STEP)
+        self._buffer.put(row)
+        self._buffer.end_row()
+        self._episodes.record(row["reward"], row["terminated"], ended & stepped, stepped, infos)
+        if resetting.any():
+            self._episodes.begin(resetting)
+            self._state = _reset_state(self._state, self._policy.initial_state(self._envs), resetting)
+        self._resetting = ended & stepped
+        self._observation = after
+
+    def _step_and_reset(self, row: dict[str, Any], raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_]) -> None:
+        """SAME_STEP and DISABLED: a lane that ended brings its step row and its final row at once."""
+        nobody = np.zeros(self._envs, np.bool_)
+        final_raw, final_infos = raw, infos
+        if ended.any() and self._mode is AutoresetMode.SAME_STEP:
+            final_raw, final_infos = _with_finals(raw, infos, ended, self._env_id)
+        after, hashes, counts = self._observe(final_raw, final_infos, nobody)
+        row["caption_hash"], row["caption_count"] = hashes, counts
+        self._buffer.put(row)
+        self._buffer.end_row()
+        self._episodes.record(row["reward"], row["terminated"], ended, ~nobody, final_infos)
+        if ended.any():
+            final = {**after, "role": ROLE_FINAL, "episode_id": self._episodes.episode_id, "step": self._episodes.step}
+            self._buffer.append_final(final, ended)
+            if self._mode is AutoresetMode.DISABLED:
+                raw, infos = self._guard(lambda: self._env.reset(options={"reset_mask": ended}))
+            self._episodes.begin(ended)
+            self._state = _reset_state(self._state, self._policy.initial_state(self._envs), ended)
+            first = self._first_observation(raw, infos, ended)
+            after = {
+                name: np.where(ended.reshape(-1, *[1] * (value.ndim - 1)), first[name], value)
+                for name, value in after.items()
+            }
+        self._observation = after
+
+    def _first_observation(self, raw: Any, infos: dict[str, Any], lanes: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+        return self._observe(raw, infos, lanes)[0]
+
+    def _observe(
+        self, raw: Any, infos: dict[str, Any], fresh: NDArray[np.bool_]
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[np.uint16]]:
+        """View and captions of an observation; in ``fresh`` lanes it is an episode's first, so counts start anew."""
+        observation = self._view(raw)
+        for name in self._floats:
+            if name in observation and not np.isfinite(observation[name]).all():
+                raise EnvironmentFault(f"{self._env_id}: {name} holds NaN or infinity; observations must be finite.")
+        captions = self._captioner.captions(raw, infos)
+        for lane in np.flatnonzero(fresh):
+            self._counter.reset(int(lane))
+        counts = self._counter.count(captions)
+        hashes = np.fromiter((text_hash(caption.text) for caption in captions), np.uint64, self._envs)
+        for caption in captions:
+            if caption.text and caption.text not in self._sent:
+                self._sent.add(caption.text)
+                self._new_captions.append(caption)
+        if self._counts_column:
+            observation["observation.caption_counts"] = self._counter.feature()
+        return observation, hashes, counts
+
+    def _guard(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(
+                f"{self._env_id} raised in actor {self._identity.actor}: {type(error).__name__}: {error}"
+            ) from error
+
+
+_KEPT_IN_FINAL_ROWS = ("episode_id", "step")
+
+
+def _masked(value: Any, lanes: NDArray[np.bool_]) -> Any:
+    """``value`` [E, ...] or scalar in the marked lanes, 0 elsewhere."""
+    value = np.asarray(value)
+    mask = lanes.reshape(-1, *[1] * max(value.ndim - 1, 0))
+    return np.where(mask, value, np.zeros((), value.dtype))
+
+
+def _reset_state(state: Any, initial: Any, lanes: NDArray[np.bool_]) -> Any:
+    if state is None:
+        return None
+    return np.where(lanes.reshape(-1, *[1] * (np.ndim(state) - 1)), initial, state)
+
+
+def _with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_id: str) -> tuple[Any, dict[str, Any]]:
+    """Raw observations and infos in which ended lanes show their final ones (SAME_STEP keeps them in the infos)."""
+    finals = infos.get("final_obs")
+    if finals is None:
+        raise EnvironmentFault(
+            f"{env_id}: declares SAME_STEP autoreset but ended an episode without info['final_obs']; "
+            "without the final observation truncated episodes cannot be bootstrapped."
+        )
+    final_raw = _replace_lanes(raw, finals, np.flatnonzero(ended))
+    return final_raw, _merge_infos(infos, infos.get("final_info", {}), ended)
+
+
+def _merge_infos(infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[np.bool_]) -> dict[str, Any]:
+    """Per lane: the final info where the lane ended, the step's info elsewhere."""
+    merged = dict(infos)
+    for key, value in finals.items():
+        mine = infos.get(key)
+        if isinstance(value, dict):
+            merged[key] = _merge_infos(mine if isinstance(mine, dict) else {}, value, ended)
+        else:
+            merged[key] = value if mine is None else np.where(ended, value, mine)
+    return merged
+
+
+def _replace_lanes(raw: Any, finals: Any, lanes: NDArray[np.intp]) -> Any:
+    if isinstance(raw, dict):
+        per_key = finals if isinstance(finals, dict) else None
+        return {
+            key: _replace_lanes(
+                value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes
+            )
+            for key, value in raw.items()
+        }
+    replaced = np.array(raw)
+    for lane in lanes:
+        replaced[lane] = finals[lane]
+    return replaced

@@ -1,0 +1,64 @@
+"""From cumulative counters to the row of figures that a run shows, keeps and tracks at each interval."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from onibi.platform.fragment import EpisodeStatistics
+
+_EPISODES_SHOWN = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCounters:
+    """Cumulative counters of a run, over all its sessions."""
+
+    seconds: float = 0.0  # of training
+    env_steps: int = 0
+    updates: int = 0
+    drawn_rows: int = 0
+
+
+class RunMeter:
+    """Rates between two looks at the counters, and figures of the last 100 finished episodes."""
+
+    def __init__(self, start: RunCounters) -> None:
+        self._last = start
+        self._episodes: deque[tuple[EpisodeStatistics, float]] = deque(maxlen=_EPISODES_SHOWN)
+
+    def add_episodes(self, episodes: Iterable[tuple[EpisodeStatistics, float]]) -> None:
+        """Finished episodes, each with its intrinsic return."""
+        self._episodes.extend(episodes)
+
+    def row(self, counters: RunCounters) -> dict[str, float]:
+        """Figures since the last call, by metric name."""
+        last, self._last = self._last, counters
+        seconds = max(counters.seconds - last.seconds, 1e-9)
+        steps = counters.env_steps - last.env_steps
+        row = {
+            "time/seconds": counters.seconds,
+            "actors/env_steps": float(counters.env_steps),
+            "actors/env_steps_per_second": steps / seconds,
+            "learner/updates": float(counters.updates),
+            "learner/updates_per_second": (counters.updates - last.updates) / seconds,
+        }
+        if steps > 0:
+            row["replay/samples_per_insert"] = (counters.drawn_rows - last.drawn_rows) / steps
+        return row | self._episode_row()
+
+    def _episode_row(self) -> dict[str, float]:
+        if not self._episodes:
+            return {}
+        episodes = [episode for episode, _ in self._episodes]
+        row = {
+            "actors/episode_return": float(np.mean([episode.episode_return for episode in episodes])),
+            "actors/episode_length": float(np.mean([episode.length for episode in episodes])),
+            "actors/intrinsic_return": float(np.mean([paid for _, paid in self._episodes])),
+        }
+        for figure in sorted({name for episode in episodes for name in episode.extra}):
+            values = [episode.extra[figure] for episode in episodes if figure in episode.extra]
+            row["actors/success_rate" if figure == "success" else f"actors/{figure}"] = float(np.mean(values))
+        return row

@@ -1,0 +1,178 @@
+"""What a run is made of, worked out once from its settings and handed to every role (picklable, no Ray)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.actors.captioners.captioner import Captioner
+from onibi.actors.captioners.registry import CAPTIONERS
+from onibi.actors.environments.factory import make_vector_env
+from onibi.actors.evaluation import MixedWithRandom
+from onibi.actors.rollout import Rollout, RolloutIdentity
+from onibi.actors.views.registry import VIEWS
+from onibi.actors.views.view import View
+from onibi.clusters.run_settings import RunSettings
+from onibi.learners.learner import Learner, ReplayNeeds
+from onibi.learners.registry import LEARNERS
+from onibi.platform.annotator import Annotator
+from onibi.platform.config import load_class
+from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.policy import LaneRange, Weights
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER = range(4)
+
+
+def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
+    """A seed for one role's generator, different for every (role, numbers), the same in every run of this seed."""
+    return int(np.random.SeedSequence([settings.seed, role, *numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Settings and the row layout that follows from the environment, and makers of every role's plain part."""
+
+    settings: RunSettings
+    spec: ReplaySpec
+
+    @property
+    def lanes(self) -> int:
+        """Environments over all actors."""
+        return self.settings.actors.count * self.settings.actors.rollout.envs_per_actor
+
+    @property
+    def rows_per_lane_max(self) -> int:
+        """Most rows that one fragment brings to a lane: SAME_STEP environments give every step a final row at worst."""
+        return 2 * self.settings.actors.rollout.fragment_steps_max
+
+    def make_rollout(self, actor: int, incarnation: int, next_sequence: int) -> Rollout:
+        """The rollout of one actor; its environments and random numbers follow from (seed, actor, incarnation)."""
+        envs = self.settings.actors.rollout.envs_per_actor
+        policy = self._policy_factory()(LaneRange(first=actor * envs, count=envs, total=self.lanes))
+        seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation)
+        identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed)
+        return self._rollout(policy, envs, identity)
+
+    def make_evaluation(self, weights: Weights | None, envs: int, seed: int) -> Rollout:
+        """A rollout that plays greedily with ``weights``, or uniformly at random without; its seeds train nobody."""
+        policy = self._policy_factory()(None)
+        if weights is not None:
+            policy.load(weights)
+            if self.settings.evaluation.epsilon > 0:
+                policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec.actions)
+        identity = RolloutIdentity(
+            actor=0, incarnation=0, next_sequence=0, seed=role_seed(self.settings, ROLE_EVALUATION, seed)
+        )
+        return self._rollout(policy, envs, identity)
+
+    def make_learner(self) -> Learner:
+        """The learner, untrained; deterministic under the run's seed."""
+        settings = self.settings
+        owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
+        device = "cuda" if settings.placement.learner_gpus > 0 else "cpu"
+        learner: Learner = owner(
+            settings.learner, self.spec, self.make_mixer(), seed=role_seed(settings, ROLE_LEARNER), device=device
+        )
+        return learner
+
+    def needs(self) -> ReplayNeeds:
+        """What the learner reads from replay."""
+        needs: ReplayNeeds = load_class(LEARNERS, self.settings.learner.kind).needs(  # type: ignore[attr-defined]
+            self.settings.learner
+        )
+        return needs
+
+    def make_mixer(self) -> RewardMixer:
+        """The reward mixer."""
+        return RewardMixer(self.settings.rewards)
+
+    def make_annotator(self) -> Annotator:
+        """The annotator."""
+        annotator: Annotator = load_class(ANNOTATORS, self.settings.annotator.kind)(  # type: ignore[attr-defined]
+            self.settings.annotator
+        )
+        return annotator
+
+    def make_captioner(self) -> Captioner:
+        """The captioner."""
+        captioner: Captioner = load_class(CAPTIONERS, self.settings.captioner.kind)(  # type: ignore[attr-defined]
+            self.settings.captioner
+        )
+        return captioner
+
+    def _policy_factory(self) -> Any:
+        owner = load_class(LEARNERS, self.settings.learner.kind)  # type: ignore[attr-defined]
+        return owner.policy_factory(self.settings.learner, self.spec)
+
+    def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
+        settings = self.settings
+        captioner = self.make_captioner()
+        env = make_vector_env(settings.environment, envs, _raw_keys(settings, captioner))
+        view = _make_view(settings, env.single_observation_space)
+        return Rollout(
+            env, view, captioner, policy, self.spec, settings.actors.rollout, identity, settings.environment.id
+        )
+
+
+def plan_run(settings: RunSettings) -> RunPlan:
+    """Make one environment, look at its spaces, and check that everything fits together.
+
+    Raises:
+        EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
+            discrete actions, or lacks the captions that the run asks for.
+    """
+    captioner = load_class(CAPTIONERS, settings.captioner.kind)(settings.captioner)  # type: ignore[attr-defined]
+    env = make_vector_env(settings.environment, 1, _raw_keys(settings, captioner))
+    try:
+        view = _make_view(settings, env.single_observation_space)
+        actions = getattr(env.single_action_space, "n", None)
+        if actions is None or getattr(env.single_action_space, "start", 0) != 0:
+            raise SpecError(
+                f"{settings.environment.id}: its action space is {env.single_action_space}; learner.kind="
+                f"{settings.learner.kind} needs Discrete actions from 0."  # type: ignore[attr-defined]
+            )
+        raw, infos = env.reset(seed=[role_seed(settings, ROLE_EVALUATION, 0)])
+        try:
+            captioner.captions(raw, infos)
+        except KeyError as error:
+            raise ConfigError(
+                f"captioner.kind={settings.captioner.kind} reads {error}, which {settings.environment.id} "  # type: ignore[attr-defined]
+                "does not give. Set captioner.kind=none and rewards.intrinsic=null, or use another environment."
+            ) from error
+    finally:
+        env.close()
+    observation = list(view.specs)
+    if settings.actors.rollout.caption_counts and captioner.keys_per_caption > 0:
+        width = captioner.keys_per_caption + 64
+        observation.append(ArraySpec(name="observation.caption_counts", dtype="float32", shape=(width,)))
+    spec = ReplaySpec(
+        observation=tuple(observation),
+        actions=int(actions),
+        keys_per_caption=max(1, captioner.keys_per_caption),
+        extra=load_class(LEARNERS, settings.learner.kind).needs(settings.learner).extra,  # type: ignore[attr-defined]
+    )
+    return RunPlan(settings, spec)
+
+
+def hold_threads(threads: int = 1) -> None:
+    """Hold BLAS, OpenMP and torch to ``threads``; call it before NumPy works (measured: 8 times slower without)."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def _raw_keys(settings: RunSettings, captioner: Captioner) -> tuple[str, ...]:
+    """Raw NetHack observation keys that view and captioner read; asking NLE for no more makes it faster."""
+    if settings.view.kind != "nethack":  # type: ignore[attr-defined]
+        return ()
+    optional = ("chars", "colors", "blstats", "inv_oclasses", "message", "inv_strs", "inv_letters")
+    return tuple(dict.fromkeys((*optional, *captioner.observation_keys)))
+
+
+def _make_view(settings: RunSettings, space: Any) -> View:
+    view: View = load_class(VIEWS, settings.view.kind)(settings.view, space)  # type: ignore[attr-defined]
+    return view

@@ -1,0 +1,99 @@
+"""The settings of a whole run: one section per owner, each defined beside the code that reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.actors.captioners.registry import CAPTIONERS
+from onibi.actors.environments.factory import EnvironmentSettings
+from onibi.actors.evaluation import EvaluationSettings
+from onibi.actors.rollout import RolloutSettings
+from onibi.actors.views.registry import VIEWS
+from onibi.learners.registry import LEARNERS
+from onibi.platform.annotation_desk import AnnotationSettings
+from onibi.platform.config import Settings, selected
+from onibi.platform.replay.limiter import LimiterSettings
+from onibi.platform.reward_mixer import RewardSettings
+from onibi.platform.tracking import TrackingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSettings(Settings):
+    """When a run ends: at whichever limit comes first. null stands for no limit; one of the two must be set."""
+
+    max_env_steps: int | None = None
+    max_seconds: float | None = 300.0  # of training, start-up not counted; a resumed run goes on counting
+
+    def __post_init__(self) -> None:
+        if self.max_env_steps is None and self.max_seconds is None:
+            raise ValueError("max_env_steps and max_seconds are both null; set one, or the run would never end")
+        for name in ("max_env_steps", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; allowed: above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(Settings):
+    """When a checkpoint is written besides those at evaluations and at the end."""
+
+    period_seconds: float = 60.0
+    keep_last: int = 3  # the one named best is kept besides
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings(Settings):
+    """The hot ring."""
+
+    capacity_rows: int = 200_000  # over all lanes; lives in shared memory
+    folder: str = "/dev/shm"  # any folder on a memory file system
+    limiter: LimiterSettings = field(default_factory=LimiterSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementSettings(Settings):
+    """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores (contracts §10)."""
+
+    rollout_cpus: float = 0.5  # of each rollout actor
+    learner_cpus: float = 0.5
+    learner_gpus: float = 0.0
+    learner_threads: int = 1  # torch threads of the learner
+    rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
+    learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorsSettings(Settings):
+    """The rollout actors."""
+
+    count: int = 2
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    fragments_in_flight: int = 2  # of one actor; it waits when the shard has not taken the oldest
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= 4096:
+            raise ValueError(f"count is {self.count}; allowed: 1 to 4096")
+        if self.fragments_in_flight < 1:
+            raise ValueError(f"fragments_in_flight is {self.fragments_in_flight}; allowed: 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Settings):
+    """Everything that defines a run; written resolved to its ``config.yaml``."""
+
+    seed: int = 1
+    environment: EnvironmentSettings
+    view: Settings = selected(VIEWS, "leaves")
+    captioner: Settings = selected(CAPTIONERS, "none")
+    annotator: Settings = selected(ANNOTATORS, "lexicon")
+    annotation: AnnotationSettings = field(default_factory=AnnotationSettings)
+    rewards: RewardSettings = field(default_factory=RewardSettings)
+    actors: ActorsSettings = field(default_factory=ActorsSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    learner: Settings = selected(LEARNERS, "dqn")
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    placement: PlacementSettings = field(default_factory=PlacementSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)

@@ -1,0 +1,122 @@
+"""Draw, mix, update, publish: what a learner process does over and over. Runs without Ray (serial mode, tests)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from onibi.learners.learner import Learner
+from onibi.platform.policy import Weights, updates_of, weights_version
+from onibi.platform.replay.windows import Windows
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_table import RewardTable
+
+
+class WindowSource(Protocol):
+    """A sampler over a replay store, with the limiter's word for how much may be drawn."""
+
+    def may_draw(self) -> bool:
+        """Whether the limiter allows one more batch now."""
+
+    def draw(self) -> Windows:
+        """The next batch; counted as drawn."""
+
+
+@dataclass(frozen=True)
+class LearnerReport:
+    """Means of the metrics since the last report, and the learner's counters."""
+
+    updates: int
+    metrics: dict[str, float]
+
+
+class LearnerLoop:
+    """One learner with its feed.
+
+    Args:
+        learner: updated in place.
+        source: where windows come from.
+        mixer: turns windows and the newest table into rewards.
+        incarnation: of this learner process in its run; orders its weights after those of the ones before it.
+        publish: called with a copy of the weights at the start and every ``publish_period_updates`` updates; must not wait.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: WindowSource,
+        mixer: RewardMixer,
+        incarnation: int,
+        publish: Callable[[Weights], None],
+        publish_period_updates: int,
+    ) -> None:
+        self._learner, self._source, self._mixer = learner, source, mixer
+        self._incarnation, self._publish, self._period = incarnation, publish, publish_period_updates
+        self._table: RewardTable | None = None
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        if learner.updates:
+            self._publish_now()  # an untrained network publishes nothing: without weights policies act at random
+
+    @property
+    def updates(self) -> int:
+        """Updates made, restored ones included."""
+        return self._learner.updates
+
+    @property
+    def table_version(self) -> int:
+        """Version of the reward table in use, −1 before the first."""
+        return -1 if self._table is None else self._table.version
+
+    def set_table(self, table: RewardTable) -> None:
+        """Pay captions by a newer table from the next batch on; all rows in replay are re-labelled by that."""
+        if table.version > self.table_version:
+            self._table = table
+
+    def ready(self) -> bool:
+        """Whether an update may be made now."""
+        return self._source.may_draw()
+
+    def update(self) -> None:
+        """One batch: draw, pay, learn, publish when due.
+
+        Raises: TrainingError as the learner's ``update``.
+        """
+        windows = self._source.draw()
+        mixed = self._mixer.mix(windows, self._table)
+        updated = self._learner.update(windows, mixed.total)
+        if updated.metrics:
+            # Looked at as often as the learner looks: every update would cost more than it tells.
+            age = self.updates - updates_of(windows.policy_version)
+            self._note({f"learner/{name}": value for name, value in updated.metrics.items()})
+            self._note(
+                {
+                    "learner/labelled_share": mixed.labelled_share,
+                    "learner/reward_clipped_share": mixed.clipped_share,
+                    "learner/data_age_mean_updates": float(age.mean()),
+                    "learner/data_age_max_updates": float(age.max()),
+                    **{f"learner/reward_{name}": float(part.mean()) for name, part in mixed.components.items()},
+                }
+            )
+        if self._learner.updates % self._period == 0:
+            self._publish_now()
+
+    def report(self) -> LearnerReport:
+        """Metrics since the last call."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return LearnerReport(self.updates, {**means, "learner/table_version": float(self.table_version)})
+
+    def weights(self) -> Weights:
+        """A copy of the weights as they are."""
+        return self._learner.weights(weights_version(self._incarnation, self.updates))
+
+    def _publish_now(self) -> None:
+        self._publish(self.weights())
+
+    def _note(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+

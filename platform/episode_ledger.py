@@ -1,0 +1,46 @@
+"""Sums of a reward component over episodes that are spread over many fragments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onibi.platform.fragment import Fragment
+from onibi.platform.reward_table import RewardTable, caption_rewards
+from onibi.platform.spec import ROLE_STEP
+
+_OPEN_EPISODES_MAX = 1 << 16
+
+
+class EpisodeLedger:
+    """Undiscounted caption reward of each open episode, before its coefficient, each step paid by the table of its time.
+
+    Episodes that never end (their actor died) are forgotten, oldest first, past 65,536 open ones.
+    """
+
+    def __init__(self, count_power: float) -> None:
+        self._count_power = count_power
+        self._totals: dict[int, float] = {}
+
+    def add(self, fragment: Fragment, caption_id: NDArray[Any], table: RewardTable) -> dict[int, float]:
+        """Book a fragment's steps.
+
+        Args:
+            fragment: its ``episodes`` are closed by this call.
+            caption_id: [E, R] uint32, the dense caption of each row.
+            table: the newest one.
+        Returns: for each episode of ``fragment.episodes``, by episode id, its total.
+        """
+        columns = fragment.columns
+        roles = columns["role"]
+        steps = (np.arange(roles.shape[1]) < fragment.rows_per_lane[:, None]) & (roles == ROLE_STEP)
+        paid, _ = caption_rewards(table, caption_id[steps], columns["caption_count"][steps], self._count_power)
+        ids, places = np.unique(columns["episode_id"][steps], return_inverse=True)
+        sums = np.bincount(places, weights=paid, minlength=len(ids))
+        for episode_id, total in zip(ids.tolist(), sums.tolist(), strict=True):
+            self._totals[episode_id] = self._totals.get(episode_id, 0.0) + total
+        closed = {episode.episode_id: self._totals.pop(episode.episode_id, 0.0) for episode in fragment.episodes}
+        while len(self._totals) > _OPEN_EPISODES_MAX:
+            self._totals.pop(next(iter(self._totals)))
+        return closed

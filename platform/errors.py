@@ -1,0 +1,57 @@
+"""Every exception that Onibi raises on purpose.
+
+    OnibiError
+    ├── ConfigError          a run's YAML, preset or --set names something that is not allowed (exit code 2)
+    ├── SpecError            a space, column or stored layout does not fit what is asked of it
+    ├── EnvironmentFault     an environment cannot be made, raised, or broke its contract
+    ├── ReplayError          the replay store refused: too little memory, wrong file, lease, or fragment
+    │   └── LeaseError       an actor's incarnation is not the registered one
+    ├── CaptionError         captions, keys or labels contradict each other
+    ├── CheckpointError      a checkpoint cannot be written or none can be read
+    ├── TrainingError        learning cannot go on (non-finite loss repeated, a role that keeps dying)
+    └── SubmitError          a job could not be handed to a cluster
+
+Each message says where, what was found, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class OnibiError(Exception):
+    """Base of all. The command line prints its message alone; ``--debug`` adds the traceback."""
+
+
+class ConfigError(OnibiError):
+    """A setting is unknown or has a value that is not allowed."""
+
+
+class SpecError(OnibiError):
+    """A space, column or stored layout does not fit what is asked of it."""
+
+
+class EnvironmentFault(OnibiError):
+    """An environment cannot be made, raised, or broke its contract."""
+
+
+class ReplayError(OnibiError):
+    """The replay store refused."""
+
+
+class LeaseError(ReplayError):
+    """A fragment or call came from an incarnation that is not the registered one."""
+
+
+class CaptionError(OnibiError):
+    """Captions, keys or labels contradict each other."""
+
+
+class CheckpointError(OnibiError):
+    """A checkpoint cannot be written, or none can be read."""
+
+
+class TrainingError(OnibiError):
+    """Learning cannot go on."""
+
+
+class SubmitError(OnibiError):
+    """A job could not be handed to a cluster."""

@@ -1,0 +1,70 @@
+"""What one row of replay is made of: names, dtypes and shapes, shared by actors, shards and learners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ROLE_STEP, ROLE_FINAL = 0, 1
+"""Values of the ``role`` column: a step with an action, or an episode's last observation (never drawn)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One fixed-width column.
+
+    ``shape`` is that of one row; ``low`` and ``high`` are inclusive bounds where the space gives finite ones.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySpec:
+    """The row layout of a run (contracts §1).
+
+    Args:
+        observation: one leaf per column; names are ``observation`` for a bare Box, ``observation.KEY`` for a Dict.
+        actions: number of discrete actions A.
+        keys_per_caption: K, caption keys counted for each row.
+        extra: further columns that the learner declares (for example ``action_log_prob``).
+    """
+
+    observation: tuple[ArraySpec, ...]
+    actions: int
+    keys_per_caption: int = 4
+    extra: tuple[ArraySpec, ...] = ()
+
+    @property
+    def columns(self) -> tuple[ArraySpec, ...]:
+        """All columns of a row in storage order, the observation first."""
+        return (
+            *self.observation,
+            ArraySpec(name="action", dtype="int64"),
+            ArraySpec(name="reward", dtype="float32"),
+            ArraySpec(name="terminated", dtype="uint8"),
+            ArraySpec(name="truncated", dtype="uint8"),
+            ArraySpec(name="role", dtype="uint8"),
+            ArraySpec(name="episode_id", dtype="int64"),
+            ArraySpec(name="step", dtype="int32"),
+            ArraySpec(name="policy_version", dtype="int64", unit="incarnation * 2**40 + update"),
+            ArraySpec(name="caption_id", dtype="uint32"),
+            ArraySpec(name="caption_count", dtype="uint16", shape=(self.keys_per_caption,)),
+            *self.extra,
+        )
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row over all columns."""
+        return sum(column.row_bytes for column in self.columns)
