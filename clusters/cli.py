@@ -1,0 +1,53 @@
+"""The command ``onibi``. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from onibi.clusters import cli_run, cli_show
+
+app = typer.Typer(
+    name="onibi",
+    help="Distributed actor-learner reinforcement learning in which a language model lights the way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (
+    cli_run.train,
+    cli_run.resume,
+    cli_run.evaluate,
+    cli_run.submit,
+    cli_show.runs,
+    cli_show.presets,
+    cli_show.doctor,
+):
+    app.command()(_command)
+
+
+def _version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        print(f"onibi {metadata.version('onibi')}")
+    except metadata.PackageNotFoundError:  # a plain copy of the folders, as `onibi submit` stages it
+        print("onibi, version not known: it runs from a copy that was not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script and of ``python -m onibi``."""
+    app(prog_name="onibi")

@@ -1,0 +1,52 @@
+"""What all commands share: options that several take, and how errors are told."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onibi.platform.errors import ConfigError, OnibiError
+
+PRESETS = "onibi.clusters.presets"
+"""The package whose YAML files are the presets."""
+
+_CONFIG_EXIT, _ERROR_EXIT, _INTERRUPTED_EXIT = 2, 1, 130  # 130 as shells tell it: 128 + SIGINT
+
+Debug = Annotated[bool, typer.Option("--debug", help="On an error show the traceback; log more.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as learner.discount=0.99; may be repeated."),
+]
+RunsFolder = Annotated[
+    Path, typer.Option("--runs-folder", envvar="ONIBI_RUNS_FOLDER", file_okay=False, help="Where runs are kept.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or 'last'.")]
+DEFAULT_RUNS_FOLDER = Path("runs")
+
+
+@contextmanager
+def told(*, debug: bool) -> Iterator[None]:
+    """Around a command's body: an OnibiError becomes one message on stderr and an exit code.
+
+    Exit code 2 for settings and names that are not allowed, 1 for all other errors that Onibi raises on purpose, 130
+    for Ctrl-C. Any other exception is a defect of ours and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("onibi").setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        yield
+    except OnibiError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"onibi: {error}", file=sys.stderr)
+        raise typer.Exit(_CONFIG_EXIT if isinstance(error, ConfigError) else _ERROR_EXIT) from error
+    except KeyboardInterrupt as interrupt:
+        print("onibi: interrupted", file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED_EXIT) from interrupt

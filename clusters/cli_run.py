@@ -1,0 +1,139 @@
+"""Commands that start something: train, resume, evaluate, submit. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, Overrides, RunName, RunsFolder, told
+
+ConfigName = Annotated[
+    str, typer.Argument(metavar="PRESET|FILE", help="A preset's name (see `onibi presets`) or a YAML file.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Short for --set seed=N.")]
+
+
+def train(
+    config: ConfigName,
+    overrides: Overrides = None,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="All roles in this process, without Ray; repeatable.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="The run's name; made up where left out.")] = None,
+    seed: Seed = None,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Start a run and train until its budget is used up. Ctrl-C saves a checkpoint and ends it.
+
+    Examples:
+
+      onibi train minihack-oni
+
+      onibi train cartpole-dqn --seed 3 --set learner.discount=0.98
+
+      onibi train my-run.yaml --serial --name first-try
+    """
+    with told(debug=debug):
+        from onibi import clusters
+
+        changes = _with_seed(overrides, seed)
+        result = clusters.train(
+            config, overrides=changes, serial=serial, name=name, runs_folder=runs_folder, display=True
+        )
+        print(result.summary())
+
+
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+    serial: Annotated[
+        bool | None,
+        typer.Option("--serial/--ray", help="In this process, or under Ray; as the run was before by default."),
+    ] = None,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run from its last sound checkpoint, counters continued.
+
+    Examples:
+
+      onibi resume last
+
+      onibi resume minihack-oni-2 --set budget.max_seconds=1200
+    """
+    with told(debug=debug):
+        from onibi import clusters
+
+        result = clusters.resume(
+            run, runs_folder=runs_folder, serial=serial, overrides=tuple(overrides or ()), display=True
+        )
+        print(result.summary())
+
+
+def evaluate(
+    run: RunName,
+    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="best|last|N", help="Which one plays.")] = "best",
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many fresh episodes.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="First seed; keep it apart from training's.")] = 10_000,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="random", help="A policy to compare with on the same terms.")
+    ] = None,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Play a run's policy greedily on fresh episodes. Exit code 1 where a comparison or threshold is missed.
+
+    Examples:
+
+      onibi evaluate last
+
+      onibi evaluate nethack-oni-1 --episodes 50 --against random
+    """
+    with told(debug=debug):
+        from onibi import clusters
+
+        report = clusters.evaluate(
+            run, checkpoint=checkpoint, episodes=episodes, seed=seed, against=against, runs_folder=runs_folder
+        )
+        print(report.summary())
+    if report.passed is False:
+        raise typer.Exit(1)
+
+
+def submit(
+    config: ConfigName,
+    address: Annotated[
+        str,
+        typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://HOST:8265."),
+    ],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option("--name", help="The run's name on the cluster.")] = None,
+    seed: Seed = None,
+    stage: Annotated[
+        bool, typer.Option("--stage/--no-stage", help="Send this code along, or use what the cluster has installed.")
+    ] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output until it ends.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Hand a run to a Ray cluster as a job; works where onibi is not installed there, too.
+
+    Examples:
+
+      onibi submit cartpole-dqn --address http://127.0.0.1:8265
+
+      onibi submit my-run.yaml --address http://head:8265 --no-wait --set actors.count=16
+    """
+    with told(debug=debug):
+        from onibi.clusters import submit as submission
+
+        changes = _with_seed(overrides, seed)
+        report = submission.submit(config, address=address, overrides=changes, name=name, stage=stage, wait=wait)
+        print(report.summary())
+    if report.succeeded is False:
+        raise typer.Exit(1)
+
+
+def _with_seed(overrides: list[str] | None, seed: int | None) -> tuple[str, ...]:
+    return (*(overrides or ()), *(() if seed is None else (f"seed={seed}",)))

@@ -1,0 +1,74 @@
+"""Commands that only look: runs, presets, doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, told
+
+
+def runs(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) -> None:
+    """List the runs kept in a folder, the one used last at the bottom.
+
+    Example:
+
+      onibi runs --runs-folder /data/runs
+    """
+    with told(debug=debug):
+        from rich.console import Console
+        from rich.table import Table
+
+        from onibi.platform.run_folder import list_runs
+
+        found = list_runs(runs_folder)
+        if not found:
+            print(f"No runs in {runs_folder}. Start one: onibi train cartpole-dqn")
+            return
+        table = Table("run", "status", "last used", "results")
+        for run in found:
+            record = run.record()
+            results = ", ".join(f"{name} {value:g}" for name, value in record.results.items())
+            table.add_row(run.name, record.status, record.used_at, results)
+        Console().print(table)
+
+
+def presets(
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print this preset's YAML.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the ready runs that ship with Onibi, or print one.
+
+    Examples:
+
+      onibi presets
+
+      onibi presets --show minihack-oni > my-run.yaml
+    """
+    with told(debug=debug):
+        from onibi.platform.presets import preset_names, preset_summary, preset_text
+
+        if show is not None:
+            print(preset_text(PRESETS, show), end="")
+            return
+        names = preset_names(PRESETS)
+        width = max(map(len, names), default=0)
+        for name in names:
+            print(f"{name:{width}}  {preset_summary(PRESETS, name)}")
+
+
+def doctor(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) -> None:
+    """Tell what is installed, reachable and missing. Exit code 1 where something needed is missing.
+
+    Example:
+
+      onibi doctor
+    """
+    with told(debug=debug):
+        from onibi.clusters.doctor import examine
+
+        report = examine(runs_folder)
+        print(report.summary())
+    if not report.sound:
+        raise typer.Exit(1)
