@@ -19,7 +19,9 @@ class LimiterSettings(Settings):
 
     samples_per_insert: float = 8.0  # drawn training rows per inserted step row
     minimum_rows: int = 1_000  # readable rows before the first draw
-    tolerance_rows: float | None = None  # drawn rows either side may run ahead; null: the least that cannot lock, or 10% of the start
+    tolerance_rows: float | None = (
+        None  # drawn rows either side may run ahead; null: the least that cannot lock, or 10% of the start
+    )
 
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
@@ -57,18 +59,21 @@ class Limiter:
         """
         ratio = settings.samples_per_insert
         least = 2 * max(ratio * fragment_rows, batch_rows)
-        sums = f"2 x max({ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows) = {least:g}"
+        sums = f"2 x max({ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows) = "
+        f"{least:g}"
         tolerance = settings.tolerance_rows
         if tolerance is None:
             tolerance = max(least, 0.1 * ratio * settings.minimum_rows)
         if tolerance < least:
             raise ConfigError(
-                f"replay.limiter.tolerance_rows is {tolerance:g}, below {sums}: actors and learner could both wait for ever. "
+                f"replay.limiter.tolerance_rows is {tolerance:g}, below {sums}: actors and learner could both "
+                f"wait for ever. "
                 "Raise it, set it to null, or use shorter fragments"
             )
         if settings.minimum_rows > capacity_rows // 2:
             raise ConfigError(
-                f"replay.limiter.minimum_rows is {settings.minimum_rows}, more than half of the ring's {capacity_rows} rows: lanes of "
+                f"replay.limiter.minimum_rows is {settings.minimum_rows}, more than half of the ring's "
+                f"{capacity_rows} rows: lanes of "
                 "unequal length might never reach it. Lower it or raise replay.capacity_rows"
             )
         return cls(ratio=ratio, minimum_rows=settings.minimum_rows, tolerance_rows=tolerance)
@@ -90,7 +95,8 @@ class Limiter:
     def rebased_drawn(self, *, inserted: int, readable: int) -> int:
         """The drawn count that puts the surplus to 0 at the moment when drawing begins again.
 
-        After a restore with an incomplete ring, rows come in unpaced until ``minimum_rows`` can be read; without this the
+        After a restore with an incomplete ring, rows come in unpaced until ``minimum_rows`` can be read; without this
+        the
         learner would owe a burst of draws for them, or wait for rows that were lost.
         """
         missing = max(0, self.minimum_rows - readable)
@@ -108,10 +114,14 @@ class DrawnWord:
         try:
             descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         except OSError as error:
-            raise ReplayError(f"{path} cannot be opened: {error.strerror}; has the run's shard been started?") from error
+            raise ReplayError(
+                f"{path} cannot be opened: {error.strerror}; has the run's shard been started?"
+            ) from error
         try:
             if os.fstat(descriptor).st_size != self._BYTES:
-                raise ReplayError(f"{path} is not a drawn word: it has {os.fstat(descriptor).st_size} bytes, not {self._BYTES}")
+                raise ReplayError(
+                    f"{path} is not a drawn word: it has {os.fstat(descriptor).st_size} bytes, not {self._BYTES}"
+                )
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
             memory = mmap.mmap(descriptor, self._BYTES, flags=mmap.MAP_SHARED, prot=access)
         finally:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.ring_file import MappedRing, read_header
+from onibi.platform.replay.ring_file import MappedRing
+from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.spec import ReplaySpec
 
 _ROUNDS = 1_000_000
@@ -19,8 +20,10 @@ _ROUNDS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What could be read at one moment. Rows ``oldest`` to ``cursor - 1`` of a lane are committed; of row ``cursor``, only the
-    observation may be read, and that only where ``open``. All arrays [L], but ``committed`` and ``inserted`` [G]."""
+    """What could be read at one moment. Rows ``oldest`` to ``cursor - 1`` of a lane are committed; of row ``cursor``,
+    only the
+    observation may be read, and that only where ``open``. All arrays [L], but ``committed`` and ``inserted`` [G].
+    """
 
     cursor: NDArray[np.int64]
     oldest: NDArray[np.int64]
@@ -42,7 +45,8 @@ class Snapshot:
 class RingReader:
     """Maps a ring for reading, in the writer's process or any other of the machine.
 
-    ``columns[name]`` is a read-only view ``[L × slots, ...]``; row k of lane l lies at ``l × slots + k mod slots``. What was
+    ``columns[name]`` is a read-only view ``[L × slots, ...]``; row k of lane l lies at ``l × slots + k mod slots``.
+    What was
     read counts only if ``oldest_now`` afterwards is not above the earliest row read.
     """
 
@@ -115,5 +119,6 @@ class RingReader:
 
     def _never_still(self) -> ReplayError:
         return ReplayError(
-            f"{self.path}: the commit words never stood still for one read; is something else than Onibi writing this file?"
+            f"{self.path}: the commit words never stood still for one read; is something else than Onibi writing "
+            f"this file?"
         )

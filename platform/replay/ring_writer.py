@@ -15,15 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import LeaseError, ReplayError
-from onibi.platform.replay.ring_file import (
-    MappedRing,
-    RingLayout,
-    create_ring_file,
-    lock_ring,
-    read_header,
-    smallest_slots,
-    write_owner,
-)
+from onibi.platform.replay.fragment_check import FragmentCheck
+from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
+from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -80,7 +74,7 @@ class RingWriter:
         kept = {*self._head_columns, "role"}
         self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
         self._flat_bytes = {name: _row_bytes(column) for name, column in self._ring.columns.items()}
-        self._dtypes = {column.name: (np.dtype(column.dtype), column.shape) for column in layout.spec.columns}
+        self._check = FragmentCheck(path, layout)
         _writers.add(self)
 
     @classmethod
@@ -114,7 +108,8 @@ class RingWriter:
     def open(cls, path: Path, run_id: str) -> RingWriter:
         """Go on with a ring that its last writer left, however it ended.
 
-        Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and what it may
+        Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and
+        what it may
         have overwritten already stays below ``oldest``.
         Raises: ReplayError where another process writes it, the run differs, or the header is damaged.
         """
@@ -150,10 +145,13 @@ class RingWriter:
         return self._words("committed").copy()
 
     def record(self, name: str) -> NDArray[np.int64]:
-        """A copy of a committed word: [G, lanes per group] of ``cursor``, ``oldest``, ``open``; [G, 1] of the others."""
+        """A copy of a committed word: [G, lanes per group] of ``cursor``, ``oldest``, ``open``; [G, 1] of the
+        others.
+        """
         parity = self._words("committed") & 1
         groups = np.arange(self.layout.groups)
-        return self._words(name).reshape(2, self.layout.groups, -1)[parity, groups]
+        chosen: NDArray[np.int64] = self._words(name).reshape(2, self.layout.groups, -1)[parity, groups]
+        return chosen
 
     def lease(self, group: int) -> tuple[int, int]:
         """(incarnation, committed sequence) of a group; incarnation 0 is that of no actor."""
@@ -186,6 +184,7 @@ class RingWriter:
         Args:
             rows_per_lane: [E] committed rows of the group's first E lanes, 0 allowed.
             columns: every ring column [E, R, ...], R > max(rows_per_lane); row ``rows_per_lane[e]`` is lane e's head.
+
         Raises:
             LeaseError: the incarnation is not the registered one.
             ReplayError: the fragment is too large or does not fit the ring's columns. Nothing was written then.
@@ -193,17 +192,19 @@ class RingWriter:
         registered, last = self.lease(group)
         if incarnation != registered or registered == 0:
             raise LeaseError(
-                f"{self.path}: group {group} is registered with incarnation {registered}, the fragment has {incarnation}. "
+                f"{self.path}: group {group} is registered with incarnation {registered}, the fragment has "
+                f"{incarnation}. "
                 + ("Call register first" if registered == 0 else "Its actor has been replaced, or must register again")
             )
         if sequence <= last:
             return Insertion(repeated=True)
-        rows = self._checked(group, rows_per_lane, columns)
+        rows = self._check.rows(group, rows_per_lane, columns)
         gap = sequence > last + 1
         envs = len(rows)
         is_open, foreign = self._compare_heads(group, envs, columns)
         close = np.zeros(self.layout.lanes_per_group, np.bool_)
         close[:envs] = foreign | (is_open if gap else False)
+        self._check_border(group, rows, columns["role"], is_open & ~close[:envs])
         behind = np.arange(columns["role"].shape[1]) < rows[:, None]
         step_rows = int(np.count_nonzero(behind & (columns["role"] == ROLE_STEP)))
         self._run(self._plan(group, incarnation, sequence, close, rows, columns, step_rows))
@@ -258,7 +259,8 @@ class RingWriter:
         yield from self._store_record(commit)
         self._words("writing")[commit.group] = commit.number
         yield "writing"
-        # A full fence: large copies use stores that may overtake earlier ones, and readers must see `writing` before any of them.
+        # A full fence: large copies use stores that may overtake earlier ones, and readers must see `writing` before
+        # any of them.
         with self._fence:
             pass
         yield from self._store_columns(commit)
@@ -283,8 +285,8 @@ class RingWriter:
     def _store_columns(self, commit: _Commit) -> Iterator[str]:
         slots, base = self.layout.slots, commit.group * self.layout.lanes_per_group
         columns = self._ring.columns
-        for lane in np.flatnonzero(commit.closed >= 0):
-            at = (base + int(lane)) * slots + int(commit.closed[lane]) % slots
+        for lane in np.flatnonzero(commit.closed >= 0).tolist():
+            at = (base + lane) * slots + int(commit.closed[lane]) % slots
             for name in self._cleared_columns:  # a cut-off attempt may have left an action and reward here
                 columns[name][at] = 0
                 yield f"clear {name}"
@@ -293,8 +295,10 @@ class RingWriter:
         blocks = _blocks(commit.first % slots, commit.rows, slots)
         for name, source in commit.columns.items():
             target = columns[name].reshape(self.layout.lanes, slots, *columns[name].shape[1:])
-            for lane, lanes, row, slot, count in blocks:
-                target[base + lane : base + lane + lanes, slot : slot + count] = source[lane : lane + lanes, row : row + count]
+            for begin, lanes, row, slot, count in blocks:
+                target[base + begin : base + begin + lanes, slot : slot + count] = source[
+                    begin : begin + lanes, row : row + count
+                ]
                 yield f"column {name}"
 
     def _compare_heads(
@@ -312,52 +316,20 @@ class RingWriter:
             foreign |= (mine != theirs).any(axis=1)
         return is_open, foreign & is_open
 
-    def _checked(
-        self, group: int, rows_per_lane: NDArray[np.int32], columns: Mapping[str, NDArray[Any]]
-    ) -> NDArray[np.int64]:
-        where = f"{self.path}: fragment of group {group}"
-        layout = self.layout
-        rows = np.asarray(rows_per_lane, np.int64)
-        if rows.ndim != 1 or not 1 <= len(rows) <= layout.lanes_per_group or rows.min() < 0:
-            raise ReplayError(
-                f"{where}: rows_per_lane is {rows.tolist()}; it needs 1 to {layout.lanes_per_group} lanes of 0 or more rows"
-            )
-        if columns.keys() != self._dtypes.keys():
-            raise ReplayError(
-                f"{where}: columns missing {sorted(self._dtypes.keys() - columns.keys())}, "
-                f"unknown {sorted(columns.keys() - self._dtypes.keys())}; actor and shard must be started with one ReplaySpec"
-            )
-        longest = int(rows.max())
-        least = smallest_slots(longest, layout.window_rows)
-        if least > layout.slots:
-            raise ReplayError(
-                f"{where}: 4 x ({longest} rows + 1 head row + {layout.window_rows} window rows) = {least} slots per lane are "
-                f"needed, the ring has {layout.slots}. Raise replay.capacity_rows or shorten the fragments"
-            )
-        height = columns["role"].shape[1]
-        for name, (dtype, shape) in self._dtypes.items():
-            column = columns[name]
-            expected = (len(rows), height, *shape)
-            if column.dtype != dtype or column.shape != expected or height <= longest:
-                raise ReplayError(
-                    f"{where}: column {name!r} is {column.dtype}{list(column.shape)}, allowed is {dtype}{list(expected)} "
-                    f"with at least {longest} + 1 rows; actor and shard must be started with one ReplaySpec"
-                )
-        self._check_episodes(where, rows, columns, height)
-        return rows
-
-    def _check_episodes(
-        self, where: str, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int
+    def _check_border(
+        self, group: int, rows: NDArray[np.int64], role: NDArray[np.uint8], goes_on: NDArray[np.bool_]
     ) -> None:
-        """The row after a terminated or truncated step is final: `role` alone ends windows."""
-        ended = (columns["terminated"] | columns["truncated"])[:, :-1].astype(np.bool_)
-        follower_is_committed = np.arange(1, height) < rows[:, None]
-        wrong = ended & follower_is_committed & (columns["role"][:, 1:] != ROLE_FINAL)
+        """`FragmentCheck`'s rule across the border to the last fragment."""
+        newest = self.record("cursor")[group, : len(rows)] - 1
+        lane = np.arange(len(rows)) + group * self.layout.lanes_per_group
+        at = lane * self.layout.slots + newest % self.layout.slots
+        ended = (self._ring.columns["terminated"][at] | self._ring.columns["truncated"][at]) != 0
+        wrong = goes_on & (newest >= 0) & ended & (rows > 0) & (role[:, 0] != ROLE_FINAL)
         if wrong.any():
-            lane, row = (int(index[0]) for index in np.nonzero(wrong))
             raise ReplayError(
-                f"{where}: lane {lane}, row {row} ends its episode, but row {row + 1} is not final. Write the final observation "
-                "as a row of its own (role final) before the next episode's first"
+                f"{self.path}: fragment of group {group}: lane {int(np.argmax(wrong))} ended its episode with the last "
+                "fragment's newest row, but the first row now is not final. Write the final observation as a row of "
+                "its own (role final) before the next episode's first"
             )
 
     def _check_words(self) -> None:
@@ -368,7 +340,8 @@ class RingWriter:
         good = good and bool(((is_open == 0) | (is_open == 1)).all())
         if not good:
             raise ReplayError(
-                f"{self.path}: the header is damaged (commit words, cursors and oldest rows contradict each other). Remove the file"
+                f"{self.path}: the header is damaged (commit words, cursors and oldest rows contradict each "
+                f"other). Remove the file"
             )
 
     def _check_group(self, group: int) -> None:
@@ -385,18 +358,20 @@ class RingWriter:
         try:
             return self._ring.words[name]
         except KeyError:
-            raise ReplayError(f"{self.path}: this writer is closed; open the ring again in the process that writes it") from None
+            raise ReplayError(
+                f"{self.path}: this writer is closed; open the ring again in the process that writes it"
+            ) from None
 
 
 def _row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
     """A column [rows, ...] as bytes [rows, bytes a row]; no copy."""
-    return column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
+    flat: NDArray[np.uint8] = column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
+    return flat
 
 
-def _blocks(
-    slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int
-) -> list[tuple[int, int, int, int, int]]:
-    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the ring wraps.
+def _blocks(slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int) -> list[tuple[int, int, int, int, int]]:
+    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the
+    ring wraps.
 
     Lanes in step, the usual case, make one run: one strided copy per column.
     """
@@ -418,7 +393,9 @@ _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    """A forked child must not keep the lock alive when its parent dies; closing a copy of the descriptor frees nothing."""
+    """A forked child must not keep the lock alive when its parent dies; closing a copy of the descriptor frees
+    nothing.
+    """
     for writer in list(_writers):
         writer.close()
 

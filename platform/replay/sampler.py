@@ -21,12 +21,15 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Makes an uninitialised array of a shape and dtype, in memory of the caller's choice (pinned, shared)."""
 
 _REDRAWS = 64
-"""Rounds of redrawing final rows before the span is looked through: a span of half final rows needs 64 with p = 2**-64."""
+"""Rounds of redrawing final rows before the span is looked through: a span of half final rows needs 64 with p =
+2**-64."""
 
 
 @dataclass(kw_only=True)
 class _Starts:
-    """Chosen window starts: lane and row, and the lane's cursor in the snapshot that they were chosen from. Each [m]."""
+    """Chosen window starts: lane and row, and the lane's cursor in the snapshot that they were chosen from. Each
+    [m].
+    """
 
     lane: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -35,7 +38,9 @@ class _Starts:
 
 @dataclass(kw_only=True)
 class _Plan:
-    """Starts with all that is not an observation gathered for them, several batches long; see ``Windows`` for the columns."""
+    """Starts with all that is not an observation gathered for them, several batches long; see ``Windows`` for the
+    columns.
+    """
 
     starts: _Starts
     pair: NDArray[np.int64]  # [m, 2] flat index of o_k and of the bootstrap observation
@@ -55,9 +60,11 @@ _PLANNED = ("reward", "continues", "used", "steps", "caption_id", "caption_count
 class UniformSampler:
     """Draws every drawable start of the readable span with the same probability.
 
-    Drawable is a committed row that is not final. Spans of all lanes are laid end to end, so a lane is met in proportion to its
+    Drawable is a committed row that is not final. Spans of all lanes are laid end to end, so a lane is met in
+    proportion to its
     rows; final rows are redrawn, and so is what the writer overtook before the end check (``overtaken`` counts them).
-    Indices and scalar columns are made for ``batches_ahead`` batches at once; those starts may thus be some draws older than
+    Indices and scalar columns are made for ``batches_ahead`` batches at once; those starts may thus be some draws
+    older than
     the newest rows. Under one generator state and one sequence of ring contents the draws are the same.
     """
 
@@ -88,10 +95,11 @@ class UniformSampler:
         self._lanes = np.arange(reader.lanes) if lanes is None else np.asarray(lanes, np.int64)
         if not len(self._lanes) or self._lanes.min() < 0 or self._lanes.max() >= reader.lanes:
             raise ReplayError(
-                f"{reader.path}: lanes {self._lanes.tolist()} cannot be drawn from, the ring has 0 to {reader.lanes - 1}"
+                f"{reader.path}: lanes {self._lanes.tolist()} cannot be drawn from, the ring has 0 to "
+                f"{reader.lanes - 1}"
             )
-        self._observation = _chosen(reader, reader.spec.observation, columns)
-        self._extra = _chosen(reader, reader.spec.extra, columns)
+        self._observation = _chosen(reader.spec.observation, columns)
+        self._extra = _chosen(reader.spec.extra, columns)
         known = {column.name for column in (*reader.spec.observation, *reader.spec.extra)}
         if unknown := set(columns or ()) - known:
             raise ReplayError(f"{reader.path}: no columns {sorted(unknown)}; it has {sorted(known)}")
@@ -110,11 +118,11 @@ class UniformSampler:
         return int((snapshot.cursor - snapshot.oldest)[self._lanes].sum())
 
     def allocate(self, empty: Empty = np.empty) -> Windows:
-        """Windows for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation`` only)."""
+        """Windows for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation``
+        only).
+        """
         b, n = self._batch, self._n
-        pairs = {
-            column.name: empty((b, 2, *column.shape), np.dtype(column.dtype)) for column in self._observation
-        }
+        pairs = {column.name: empty((b, 2, *column.shape), np.dtype(column.dtype)) for column in self._observation}
         return Windows(
             observation={name: pair[:, 0] for name, pair in pairs.items()},
             bootstrap_observation={name: pair[:, 1] for name, pair in pairs.items()},
@@ -137,7 +145,8 @@ class UniformSampler:
         """One batch; every value in it belongs to the rows that ``(lane, generation)`` name.
 
         Args:
-            out: windows from ``allocate``, overwritten and returned; None makes new ones (slower for wide observations).
+            out: windows from ``allocate``, overwritten and returned; None makes new ones (slower for wide
+            observations).
         Raises: ReplayError where no row can be drawn yet.
         """
         out = self.allocate() if out is None else out
@@ -174,7 +183,9 @@ class UniformSampler:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``. Starts chosen ahead are dropped where the ring no longer holds them or the batch size differs."""
+        """Go on from ``state``. Starts chosen ahead are dropped where the ring no longer holds them or the batch size
+        differs.
+        """
         self._rng.bit_generator.state = state["generator"]
         self.drawn_rows, self.overtaken = int(state["drawn_rows"]), int(state["overtaken"])
         starts = _Starts(**{name: np.asarray(state[name], np.int64) for name in _STARTS})
@@ -183,14 +194,19 @@ class UniformSampler:
             return
         snapshot = self._reader.snapshot()
         fits = len(starts.lane) % self._batch == 0 and bool(np.isin(starts.lane, self._lanes).all())
-        if fits and (
-            (starts.row >= snapshot.oldest[starts.lane])
-            & (starts.row < starts.limit)
-            & (starts.limit <= snapshot.cursor[starts.lane])
-        ).all():
+        if (
+            fits
+            and (
+                (starts.row >= snapshot.oldest[starts.lane])
+                & (starts.row < starts.limit)
+                & (starts.limit <= snapshot.cursor[starts.lane])
+            ).all()
+        ):
             self._pending = self._gathered(starts)
         else:
-            log.warning("%d starts chosen before the checkpoint are not in this ring; drawing new ones", len(starts.lane))
+            log.warning(
+                "%d starts chosen before the checkpoint are not in this ring; drawing new ones", len(starts.lane)
+            )
 
     def _choose(self, count: int) -> _Starts:
         """``count`` uniform starts of a fresh snapshot, final rows left out."""
@@ -227,7 +243,9 @@ class UniformSampler:
         at = self._lanes[index] * self._reader.slots + row % self._reader.slots
         drawable = np.flatnonzero(self._reader.columns["role"][at] == ROLE_STEP)
         if not len(drawable):
-            raise ReplayError(f"{self._reader.path}: all {len(row)} readable rows are final; draw after more steps came in")
+            raise ReplayError(
+                f"{self._reader.path}: all {len(row)} readable rows are final; draw after more steps came in"
+            )
         pick = drawable[self._rng.integers(0, len(drawable), count)]
         return _Starts(lane=self._lanes[index[pick]], row=row[pick], limit=cursor[index[pick]])
 
@@ -307,5 +325,5 @@ def _put(plan: _Plan, at: NDArray[np.int64], newer: _Plan) -> None:
         getattr(plan.starts, name)[at] = getattr(newer.starts, name)
 
 
-def _chosen(reader: RingReader, columns: Sequence[ArraySpec], names: Sequence[str] | None) -> list[ArraySpec]:
+def _chosen(columns: Sequence[ArraySpec], names: Sequence[str] | None) -> list[ArraySpec]:
     return [column for column in columns if names is None or column.name in names]

@@ -26,11 +26,14 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
     seen: set[str] = set()
     for column in spec.columns:
         if column.name in seen:
-            raise SpecError(f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf")
+            raise SpecError(
+                f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf"
+            )
         seen.add(column.name)
         if np.dtype(column.dtype).kind not in "biuf" or any(size < 1 for size in column.shape):
             raise SpecError(
-                f"replay column {column.name!r} has dtype {column.dtype} and shape {column.shape}; allowed are numbers of a "
+                f"replay column {column.name!r} has dtype {column.dtype} and shape {column.shape}; allowed are "
+                f"numbers of a "
                 "fixed width with no empty axis. Convert it in an environment wrapper"
             )
     return spec.columns
@@ -39,7 +42,8 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
 def arrow_schema(spec: ReplaySpec) -> pa.Schema:
     """The schema of a row: a primitive per scalar, a fixed-size list (C order) per array.
 
-    Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``part`` (observation, fixed, extra). The schema's
+    Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``part`` (observation, fixed, extra).
+    The schema's
     own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of the spec.
     """
     observations = {column.name for column in spec.observation}
@@ -70,7 +74,8 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
     own = schema.metadata or {}
     if b"actions" not in own or b"keys_per_caption" not in own:
         raise SpecError(
-            f"the Arrow schema with fields {schema.names[:8]} lacks the metadata 'actions' and 'keys_per_caption'; it was not "
+            f"the Arrow schema with fields {schema.names[:8]} lacks the metadata 'actions' and "
+            f"'keys_per_caption'; it was not "
             "written by Onibi. Import the data with its own importer instead of opening it as replay"
         )
     parts: dict[str, list[ArraySpec]] = {"observation": [], "fixed": [], "extra": []}
@@ -78,7 +83,9 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
         metadata = {key.decode(): value.decode() for key, value in (column.metadata or {}).items()}
         part = parts.get(metadata.get("part", ""))
         if part is None:
-            raise SpecError(f"Arrow field {column.name!r} has metadata {metadata}; 'part' must be one of {sorted(parts)}")
+            raise SpecError(
+                f"Arrow field {column.name!r} has metadata {metadata}; 'part' must be one of {sorted(parts)}"
+            )
         part.append(
             ArraySpec(
                 name=column.name,
@@ -107,7 +114,8 @@ def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
     """One column per leaf of a Gymnasium observation space; nested names are joined by ".", Tuple items by their index.
 
     Args:
-        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested at will.
+        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested
+        at will.
     Raises: SpecError where a leaf has no fixed width (Text, Sequence, Graph, OneOf).
     """
     from gymnasium import spaces
@@ -131,7 +139,8 @@ def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
             low, high = 0.0, 1.0
         else:
             raise SpecError(
-                f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are {_FIXED_WIDTH}. "
+                f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are "
+                f"{_FIXED_WIDTH}. "
                 "Leave the leaf out with observation.keys, or turn it into a fixed-size array in a wrapper"
             )
         if dtype == np.bool_:
@@ -140,22 +149,34 @@ def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
     return tuple(columns)
 
 
-def flatten_observation(space: Any, value: Any) -> dict[str, NDArray[Any]]:
-    """The leaves of a batched observation by their column names.
+class ObservationLeaves:
+    """The leaves of one space, looked up once: for callers that flatten at every step."""
 
-    Args:
-        space: a single environment's space, as for ``observation_specs``.
-        value: nested as the space, each leaf [E, ...].
-    Returns: each leaf [E, ...] in its column's dtype; copied only where the dtype differs.
-    """
-    dtypes = {column.name: column.dtype for column in observation_specs(space)}
-    flat = {}
-    for name, _ in _leaves(space, OBSERVATION):
-        leaf = value
-        for part in name.split(".")[1:] if name != OBSERVATION else []:
-            leaf = leaf[part] if isinstance(leaf, Mapping) else leaf[int(part)]
-        flat[name] = np.asarray(leaf).astype(dtypes[name], copy=False)
-    return flat
+    def __init__(self, space: Any) -> None:
+        """Raises: SpecError as ``observation_specs``."""
+        self.specs = observation_specs(space)
+        self._paths = [(column.name, np.dtype(column.dtype), column.name.split(".")[1:]) for column in self.specs]
+
+    def flatten(self, value: Any) -> dict[str, NDArray[Any]]:
+        """The leaves of a batched observation by their column names.
+
+        Args:
+            value: nested as the space, each leaf [E, ...].
+
+        Returns: each leaf [E, ...] in its column's dtype; copied only where the dtype differs.
+        """
+        flat = {}
+        for name, dtype, path in self._paths:
+            leaf = value
+            for part in path:
+                leaf = leaf[part] if isinstance(leaf, Mapping) else leaf[int(part)]
+            flat[name] = np.asarray(leaf).astype(dtype, copy=False)
+        return flat
+
+
+def flatten_observation(space: Any, value: Any) -> dict[str, NDArray[Any]]:
+    """``ObservationLeaves(space).flatten(value)``, for a single call."""
+    return ObservationLeaves(space).flatten(value)
 
 
 def _leaves(space: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -164,7 +185,9 @@ def _leaves(space: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(space, spaces.Dict):
         for key, child in space.spaces.items():
             if "." in str(key):
-                raise SpecError(f"observation key {key!r} under {name!r} contains '.', which joins nested names; rename it")
+                raise SpecError(
+                    f"observation key {key!r} under {name!r} contains '.', which joins nested names; rename it"
+                )
             yield from _leaves(child, f"{name}.{key}")
     elif isinstance(space, spaces.Tuple):
         for index, child in enumerate(space.spaces):

@@ -1,4 +1,6 @@
-"""The replay shard: leases, captions and counters around the one ring writer. A plain class: its Ray shell is elsewhere."""
+"""The replay shard: leases, captions and counters around the one ring writer. A plain class: its Ray shell is
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class InsertResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCounters:
-    """Figures of one shard. ``inserted_rows`` live in the ring and survive a restart; the others count from this start."""
+    """Figures of one shard. ``inserted_rows`` live in the ring and survive a restart; the others count from this
+    start.
+    """
 
     inserted_rows: int  # step rows = env steps
     readable_rows: int  # committed rows still there, final rows included
@@ -124,7 +128,8 @@ class Shard:
         return self._writer.layout.spec
 
     def register(self, actor: int, envs: int) -> Lease:
-        """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from now on.
+        """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
+        now on.
 
         Raises: ReplayError where the ring has no room for the actor or its environments.
         """
@@ -163,15 +168,22 @@ class Shard:
         if fragment.incarnation == incarnation and fragment.sequence <= last:
             self._repeated += 1
             return InsertResult(accepted=True, repeated=True)
-        if fragment.incarnation == incarnation and fragment.envs != self._envs[fragment.actor] and self._envs[fragment.actor]:
+        if (
+            fragment.incarnation == incarnation
+            and fragment.envs != self._envs[fragment.actor]
+            and self._envs[fragment.actor]
+        ):
             raise LeaseError(
-                f"{self.path}: actor {fragment.actor} registered {self._envs[fragment.actor]} environments, its fragment has "
+                f"{self.path}: actor {fragment.actor} registered {self._envs[fragment.actor]} environments, its "
+                f"fragment has "
                 f"{fragment.envs}; register again with the new number"
             )
         columns = dict(fragment.columns)
         hashes = columns.pop("caption_hash", None)
         if hashes is None:
-            raise ReplayError(f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])")
+            raise ReplayError(
+                f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])"
+            )
         columns["caption_id"] = self._resolved(fragment, hashes)
         outcome = self._writer.insert(
             fragment.actor,
@@ -188,7 +200,9 @@ class Shard:
                 "actor %d, fragment %d: %s; open episodes of these lanes were cut",
                 fragment.actor,
                 fragment.sequence,
-                "fragments before it are missing" if outcome.gap else f"{outcome.foreign_heads} lanes do not go on where they ended",
+                "fragments before it are missing"
+                if outcome.gap
+                else f"{outcome.foreign_heads} lanes do not go on where they ended",
             )
         self._episodes.extend(fragment.episodes)
         return InsertResult(accepted=True, repeated=False)
@@ -246,8 +260,10 @@ class Shard:
         unknown = [name for name in names if name not in self._caption_ids]
         if missing := [name for name in unknown if name not in self._texts]:
             raise CaptionError(
-                f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption hashes without a text "
-                f"(first {missing[0]:#018x}). An actor sends each text in new_captions once after it registers; register it again"
+                f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption "
+                f"hashes without a text "
+                f"(first {missing[0]:#018x}). An actor sends each text in new_captions once after it registers; "
+                f"register it again"
             )
         if unknown:
             found = self._resolve([self._texts[name] for name in unknown])

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 class Windows:
     """B windows of at most n steps. Step i of a window is row ``generation + i`` of its lane.
 
-    After a window's end (``used`` False) reward is 0, ``continues`` is 1, captions are 0. A learner's discount is therefore
-    ``where(used, gamma * continues, 1)``. ``bootstrap_observation`` is the one after the last used step; it is meant for use
+    After a window's end (``used`` False) reward is 0, ``continues`` is 1, captions are 0. A learner's discount is
+    therefore
+    ``where(used, gamma * continues, 1)``. ``bootstrap_observation`` is the one after the last used step; it is meant
+    for use
     only where every ``continues`` of the window is 1, which the product of the discounts sees to by itself.
     """
 
@@ -47,7 +49,8 @@ class Windows:
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Further declared columns of the start row, each [B, ...]."""
     pairs: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """Each leaf [B, 2, ...] C-contiguous: the memory that ``observation`` and ``bootstrap_observation`` are views of, for one
+    """Each leaf [B, 2, ...] C-contiguous: the memory that ``observation`` and ``bootstrap_observation`` are views of,
+    for one
     copy to a device. Empty where the windows were not made by a sampler."""
 
     @property
@@ -57,8 +60,8 @@ class Windows:
 
     @property
     def n_steps(self) -> int:
-        """n."""
-        return self.reward.shape[1]
+        """N."""
+        return int(self.reward.shape[1])
 
     @property
     def drawn_rows(self) -> int:

@@ -1,0 +1,197 @@
+"""Where each word and column of a ring file lies, and how the file says so itself.
+
+Layout (little-endian, every array 64-byte aligned, every column page-aligned)::
+
+    preamble   magic, format version, file bytes, header bytes, groups, lanes per group, slots, window rows,
+               owner pid, creation time, run id length, schema length, CRC-32 of all before, run id, Arrow schema
+               message
+    words      writing[G] committed[G]                                commit words, one 8-byte store each
+               cursor[2, L] oldest[2, L] open[2, L]                   two records per group, used in turn
+               incarnation[2, G] sequence[2, G] inserted[2, G]
+    columns    one buffer [L, slots, ...] per column, usable as an Arrow buffer as it stands
+
+L = G groups × lanes per group; lane = group × lanes_per_group + env.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from onibi.platform.errors import OnibiError, ReplayError
+from onibi.platform.replay.schema import arrow_schema, ring_columns, spec_from_arrow
+from onibi.platform.spec import ReplaySpec
+
+RING_SUFFIX = ".ring"
+"""How ring files end."""
+OWNER_OFFSET = 64
+"""Byte position of the owner's pid, the one field that changes."""
+
+_MAGIC = b"ONIBIRNG"
+_FORMAT_VERSION = 1
+_PREAMBLE = struct.Struct("<8s11qI4x")
+_OWNER_FIELD = 8
+_LINE, _PAGE = 64, mmap.PAGESIZE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingLayout:
+    """What a ring file holds, and with it where everything lies.
+
+    ``window_rows`` is the longest reach of a draw in rows (look-back + n): with the fragments' length it bounds
+    ``slots``.
+    """
+
+    spec: ReplaySpec
+    groups: int
+    lanes_per_group: int
+    slots: int
+    window_rows: int
+    run_id: str
+
+    def __post_init__(self) -> None:
+        for name in ("groups", "lanes_per_group", "slots", "window_rows"):
+            if getattr(self, name) < 1:
+                raise ReplayError(f"ring: {name} is {getattr(self, name)}, it must be at least 1")
+        if self.slots < smallest_slots(0, self.window_rows):
+            raise ReplayError(
+                f"ring: {self.slots} slots per lane are fewer than 4 x (1 head row + {self.window_rows} window rows) = "
+                f"{smallest_slots(0, self.window_rows)}; raise replay.capacity_rows or lower the number of environments"
+            )
+
+    @property
+    def lanes(self) -> int:
+        """L."""
+        return self.groups * self.lanes_per_group
+
+    @property
+    def identity_bytes(self) -> bytes:
+        """Run id and Arrow schema, as they follow the preamble."""
+        return self.run_id.encode() + self.schema_message
+
+    @property
+    def schema_message(self) -> bytes:
+        """The row's Arrow schema as an IPC message."""
+        return bytes(arrow_schema(self.spec).serialize())
+
+    @property
+    def word_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The int64 arrays of the header, in file order."""
+        per_group, per_lane = (2, self.groups), (2, self.lanes)
+        return {
+            "writing": (self.groups,),
+            "committed": (self.groups,),
+            "cursor": per_lane,
+            "oldest": per_lane,
+            "open": per_lane,
+            "incarnation": per_group,
+            "sequence": per_group,
+            "inserted": per_group,
+        }
+
+    def offsets(self) -> tuple[dict[str, int], dict[str, int], int]:
+        """Byte offsets of the words, of the columns, and the file's size."""
+        position = _aligned(_PREAMBLE.size + len(self.identity_bytes), _LINE)
+        words = {}
+        for name, shape in self.word_shapes.items():
+            words[name] = position
+            position = _aligned(position + 8 * int(np.prod(shape)), _LINE)
+        columns = {}
+        for column in ring_columns(self.spec):
+            position = _aligned(position, _PAGE)
+            columns[column.name] = position
+            position += self.lanes * self.slots * column.row_bytes
+        return words, columns, _aligned(position, _PAGE)
+
+    def preamble(self, owner_pid: int, created_unix_ns: int) -> bytes:
+        """The first bytes of the file."""
+        words, _, size = self.offsets()
+        head = (
+            _FORMAT_VERSION,
+            size,
+            words["writing"],
+            self.groups,
+            self.lanes_per_group,
+            self.slots,
+            self.window_rows,
+        )
+        lengths = (owner_pid, created_unix_ns, len(self.run_id.encode()), len(self.schema_message))
+        crc = _checksum((_MAGIC, *head, *lengths), self.identity_bytes)
+        return _PREAMBLE.pack(_MAGIC, *head, *lengths, crc) + self.identity_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingHeader:
+    """What a ring file's preamble says."""
+
+    layout: RingLayout
+    owner_pid: int
+    created_unix_ns: int
+
+
+def smallest_slots(fragment_rows: int, window_rows: int) -> int:
+    """Fewest slots per lane for fragments of ``fragment_rows`` committed rows a lane: 4 × (rows + head + window
+    rows).
+    """
+    return 4 * (fragment_rows + 1 + window_rows)
+
+
+def read_header(path: Path) -> RingHeader:
+    """Read and check a ring's preamble without mapping the file.
+
+    Raises: ReplayError for a missing, foreign, older, damaged or cut-off file.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_PREAMBLE.size)
+            if len(head) < _PREAMBLE.size or not head.startswith(_MAGIC):
+                raise ReplayError(
+                    f"{path} is not a replay ring: it begins with {head[:8]!r}, a ring with {_MAGIC!r}. Give the "
+                    f"path of a {RING_SUFFIX} file"
+                )
+            _, version, size, words, groups, lanes, slots, window, pid, created, run_length, schema_length, crc = (
+                _PREAMBLE.unpack(head)
+            )
+            if version != _FORMAT_VERSION:
+                raise ReplayError(
+                    f"{path} has ring format {version}, this version of Onibi reads {_FORMAT_VERSION}; start a new ring"
+                )
+            length = run_length + schema_length
+            found = os.fstat(file.fileno()).st_size
+            identity = file.read(length) if 0 <= length <= found else b""
+    except OSError as error:
+        raise ReplayError(f"{path} cannot be read: {error.strerror}; has the run's shard been started?") from error
+    damaged = f"{path}: the header is damaged"
+    if _checksum(_PREAMBLE.unpack(head)[:-1], identity) != crc:
+        raise ReplayError(f"{damaged} (its checksum differs). Remove the file; its rows cannot be trusted")
+    try:
+        spec = spec_from_arrow(pa.ipc.read_schema(pa.py_buffer(identity[run_length:])))
+        run_id = identity[:run_length].decode()
+        layout = RingLayout(
+            spec=spec, groups=groups, lanes_per_group=lanes, slots=slots, window_rows=window, run_id=run_id
+        )
+    except (OnibiError, pa.ArrowInvalid, UnicodeDecodeError, KeyError) as error:
+        raise ReplayError(f"{damaged}: {error}") from error
+    offsets, _, expected = layout.offsets()
+    if size != expected or words != offsets["writing"]:
+        raise ReplayError(f"{damaged}: it says {size} bytes, its columns make {expected}; remove the file")
+    if found != size:  # checked before mapping: reading behind a file's end is SIGBUS, not an exception
+        raise ReplayError(f"{path} is cut off: {found} bytes, its header says {size}. Remove the file")
+    return RingHeader(layout=layout, owner_pid=pid, created_unix_ns=created)
+
+
+def _checksum(fields: tuple[Any, ...], identity: bytes) -> int:
+    """CRC-32 of the preamble without its owner, which changes while others read."""
+    return zlib.crc32(_PREAMBLE.pack(*fields[:_OWNER_FIELD], 0, *fields[_OWNER_FIELD + 1 :], 0) + identity)
+
+
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
