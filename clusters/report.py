@@ -333,4 +333,5 @@ def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     first, last = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return means

@@ -1,0 +1,242 @@
+"""What this machine has, reaches and lacks for a run: the rows of ``onibi doctor``."""
+
+from __future__ import annotations
+
+import enum
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+from rich.table import Table
+from rich.text import Text
+
+from onibi.clusters.figures import bytes_text
+from onibi.platform.redaction import without_secrets
+from onibi.platform.replay.ring_file import orphans
+from onibi.platform.run_folder import list_runs
+from onibi.platform.tracking import TrackingSettings, tracking_uri
+
+PYTHON_LEAST = (3, 11)
+_NEEDED = ("torch", "ray", "mlflow", "gymnasium", "numpy", "pyarrow", "safetensors", "pydantic", "matplotlib", "rich")
+_OPTIONAL = (
+    ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
+    ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
+)
+_SHARED_MEMORY_LEAST_BYTES = 512 << 20  # the ring of the largest preset and a small object store of Ray
+_DISK_LEAST_BYTES = 2 << 30
+_ANSWER_SECONDS = 5.0
+
+
+class Finding(enum.Enum):
+    """GOOD; WARNING: a run starts, but see the hint; MISSING: what was asked about is not there and no run starts."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class DoctorRow:
+    """One line: what was looked at, how it stands, what was found, and what to do about it ("" for nothing)."""
+
+    name: str
+    finding: Finding
+    found: str
+    hint: str = ""
+
+
+def examine(runs_root: Path, shared_memory: Path, ray_address: str | None) -> list[DoctorRow]:
+    """Look at everything a run on this machine needs. Starts nothing, changes nothing, and takes seconds.
+
+    Args:
+        runs_root: the folder of all runs.
+        shared_memory: the folder of replay rings (``replay.folder``).
+        ray_address: ``host:port`` of a cluster to be reached; None: runs start their own.
+    """
+    checks: list[Callable[[], Iterable[DoctorRow]]] = [
+        _python,
+        _packages,
+        _processors,
+        lambda: _shared_memory(shared_memory),
+        lambda: _runs(runs_root),
+        lambda: _tracking(runs_root),
+        lambda: _ray_cluster(ray_address),
+    ]
+    return [row for check in checks for row in check()]
+
+
+def exit_code(rows: Iterable[DoctorRow]) -> int:
+    """1 where something needed is missing, else 0."""
+    return int(any(row.finding is Finding.MISSING for row in rows))
+
+
+def doctor_table(rows: Iterable[DoctorRow]) -> Table:
+    """The rows for a terminal."""
+    marks = {
+        Finding.GOOD: Text("✓", "green"),
+        Finding.WARNING: Text("!", "bold yellow"),
+        Finding.MISSING: Text("✗", "bold red"),
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        found = Text(row.found)
+        if row.hint:
+            found.append(f"\n→ {row.hint}", "yellow")
+        table.add_row(marks[row.finding], row.name, found)
+    return table
+
+
+def _python() -> Iterable[DoctorRow]:
+    # Ray jobs run the python that stands first on PATH where `ray start` was called: the path tells them apart.
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info[:2] < PYTHON_LEAST:
+        least = ".".join(map(str, PYTHON_LEAST))
+        yield DoctorRow("python", Finding.MISSING, found, f"Onibi needs Python {least} or newer")
+        return
+    yield DoctorRow("python", Finding.GOOD, found)
+    on_path = shutil.which("python")
+    if on_path is None or Path(on_path).parent != Path(sys.executable).parent:
+        yield DoctorRow(
+            "python on PATH",
+            Finding.WARNING,
+            on_path or "none",
+            "Ray jobs run this one, not the one above: activate the environment before `ray start`",
+        )
+
+
+def _packages() -> Iterable[DoctorRow]:
+    for name in _NEEDED:
+        version = _version(name)
+        if version is None:
+            yield DoctorRow(name, Finding.MISSING, "not installed", "pip install onibi brings it")
+        elif name == "torch":
+            yield DoctorRow(name, Finding.GOOD, f"{version}, {_accelerator()}")
+        else:
+            yield DoctorRow(name, Finding.GOOD, version)
+    for name, purpose, install in _OPTIONAL:
+        version = _version(name)
+        if version is None:
+            yield DoctorRow(name, Finding.WARNING, f"not installed; for {purpose}", install)
+        else:
+            yield DoctorRow(name, Finding.GOOD, version)
+
+
+def _processors() -> Iterable[DoctorRow]:
+    usable = len(os.sched_getaffinity(0))
+    yield DoctorRow("processors", Finding.GOOD, f"{usable} usable of {os.cpu_count()}, {platform.machine()}")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        yield DoctorRow(
+            "memory order",
+            Finding.WARNING,
+            f"{platform.machine()} may reorder stores",
+            "the replay ring is tested on x86-64 only; train with --serial here",
+        )
+
+
+def _shared_memory(folder: Path) -> Iterable[DoctorRow]:
+    if not folder.is_dir():
+        yield DoctorRow(
+            "shared memory", Finding.MISSING, f"{folder} is not there", "set replay.folder to a memory file system"
+        )
+        return
+    usage = shutil.disk_usage(folder)
+    found = f"{bytes_text(usage.free)} free of {bytes_text(usage.total)} in {folder}"
+    if usage.free < _SHARED_MEMORY_LEAST_BYTES:
+        hint = f"less than {bytes_text(_SHARED_MEMORY_LEAST_BYTES)}: docker run --shm-size=2g, or a smaller replay"
+        yield DoctorRow("shared memory", Finding.WARNING, found, hint)
+    else:
+        yield DoctorRow("shared memory", Finding.GOOD, found)
+    for ring in orphans(folder):
+        found = f"{ring.path}, {bytes_text(ring.bytes)}, of run {ring.run_id or 'unknown'}, process {ring.owner_pid}"
+        yield DoctorRow(
+            "orphaned ring", Finding.WARNING, found, f"no process writes it: resume its run, or rm {ring.path}"
+        )
+
+
+def _runs(root: Path) -> Iterable[DoctorRow]:
+    root = root.expanduser().absolute()
+    nearest = next(path for path in (root, *root.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        yield DoctorRow(
+            "runs folder", Finding.MISSING, f"{nearest} cannot be written", "choose another folder for runs"
+        )
+        return
+    usage = shutil.disk_usage(nearest)
+    there = f"{len(list_runs(root))} runs" if root.is_dir() else "not there yet"
+    found = f"{root}: {there}, {bytes_text(usage.free)} free"
+    if usage.free < _DISK_LEAST_BYTES:
+        yield DoctorRow(
+            "runs folder", Finding.WARNING, found, "checkpoints stop when the disk is full: free some space"
+        )
+    else:
+        yield DoctorRow("runs folder", Finding.GOOD, found)
+
+
+def _tracking(runs_root: Path) -> Iterable[DoctorRow]:
+    uri = tracking_uri(TrackingSettings(), runs_root)
+    shown = str(without_secrets(uri))
+    if not uri.startswith(("http://", "https://")):
+        yield DoctorRow("tracking", Finding.GOOD, shown)
+        return
+    fault = _http_fault(uri.rstrip("/") + "/health")
+    if fault is None:
+        yield DoctorRow("tracking", Finding.GOOD, f"{shown} answers")
+    else:
+        hint = "runs go on without it and send their figures when it answers; or unset MLFLOW_TRACKING_URI"
+        yield DoctorRow("tracking", Finding.WARNING, f"{shown} does not answer: {fault}", hint)
+
+
+def _ray_cluster(address: str | None) -> Iterable[DoctorRow]:
+    if address is None:
+        yield DoctorRow("ray cluster", Finding.GOOD, "none named: each run starts its own on this machine")
+        return
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("no host:port")
+        socket.create_connection((parts.hostname, parts.port), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        hint = "start it with `ray start --head`, or correct the address"
+        yield DoctorRow("ray cluster", Finding.MISSING, f"{address}: {error}", hint)
+    else:
+        yield DoctorRow("ray cluster", Finding.GOOD, f"{address} answers")
+
+
+def _version(name: str) -> str | None:
+    if importlib.util.find_spec(name) is None:
+        return None
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed, version unknown"
+
+
+def _accelerator() -> str:
+    import torch  # takes seconds, so only where it is asked about
+
+    if not torch.cuda.is_available():
+        return "CPU only"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _http_fault(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS) as answer:
+            return None if answer.status == 200 else f"status {answer.status}"
+    except URLError as error:
+        return str(error.reason)
+    except (OSError, ValueError) as error:
+        return str(error)
