@@ -130,6 +130,11 @@ class AnnotationDesk:
             for key in self._queue.take(count, now)
         ]
 
+    def has_requests(self) -> bool:
+        """Whether ``take`` would give something now."""
+        self._queue.expire(self._clock())
+        return len(self._queue) > 0
+
     def put(self, labels: Iterable[Label]) -> None:
         """Take replies, late ones too. An invalid one is asked again; a key of another run is kept for who meets it."""
         labels = list(labels)
@@ -155,6 +160,11 @@ class AnnotationDesk:
                 self._queue.parked - parked,
                 self.settings.max_attempts,
             )
+
+    @property
+    def table_version(self) -> int:
+        """Version of the table that ``table`` would give; from 1, rising."""
+        return self._version + self._changed
 
     def table(self, newer_than: int) -> RewardTable | None:
         """The newest reward table, or None where its version is not above ``newer_than``. The first version is 1."""
@@ -194,7 +204,7 @@ class AnnotationDesk:
             "annotation/replies": float(len(self.labels)),
             "annotation/invalid_replies": float(self._invalid_replies),
             "annotation/unusable_labels": float(self._unusable_labels),
-            "annotation/table_version": float(self._version + self._changed),
+            "annotation/table_version": float(self.table_version),
         }
 
     def caption_report(self) -> list[CaptionReportRow]:

@@ -218,12 +218,12 @@ def value_bounds(settings: RewardSettings, discount: float, horizon: int | None)
     total = Bounds(sum(part.low for part in parts), sum(part.high for part in parts))
     if not (math.isfinite(total.low) and math.isfinite(total.high)):
         raise ConfigError(
-            f"reward: the return is bounded by {total.low} and {total.high}, so no value support follows. Set reward.extrinsic.clip, "
-            "reward.extrinsic.episode_low and episode_high, a discount below 1, or the learner's support itself"
+            f"rewards: the return is bounded by {total.low} and {total.high}, so no value support follows. Set rewards.extrinsic.clip, "
+            "rewards.extrinsic.episode_low and episode_high, a discount below 1, or the learner's support itself"
         )
     if not total.low < total.high:
         raise ConfigError(
-            f"reward: every return is {total.low}, there is nothing to learn. Set a coefficient of reward.extrinsic or reward.intrinsic "
+            f"rewards: every return is {total.low}, there is nothing to learn. Set a coefficient of rewards.extrinsic or rewards.intrinsic "
             "above 0, and episode_low below episode_high"
         )
     return total.low, total.high

@@ -1,0 +1,39 @@
+"""The contract of a captioner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from onibi.platform.fragment import CaptionText
+
+
+class Captioner(Protocol):
+    """Tells what each environment's newest step said. Called at every vector step, so it answers from a cache.
+
+    Text that the agent itself typed (names, engravings, commands) is never a caption: a judge must not read it.
+    """
+
+    observation_keys: tuple[str, ...]
+    """Keys of a raw Dict observation that it reads; empty where it reads none."""
+
+    keys_per_caption: int
+    """K, the most keys of a caption; 0 where it never says anything."""
+
+    key_version: str
+    """Names the rules by which it makes keys; changed with them."""
+
+    def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:
+        """Captions of E environments; ``captions.EMPTY_TEXT`` where one said nothing.
+
+        Args:
+            raw: batched observation of a vector environment, each leaf [E, ...].
+            infos: Gymnasium's vector infos, ``infos["_key"]`` [E] telling where ``infos["key"]`` holds.
+        """
+
+
+def envs_of(raw: Any) -> int:
+    """E of a batched observation."""
+    while isinstance(raw, Mapping | tuple):
+        raw = next(iter(raw.values())) if isinstance(raw, Mapping) else raw[0]
+    return len(raw)

@@ -1,0 +1,207 @@
+"""Captions of NetHack and MiniHack: the game's message line, cut into sentences that count as keys (contracts §7).
+
+    b"You kill the newt!  g - 3 rocks.  What do you want to eat? [fgh or ?*] "
+      ├ "You kill the newt!"                asked
+      ├ "* - # rocks."                      asked; inventory letter and number normalised
+      └ "What do you want to eat? [...]"    never asked, worth 0: a prompt
+
+What the agent typed is cut out of the text itself, not just of the keys: answers to prompts, "#" commands, engravings, and
+names given to things (``named``, ``called``; the game's own artifact names stay). So a policy cannot write to its judge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.config import Settings
+from onibi.platform.errors import CaptionError
+from onibi.platform.fragment import CaptionText, KeyText
+
+KEY_VERSION = "nethack-1"
+"""Changed with every change of the rules below: counts and keys of different versions do not mix."""
+
+_CACHED_MESSAGES = 1 << 16
+
+ARTIFACTS = frozenset(
+    {
+        "Cleaver",
+        "Demonbane",
+        "Dragonbane",
+        "Excalibur",
+        "Fire Brand",
+        "Frost Brand",
+        "Giantslayer",
+        "Grayswandir",
+        "Grimtooth",
+        "Magicbane",
+        "Mjollnir",
+        "Ogresmasher",
+        "Orcrist",
+        "Snickersnee",
+        "Sting",
+        "Stormbringer",
+        "Sunsword",
+        "The Eye of the Aethiopica",
+        "The Eyes of the Overworld",
+        "The Heart of Ahriman",
+        "The Longbow of Diana",
+        "The Magic Mirror of Merlin",
+        "The Master Key of Thievery",
+        "The Mitre of Holiness",
+        "The Orb of Detection",
+        "The Orb of Fate",
+        "The Platinum Yendorian Express Card",
+        "The Sceptre of Might",
+        "The Staff of Aesculapius",
+        "The Tsurugi of Muramasa",
+        "Trollsbane",
+        "Vorpal Blade",
+        "Werebane",
+    }
+)
+"""Names that NetHack itself gives. It refuses them from players ("Your hand slips"), so they are not typed."""
+
+_SENTENCE_GAP = re.compile(r"\s{2,}|--More--")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# An answer is one character behind the choices, or a whole line where the game asks for a text.
+_CHOICE_PROMPT = re.compile(r"^(?P<asked>.*?\?) ?\[(?P<choices>[^\]]*)\](?: \(\S\)| \([^)]*\)\?)?")
+_TEXT_PROMPT = re.compile(
+    r"^(?:(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what|Talk to whom|\w+ in what direction"
+    r"|Do you|Are you|Adjust|Enter|Specify|Replace|Change|Save|Name|Set)\b[^?]*\?(?: \(in what direction\))?"
+    r"|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]|\(For instructions|\(Use |Pick an object\.|Select )"
+)
+_TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
+_ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*".*"?', re.DOTALL)
+_GIVEN_NAME = re.compile(r"\b(named|called) (.+?)(?=$|[.!?,;](?:\s|$)| \(|\s{2}|'s\b)")
+
+_BRACKETED = re.compile(r"\[[^\]]*\]")
+_INVENTORY_LETTER = re.compile(r"(?:^|(?<=\s))[a-zA-Z] - ")
+_NUMBER = re.compile(r"(?<!\w)[+-]?\d+|\d+")
+
+# Walls and the like, and the interface's own complaints: worth 0 without asking anybody.
+_NEVER_ASKED = re.compile(
+    r"^(?:It's (?:an? )?(?:wall|solid stone|tree|iron bars)\b"
+    r"|You can't move diagonally (?:into|out of) an intact doorway"
+    r"|Unknown command|Unknown direction|Invalid direction for|No such command|Can't find dungeon feature"
+    r"|Unix NetHack Version)"
+)
+_INTERFACE = re.compile(r"^(Unknown command|Unknown direction|Invalid direction|No such command|Can't find dungeon feature)\b.*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetHackCaptionerSettings(Settings):
+    """How messages become captions."""
+
+    kind: Literal["nethack"] = "nethack"
+    keys_per_caption: int = 4  # K; 1 keeps only the first sentence
+    kept_names: tuple[str, ...] = ()  # names that a level's author gave to things: they stay, as artifact names do
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keys_per_caption <= 32:
+            raise ValueError(f"keys_per_caption is {self.keys_per_caption}; it must be 1 to 32")
+
+
+class NetHackCaptioner:
+    """Reads ``message``, uint8 [E, 256], NUL-terminated."""
+
+    Settings: ClassVar[type[NetHackCaptionerSettings]] = NetHackCaptionerSettings
+
+    def __init__(self, settings: NetHackCaptionerSettings) -> None:
+        self.settings = settings
+        self.observation_keys: tuple[str, ...] = ("message",)
+        self.keys_per_caption = settings.keys_per_caption
+        self.key_version = KEY_VERSION
+        self._kept_names = ARTIFACTS | frozenset(settings.kept_names)
+        self._cache: dict[bytes, CaptionText] = {b"": EMPTY_TEXT}
+
+    def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:  # noqa: ARG002 - the contract's
+        """[E] captions of the message lines. Raises: CaptionError where the environment shows none."""
+        messages = raw.get("message") if isinstance(raw, Mapping) else None
+        if messages is None or messages.ndim != 2 or messages.dtype != np.uint8:
+            raise CaptionError(_no_message(raw, messages))
+        envs, width = messages.shape
+        line = messages.tobytes()  # one copy for all lanes: slices of bytes are far cheaper than rows of an array
+        found = []
+        for start in range(0, envs * width, width):
+            # A lane that says nothing, as most do, is told by its first byte.
+            message = line[start : start + width].partition(b"\0")[0] if line[start] else b""
+            caption = self._cache.get(message)
+            found.append(self._read(message) if caption is None else caption)
+        return found
+
+    def _read(self, message: bytes) -> CaptionText:
+        caption = caption_of(message.decode("latin-1"), self.keys_per_caption, self._kept_names)
+        if len(self._cache) >= _CACHED_MESSAGES:
+            self._cache = {b"": EMPTY_TEXT}
+        self._cache[message] = caption
+        return caption
+
+
+def _no_message(raw: Any, messages: Any) -> str:
+    if messages is not None:
+        found = f"it as {messages.dtype} {list(messages.shape)} instead of uint8 [environments, characters]"
+    else:
+        found = f"the keys {sorted(raw)}" if isinstance(raw, Mapping) else "one array without keys"
+    return (
+        f"captioner 'nethack' reads the observation 'message'; this environment gives {found}. Add 'message' to its "
+        "observation_keys, or set captioner.kind to 'info' or 'none'"
+    )
+
+
+def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str] = ARTIFACTS) -> CaptionText:
+    """The caption of a message line, without what the agent typed.
+
+    Args:
+        message: as NetHack shows it.
+        keys_per_caption: K; of more sentences the asked ones come first, then the never-asked, each in their order.
+        kept_names: names behind "named" and "called" that were not typed.
+    Returns: ``EMPTY_TEXT`` where nothing is left.
+    """
+    sentences = spoken_sentences(message, kept_names)
+    if not sentences:
+        return EMPTY_TEXT
+    keys: dict[str, KeyText] = {}
+    for sentence, is_prompt in sentences:
+        text = key_text(sentence)
+        keys.setdefault(text, KeyText(text, askable=not is_prompt and _NEVER_ASKED.match(sentence) is None))
+    ordered = sorted(keys.values(), key=lambda key: not key.askable)  # stable: the order of the message within each kind
+    return CaptionText("  ".join(sentence for sentence, _ in sentences), tuple(ordered[:keys_per_caption]))
+
+
+def spoken_sentences(message: str, kept_names: frozenset[str] = ARTIFACTS) -> list[tuple[str, bool]]:
+    """What the game said, each sentence with whether it is a prompt; typed text is cut out."""
+    message = message.strip()
+    if _TYPED_COMMAND.search(message):
+        return []
+    message = _UNPRINTABLE.sub(" ", message)
+    message = _ENGRAVED.sub(r"\1 what is written.", message)
+    message = _GIVEN_NAME.sub(lambda found: found[0] if found[2] in kept_names else f"{found[1]} something", message)
+    spoken = []
+    for sentence in _SENTENCE_GAP.split(message):
+        choice = _CHOICE_PROMPT.match(sentence)
+        if choice is not None:
+            spoken.append((f"{choice['asked']} [{choice['choices']}]", True))
+            if choice["choices"].startswith("type"):  # "[type the name]" asks for a line, not for one key
+                break
+            continue
+        text_prompt = _TEXT_PROMPT.match(sentence)
+        if text_prompt is not None:
+            spoken.append((text_prompt[0], True))
+            break  # all that follows was typed, whatever it looks like
+        if sentence.strip():
+            spoken.append((sentence.strip(), False))
+    return spoken
+
+
+def key_text(sentence: str) -> str:
+    """A sentence as a key: numbers "#", inventory letters "* - ", bracketed lists "[...]", complaints without their detail."""
+    sentence = _INTERFACE.sub(r"\1.", sentence)
+    sentence = _BRACKETED.sub("[...]", sentence)
+    sentence = _INVENTORY_LETTER.sub("* - ", sentence)
+    return _NUMBER.sub("#", sentence)

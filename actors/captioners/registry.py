@@ -1,0 +1,9 @@
+"""Captioners by ``kind``: where a step's text comes from. One file and one line each."""
+
+from __future__ import annotations
+
+CAPTIONERS = {
+    "info": "onibi.actors.captioners.info:InfoCaptioner",
+    "nethack": "onibi.actors.captioners.nethack:NetHackCaptioner",
+    "none": "onibi.actors.captioners.none:NoCaptioner",
+}
