@@ -1,0 +1,306 @@
+"""DQN with its usual companions: double, dueling, n-step, distributed ε ladder (the Ape-X shape), value loss by name.
+
+Papers: Mnih et al. 2015 (DQN); van Hasselt et al. 2016, arXiv 1509.06461 (double); Wang et al. 2016, arXiv 1511.06581
+(dueling); Horgan et al. 2018, arXiv 1803.00933 (Ape-X); Farebrother et al. 2024, arXiv 2403.03950 (HL-Gauss).
+
+Differences from the papers: LayerNorm in the default networks; the target network follows by a moving average each update
+(``target.rate`` 1 with ``target.period_updates`` gives the hard copy); window tails give shorter returns instead of being dropped;
+truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so that late labels count;
+uniform sampling; the head starts at value 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from onibi.learners.dqn_policy import NumpyQPolicyFactory, TorchQPolicyFactory
+from onibi.learners.exploration import ExplorationSettings, Probability
+from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.networks.build import (
+    NETWORKS,
+    QNetwork,
+    acts_in_numpy,
+    as_arrays,
+    build_q_network,
+    encoder_settings,
+)
+from onibi.learners.networks.leaves import flat_leaf
+from onibi.learners.returns import n_step_return, window_discounts
+from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
+from onibi.learners.value_losses import LossTerms, ValueHead, ValueLossName
+from onibi.platform.config import Settings, selected
+from onibi.platform.errors import CheckpointError, TrainingError
+from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.replay.windows import Windows
+from onibi.platform.spec import ReplaySpec
+
+log = logging.getLogger(__name__)
+
+_SKIPS_IN_A_ROW = 10
+"""Non-finite updates in a row after which learning is given up: one bad batch passes by, a broken network does not."""
+_DEFAULT_HUBER_DELTA = 1.0
+_ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings(Settings):
+    """Every ``period_updates`` the target becomes (1 − rate) · target + rate · network. A hard copy is rate 1 with a long period."""
+
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.005
+    period_updates: Count = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DqnSettings(Settings):
+    """What can be chosen about a DQN learner. The defaults are those that learnt MiniHack's KeyRoom-S5 in every seed tried."""
+
+    kind: Literal["dqn"] = "dqn"
+    discount: Probability = 0.99  # γ per step
+    n_steps: Annotated[int, Field(ge=1, le=64)] = 3
+    double: bool = True
+    dueling: bool = True
+    value_loss: ValueLossName = "hl_gauss"
+    support: SupportSettings = field(default_factory=SupportSettings)  # hl_gauss alone
+    huber_delta: Positive | None = None  # value units, huber alone; 1 where unset
+    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    adam_epsilon: Positive = 1.5e-4
+    gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
+    batch_size: Count = 128
+    target: TargetSettings = field(default_factory=TargetSettings)
+    exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
+    network: Settings = selected(NETWORKS, "auto")
+    publish_period_updates: Count = 10
+    metrics_period_updates: Count = 50
+
+    def __post_init__(self) -> None:
+        """Refuse options that the chosen value loss would not read."""
+        if self.value_loss != "hl_gauss" and self.support != SupportSettings():
+            raise ValueError(f"support is read by value_loss hl_gauss alone, not by {self.value_loss}: leave it out")
+        if self.value_loss != "huber" and self.huber_delta is not None:
+            raise ValueError(f"huber_delta is read by value_loss huber alone, not by {self.value_loss}: leave it out")
+
+
+class DqnLearner:
+    """One network, its target and its optimizer.
+
+    Args:
+        settings: all choices.
+        spec: row layout of the run.
+        value_bounds: least and largest discounted return, from the reward mixer; read where the support is auto.
+        seed: of the initial parameters.
+        device: "cpu", "cuda", "cuda:1".
+    Raises: ConfigError where no support can be placed, SpecError where the network cannot read the observation.
+    """
+
+    Settings: ClassVar[type[DqnSettings]] = DqnSettings
+
+    def __init__(
+        self,
+        settings: DqnSettings,
+        spec: ReplaySpec,
+        value_bounds: tuple[float, float] | None,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.settings = settings
+        self.updates = 0
+        self.skipped_updates = 0
+        self._skips_in_a_row = 0
+        self._device = torch.device(device)
+        self._value_head = _value_head(settings, value_bounds)
+        network = build_q_network(settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed)
+        self._network = network.to(self._device)
+        self._target = copy.deepcopy(self._network).requires_grad_(False)
+        self._value_head.to(self._device)
+        self._parameters = list(self._network.parameters())
+        self._target_parameters = list(self._target.parameters())
+        self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
+        )
+
+    @staticmethod
+    def needs(settings: DqnSettings) -> ReplayNeeds:
+        """Uniform windows of ``n_steps``; no extra columns."""
+        return ReplayNeeds(sampling="uniform", n_steps=settings.n_steps, batch_size=settings.batch_size)
+
+    @staticmethod
+    def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
+        """See the function of this name."""
+        return policy_factory(settings, spec)
+
+    @property
+    def value_head(self) -> ValueHead:
+        """The value loss with its resolved support."""
+        return self._value_head
+
+    def update(self, windows: Windows, reward: NDArray[np.float32]) -> Update:
+        """One gradient step on a drawn batch; see ``Learner.update``.
+
+        A loss or gradient that is not finite changes nothing but ``skipped_updates``.
+        """
+        observation = self._tensors(windows.observation)
+        action = self._tensor(windows.action)
+        weight = self._tensor(windows.weight)
+        target = self._target_values(windows, reward)
+        self._network.encoder.learn_statistics(observation)
+
+        outputs = self._network(observation)
+        prediction = outputs[torch.arange(len(action), device=self._device), action]
+        terms = self._value_head.terms(prediction, target)
+        loss = (weight * terms.loss).mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
+        self._step(loss, gradient_norm)
+        self.updates += 1
+        self._follow()
+        if self.updates % self.settings.metrics_period_updates:
+            return Update()
+        return Update(self._metrics(terms, prediction.detach(), outputs.detach(), target, gradient_norm))
+
+    def weights(self, version: WeightsVersion) -> Weights:
+        """A copy of the network's parameters and buffers."""
+        return Weights(version, as_arrays(self._network))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
+        state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
+        state |= {f"target.{name}": tensor for name, tensor in self._target.state_dict().items()}
+        for name, parameter in self._network.named_parameters():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{key}.{name}"] = value
+        for counter in ("updates", "skipped_updates", "_skips_in_a_row"):
+            state[f"counters.{counter.strip('_')}"] = torch.tensor(getattr(self, counter), dtype=torch.int64)
+        # An update of ours draws nothing; a user's network with dropout does, from the global generator.
+        state["rng.torch"] = torch.get_rng_state()
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
+        try:
+            self._network.load_state_dict(_under("network.", state))
+            self._target.load_state_dict(_under("target.", state))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's network does not fit these settings: {error}\nResume with the settings it was saved under, or "
+                "start a new run."
+            ) from error
+        for name, parameter in self._network.named_parameters():
+            moments = {key: state.get(f"optimizer.{key}.{name}") for key in _ADAM_STATE}
+            self._optimizer.state[parameter] = {
+                key: value.clone().to(torch.float32 if key == "step" else parameter.dtype).to(self._device)
+                for key, value in moments.items()
+                if value is not None
+            }
+        self.updates = int(state["counters.updates"])
+        self.skipped_updates = int(state["counters.skipped_updates"])
+        self._skips_in_a_row = int(state["counters.skips_in_a_row"])
+        torch.set_rng_state(state["rng.torch"].cpu())
+
+    @torch.no_grad()
+    def _target_values(self, windows: Windows, reward: NDArray[np.float32]) -> Tensor:
+        """[B] n-step targets: the bootstrap action is the network's where double, else the target's."""
+        observation = self._tensors(windows.bootstrap_observation)
+        values = self._target.action_values(observation)
+        if self.settings.double:
+            best = self._network.action_values(observation).argmax(dim=1, keepdim=True)
+            bootstrap = values.gather(1, best).squeeze(1)
+        else:
+            bootstrap = values.amax(dim=1)
+        discounts = window_discounts(
+            self._tensor(windows.continues), self._tensor(windows.used), self.settings.discount
+        )
+        return n_step_return(self._tensor(reward), discounts, bootstrap)
+
+    def _step(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        if bool(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
+            self._optimizer.step()
+            self._skips_in_a_row = 0
+            return
+        self.skipped_updates += 1
+        self._skips_in_a_row += 1
+        if self._skips_in_a_row == 1:
+            log.warning("update %d: loss or gradient is not finite; the batch was skipped", self.updates)
+        if self._skips_in_a_row >= _SKIPS_IN_A_ROW:
+            raise TrainingError(
+                f"update {self.updates}: loss or gradient was not finite {_SKIPS_IN_A_ROW} times in a row. Look for NaN in the "
+                "observations or rewards, or lower learner.learning_rate; then resume from the last checkpoint."
+            )
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the target; its buffers (normalisation) are always the network's, for both must read alike."""
+        target = self.settings.target
+        if self.updates % target.period_updates == 0:
+            torch._foreach_lerp_(self._target_parameters, self._parameters, target.rate)
+        for of_target, of_network in self._buffers:
+            of_target.copy_(of_network)
+
+    @torch.no_grad()
+    def _metrics(
+        self, terms: LossTerms, prediction: Tensor, outputs: Tensor, target: Tensor, gradient_norm: Tensor
+    ) -> dict[str, float]:
+        values = self._value_head.decode(outputs)
+        td_error = target - self._value_head.decode(prediction)
+        metrics = {
+            "loss": terms.loss.mean(),
+            "loss_above_floor": (terms.loss - terms.floor).mean(),
+            "q_mean": values.mean(),
+            "q_max": values.max(),
+            "target_mean": target.mean(),
+            "td_abs": td_error.abs().mean(),
+            "gradient_norm": gradient_norm,
+            "clipped_share": terms.clipped.float().mean(),
+        }
+        numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
+        return dict(zip(metrics, numbers, strict=True)) | {
+            "learning_rate": self.settings.learning_rate,
+            "skipped_updates": float(self.skipped_updates),
+        }
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
+
+    def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        return {name: self._tensor(array) for name, array in arrays.items()}
+
+
+def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
+    """A picklable maker of ε-greedy policies that read a ``DqnLearner``'s weights.
+
+    Args:
+        settings: exploration and network.
+        spec: row layout.
+    """
+    network = encoder_settings(settings.network, spec.observation)
+    if acts_in_numpy(network, spec.observation):
+        leaves = tuple(flat_leaf(leaf) for leaf in spec.observation)
+        return NumpyQPolicyFactory(settings.exploration, leaves, spec.actions)
+    classified = settings.value_loss == "hl_gauss"
+    outputs = settings.support.bins if classified else 1
+    return TorchQPolicyFactory(settings.exploration, network, spec, outputs, classified, settings.dueling)
+
+
+def _value_head(settings: DqnSettings, value_bounds: tuple[float, float] | None) -> ValueHead:
+    if settings.value_loss != "hl_gauss":
+        return ValueHead(settings.value_loss, None, 0.0, settings.huber_delta or _DEFAULT_HUBER_DELTA)
+    support = resolve_support(settings.support, value_bounds)
+    return ValueHead("hl_gauss", support, resolve_sigma(settings.support, support), _DEFAULT_HUBER_DELTA)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,62 @@
+"""The ε-greedy ladder across lanes (Ape-X, Horgan et al. 2018, arXiv 1803.00933). No torch: actors import this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from onibi.platform.config import Settings
+from onibi.platform.policy import LaneRange
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationSettings(Settings):
+    """Share of random actions on each of N lanes: ε_i = max(floor, base^(1 + α·i/(N − 1))).
+
+    Differs from Ape-X (α 7): a gentler ladder, since nearly greedy lanes with weights some ticks old stand at a wall.
+    """
+
+    base: Probability = 0.4
+    alpha: Annotated[float, Field(ge=0)] = 2.0
+    floor: Probability = 0.0
+    evaluation: Probability = 0.0  # ε of the greedy policy
+
+
+def epsilon_ladder(settings: ExplorationSettings, lanes: LaneRange) -> NDArray[np.float64]:
+    """ε of each lane of a range.
+
+    Args:
+        settings: base, α and floor.
+        lanes: the range within all lanes of the run. A run of a single lane gets the ladder's middle, i/(N − 1) = ½.
+    Returns: [count] float64. Raises: ValueError where the range does not lie in the run's lanes.
+    """
+    if lanes.first < 0 or lanes.count < 1 or lanes.first + lanes.count > lanes.total:
+        raise ValueError(
+            f"lanes {lanes.first} to {lanes.first + lanes.count} do not lie within the {lanes.total} of the run"
+        )
+    index = np.arange(lanes.first, lanes.first + lanes.count)
+    share = index / (lanes.total - 1) if lanes.total > 1 else np.full(1, 0.5)
+    ladder: NDArray[np.float64] = np.maximum(settings.floor, settings.base ** (1.0 + settings.alpha * share))
+    return ladder
+
+
+def epsilon_greedy(
+    greedy: NDArray[np.int64], epsilon: NDArray[np.float64], actions: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Replace greedy actions by uniformly random ones with probability ε.
+
+    Args:
+        greedy: [E] int64.
+        epsilon: [E] float64, or [1] for all.
+        actions: A.
+        rng: two draws of E numbers, whatever ε is, so that a run's random numbers do not hang on its weights.
+    Returns: [E] int64.
+    """
+    explore = rng.random(len(greedy)) < epsilon
+    return np.where(explore, rng.integers(actions, size=len(greedy)), greedy)

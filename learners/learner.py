@@ -1,0 +1,74 @@
+"""What every learner is: a plain class that turns drawn windows and mixed rewards into updates of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.config import Settings
+from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.replay.windows import Windows
+from onibi.platform.spec import ArraySpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sampling = Literal["uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayNeeds:
+    """How a learner wants to be fed. ``extra`` are columns that its policy writes beside the fixed ones."""
+
+    sampling: Sampling
+    n_steps: int
+    batch_size: int
+    extra: tuple[ArraySpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update tells. ``metrics`` is empty but for every ``metrics_period_updates``-th update."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    priorities: NDArray[np.float32] | None = None  # [B], for the windows drawn; None where sampling takes none
+
+
+class Learner(Protocol):
+    """A learner's class: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments."""
+
+    Settings: ClassVar[type[Settings]]
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far, restored ones included."""
+
+    @staticmethod
+    def needs(settings: Any) -> ReplayNeeds:
+        """What replay has to provide under these settings."""
+
+    @staticmethod
+    def policy_factory(settings: Any, spec: Any) -> PolicyFactory:
+        """A picklable maker of the policies that read this learner's weights."""
+
+    def update(self, windows: Windows, reward: NDArray[np.float32]) -> Update:
+        """One gradient step.
+
+        Args:
+            windows: drawn windows; read only, not kept.
+            reward: [B, n] float32, the mixed reward; replaces ``windows.reward``.
+        Raises: TrainingError where learning cannot go on.
+        """
+
+    def weights(self, version: WeightsVersion) -> Weights:
+        """A copy of what a policy needs, stamped with ``version``."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything that resuming needs, by flat name; fit for safetensors."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""

@@ -1,0 +1,132 @@
+"""Q-networks from a row layout: which encoder reads the observation, with which head behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onibi.learners.networks.heads import ActionValueHead
+from onibi.learners.networks.leaves import leaf_name
+from onibi.learners.value_losses import ValueHead
+from onibi.platform.config import Settings, load_class
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+NETWORKS = {
+    "auto": "onibi.learners.networks.build:AutoEncoderChoice",
+    "mlp": "onibi.learners.networks.mlp:MlpEncoder",
+    "nethack": "onibi.learners.networks.nethack:NethackEncoder",
+}
+_NETHACK_LEAVES = {"crop", "locator", "map", "message"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoNetworkSettings(Settings):
+    """The encoder follows from the observation, with its default settings: NetHack view, image, or flat numbers."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class AutoEncoderChoice:
+    """Stands in the registry for the choice that ``encoder_settings`` makes."""
+
+    Settings = AutoNetworkSettings
+
+
+class Encoder(Protocol):
+    """Observation to features: an ``nn.Module`` made as ``cls(settings, observation_specs)``."""
+
+    features: int
+    acts_in_numpy: bool
+
+    def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Merge a batch into running statistics; called with every batch learnt from."""
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Each leaf [B, ...] → [B, features] float32."""
+
+
+def encoder_settings(settings: Settings, observation: tuple[ArraySpec, ...]) -> Settings:
+    """Settings of a concrete encoder: ``auto`` resolved by names, dtypes and shapes of the leaves."""
+    if not isinstance(settings, AutoNetworkSettings):
+        return settings
+    kind = "mlp"
+    if any(leaf_name(spec) in _NETHACK_LEAVES for spec in observation):
+        kind = "nethack"
+    concrete: Settings = load_class(NETWORKS, kind).Settings()
+    return concrete
+
+
+def acts_in_numpy(settings: Settings, observation: tuple[ArraySpec, ...]) -> bool:
+    """Whether actors can run this network without torch."""
+    concrete = encoder_settings(settings, observation)
+    return bool(load_class(NETWORKS, _kind(concrete)).acts_in_numpy)
+
+
+class QNetwork(nn.Module):
+    """Encoder and action-value head. ``centres`` is a buffer, so that actors read values from the weights alone.
+
+    Args:
+        encoder: observation to features.
+        head: features to outputs.
+        centres: [K] float32, or None where an output is the value itself.
+    """
+
+    centres: Tensor | None
+
+    def __init__(self, encoder: nn.Module, head: ActionValueHead, centres: Tensor | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.register_buffer("centres", centres)
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Each leaf [B, ...] → outputs [B, A, K] float32."""
+        return self.head(self.encoder(observation))  # type: ignore[no-any-return]
+
+    def action_values(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Each leaf [B, ...] → values [B, A] float32."""
+        outputs = self(observation)
+        return outputs.squeeze(-1) if self.centres is None else torch.softmax(outputs, dim=-1) @ self.centres
+
+
+def build_encoder(settings: Settings, observation: tuple[ArraySpec, ...]) -> nn.Module:
+    """The encoder of these settings. Raises: SpecError where it cannot read the observation."""
+    concrete = encoder_settings(settings, observation)
+    module: nn.Module = load_class(NETWORKS, _kind(concrete))(concrete, observation)
+    return module
+
+
+def build_q_network(
+    settings: Settings, spec: ReplaySpec, value_head: ValueHead, *, dueling: bool, seed: int
+) -> QNetwork:
+    """A freshly initialised network.
+
+    Args:
+        settings: of the encoder.
+        spec: row layout; its observation and number of actions are read.
+        value_head: form of the outputs.
+        dueling: separate value and advantage layers.
+        seed: of the initial parameters; the global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_encoder(settings, spec.observation)
+        features = encoder.features
+        assert isinstance(features, int)
+        head = ActionValueHead(features, spec.actions, value_head.initial_bias(), dueling=dueling)
+    centres = None if value_head.centres is None else value_head.centres.clone()
+    return QNetwork(encoder, head, centres)
+
+
+def as_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """Copies of all parameters and persistent buffers by name, on the CPU."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def _kind(settings: Settings) -> str:
+    return str(getattr(settings, "kind"))  # noqa: B009 - the base class of settings has no kind

@@ -1,0 +1,70 @@
+"""How observation leaves become one flat float vector; shared by the torch and the NumPy side. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.spec import ArraySpec
+
+_LARGEST_ONE_HOT = 512
+
+
+def leaf_name(spec: ArraySpec) -> str:
+    """``observation.crop`` → ``crop``; the bare ``observation`` stays."""
+    return spec.name.removeprefix("observation.")
+
+
+@dataclass(frozen=True)
+class FlatLeaf:
+    """One leaf in the flat vector: a one-hot of ``classes`` from ``first_class`` on, or (0 classes) its elements as floats."""
+
+    name: str
+    classes: int
+    first_class: int
+    elements: int
+
+    @property
+    def width(self) -> int:
+        """Floats that it takes up."""
+        return self.classes or self.elements
+
+
+def flat_leaf(spec: ArraySpec) -> FlatLeaf:
+    """Bounded scalar integers are classes (Discrete spaces), everything else numbers."""
+    elements = int(np.prod(spec.shape, dtype=np.int64))
+    if (
+        np.issubdtype(np.dtype(spec.dtype), np.integer)
+        and spec.shape == ()
+        and spec.low is not None
+        and spec.high is not None
+    ):
+        classes = int(spec.high - spec.low) + 1
+        if classes <= _LARGEST_ONE_HOT:
+            return FlatLeaf(spec.name, classes, int(spec.low), elements)
+    return FlatLeaf(spec.name, 0, 0, elements)
+
+
+def flatten(leaves: Sequence[FlatLeaf], observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """All leaves side by side.
+
+    Args:
+        leaves: in their order in the vector.
+        observation: each leaf [E, ...].
+    Returns: [E, F] float32, a copy.
+    """
+    envs = len(observation[leaves[0].name])
+    flat = np.zeros((envs, sum(leaf.width for leaf in leaves)), np.float32)
+    start = 0
+    for leaf in leaves:
+        values = observation[leaf.name]
+        if leaf.classes:
+            flat[np.arange(envs), start + values.astype(np.int64) - leaf.first_class] = 1.0
+        else:
+            flat[:, start : start + leaf.width] = values.reshape(envs, -1)
+        start += leaf.width
+    return flat

@@ -1,0 +1,181 @@
+"""The network for NetHack views: a crop of character classes, the nearest cell of each class, figures, message and whole map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from onibi.learners.networks.leaves import flat_leaf, leaf_name
+from onibi.learners.networks.mlp import FlatInput, Trunk, Width
+from onibi.learners.networks.normalizer import RunningNormalizer
+from onibi.platform.config import Settings
+from onibi.platform.errors import SpecError
+from onibi.platform.spec import ArraySpec
+
+_WORD_IDS = 256
+"""Word ids of ``message`` are uint8; 0 pads."""
+_LOCATOR_REACH = 40.0
+"""Cells at which the view clips dx and dy."""
+_LOCATOR_NEAR = 4.0
+"""Cells over which the near scale of dx and dy saturates: one step more or less must be seen."""
+_CHARACTERS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class NethackSettings(Settings):
+    """Everything but the map goes into the first layer of an MLP; classes and words as one-hots, which are never built."""
+
+    kind: Literal["nethack"] = "nethack"
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128, 128)
+    layer_norm: bool = True
+    crop_classes: Annotated[int, Field(ge=2, le=256)] = 16
+    normalize_blstats: bool = False  # by a running mean and deviation
+    map_embedding: Width = 16
+    map_channels: tuple[Width, ...] = (32, 32, 32)  # 3 × 3 convolutions of stride 2 over the whole map
+
+
+class NethackEncoder(nn.Module):
+    """NetHack view to features; any of its leaves may be absent, leaves of other names are taken as numbers.
+
+    The first layer's part for the crop and the message is a sum of rows of its weight matrix (``embedding_bag``): the same
+    function as a linear layer over one-hots, with a tenth of the work.
+
+    Args:
+        settings: widths.
+        observation: the leaves.
+    Raises: SpecError where a leaf of a known name has another form.
+    """
+
+    Settings = NethackSettings
+    acts_in_numpy = False
+
+    def __init__(self, settings: NethackSettings, observation: tuple[ArraySpec, ...]) -> None:
+        super().__init__()
+        specs = {leaf_name(spec): spec for spec in observation}
+        _check_form(specs, "crop", ("uint8",), 2)
+        _check_form(specs, "locator", ("int8",), 2)
+        _check_form(specs, "map", ("uint8",), 2)
+        _check_form(specs, "message", ("uint8",), 1)
+        self._names = {name: spec.name for name, spec in specs.items()}
+        self._classes = settings.crop_classes
+
+        self._crop_cells = math.prod(specs["crop"].shape) if "crop" in specs else 0
+        self._words = specs["message"].shape[0] if "message" in specs else 0
+        self.blstats_normalizer: RunningNormalizer | None = None
+        if "blstats" in specs and settings.normalize_blstats:
+            self.blstats_normalizer = RunningNormalizer(math.prod(specs["blstats"].shape))
+        known = {"crop", "locator", "map", "message", "blstats"}
+        others = [flat_leaf(spec) for name, spec in specs.items() if name not in known]
+        self.others = FlatInput(others) if others else None
+
+        numbers = 0 if self.others is None else self.others.features
+        if "blstats" in specs:
+            numbers += math.prod(specs["blstats"].shape)
+        if "locator" in specs:
+            numbers += 5 * specs["locator"].shape[0]
+        self.map_tower: MapTower | None = None
+        if "map" in specs:
+            rows, columns = specs["map"].shape
+            self.map_tower = MapTower(rows, columns, settings.map_embedding, settings.map_channels)
+            numbers += self.map_tower.features
+
+        first, *rest = settings.hidden
+        bag_rows = self._crop_cells * self._classes + (_WORD_IDS if self._words else 0)
+        active = self._crop_cells + self._words
+        self.bag: nn.Parameter | None = None
+        if bag_rows:
+            bound = 1.0 / math.sqrt(active + numbers)  # as PyTorch's linear layer, by the inputs that are not 0
+            self.bag = nn.Parameter(torch.empty(bag_rows, first).uniform_(-bound, bound))
+            cell_base = torch.arange(self._crop_cells) * self._classes
+            self.register_buffer("cell_base", cell_base, persistent=False)
+        if not numbers and self.bag is None:
+            raise SpecError("observation: the NetHack network got no leaf. Choose observation keys for the view.")
+        self.numbers = nn.Linear(numbers, first) if numbers else None
+        self.norm = nn.LayerNorm(first) if settings.layer_norm else nn.Identity()
+        self.trunk = Trunk(first, rest, layer_norm=settings.layer_norm)
+        self.features = self.trunk.features
+
+    cell_base: Tensor
+
+    def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Merge a batch into the running statistics, where there are any."""
+        if self.blstats_normalizer is not None:
+            self.blstats_normalizer.learn(observation[self._names["blstats"]].flatten(1).float())
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Each leaf [B, ...] → [B, features] float32."""
+        summed: Tensor | None = None
+        if self.bag is not None:
+            rows = self._bag_rows(observation)
+            # The word id 0 pads: its row is a constant for every pad, which LayerNorm and bias absorb.
+            summed = functional.embedding_bag(rows, self.bag, mode="sum")
+        if self.numbers is not None:
+            linear = self.numbers(self._numbers(observation))
+            summed = linear if summed is None else summed + linear
+        return self.trunk(functional.relu(self.norm(summed)))  # type: ignore[no-any-return]
+
+    def _bag_rows(self, observation: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        if self._crop_cells:
+            classes = observation[self._names["crop"]].flatten(1).to(torch.int64)
+            parts.append(classes.clamp(max=self._classes - 1) + self.cell_base)
+        if self._words:
+            parts.append(observation[self._names["message"]].to(torch.int64) + self._crop_cells * self._classes)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _numbers(self, observation: Mapping[str, Tensor]) -> Tensor:
+        parts = [] if self.others is None else [self.others(observation)]
+        if "blstats" in self._names:
+            figures = observation[self._names["blstats"]].flatten(1).float()
+            parts.append(figures if self.blstats_normalizer is None else self.blstats_normalizer(figures))
+        if "locator" in self._names:
+            locator = observation[self._names["locator"]].float()
+            offset = locator[:, :, 1:]
+            scales = torch.cat((locator[:, :, :1], offset / _LOCATOR_REACH, torch.tanh(offset / _LOCATOR_NEAR)), dim=2)
+            parts.append(scales.flatten(1))
+        if self.map_tower is not None:
+            parts.append(self.map_tower(observation[self._names["map"]]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class MapTower(nn.Module):
+    """Characters of the whole map to features: embedding, then 3 × 3 convolutions of stride 2 with ReLU.
+
+    Args:
+        rows: height of the map.
+        columns: width of the map.
+        embedding: channels of a character.
+        channels: of each convolution.
+    """
+
+    def __init__(self, rows: int, columns: int, embedding: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(_CHARACTERS, embedding)
+        self.convolutions = nn.ModuleList()
+        for width in channels:
+            self.convolutions.append(nn.Conv2d(embedding, width, kernel_size=3, stride=2, padding=1))
+            embedding, rows, columns = width, (rows + 1) // 2, (columns + 1) // 2
+        self.features = embedding * rows * columns
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """[B, rows, columns] uint8 → [B, features] float32."""
+        planes = self.embedding(characters.int()).permute(0, 3, 1, 2)
+        for convolution in self.convolutions:
+            planes = functional.relu(convolution(planes))
+        return planes.flatten(1)  # type: ignore[no-any-return]
+
+
+def _check_form(specs: Mapping[str, ArraySpec], name: str, dtypes: tuple[str, ...], axes: int) -> None:
+    spec = specs.get(name)
+    if spec is not None and (spec.dtype not in dtypes or len(spec.shape) != axes):
+        raise SpecError(
+            f"observation column '{spec.name}' is {spec.dtype} {list(spec.shape)}, but the NetHack network reads '{name}' as "
+            f"{' or '.join(dtypes)} with {axes} axes. Rename the key, or set learner.network.kind to mlp or custom."
+        )
