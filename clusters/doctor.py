@@ -191,7 +191,9 @@ def _tracking(runs_root: Path) -> Iterable[DoctorRow]:
     if not uri.startswith(("http://", "https://")):
         yield DoctorRow("tracking", Finding.GOOD, shown)
         return
-    fault = _http_fault(uri.rstrip("/") + "/health")
+    parts = urlsplit(uri)
+    # urllib takes user:password@ for a part of the host's name, and /health asks for neither.
+    fault = _http_fault(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health")
     if fault is None:
         yield DoctorRow("tracking", Finding.GOOD, f"{shown} answers")
     else:
