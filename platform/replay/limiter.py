@@ -92,6 +92,12 @@ class Limiter:
         """Whether ``rows`` more training rows may be drawn."""
         return readable >= self.minimum_rows and self.surplus(inserted, drawn + rows) >= -self.tolerance_rows
 
+    def batches_allowed(self, rows: int, *, inserted: int, drawn: float, readable: int) -> int:
+        """How many batches of ``rows`` training rows may be drawn before the counts must be looked at again."""
+        if readable < self.minimum_rows:
+            return 0
+        return max(0, int((self.surplus(inserted, drawn) + self.tolerance_rows) // rows))
+
     def rebased_drawn(self, *, inserted: int, readable: int) -> int:
         """The drawn count that puts the surplus to 0 at the moment when drawing begins again.
 

@@ -21,8 +21,8 @@ Empty = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
 """Makes an uninitialised array of a shape and dtype, in memory of the caller's choice (pinned, shared)."""
 
 _REDRAWS = 64
-"""Rounds of redrawing final rows before the span is looked through: a span of half final rows needs 64 with p =
-2**-64."""
+"""Rounds of redrawing final rows before the span is looked through: with half of it final, one start needs so many with
+p = 2**-64. Also how many snapshots are taken until one is not empty."""
 
 
 @dataclass(kw_only=True)
@@ -210,14 +210,8 @@ class UniformSampler:
 
     def _choose(self, count: int) -> _Starts:
         """``count`` uniform starts of a fresh snapshot, final rows left out."""
-        snapshot = self._reader.snapshot()
-        oldest, cursor = snapshot.oldest[self._lanes], snapshot.cursor[self._lanes]
+        oldest, cursor = self._span()
         ends = np.cumsum(cursor - oldest)
-        if not ends[-1]:
-            raise ReplayError(
-                f"{self._reader.path}: no committed rows in lanes {self._lanes[:8].tolist()}; "
-                "draw after the limiter says so (readable rows >= minimum_rows)"
-            )
         role = self._reader.columns["role"]
         before = cursor - ends  # row = place in the spans laid end to end + before[lane]
         lane, row = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -234,6 +228,21 @@ class UniformSampler:
             if not missing_count:
                 return _Starts(lane=self._lanes[lane], row=row, limit=cursor[lane])
         return self._choose_by_scan(count, oldest, cursor)
+
+    def _span(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(oldest, cursor) of this sampler's lanes, not all empty."""
+        for _ in range(_REDRAWS):
+            snapshot = self._reader.snapshot()
+            oldest, cursor = snapshot.oldest[self._lanes], snapshot.cursor[self._lanes]
+            if (cursor > oldest).any():
+                return oldest, cursor
+            if not cursor.any():
+                break
+            # Rows are there, but the writer went round the whole ring within this one snapshot: take another.
+        raise ReplayError(
+            f"{self._reader.path}: no committed rows in lanes {self._lanes[:8].tolist()}; "
+            "draw after the limiter says so (readable rows >= minimum_rows)"
+        )
 
     def _choose_by_scan(self, count: int, oldest: NDArray[np.int64], cursor: NDArray[np.int64]) -> _Starts:
         """As ``_choose`` by listing every drawable row: slow, for spans that are nearly all final rows."""

@@ -44,6 +44,13 @@ class InsertResult:
 
     accepted: bool
     repeated: bool
+    caption_id: NDArray[np.uint32]
+    """[E, R] dense caption of each row, 0 behind a lane's rows; [0, 0] where the fragment was repeated."""
+
+    def sightings(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Distinct captions of the fragment, the empty one left out, and in how many rows each of them is."""
+        captions, rows = np.unique(self.caption_id[self.caption_id != 0], return_counts=True)
+        return captions, rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +174,7 @@ class Shard:
         incarnation, last = self._writer.lease(fragment.actor)
         if fragment.incarnation == incarnation and fragment.sequence <= last:
             self._repeated += 1
-            return InsertResult(accepted=True, repeated=True)
+            return InsertResult(accepted=True, repeated=True, caption_id=np.zeros((0, 0), np.uint32))
         if (
             fragment.incarnation == incarnation
             and fragment.envs != self._envs[fragment.actor]
@@ -205,7 +212,7 @@ class Shard:
                 else f"{outcome.foreign_heads} lanes do not go on where they ended",
             )
         self._episodes.extend(fragment.episodes)
-        return InsertResult(accepted=True, repeated=False)
+        return InsertResult(accepted=True, repeated=False, caption_id=columns["caption_id"])
 
     def may_insert(self, rows: int) -> bool:
         """Whether the limiter lets ``rows`` more step rows in now."""

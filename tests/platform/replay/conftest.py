@@ -93,9 +93,7 @@ class Lane:
 def fragment_columns(lanes: list[list[dict[str, Any]]], heads: list[dict[str, Any]]) -> dict[str, Any]:
     """Columns [E, R, ...] of the given rows and heads; what lies behind a head is filled with garbage."""
     height = max(len(rows) for rows in lanes) + 1
-    columns = {
-        column.name: np.full((len(lanes), height, *column.shape), 77, column.dtype) for column in SPEC.columns
-    }
+    columns = {column.name: np.full((len(lanes), height, *column.shape), 77, column.dtype) for column in SPEC.columns}
     for lane, (rows, head) in enumerate(zip(lanes, heads, strict=True)):
         for index, row in enumerate([*rows, head]):
             for name, value in row.items():
@@ -170,10 +168,11 @@ def assert_ring_holds(reader: Any, model: RingModel) -> None:
         assert snapshot.cursor[lane] == len(rows)
         assert snapshot.oldest[lane] >= model.oldest[lane]
         assert snapshot.open[lane] == (model.heads[lane] is not None)
-        for number in range(int(snapshot.oldest[lane]), len(rows)):
-            at = lane * reader.slots + number % reader.slots
-            for name, value in rows[number].items():
-                np.testing.assert_array_equal(reader.columns[name][at], value, err_msg=f"lane {lane} row {number} {name}")
+        numbers = np.arange(snapshot.oldest[lane], len(rows))
+        for column in SPEC.columns:
+            expected = np.array([rows[number][column.name] for number in numbers], column.dtype)
+            found = reader.columns[column.name][lane * reader.slots + numbers % reader.slots]
+            np.testing.assert_array_equal(found.reshape(expected.shape), expected, err_msg=f"lane {lane} {column.name}")
         head = model.heads[lane]
         if head is not None:
             at = lane * reader.slots + len(rows) % reader.slots

@@ -121,7 +121,7 @@ def test_every_drawable_start_is_drawn_with_the_same_frequency(rows, ring_path, 
 
 
 def test_lanes_outside_of_a_samplers_subset_are_never_drawn(rows, ring_path):
-    writer, model = filled(rows, ring_path, 5, same_step=False)
+    writer, _ = filled(rows, ring_path, 5, same_step=False)
     sampler = UniformSampler(
         RingReader(ring_path), n_steps=1, batch_size=512, rng=np.random.default_rng(1), lanes=[1, 4]
     )
@@ -137,13 +137,15 @@ def test_only_named_columns_are_gathered_and_unknown_ones_refused(rows, ring_pat
     some = UniformSampler(reader, n_steps=1, batch_size=8, rng=rng, columns=["observation.image", "logits"]).draw()
     assert list(some.observation) == list(some.bootstrap_observation) == ["observation.image"]
     assert list(some.extra) == ["logits"]
-    with pytest.raises(ReplayError, match="no columns \\['observation.imag'\\]"):
+    with pytest.raises(ReplayError, match=r"no columns \['observation\.imag'\]"):
         UniformSampler(reader, n_steps=1, batch_size=8, rng=rng, columns=["observation.imag"])
     writer.close()
 
 
 def batches(sampler, count):
-    return [(w.lane.tolist(), w.generation.tolist(), w.reward.tobytes()) for w in (sampler.draw() for _ in range(count))]
+    return [
+        (w.lane.tolist(), w.generation.tolist(), w.reward.tobytes()) for w in (sampler.draw() for _ in range(count))
+    ]
 
 
 def test_same_seed_draws_the_same_and_a_restored_sampler_goes_on_exactly(rows, ring_path):
