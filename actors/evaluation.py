@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -136,7 +137,7 @@ def _pay(fragment: Fragment, rewards: FrozenRewards | None, ledger: EpisodeLedge
     rewards.captions.intern(fragment.new_captions)
     hashes, places = np.unique(fragment.columns["caption_hash"], return_inverse=True)
     ids = np.array([rewards.captions.caption_index(int(each)) or 0 for each in hashes], np.uint32)
-    table = rewards.table.with_captions(rewards.captions.caption_keys)
+    table = dataclasses.replace(rewards.table, caption_keys=rewards.captions.caption_keys)
     return ledger.add(fragment, ids[places].reshape(fragment.columns["caption_hash"].shape), table)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.actors.caption_counter import BAG_BITS
 from onibi.actors.captioners.captioner import Captioner
 from onibi.actors.captioners.registry import CAPTIONERS
 from onibi.actors.environments.factory import make_vector_env
@@ -22,7 +23,7 @@ from onibi.platform.annotator import Annotator
 from onibi.platform.config import load_class
 from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.policy import LaneRange, Weights
-from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_mixer import RewardMixer, value_bounds
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER = range(4)
@@ -39,6 +40,8 @@ class RunPlan:
 
     settings: RunSettings
     spec: ReplaySpec
+    key_version: str  # of the captioner
+    session: int = 0  # how often the run was resumed: each session draws its own random numbers
 
     @property
     def lanes(self) -> int:
@@ -54,7 +57,7 @@ class RunPlan:
         """The rollout of one actor; its environments and random numbers follow from (seed, actor, incarnation)."""
         envs = self.settings.actors.rollout.envs_per_actor
         policy = self._policy_factory()(LaneRange(first=actor * envs, count=envs, total=self.lanes))
-        seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation)
+        seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
         identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed)
         return self._rollout(policy, envs, identity)
 
@@ -76,7 +79,11 @@ class RunPlan:
         owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
         device = "cuda" if settings.placement.learner_gpus > 0 else "cpu"
         learner: Learner = owner(
-            settings.learner, self.spec, self.make_mixer(), seed=role_seed(settings, ROLE_LEARNER), device=device
+            settings.learner,
+            self.spec,
+            value_bounds=_value_bounds(settings),
+            seed=role_seed(settings, ROLE_LEARNER),
+            device=device,
         )
         return learner
 
@@ -91,19 +98,14 @@ class RunPlan:
         """The reward mixer."""
         return RewardMixer(self.settings.rewards)
 
-    def make_annotator(self) -> Annotator:
-        """The annotator."""
+    def make_annotator(self) -> Annotator | None:
+        """The annotator; None where there are no captions to judge."""
+        if self.settings.captioner.kind == "none":  # type: ignore[attr-defined]
+            return None
         annotator: Annotator = load_class(ANNOTATORS, self.settings.annotator.kind)(  # type: ignore[attr-defined]
             self.settings.annotator
         )
         return annotator
-
-    def make_captioner(self) -> Captioner:
-        """The captioner."""
-        captioner: Captioner = load_class(CAPTIONERS, self.settings.captioner.kind)(  # type: ignore[attr-defined]
-            self.settings.captioner
-        )
-        return captioner
 
     def _policy_factory(self) -> Any:
         owner = load_class(LEARNERS, self.settings.learner.kind)  # type: ignore[attr-defined]
@@ -111,9 +113,9 @@ class RunPlan:
 
     def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
         settings = self.settings
-        captioner = self.make_captioner()
-        env = make_vector_env(settings.environment, envs, _raw_keys(settings, captioner))
+        env = make_vector_env(settings.environment, envs, _raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
+        captioner = _make_captioner(settings)
         return Rollout(
             env, view, captioner, policy, self.spec, settings.actors.rollout, identity, settings.environment.id
         )
@@ -126,29 +128,28 @@ def plan_run(settings: RunSettings) -> RunPlan:
         EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
             discrete actions, or lacks the captions that the run asks for.
     """
-    captioner = load_class(CAPTIONERS, settings.captioner.kind)(settings.captioner)  # type: ignore[attr-defined]
-    env = make_vector_env(settings.environment, 1, _raw_keys(settings, captioner))
+    env = make_vector_env(settings.environment, 1, _raw_keys(settings))
     try:
         view = _make_view(settings, env.single_observation_space)
+        captioner = _make_captioner(settings)
         actions = getattr(env.single_action_space, "n", None)
         if actions is None or getattr(env.single_action_space, "start", 0) != 0:
             raise SpecError(
                 f"{settings.environment.id}: its action space is {env.single_action_space}; learner.kind="
                 f"{settings.learner.kind} needs Discrete actions from 0."  # type: ignore[attr-defined]
             )
-        raw, infos = env.reset(seed=[role_seed(settings, ROLE_EVALUATION, 0)])
-        try:
-            captioner.captions(raw, infos)
-        except KeyError as error:
-            raise ConfigError(
-                f"captioner.kind={settings.captioner.kind} reads {error}, which {settings.environment.id} "  # type: ignore[attr-defined]
-                "does not give. Set captioner.kind=none and rewards.intrinsic=null, or use another environment."
-            ) from error
+        _check_captions(settings, captioner, env)
     finally:
         env.close()
     observation = list(view.specs)
-    if settings.actors.rollout.caption_counts and captioner.keys_per_caption > 0:
-        width = captioner.keys_per_caption + 64
+    has_captions = settings.captioner.kind != "none"  # type: ignore[attr-defined]
+    if settings.rewards.intrinsic is not None and not has_captions:
+        raise ConfigError(
+            "rewards.intrinsic pays for captions, but captioner.kind is none. Choose a captioner (nethack, info), or "
+            "set rewards.intrinsic to null."
+        )
+    if settings.actors.rollout.caption_counts and has_captions:
+        width = captioner.keys_per_caption + BAG_BITS
         observation.append(ArraySpec(name="observation.caption_counts", dtype="float32", shape=(width,)))
     spec = ReplaySpec(
         observation=tuple(observation),
@@ -156,7 +157,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
         keys_per_caption=max(1, captioner.keys_per_caption),
         extra=load_class(LEARNERS, settings.learner.kind).needs(settings.learner).extra,  # type: ignore[attr-defined]
     )
-    return RunPlan(settings, spec)
+    return RunPlan(settings, spec, captioner.key_version)
 
 
 def hold_threads(threads: int = 1) -> None:
@@ -165,14 +166,41 @@ def hold_threads(threads: int = 1) -> None:
         os.environ[name] = str(threads)
 
 
-def _raw_keys(settings: RunSettings, captioner: Captioner) -> tuple[str, ...]:
-    """Raw NetHack observation keys that view and captioner read; asking NLE for no more makes it faster."""
+def _raw_keys(settings: RunSettings) -> tuple[str, ...]:
+    """Raw NetHack keys to ask NLE for, no more than are read: fewer keys step faster."""
     if settings.view.kind != "nethack":  # type: ignore[attr-defined]
         return ()
-    optional = ("chars", "colors", "blstats", "inv_oclasses", "message", "inv_strs", "inv_letters")
-    return tuple(dict.fromkeys((*optional, *captioner.observation_keys)))
+    keys = ("chars", "colors", "blstats", "inv_oclasses", "message")
+    # MiniHack's own key and door actions look the inventory up in these.
+    return (*keys, "inv_strs", "inv_letters") if settings.environment.id.startswith("MiniHack") else keys
 
 
 def _make_view(settings: RunSettings, space: Any) -> View:
     view: View = load_class(VIEWS, settings.view.kind)(settings.view, space)  # type: ignore[attr-defined]
     return view
+
+
+def _make_captioner(settings: RunSettings) -> Captioner:
+    owner = load_class(CAPTIONERS, settings.captioner.kind)  # type: ignore[attr-defined]
+    captioner: Captioner = owner(settings.captioner)
+    return captioner
+
+
+def _check_captions(settings: RunSettings, captioner: Captioner, env: Any) -> None:
+    missing = sorted(set(captioner.observation_keys) - set(getattr(env.single_observation_space, "spaces", {})))
+    if missing:
+        raise ConfigError(
+            f"captioner.kind={settings.captioner.kind} reads {missing}, which the observation of "  # type: ignore[attr-defined]
+            f"{settings.environment.id} does not have. Set captioner.kind to info or none (and rewards.intrinsic to "
+            "null with none), or use a NetHack or MiniHack environment."
+        )
+
+
+def _value_bounds(settings: RunSettings) -> tuple[float, float] | None:
+    """Bounds of the discounted return, None where the rewards have none: only a learner that needs them complains."""
+    try:
+        return value_bounds(
+            settings.rewards, settings.learner.discount, settings.environment.max_episode_steps  # type: ignore[attr-defined]
+        )
+    except ConfigError:
+        return None

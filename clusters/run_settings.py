@@ -11,7 +11,7 @@ from onibi.actors.evaluation import EvaluationSettings
 from onibi.actors.rollout import RolloutSettings
 from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
-from onibi.platform.annotation_desk import AnnotationSettings
+from onibi.platform.annotation_desk import AnnotationDeskSettings
 from onibi.platform.config import Settings, selected
 from onibi.platform.replay.limiter import LimiterSettings
 from onibi.platform.reward_mixer import RewardSettings
@@ -61,6 +61,18 @@ class PlacementSettings(Settings):
     learner_threads: int = 1  # torch threads of the learner
     rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
     learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationSettings(Settings):
+    """How captions reach the annotator."""
+
+    batch_keys: int = 64  # most keys asked at once
+    desk: AnnotationDeskSettings = field(default_factory=AnnotationDeskSettings)
+
+    def __post_init__(self) -> None:
+        if self.batch_keys < 1:
+            raise ValueError(f"batch_keys is {self.batch_keys}; allowed: 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

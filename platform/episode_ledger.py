@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onibi.platform.fragment import Fragment
-from onibi.platform.reward_table import RewardTable, caption_rewards
+from onibi.platform.reward_table import RewardTable, caption_rewards, rewards_by_key
 from onibi.platform.spec import ROLE_STEP
 
 _OPEN_EPISODES_MAX = 1 << 16
@@ -22,6 +22,12 @@ class EpisodeLedger:
     def __init__(self, count_power: float) -> None:
         self._count_power = count_power
         self._totals: dict[int, float] = {}
+        self._paid: NDArray[np.float64] = np.zeros(0, np.float64)
+
+    @property
+    def paid_by_key(self) -> NDArray[np.float64]:
+        """[keys] reward that each key has brought so far; keys newer than the last table are left out. A copy."""
+        return self._paid.copy()
 
     def add(self, fragment: Fragment, caption_id: NDArray[Any], table: RewardTable) -> dict[int, float]:
         """Book a fragment's steps.
@@ -36,6 +42,10 @@ class EpisodeLedger:
         roles = columns["role"]
         steps = (np.arange(roles.shape[1]) < fragment.rows_per_lane[:, None]) & (roles == ROLE_STEP)
         paid, _ = caption_rewards(table, caption_id[steps], columns["caption_count"][steps], self._count_power)
+        by_key = rewards_by_key(table, caption_id[steps], columns["caption_count"][steps], self._count_power)
+        by_key = by_key.astype(np.float64)  # bincount of nothing gives integers
+        by_key[: len(self._paid)] += self._paid
+        self._paid = by_key
         ids, places = np.unique(columns["episode_id"][steps], return_inverse=True)
         sums = np.bincount(places, weights=paid, minlength=len(ids))
         for episode_id, total in zip(ids.tolist(), sums.tolist(), strict=True):

@@ -1,0 +1,193 @@
+"""What a run writes down: history, evaluations, checkpoints, tracking, and its closing report. Both run loops use it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from onibi.actors.evaluation import PlayedEpisode
+from onibi.clusters.progress import Budget, ProgressDisplay
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.annotation_desk import CaptionReportRow
+from onibi.platform.checkpoint import CheckpointParts, mark_best, save_checkpoint
+from onibi.platform.config import to_mapping
+from onibi.platform.errors import CheckpointError
+from onibi.platform.history import History, read_history
+from onibi.platform.run_folder import RunFolder, RunStatus
+from onibi.platform.tracking import TrackedRun, open_tracker
+
+log = logging.getLogger(__name__)
+
+_TRACKER_SECONDS = 60.0  # for what is left to send at the end
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run, or its latest session, ended."""
+
+    folder: Path
+    status: RunStatus
+    env_steps: int
+    updates: int
+    seconds: float
+    figures: dict[str, float] = field(default_factory=dict)  # the last row of the history
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def best_evaluation(self) -> dict[str, Any] | None:
+        """The evaluation whose checkpoint is named best."""
+        return max(self.evaluations, key=lambda row: (row["judged"], row["env_steps"]), default=None)
+
+    def summary(self) -> str:
+        """A few lines for a terminal."""
+        from onibi.clusters.report import summary_text
+
+        return summary_text(self)
+
+
+class RunJournal:
+    """Books everything that one session of a run leaves behind.
+
+    Args:
+        folder: the run's.
+        settings: resolved.
+        display: shows progress on a terminal, or plain lines.
+    """
+
+    def __init__(self, folder: RunFolder, settings: RunSettings, display: bool) -> None:
+        self._folder, self._settings = folder, settings
+        self._history, self._evaluations = History(folder.history), History(folder.evaluations)
+        self._rows: dict[str, float] = {}
+        self._notes: list[str] = []
+        record = folder.record()
+        tracked = TrackedRun(
+            run_id=record.run_id,
+            name=folder.name,
+            config=to_mapping(settings),
+            tags={"environment": settings.environment.id, "learner": settings.learner.kind},  # type: ignore[attr-defined]
+        )
+        self._tracker = open_tracker(
+            settings.tracking,
+            tracked,
+            folder.root,
+            lambda run_id, uri: _keep_tracking(folder, run_id, uri),
+        )
+        self._tracker.artifact(folder.config, "")
+        self._display: ProgressDisplay | None = None
+        if display:
+            budget = Budget(settings.budget.max_env_steps, settings.budget.max_seconds)
+            self._display = ProgressDisplay(Console(stderr=True), folder.name, budget)
+            self._display.__enter__()
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All evaluations of the run, earlier sessions' included."""
+        return [dict(row) for row in read_history(self._folder.evaluations)]
+
+    def cut_after(self, env_steps: int) -> None:
+        """Forget what was written past the checkpoint that the run resumes from."""
+        self._history.cut_after(env_steps)
+        self._evaluations.cut_after(env_steps, key="env_steps")
+
+    def note(self, text: str) -> None:
+        """Something worth telling once: an actor replaced, a checkpoint written."""
+        log.info(text)
+        self._notes = [*self._notes, text][-3:]
+
+    def interval(self, row: dict[str, float]) -> None:
+        """Figures of one interval, from the run meter and the roles."""
+        self._rows.update(row)
+        env_steps = int(row["actors/env_steps"])
+        self._history.append(row)
+        self._tracker.log(row, env_steps)
+        if self._display is not None:
+            notes, self._notes = self._notes, []
+            self._display.update(self._rows, notes)
+
+    def save(self, env_steps: int, parts: CheckpointParts) -> bool:
+        """Write a checkpoint, named by its env steps. False where the disk refused: the run goes on, and says so."""
+        try:
+            save_checkpoint(self._folder.checkpoints, env_steps, parts, keep_last=self._settings.checkpoint.keep_last)
+        except CheckpointError as error:
+            log.error("%s", error)
+            self.note("checkpoint not written")
+            return False
+        self._folder.update(results={"env_steps": float(env_steps)})
+        return True
+
+    def evaluate(self, env_steps: int, seconds: float, episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
+        """Book an evaluation of the checkpoint of ``env_steps``, and name that checkpoint best if it is."""
+        returns = [episode.episode_return for episode in episodes]
+        judge = self._settings.evaluation.judge
+        judged = float(np.mean([episode.judged_by(judge) for episode in episodes]))
+        row: dict[str, Any] = {
+            "env_steps": float(env_steps),
+            "checkpoint": float(env_steps),
+            "seconds": seconds,
+            "judged": judged,
+            "return_mean": float(np.mean(returns)),
+            "intrinsic_return_mean": float(np.mean([episode.intrinsic_return for episode in episodes])),
+            "length_mean": float(np.mean([episode.length for episode in episodes])),
+            "returns": returns,
+        }
+        if any("success" in episode.figures for episode in episodes):
+            row["success_rate"] = float(np.mean([episode.figures.get("success", 0.0) for episode in episodes]))
+        before = [float(each["judged"]) for each in self.evaluations]
+        self._evaluations.append(row)
+        if judged >= max(before, default=judged):  # of equals the later one: it has seen more
+            mark_best(self._folder.checkpoints, env_steps)
+        figures = {f"evaluation/{name}": value for name, value in row.items() if isinstance(value, float)}
+        self._rows.update(figures)
+        self._tracker.log(figures, env_steps)
+        return row
+
+    def close(
+        self,
+        status: RunStatus,
+        env_steps: int,
+        updates: int,
+        seconds: float,
+        captions: Sequence[CaptionReportRow],
+        paid: NDArray[np.float64],
+    ) -> RunResult:
+        """Write curve and captions table, hand everything to MLflow, and end the run."""
+        from onibi.clusters.report import captions_csv, learning_curve_png
+
+        if self._display is not None:
+            self._display.__exit__(None, None, None)
+        self._history.close()
+        self._evaluations.close()
+        result = RunResult(
+            self._folder.path, status, env_steps, updates, seconds, dict(self._rows), self.evaluations
+        )
+        curve = self._folder.artifacts / "learning_curve.png"
+        history, evaluations = read_history(self._folder.history), read_history(self._folder.evaluations)
+        if learning_curve_png(history, evaluations, curve, title=self._folder.name):
+            self._tracker.artifact(curve, "")
+        if captions:
+            # Keys that came after the last reward table have been paid nothing.
+            paid = np.pad(paid, (0, len(captions) - len(paid)))
+            table = self._folder.artifacts / "captions.csv"
+            captions_csv(captions, paid, table)
+            self._tracker.artifact(table, "")
+        for checkpoint in sorted(self._folder.checkpoints.iterdir())[-1:]:
+            self._tracker.artifact(checkpoint, "checkpoint")
+        (self._folder.artifacts / "result.json").write_text(
+            json.dumps({"status": status, "env_steps": env_steps, "updates": updates, "seconds": seconds})
+        )
+        self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
+        self._folder.update(
+            status=status, results={"env_steps": float(env_steps), "updates": float(updates), "seconds": seconds}
+        )
+        return result
+
+
+def _keep_tracking(folder: RunFolder, run_id: str, uri: str) -> None:
+    folder.update(tracking_run_id=run_id, tracking_uri=uri)

@@ -1,0 +1,162 @@
+"""What a run needs to go on: opened stores, restored learner and desk, counters. Shared by both run loops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from onibi.clusters.run_plan import ROLE_SAMPLER, RunPlan, role_seed
+from onibi.learners.learner import Learner
+from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.checkpoint import Checkpoint, CheckpointParts
+from onibi.platform.fragment import CaptionText
+from onibi.platform.replay.feed import ReplayFeed
+from onibi.platform.replay.limiter import Limiter
+from onibi.platform.replay.ring_file import RING_SUFFIX, orphans, remove_orphan
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.shard import Resolve, Shard
+
+log = logging.getLogger(__name__)
+
+_RING_PREFIX = "onibi-"
+_INCARNATIONS_PER_SESSION = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """The counters in a checkpoint. ``inserted_base`` are env steps whose rows are in no ring any more."""
+
+    env_steps: int = 0
+    inserted_base: int = 0
+    updates: int = 0
+    seconds: float = 0.0  # of training, over all sessions
+    drawn_rows: int = 0  # over all sessions
+    session: int = 0  # how often the run was resumed
+    next_evaluation: int = 0  # env steps
+
+    def resumed(self, inserted: int, ring_kept: bool) -> RunState:
+        """The state to go on with: with the ring of the last session its younger rows count, else its rows are gone."""
+        base = self.inserted_base if ring_kept else self.env_steps
+        return replace(self, session=self.session + 1, inserted_base=base, env_steps=base + inserted)
+
+    @property
+    def learner_incarnation(self) -> int:
+        """The first incarnation of a learner in this session; later ones in it add 1."""
+        return self.session * _INCARNATIONS_PER_SESSION
+
+
+def state_of(checkpoint: Checkpoint) -> RunState:
+    """The counters of a checkpoint."""
+    return RunState(**checkpoint.state["run"])
+
+
+def checkpoint_parts(
+    state: RunState, learner_state: Mapping[str, Any], desk_state: Mapping[str, pa.Table], feed_state: Mapping[str, Any]
+) -> CheckpointParts:
+    """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states."""
+    return CheckpointParts(
+        tensors={"learner": learner_state}, tables=desk_state, state={"run": asdict(state), "feed": feed_state}
+    )
+
+
+def restore_learner(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Take the learner's tensors from a checkpoint."""
+    import torch
+
+    learner.load_state_dict({name: torch.from_numpy(array) for name, array in checkpoint.tensors["learner"].items()})
+
+
+def ring_path(plan: RunPlan, run_id: str) -> Path:
+    """Where the run's ring lies."""
+    return Path(plan.settings.replay.folder) / f"{_RING_PREFIX}{run_id}{RING_SUFFIX}"
+
+
+def make_limiter(plan: RunPlan) -> Limiter:
+    """The limiter, checked against the largest fragment and the batch."""
+    rollout = plan.settings.actors.rollout
+    return Limiter.from_settings(
+        plan.settings.replay.limiter,
+        fragment_rows=rollout.envs_per_actor * rollout.fragment_steps_max,
+        batch_rows=plan.needs().batch_size,
+        capacity_rows=plan.settings.replay.capacity_rows,
+    )
+
+
+def open_shard(plan: RunPlan, run_id: str, resolve: Resolve, resume: bool) -> tuple[Shard, bool]:
+    """The run's shard, and whether its ring is that of an earlier session.
+
+    Raises: ReplayError where the memory is not there.
+    """
+    path, limiter = ring_path(plan, run_id), make_limiter(plan)
+    if resume and path.exists():
+        return Shard.reopen(path, run_id=run_id, limiter=limiter, resolve=resolve), True
+    shard = Shard.create(
+        path,
+        plan.spec,
+        max_actors=plan.settings.actors.count,
+        envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
+        capacity_rows=plan.settings.replay.capacity_rows,
+        window_rows=plan.needs().n_steps,
+        run_id=run_id,
+        limiter=limiter,
+        resolve=resolve,
+    )
+    return shard, False
+
+
+def open_feed(plan: RunPlan, path: Path, session: int) -> ReplayFeed:
+    """The learner's feed from the ring at ``path``."""
+    needs = plan.needs()
+    reader = RingReader(path)
+    sampler = UniformSampler(
+        reader,
+        n_steps=needs.n_steps,
+        batch_size=needs.batch_size,
+        rng=np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session)),
+    )
+    return ReplayFeed(reader, sampler, make_limiter(plan), needs.batch_size)
+
+
+def cover_lost_captions(desk: AnnotationDesk, ring: Path) -> int:
+    """Reserve the caption ids of rows that are younger than the checkpoint, so that no new caption gets one of them.
+
+    Their texts died with the hub; such rows pay nothing for their caption. Returns: how many ids.
+    """
+    reader = RingReader(ring)
+    try:
+        newest = int(reader.columns["caption_id"].max(initial=0))
+    finally:
+        reader.close()
+    lost = range(len(desk.captions), newest + 1)
+    desk.intern([CaptionText(text=f"(caption {index} was lost with its process)", keys=()) for index in lost])
+    if lost:
+        log.warning("%d captions of rows younger than the checkpoint are lost; those rows pay nothing for them", len(lost))
+    return len(lost)
+
+
+def remove_stale_rings(folder: str, keep: Path) -> list[Path]:
+    """Remove Onibi's rings that no process writes any more, but for ``keep``. Returns: what was removed."""
+    stale = [each for each in orphans(Path(folder)) if each.path.name.startswith(_RING_PREFIX) and each.path != keep]
+    removed = [each.path for each in stale if remove_orphan(each)]
+    for path in removed:
+        log.info("removed %s, left behind by a run that was killed", path)
+    return removed
+
+
+def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
+    """An empty annotation desk for the run."""
+    annotator = plan.make_annotator()
+    return AnnotationDesk(
+        plan.settings.annotation.desk,
+        keys_per_caption=plan.spec.keys_per_caption,
+        key_version=plan.key_version,
+        prompt_version=annotator.prompt_version if annotator else "none",
+        clock=clock,
+    )
+

@@ -1,0 +1,243 @@
+"""All roles of a run in one process, in turn, without Ray: for debugging, for exactness, for machines without Ray.
+
+Deterministic under a seed: nothing here looks at a clock but the time budget and the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
+from onibi.actors.rollout import Rollout
+from onibi.clusters.run_journal import RunJournal, RunResult
+from onibi.clusters.run_meter import RunCounters, RunMeter
+from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_state import (
+    RunState,
+    checkpoint_parts,
+    cover_lost_captions,
+    make_desk,
+    open_feed,
+    open_shard,
+    restore_learner,
+    ring_path,
+    state_of,
+)
+from onibi.learners.learner_loop import LearnerLoop
+from onibi.platform.captions import CaptionTable
+from onibi.platform.checkpoint import Checkpoint
+from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.fragment import EpisodeStatistics
+from onibi.platform.policy import Weights
+from onibi.platform.replay.ring_file import remove_ring
+
+_INTERVAL_SECONDS = 1.0
+_CAPTION_KINDS = ("captions", "keys", "labels", "queue")
+
+
+class SerialRun:
+    """One session of a run in this process.
+
+    Args:
+        plan: what to build.
+        run_id: names the ring.
+        journal: books what happens.
+        should_stop: asked between fragments; True ends the session with a checkpoint (Ctrl-C).
+        checkpoint: to resume from; None starts anew.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_id: str,
+        journal: RunJournal,
+        should_stop: Callable[[], bool],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        settings = plan.settings
+        rollout_settings = dataclasses.replace(settings.actors.rollout, fragment_seconds=0.0)
+        plan = dataclasses.replace(
+            plan,
+            settings=dataclasses.replace(
+                settings, actors=dataclasses.replace(settings.actors, rollout=rollout_settings)
+            ),
+        )
+        self._plan, self._journal, self._should_stop = plan, journal, should_stop
+        self._settings = plan.settings
+        self._state = RunState() if checkpoint is None else state_of(checkpoint)
+        # Leases are never overdue here, so any clock that never falls will do; a real one would not repeat.
+        self._desk = make_desk(plan, clock=lambda: float(self._state.env_steps))
+        if checkpoint is not None:
+            self._desk.restore({name: checkpoint.tables[name] for name in _CAPTION_KINDS})
+        self._annotator = plan.make_annotator()
+        self._ring = ring_path(plan, run_id)
+        self._shard, kept = open_shard(plan, run_id, self._desk.intern, resume=checkpoint is not None)
+        if checkpoint is not None:
+            if kept:
+                cover_lost_captions(self._desk, self._ring)
+            self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
+            plan = dataclasses.replace(plan, session=self._state.session)
+            self._plan = plan
+        self._feed = open_feed(plan, self._ring, self._state.session)
+        learner = plan.make_learner()
+        if checkpoint is not None:
+            restore_learner(learner, checkpoint)
+            self._feed.restore(checkpoint.state["feed"])
+            self._feed.rebase()
+        self._learner = learner
+        self._drawn_before = self._state.drawn_rows - self._feed.drawn_rows
+        self._weights: Weights | None = None
+        self._loop = LearnerLoop(
+            learner,
+            self._feed,
+            plan.make_mixer(),
+            self._state.learner_incarnation,
+            self._take_weights,
+            settings.learner.publish_period_updates,  # type: ignore[attr-defined]
+        )
+        self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
+        self._rollouts = [self._make_rollout(actor) for actor in range(settings.actors.count)]
+
+    def run(self) -> RunResult:
+        """Train until the budget is used up or ``should_stop`` says so; leaves no ring behind."""
+        budget = self._settings.budget
+        began, before = time.monotonic(), self._state.seconds
+        meter = RunMeter(self._counters())
+        last_interval = last_checkpoint = began
+        status = "failed"
+        try:
+            while True:
+                for rollout in self._rollouts:
+                    self._collect(rollout, meter)
+                    while self._loop.ready():
+                        self._loop.update()
+                now = time.monotonic()
+                self._state = dataclasses.replace(self._state, seconds=before + now - began)
+                over = self._over(budget.max_env_steps, budget.max_seconds)
+                if now - last_interval >= _INTERVAL_SECONDS or over:
+                    last_interval = now
+                    self._interval(meter)
+                if over or self._should_stop():
+                    status = "finished" if over else "interrupted"
+                    break
+                period = self._settings.evaluation.period_env_steps
+                if period is not None and self._state.env_steps >= max(self._state.next_evaluation, period):
+                    self._evaluate()
+                elif now - last_checkpoint >= self._settings.checkpoint.period_seconds:
+                    last_checkpoint = now
+                    self._save()
+            if status == "finished":
+                self._evaluate()
+            else:
+                self._save()
+        finally:
+            self._close()
+        return self._journal.close(
+            "finished" if status == "finished" else "interrupted",
+            self._state.env_steps,
+            self._loop.updates,
+            self._state.seconds,
+            self._desk.caption_report(),
+            self._ledger.paid_by_key,
+        )
+
+    def _collect(self, rollout: Rollout, meter: RunMeter) -> None:
+        fragment = rollout.collect(self._newer_weights)
+        while not self._shard.may_insert(fragment.env_steps) and self._loop.ready():
+            self._loop.update()
+        inserted = self._shard.insert(fragment)
+        self._state = dataclasses.replace(
+            self._state, env_steps=self._state.inserted_base + self._shard.counters().inserted_rows
+        )
+        self._shard.take_episodes()
+        self._desk.see(*inserted.sightings())
+        requests = self._desk.take(self._settings.annotation.batch_keys)
+        if requests and self._annotator is not None:
+            self._desk.put(self._annotator.annotate(requests, self._annotator.goal))
+        table = self._desk.table(newer_than=self._loop.table_version)
+        if table is not None:
+            self._loop.set_table(table)
+            self._table = table
+        paid = self._ledger.add(fragment, inserted.caption_id, self._table)
+        meter.add_episodes((episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes)
+
+    def _make_rollout(self, actor: int) -> Rollout:
+        lease = self._shard.register(actor, self._settings.actors.rollout.envs_per_actor)
+        return self._plan.make_rollout(actor, lease.incarnation, lease.next_sequence)
+
+    def _take_weights(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def _newer_weights(self, version: int) -> Weights | None:
+        weights = self._weights
+        return weights if weights is not None and weights.version > version else None
+
+    def _counters(self) -> RunCounters:
+        return RunCounters(
+            seconds=self._state.seconds,
+            env_steps=self._state.env_steps,
+            updates=self._loop.updates,
+            drawn_rows=self._drawn_before + self._feed.drawn_rows,
+        )
+
+    def _over(self, max_env_steps: int | None, max_seconds: float | None) -> bool:
+        return (max_env_steps is not None and self._state.env_steps >= max_env_steps) or (
+            max_seconds is not None and self._state.seconds >= max_seconds
+        )
+
+    def _interval(self, meter: RunMeter) -> None:
+        report, shard = self._loop.report(), self._shard.counters()
+        self._journal.interval(
+            {
+                **meter.row(self._counters()),
+                **report.metrics,
+                "replay/readable_rows": float(shard.readable_rows),
+                "replay/overtaken_draws": float(self._feed.overtaken),
+                **self._desk.statistics(),
+            }
+        )
+
+    def _save(self) -> bool:
+        self._state = dataclasses.replace(
+            self._state, updates=self._loop.updates, drawn_rows=self._drawn_before + self._feed.drawn_rows
+        )
+        parts = checkpoint_parts(
+            self._state, self._learner.state_dict(), self._desk.state(), self._feed.state()
+        )
+        return self._journal.save(self._state.env_steps, parts)
+
+    def _evaluate(self) -> None:
+        period = self._settings.evaluation.period_env_steps
+        if period is not None:
+            self._state = dataclasses.replace(
+                self._state, next_evaluation=(self._state.env_steps // period + 1) * period
+            )
+        if not self._save():
+            return
+        episodes = evaluate_weights(self._plan, self._loop.weights(), self._frozen_rewards(), self._state.env_steps)
+        self._journal.evaluate(self._state.env_steps, self._state.seconds, episodes)
+
+    def _frozen_rewards(self) -> FrozenRewards | None:
+        intrinsic = self._settings.rewards.intrinsic
+        if intrinsic is None:
+            return None
+        copy = CaptionTable.from_arrow(self._desk.captions.to_arrow())
+        return FrozenRewards(copy, self._table, intrinsic.count_power)
+
+    def _close(self) -> None:
+        for rollout in self._rollouts:
+            rollout.close()
+        self._feed.close()
+        self._shard.close()
+        remove_ring(self._ring)
+
+
+def evaluate_weights(
+    plan: RunPlan, weights: Weights | None, rewards: FrozenRewards | None, seed: int
+) -> list[PlayedEpisode]:
+    """Play the run's evaluation episodes; ``seed`` chooses the games, ``weights`` None plays at random."""
+    evaluation = plan.settings.evaluation
+    envs = min(evaluation.envs, evaluation.episodes)
+    return play(plan.make_evaluation(weights, envs, seed), envs, evaluation.episodes, rewards)
