@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from onibi.platform.errors import OnibiError
 from onibi.platform.redaction import flattened, without_secrets
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _PARAMS_PER_BATCH = 100
 _FINAL_ERRORS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"})
 
 
-class Refused(Exception):
+class Refused(OnibiError):
     """The server understood the request and will not take it."""
 
 

@@ -1,0 +1,125 @@
+"""The doctor finds what is missing, and only what a run needs makes it fail."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import os
+import socket
+import threading
+
+import pytest
+from rich.console import Console
+
+from onibi.clusters import doctor
+from onibi.clusters.doctor import DoctorRow, Finding, doctor_table, examine, exit_code
+from onibi.platform.run_folder import create_run
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def rows_of(tmp_path, name: str, ray_address: str | None = None) -> list[DoctorRow]:
+    memory = tmp_path / "shm"
+    memory.mkdir(exist_ok=True)
+    return [row for row in examine(tmp_path / "runs", memory, ray_address) if row.name == name]
+
+
+def test_this_machine_can_run_and_every_finding_that_is_not_good_has_a_hint(tmp_path):
+    create_run(tmp_path / "runs", "a")
+    (tmp_path / "shm").mkdir()
+    rows = examine(tmp_path / "runs", tmp_path / "shm", None)
+    assert exit_code(rows) == 0, rows
+    assert all(row.hint for row in rows if row.finding is not Finding.GOOD)
+    (runs,) = [row for row in rows if row.name == "runs folder"]
+    assert "1 runs" in runs.found
+    (torch,) = [row for row in rows if row.name == "torch"]
+    assert "CPU only" in torch.found or torch.finding is Finding.GOOD
+
+
+def test_a_needed_package_that_is_missing_is_an_error_and_an_optional_one_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "onibi_no_such_package"))
+    monkeypatch.setattr(doctor, "_OPTIONAL", (("onibi_nor_this", "games", "pip install games"),))
+    (needed,) = rows_of(tmp_path, "onibi_no_such_package")
+    (optional,) = rows_of(tmp_path, "onibi_nor_this")
+    assert (needed.finding, optional.finding) == (Finding.MISSING, Finding.WARNING)
+    assert optional.hint == "pip install games" and "games" in optional.found
+    assert exit_code([needed]) == 1 and exit_code([optional]) == 0
+
+
+def test_shared_memory_that_is_not_there_is_an_error_and_too_little_a_warning(tmp_path, monkeypatch):
+    (row,) = [row for row in examine(tmp_path / "runs", tmp_path / "absent", None) if row.name == "shared memory"]
+    assert row.finding is Finding.MISSING and "absent" in row.found
+    monkeypatch.setattr(doctor, "_SHARED_MEMORY_LEAST_BYTES", 1 << 60)
+    (row,) = rows_of(tmp_path, "shared memory")
+    assert row.finding is Finding.WARNING and "--shm-size" in row.hint
+
+
+def test_a_ring_without_a_living_writer_is_listed_with_what_to_do(tmp_path):
+    from onibi.platform.replay.ring_file import RING_SUFFIX
+
+    assert rows_of(tmp_path, "orphaned ring") == []
+    path = tmp_path / "shm" / f"left{RING_SUFFIX}"
+    path.write_bytes(b"no header")
+    (row,) = rows_of(tmp_path, "orphaned ring")
+    assert str(path) in row.found and f"rm {path}" in row.hint and row.finding is Finding.WARNING
+
+
+def test_a_runs_folder_below_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    rows = examine(tmp_path / "file" / "runs", tmp_path, None)
+    assert [row.finding for row in rows if row.name == "runs folder"] == [Finding.MISSING]
+
+
+def test_a_tracking_server_is_asked_and_its_password_not_shown(tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{server.server_port}/mlflow")
+    (row,) = rows_of(tmp_path, "tracking")
+    server.shutdown()
+    server.server_close()
+    assert asked == ["/mlflow/health"] and row.finding is Finding.GOOD
+    assert "secret" not in row.found and "***@127.0.0.1" in row.found
+    (row,) = rows_of(tmp_path, "tracking")  # nobody listens now
+    assert row.finding is Finding.WARNING and "refused" in row.found and "secret" not in row.found
+
+
+def test_a_named_ray_cluster_must_answer(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        (row,) = rows_of(tmp_path, "ray cluster", address)
+        assert row.finding is Finding.GOOD
+    (row,) = rows_of(tmp_path, "ray cluster", address)
+    assert row.finding is Finding.MISSING and "ray start --head" in row.hint
+    (row,) = rows_of(tmp_path, "ray cluster", "nowhere")
+    assert row.finding is Finding.MISSING and "no host:port" in row.found
+
+
+def test_another_python_first_on_path_is_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("#!/bin/sh\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    (row,) = rows_of(tmp_path, "python on PATH")
+    assert row.finding is Finding.WARNING and row.found == str(tmp_path / "python")
+
+
+def test_the_table_shows_hints_and_reads_no_markup():
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(
+        doctor_table([DoctorRow("ring", Finding.WARNING, "[red]found", "do this"), DoctorRow("x", Finding.GOOD, "y")])
+    )
+    text = console.file.getvalue()
+    assert "[red]found" in text and "→ do this" in text and text.count("✓") == 1 and text.count("!") == 1

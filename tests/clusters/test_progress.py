@@ -1,0 +1,142 @@
+"""The display shows what a snapshot says, on a terminal and off it, and leaves the terminal as it was."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from onibi.clusters.progress import Budget, ProgressDisplay
+
+SNAPSHOT = {
+    "time/seconds": 100.0,
+    "actors/env_steps": 50_000,
+    "actors/env_steps_per_second": 1_000.0,
+    "actors/episode_return": 0.5,
+    "actors/success_rate": 0.83,
+    "learner/updates": 1_234,
+    "captions/labelled_share": 0.9,
+    "evaluation/return_mean": 0.75,
+}
+
+
+class Clock:
+    """Seconds that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def display(terminal: bool, width: int = 130, budget: Budget | None = None, title: str = "a run") -> ProgressDisplay:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=width, height=60, color_system=None)
+    return ProgressDisplay(console, title, budget or Budget(env_steps=None, seconds=400), clock=Clock())
+
+
+def written(shown: ProgressDisplay) -> str:
+    assert isinstance(shown.console.file, io.StringIO)
+    return shown.console.file.getvalue()
+
+
+def drawn(shown: ProgressDisplay) -> str:
+    with shown.console.capture() as capture:
+        shown.console.print(shown.render())
+    return capture.get()
+
+
+def test_off_a_terminal_each_interval_is_one_plain_line_and_each_note_another():
+    with display(terminal=False, width=40) as shown:  # narrower than the line, which must not be folded
+        plain = {name: figure for name, figure in SNAPSHOT.items() if name != "actors/episode_return"}
+        shown.update(plain, ["actor 1 replaced [red]"])
+        shown.update({"time/seconds": 110.0, "learner/loss": 0.25})
+    assert written(shown).splitlines() == [
+        "   1:40  50.0k steps  1.00k/s  1.23k updates  success 83%  labelled 90%  evaluated 0.75  5:00 left",
+        "  actor 1 replaced [red]",
+        "   1:50  loss 0.25  4:50 left",
+    ]
+
+
+def test_on_a_terminal_the_panel_names_every_figure_of_the_snapshot():
+    shown = display(terminal=True, title="keyroom [bold]")
+    shown.update(SNAPSHOT, ["checkpoint saved"])
+    text = drawn(shown)
+    for expected in (
+        "keyroom [bold]",
+        "50.0k",
+        "1.00k",
+        "0.5",
+        "83%",
+        "1.23k",
+        "90%",
+        "0.75",
+        "checkpoint saved",
+        "1:40 gone",
+    ):
+        assert expected in text
+    assert "queue" not in text  # not in the snapshot
+
+
+@pytest.mark.parametrize("width", [40, 80, 130])
+def test_no_line_of_the_panel_is_wider_than_the_terminal(width):
+    shown = display(terminal=True, width=width)
+    for step in range(40):
+        shown.update({**SNAPSHOT, "actors/episode_return": float(step)}, [f"a rather long note number {step} " * 4])
+    lines = drawn(shown).splitlines()
+    assert max(len(line) for line in lines) == width
+    assert sum("a rather long note" in line for line in lines) == 3  # the last three, one line each
+
+
+def test_before_the_first_figures_the_panel_says_that_it_waits():
+    assert "waiting for the first figures" in drawn(display(terminal=True))
+
+
+def test_a_figure_that_a_later_snapshot_lacks_keeps_its_last_value():
+    shown = display(terminal=True)
+    shown.update(SNAPSHOT)
+    shown.update({"actors/env_steps": 60_000, "evaluation/return_mean": float("nan")})
+    text = drawn(shown)
+    assert "60.0k" in text and "83%" in text
+
+
+def test_the_course_of_a_figure_is_drawn_from_its_least_to_its_greatest_value():
+    shown = display(terminal=True)
+    for value in (0.0, 0.5, 1.0, float("nan"), 0.0):
+        shown.update({"actors/episode_return": value})
+    assert "▁▅█▁" in drawn(shown)  # 7 × ½ rounds to block 4 of 0 to 7
+
+
+def test_the_live_panel_is_left_on_the_terminal_and_the_cursor_comes_back():
+    with display(terminal=True) as shown:
+        shown.update(SNAPSHOT)
+        with pytest.raises(KeyboardInterrupt), shown:
+            raise KeyboardInterrupt
+    text = written(shown)
+    assert text.count("\x1b[?25l") >= 1 and text.rstrip().endswith("\x1b[?25h")
+    assert "50.0k" in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "env_steps", "seconds", "speed", "share", "left"),
+    [
+        (Budget(1000, None), 250, 10, 50.0, 0.25, 15.0),  # 750 steps at 50/s
+        (Budget(None, 100.0), 250, 10, 50.0, 0.1, 90.0),
+        (Budget(1000, 100.0), 250, 10, 50.0, 0.25, 15.0),  # the nearer one
+        (Budget(1000, 100.0), 250, 90, 50.0, 0.9, 10.0),
+        (Budget(1000, None), 0, 10, None, 0.0, None),  # speed not known yet
+        (Budget(1000, None), 1200, 10, 50.0, 1.0, 0.0),  # past the end
+        (Budget(None, None), 1200, 10, 50.0, 0.0, None),
+    ],
+)
+def test_the_budget_tells_the_share_used_and_the_time_left(budget, env_steps, seconds, speed, share, left):
+    assert budget.share(env_steps, seconds) == share
+    assert budget.seconds_left(env_steps, seconds, speed) == left
+
+
+def test_between_snapshots_the_clock_moves_on():
+    shown = display(terminal=True)
+    shown.update(SNAPSHOT)
+    shown._clock.now += 7
+    assert "1:47 gone" in drawn(shown) and "4:53 left" in drawn(shown)
