@@ -73,12 +73,13 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CHOICE_PROMPT = re.compile(r"^(?P<asked>.*?\?) ?\[(?P<choices>[^\]]*)\](?: \(\S\)| \([^)]*\)\?)?")
 _TEXT_PROMPT = re.compile(
     r"^(?:(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what|Talk to whom|\w+ in what direction"
-    r"|Do you|Are you|Adjust|Enter|Specify|Replace|Change|Save|Name|Set)\b[^?]*\?(?: \(in what direction\))?"
-    r"|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]|\(For instructions|\(Use |Pick an object\.|Select )"
+    r"|Do you|Are you|Enter|Specify|Replace|Change|Save|Name|Set)\b[^?]*\?(?: \(in what direction\))?"
+    r"|Adjust letter to what|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]|\(For instructions|\(Use |Pick an object\.|Select )"
 )
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
-_ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*".*"?', re.DOTALL)
-_GIVEN_NAME = re.compile(r"\b(named|called) (.+?)(?=$|[.!?,;](?:\s|$)| \(|\s{2}|'s\b)")
+_ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"|.*$)', re.DOTALL)
+_GIVEN_NAME = re.compile(r"\b(named|called) (.+)$")
+_AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?[.!?]?")
 
 _BRACKETED = re.compile(r"\[[^\]]*\]")
 _INVENTORY_LETTER = re.compile(r"(?:^|(?<=\s))[a-zA-Z] - ")
@@ -181,13 +182,13 @@ def spoken_sentences(message: str, kept_names: frozenset[str] = ARTIFACTS) -> li
         return []
     message = _UNPRINTABLE.sub(" ", message)
     message = _ENGRAVED.sub(r"\1 what is written.", message)
-    message = _GIVEN_NAME.sub(lambda found: found[0] if found[2] in kept_names else f"{found[1]} something", message)
     spoken = []
-    for sentence in _SENTENCE_GAP.split(message):
+    for part in _SENTENCE_GAP.split(message):
+        sentence = _without_given_name(part, kept_names)
         choice = _CHOICE_PROMPT.match(sentence)
         if choice is not None:
             spoken.append((f"{choice['asked']} [{choice['choices']}]", True))
-            if choice["choices"].startswith("type"):  # "[type the name]" asks for a line, not for one key
+            if choice["choices"].startswith(("type", "enter")):  # "[type the name]" asks for a line, not for one key
                 break
             continue
         text_prompt = _TEXT_PROMPT.match(sentence)
@@ -197,6 +198,17 @@ def spoken_sentences(message: str, kept_names: frozenset[str] = ARTIFACTS) -> li
         if sentence.strip():
             spoken.append((sentence.strip(), False))
     return spoken
+
+
+def _without_given_name(sentence: str, kept_names: frozenset[str]) -> str:
+    found = _GIVEN_NAME.search(sentence)
+    if found is None:
+        return sentence
+    for name in kept_names:
+        if found[2].startswith(name) and _AFTER_KEPT_NAME.fullmatch(found[2][len(name) :]):
+            return sentence
+    # A name may hold anything, full stops too, so the sentence ends here. It cannot hold two blanks: the game joins them.
+    return f"{sentence[: found.start(2)]}something."
 
 
 def key_text(sentence: str) -> str:
