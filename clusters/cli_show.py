@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,7 +59,16 @@ def presets(
             print(f"{name:{width}}  {preset_summary(PRESETS, name)}")
 
 
-def doctor(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) -> None:
+def doctor(
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    shared_memory: Annotated[
+        Path, typer.Option("--shared-memory", help="Where replay rings will lie (the setting replay.folder).")
+    ] = Path("/dev/shm"),
+    address: Annotated[
+        str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="A Ray cluster to look for as well.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
     """Tell what is installed, reachable and missing. Exit code 1 where something needed is missing.
 
     Example:
@@ -66,9 +76,10 @@ def doctor(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) 
       onibi doctor
     """
     with told(debug=debug):
-        from onibi.clusters.doctor import examine
+        from rich.console import Console
 
-        report = examine(runs_folder)
-        print(report.summary())
-    if not report.sound:
-        raise typer.Exit(1)
+        from onibi.clusters.doctor import doctor_table, examine, exit_code
+
+        rows = examine(runs_folder, shared_memory=shared_memory, ray_address=address)
+        Console().print(doctor_table(rows))
+    raise typer.Exit(exit_code(rows))

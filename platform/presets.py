@@ -6,7 +6,7 @@ comment. A run file, preset or not, may start with ``extends: NAME``: it then ho
 
 from __future__ import annotations
 
-from importlib import resources
+import importlib
 from pathlib import Path
 
 from onibi.platform.config import merge
@@ -19,8 +19,7 @@ _SUFFIX, _EXTENDS = ".yaml", "extends"
 
 def preset_names(package: str) -> list[str]:
     """Names of the presets in ``package`` (for example ``onibi.clusters.presets``), sorted."""
-    files = resources.files(package).iterdir()
-    return sorted(file.name.removesuffix(_SUFFIX) for file in files if file.name.endswith(_SUFFIX))
+    return sorted(path.stem for path in _folder(package).glob(f"*{_SUFFIX}"))
 
 
 def preset_text(package: str, name: str) -> str:
@@ -28,7 +27,7 @@ def preset_text(package: str, name: str) -> str:
     known = preset_names(package)
     if name not in known:
         raise ConfigError(f"preset {name!r} is unknown.{nearest(name, known)} Allowed: {', '.join(known)}.")
-    return (resources.files(package) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    return (_folder(package) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 def preset_summary(package: str, name: str) -> str:
@@ -64,6 +63,18 @@ def find_document(name_or_path: str | Path, package: str) -> Document:
             "`onibi presets` describes them; a file of your own is named by its path."
         )
     return _preset(name, package, ())
+
+
+def _folder(package: str) -> Path:
+    # Not importlib.resources: in an editable install a package without __init__.py has a second, made-up entry in its
+    # path (setuptools' finder), at which importlib.resources raises NotADirectoryError.
+    folders = [Path(entry) for entry in importlib.import_module(package).__path__]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise ConfigError(
+        f"the presets of {package} are not on disk; looked in {', '.join(map(str, folders))}. Install again."
+    )
 
 
 def _preset(name: str, package: str, around: tuple[str, ...]) -> Document:

@@ -203,6 +203,7 @@ def test_all_faults_of_file_and_overrides_are_told_at_once():
 def test_a_section_is_not_built_while_one_of_its_values_is_wrong():
     # wings: 3 alone would be refused by __post_init__; it must not run with height missing its type.
     assert "wings" not in fault("mover: {kind: fly, wings: 3, height: tall}")
+    assert fault("mover: {kind: fly, wings: 3, hight: 9}").startswith("run.yaml:1: mover.hight: unknown key.")
 
 
 def test_a_key_with_nothing_below_it_is_a_section_of_defaults():

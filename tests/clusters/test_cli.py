@@ -1,0 +1,123 @@
+"""The command line as a user meets it, each case in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from onibi.platform.presets import preset_text
+from onibi.platform.run_folder import create_run
+
+COMMANDS = ("train", "resume", "evaluate", "submit", "runs", "presets", "doctor")
+
+
+def onibi(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONIBI_", "RAY_", "MLFLOW_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "onibi", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**kept, "COLUMNS": "200", "NO_COLOR": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
+    )
+
+
+def test_help_names_every_command(tmp_path):
+    finished = onibi("--help", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert [name for name in COMMANDS if f"│ {name} " in finished.stdout] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_shows_an_example_of_it(command, tmp_path):
+    finished = onibi(command, "--help", cwd=tmp_path)
+    assert finished.returncode == 0
+    after = finished.stdout.partition("Example")[2]
+    assert f"onibi {command}" in after
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, onibi.clusters.cli\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'gymnasium', 'pyarrow', 'numpy', 'pydantic', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    assert finished.stdout == "[]\n", finished.stderr
+
+
+def test_version_is_that_of_the_package(tmp_path):
+    assert onibi("--version", cwd=tmp_path).stdout == f"onibi {version('onibi')}\n"
+
+
+def test_presets_are_listed_with_a_summary_and_shown_as_they_stand(tmp_path):
+    lines = onibi("presets", cwd=tmp_path).stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert {"cartpole-dqn", "minihack-oni", "nethack-oni"} <= set(names)
+    assert all(len(line.split()) > 3 for line in lines)
+    shown = onibi("presets", "--show", names[0], cwd=tmp_path).stdout
+    assert shown == preset_text("onibi.clusters.presets", names[0])
+
+
+def test_an_unknown_preset_to_show_ends_with_code_2_and_one_message(tmp_path):
+    finished = onibi("presets", "--show", "minihack-oin", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("onibi: preset 'minihack-oin' is unknown. Did you mean 'minihack-oni'? Allowed: ")
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_debug_adds_the_traceback_to_the_message(tmp_path):
+    finished = onibi("presets", "--show", "nope", "--debug", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("onibi: preset 'nope' is unknown.")
+
+
+def test_an_empty_folder_has_no_runs(tmp_path):
+    finished = onibi("runs", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert finished.stdout == "No runs in runs. Start one: onibi train cartpole-dqn\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_listed_with_status_and_results_and_a_damaged_one_does_not_hide_them(tmp_path):
+    create_run(tmp_path / "there", "first").update(status="finished", results={"success": 0.875})
+    create_run(tmp_path / "there", "second")
+    damaged = create_run(tmp_path / "there", "third")
+    (damaged.path / "run.json").write_text("{", encoding="utf-8")
+    by_option = onibi("runs", "--runs-folder", "there", cwd=tmp_path)
+    by_variable = onibi("runs", cwd=tmp_path, ONIBI_RUNS_FOLDER="there")
+    assert by_option.stdout == by_variable.stdout
+    first, second = [line for line in by_option.stdout.splitlines() if "first" in line or "second" in line]
+    assert "finished" in first
+    assert "success 0.875" in first
+    assert "running" in second
+    assert "third" in by_option.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("trian",), ("train",), ("evaluate", "last", "--episodes", "0"), ("runs", "--nope")]
+)
+def test_a_wrong_call_ends_with_code_2_and_no_traceback(arguments, tmp_path):
+    finished = onibi(*arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert "Usage: onibi" in finished.stderr
+
+
+def test_doctor_fails_where_shared_memory_is_missing_and_names_it(tmp_path):
+    finished = onibi("doctor", "--shared-memory", str(tmp_path / "gone"), cwd=tmp_path)
+    assert finished.returncode == 1, finished.stderr
+    assert "gone" in finished.stdout
+
+
+def test_the_installed_script_and_the_module_are_the_same_command(tmp_path):
+    script = Path(sys.executable).parent / "onibi"
+    by_script = subprocess.run([script, "presets"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    assert (by_script.returncode, by_script.stdout) == (0, onibi("presets", cwd=tmp_path).stdout)
