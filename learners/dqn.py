@@ -3,10 +3,10 @@
 Papers: Mnih et al. 2015 (DQN); van Hasselt et al. 2016, arXiv 1509.06461 (double); Wang et al. 2016, arXiv 1511.06581
 (dueling); Horgan et al. 2018, arXiv 1803.00933 (Ape-X); Farebrother et al. 2024, arXiv 2403.03950 (HL-Gauss).
 
-Differences from the papers: LayerNorm in the default networks; the target network follows by a moving average each update
-(``target.rate`` 1 with ``target.period_updates`` gives the hard copy); window tails give shorter returns instead of being dropped;
-truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so that late labels count;
-uniform sampling; the head starts at value 0.
+Differences from the papers: LayerNorm in the default networks; the target network follows by a moving average each
+update (``target.rate`` 1 with ``target.period_updates`` gives the hard copy); window tails give shorter returns instead
+of being dropped; truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so
+late labels count; uniform sampling; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.networks.build import (
     NETWORKS,
-    QNetwork,
     acts_in_numpy,
     as_arrays,
     build_q_network,
@@ -50,6 +49,7 @@ _SKIPS_IN_A_ROW = 10
 """Non-finite updates in a row after which learning is given up: one bad batch passes by, a broken network does not."""
 _DEFAULT_HUBER_DELTA = 1.0
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
+_COUNTERS = ("updates", "skipped_updates", "skips_in_a_row")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -57,7 +57,10 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSettings(Settings):
-    """Every ``period_updates`` the target becomes (1 − rate) · target + rate · network. A hard copy is rate 1 with a long period."""
+    """Every ``period_updates`` the target becomes (1 − rate) · target + rate · network.
+
+    A hard copy is rate 1 with a long period.
+    """
 
     rate: Annotated[float, Field(gt=0, le=1)] = 0.005
     period_updates: Count = 1
@@ -65,7 +68,7 @@ class TargetSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DqnSettings(Settings):
-    """What can be chosen about a DQN learner. The defaults are those that learnt MiniHack's KeyRoom-S5 in every seed tried."""
+    """What can be chosen about a DQN learner. The defaults learnt MiniHack's KeyRoom-S5 in every seed."""
 
     kind: Literal["dqn"] = "dqn"
     discount: Probability = 0.99  # γ per step
@@ -123,10 +126,10 @@ class DqnLearner:
         self._value_head = _value_head(settings, value_bounds)
         network = build_q_network(settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed)
         self._network = network.to(self._device)
-        self._target = copy.deepcopy(self._network).requires_grad_(False)
+        self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
         self._value_head.to(self._device)
-        self._parameters = list(self._network.parameters())
-        self._target_parameters = list(self._target.parameters())
+        self._parameters: list[Tensor] = list(self._network.parameters())
+        self._target_parameters: list[Tensor] = list(self._target.parameters())
         self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
         self._optimizer = torch.optim.Adam(
             self._parameters, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
@@ -156,14 +159,14 @@ class DqnLearner:
         action = self._tensor(windows.action)
         weight = self._tensor(windows.weight)
         target = self._target_values(windows, reward)
-        self._network.encoder.learn_statistics(observation)
+        self._network.learn_statistics(observation)
 
         outputs = self._network(observation)
         prediction = outputs[torch.arange(len(action), device=self._device), action]
         terms = self._value_head.terms(prediction, target)
         loss = (weight * terms.loss).mean()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
         self._step(loss, gradient_norm)
         self.updates += 1
@@ -183,8 +186,9 @@ class DqnLearner:
         for name, parameter in self._network.named_parameters():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{key}.{name}"] = value
-        for counter in ("updates", "skipped_updates", "_skips_in_a_row"):
-            state[f"counters.{counter.strip('_')}"] = torch.tensor(getattr(self, counter), dtype=torch.int64)
+        counters = (self.updates, self.skipped_updates, self._skips_in_a_row)
+        for name, count in zip(_COUNTERS, counters, strict=True):
+            state[f"counters.{name}"] = torch.tensor(count, dtype=torch.int64)
         # An update of ours draws nothing; a user's network with dropout does, from the global generator.
         state["rng.torch"] = torch.get_rng_state()
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
@@ -196,9 +200,14 @@ class DqnLearner:
             self._target.load_state_dict(_under("target.", state))
         except RuntimeError as error:
             raise CheckpointError(
-                f"the checkpoint's network does not fit these settings: {error}\nResume with the settings it was saved under, or "
-                "start a new run."
+                f"the checkpoint's network does not fit these settings: {error}\n"
+                "Resume with the settings it was saved under, or start a new run."
             ) from error
+        missing = [name for name in _COUNTERS if f"counters.{name}" not in state]
+        if missing or "rng.torch" not in state:
+            raise CheckpointError(
+                f"the checkpoint lacks the learner's {missing or 'rng.torch'}; take an older checkpoint."
+            )
         for name, parameter in self._network.named_parameters():
             moments = {key: state.get(f"optimizer.{key}.{name}") for key in _ADAM_STATE}
             self._optimizer.state[parameter] = {
@@ -206,9 +215,8 @@ class DqnLearner:
                 for key, value in moments.items()
                 if value is not None
             }
-        self.updates = int(state["counters.updates"])
-        self.skipped_updates = int(state["counters.skipped_updates"])
-        self._skips_in_a_row = int(state["counters.skips_in_a_row"])
+        counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
+        self.updates, self.skipped_updates, self._skips_in_a_row = counters
         torch.set_rng_state(state["rng.torch"].cpu())
 
     @torch.no_grad()
@@ -237,8 +245,9 @@ class DqnLearner:
             log.warning("update %d: loss or gradient is not finite; the batch was skipped", self.updates)
         if self._skips_in_a_row >= _SKIPS_IN_A_ROW:
             raise TrainingError(
-                f"update {self.updates}: loss or gradient was not finite {_SKIPS_IN_A_ROW} times in a row. Look for NaN in the "
-                "observations or rewards, or lower learner.learning_rate; then resume from the last checkpoint."
+                f"update {self.updates}: loss or gradient was not finite {_SKIPS_IN_A_ROW} times in a row. Look "
+                "for NaN in the observations or rewards, or lower learner.learning_rate; then resume from the last "
+                "checkpoint."
             )
 
     @torch.no_grad()

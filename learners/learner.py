@@ -39,7 +39,7 @@ class Update:
 
 
 class Learner(Protocol):
-    """A learner's class: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments."""
+    """A learner: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments."""
 
     Settings: ClassVar[type[Settings]]
 

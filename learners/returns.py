@@ -26,7 +26,7 @@ def n_step_return(rewards: Tensor, discounts: Tensor, bootstrap_value: Tensor) -
 
     Args:
         rewards: [B, n] float32.
-        discounts: [B, n] float32: γ; 0 where the step terminated; 1, with reward 0, after the end of a truncated window.
+        discounts: [B, n] float32: γ; 0 where the step terminated; 1, with reward 0, behind the window's end.
         bootstrap_value: [B] float32, value of the observation after the last step.
     Returns: [B] float32; gradients flow. Raises: ValueError where shapes disagree.
     """

@@ -18,17 +18,14 @@ _AUTO_MARGIN = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class SupportSettings(Settings):
-    """Where the bins of ``hl_gauss`` lie. ``low`` and ``high`` are edges, not centres; both unset: from the reward's bounds."""
+    """Where the bins of ``hl_gauss`` lie. ``low`` and ``high`` are edges; both unset: from the reward's bounds."""
 
     low: float | None = None  # value units
     high: float | None = None  # value units
     bins: Annotated[int, Field(ge=3, le=1001)] = 51
-    sigma_bins: Annotated[float, Field(gt=0)] | None = (
-        None  # σ of the Gaussian in bin widths; 0.75 where neither is set
-    )
-    sigma_value: Annotated[float, Field(gt=0)] | None = (
-        None  # σ in value units: its best size does not depend on the bins
-    )
+    # Width of the Gaussian: 0.75 bins where neither is set. Its best size in value units does not hang on the bins.
+    sigma_bins: Annotated[float, Field(gt=0)] | None = None  # σ in bin widths
+    sigma_value: Annotated[float, Field(gt=0)] | None = None  # σ in value units
 
     def __post_init__(self) -> None:
         """Refuse half a range and two widths."""
@@ -65,22 +62,6 @@ class Support:
         return (edges[:-1] + edges[1:]) / 2
 
 
-def value_bounds_of_rewards(low: float, high: float, discount: float) -> tuple[float, float]:
-    """Bounds of the discounted return of an endless episode: low/(1 − γ), high/(1 − γ), 0 included since episodes end.
-
-    Args:
-        low: least reward of a step.
-        high: largest reward of a step.
-        discount: γ < 1.
-    Raises: ConfigError where γ is 1: then nothing bounds the return.
-    """
-    if discount >= 1.0:
-        raise ConfigError(
-            "learner.support: with discount 1 the bounds of a step's reward do not bound the return. Set support.low and support.high."
-        )
-    return min(0.0, low / (1.0 - discount)), max(0.0, high / (1.0 - discount))
-
-
 def resolve_support(settings: SupportSettings, value_bounds: tuple[float, float] | None) -> Support:
     """The support that the settings name, or the bounds of the returns with a margin.
 
@@ -93,14 +74,15 @@ def resolve_support(settings: SupportSettings, value_bounds: tuple[float, float]
         return Support(settings.low, settings.high, settings.bins)
     if value_bounds is None or not all(np.isfinite(value_bounds)):
         raise ConfigError(
-            f"learner.support: the bounds of the return are {value_bounds}, so the bins cannot be placed. Set support.low and "
-            "support.high to the least and largest discounted return, clip the reward, or take value_loss: mse."
+            f"learner.support: the bounds of the return are {value_bounds}, so the bins cannot be placed. Set "
+            "support.low and support.high to the least and largest discounted return, clip the reward, or take "
+            "value_loss: mse."
         )
     low, high = value_bounds
     if low >= high:
         raise ConfigError(
-            f"learner.support: every return lies in [{low}, {high}], so there is nothing to learn. Give a reward component a "
-            "coefficient other than 0, or set support.low and support.high."
+            f"learner.support: every return lies in [{low}, {high}], so there is nothing to learn. Give a reward "
+            "component a coefficient other than 0, or set support.low and support.high."
         )
     # Without negative rewards 0 is an end of the range, and the commonest value: it must not lie on an edge either.
     margin = _AUTO_MARGIN * (high - low)

@@ -1,10 +1,10 @@
 """Value losses by name: what a value head emits, how it is read, and what it is taught.
 
-``mse`` and ``huber`` regress on the scalar. ``hl_gauss`` (Farebrother et al. 2024, arXiv 2403.03950) classifies: the target is
-a Gaussian around the scalar, histogrammed over the bins of the support.
+``mse`` and ``huber`` regress on the scalar. ``hl_gauss`` (Farebrother et al. 2024, arXiv 2403.03950) classifies: the
+target is a Gaussian around the scalar, histogrammed over the bins of the support.
 
-Differences from the paper: targets outside the support are clamped to it and counted (there they give 0/0 or vanish silently);
-σ may be given in value units; the head starts at value 0 instead of the middle of the support.
+Differences from the paper: targets outside the support are clamped to it and counted (unclamped they tend to 0/0); σ
+may be given in value units; the head starts at value 0 instead of the middle of the support.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def hl_gauss_target(value: Tensor, edges: Tensor, sigma: float) -> Tensor:
     check_shapes("edge", edges=edges)
     clamped = value.detach().clamp(edges[0], edges[-1])
     distance = (edges - clamped[:, None]) / (sigma * math.sqrt(2.0))
-    # Φ(b) − Φ(a) cancels in float32 where both are near 1. With tail = erfc(|x|) the difference is taken between small numbers.
+    # Φ(b) − Φ(a) cancels in float32 where both are near 1: erfc(|x|) takes the difference between small numbers.
     tail = torch.erfc(distance.abs())
     left, right = tail[:, :-1], tail[:, 1:]
     straddles = (distance[:, :-1] < 0) & (distance[:, 1:] >= 0)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onibi.learners.networks.heads import ActionValueHead
-from onibi.learners.networks.leaves import leaf_name
+from onibi.learners.networks.leaves import is_image, leaf_name
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.config import Settings, load_class
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 NETWORKS = {
     "auto": "onibi.learners.networks.build:AutoEncoderChoice",
+    "cnn": "onibi.learners.networks.cnn:CnnEncoder",
+    "custom": "onibi.learners.networks.custom:CustomEncoder",
     "mlp": "onibi.learners.networks.mlp:MlpEncoder",
     "nethack": "onibi.learners.networks.nethack:NethackEncoder",
 }
@@ -26,7 +28,7 @@ _NETHACK_LEAVES = {"crop", "locator", "map", "message"}
 
 @dataclass(frozen=True, kw_only=True)
 class AutoNetworkSettings(Settings):
-    """The encoder follows from the observation, with its default settings: NetHack view, image, or flat numbers."""
+    """The encoder follows from the observation, with its default settings: ``nethack``, ``cnn`` or ``mlp``."""
 
     kind: Literal["auto"] = "auto"
 
@@ -57,6 +59,8 @@ def encoder_settings(settings: Settings, observation: tuple[ArraySpec, ...]) -> 
     kind = "mlp"
     if any(leaf_name(spec) in _NETHACK_LEAVES for spec in observation):
         kind = "nethack"
+    elif any(is_image(spec) for spec in observation):
+        kind = "cnn"
     concrete: Settings = load_class(NETWORKS, kind).Settings()
     return concrete
 
@@ -87,6 +91,10 @@ class QNetwork(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → outputs [B, A, K] float32."""
         return self.head(self.encoder(observation))  # type: ignore[no-any-return]
+
+    def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Merge a batch into the encoder's running statistics, where it keeps any."""
+        cast("Encoder", self.encoder).learn_statistics(observation)
 
     def action_values(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → values [B, A] float32."""
@@ -123,7 +131,7 @@ def build_q_network(
     return QNetwork(encoder, head, centres)
 
 
-def as_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+def as_arrays(module: nn.Module) -> dict[str, NDArray[Any]]:
     """Copies of all parameters and persistent buffers by name, on the CPU."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
 

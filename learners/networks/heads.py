@@ -12,7 +12,7 @@ _INITIAL_WEIGHT_SCALE = 0.01
 class ActionValueHead(nn.Module):
     """Features [B, F] → outputs [B, A, K] of each action.
 
-    With dueling, outputs = v + a − mean over actions of a. Started so that every action decodes to the value of ``bias``.
+    With dueling, outputs = v + a − mean over actions of a. At the start every action decodes to the value of ``bias``.
 
     Args:
         features: F.
@@ -40,4 +40,5 @@ class ActionValueHead(nn.Module):
         advantage: Tensor = self.advantage(features).view(-1, self.actions, self.outputs)
         if self.value is None:
             return advantage
-        return advantage + (self.value(features)[:, None] - advantage.mean(dim=1, keepdim=True))
+        value: Tensor = self.value(features)
+        return advantage + (value[:, None] - advantage.mean(dim=1, keepdim=True))

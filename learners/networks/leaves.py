@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onibi.platform.spec import ArraySpec
 
 _LARGEST_ONE_HOT = 512
+_SMALLEST_IMAGE_SIDE = 5
 
 
 def leaf_name(spec: ArraySpec) -> str:
@@ -19,9 +20,27 @@ def leaf_name(spec: ArraySpec) -> str:
     return spec.name.removeprefix("observation.")
 
 
+def is_image(spec: ArraySpec) -> bool:
+    """Whether a leaf is read by convolutions: uint8 with two axes (grey) or three, of which one holds the channels."""
+    return spec.dtype == "uint8" and len(spec.shape) in (2, 3) and min(image_form(spec)[1:]) >= _SMALLEST_IMAGE_SIDE
+
+
+def image_form(spec: ArraySpec) -> tuple[int, int, int]:
+    """(channels, height, width) of an image. Of three axes the shorter of first and last one holds the channels."""
+    if len(spec.shape) == 2:
+        return 1, spec.shape[0], spec.shape[1]
+    first, middle, last = spec.shape
+    return (first, middle, last) if first < last else (last, first, middle)
+
+
+def channels_last(spec: ArraySpec) -> bool:
+    """Whether the last axis holds the channels."""
+    return len(spec.shape) == 3 and spec.shape[0] >= spec.shape[2]
+
+
 @dataclass(frozen=True)
 class FlatLeaf:
-    """One leaf in the flat vector: a one-hot of ``classes`` from ``first_class`` on, or (0 classes) its elements as floats."""
+    """One leaf in the flat vector: a one-hot of ``classes`` from ``first_class`` on, or (0 classes) its elements."""
 
     name: str
     classes: int

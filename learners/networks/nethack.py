@@ -1,4 +1,4 @@
-"""The network for NetHack views: a crop of character classes, the nearest cell of each class, figures, message and whole map."""
+"""The network for NetHack views: crop of character classes, nearest cell of each class, figures, message, whole map."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHARACTERS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class NethackSettings(Settings):
-    """Everything but the map goes into the first layer of an MLP; classes and words as one-hots, which are never built."""
+    """All leaves go into the first layer of an MLP: classes and words as one-hots, the map through convolutions."""
 
     kind: Literal["nethack"] = "nethack"
     hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128, 128)
@@ -44,8 +44,8 @@ class NethackSettings(Settings):
 class NethackEncoder(nn.Module):
     """NetHack view to features; any of its leaves may be absent, leaves of other names are taken as numbers.
 
-    The first layer's part for the crop and the message is a sum of rows of its weight matrix (``embedding_bag``): the same
-    function as a linear layer over one-hots, with a tenth of the work.
+    The first layer's part for the crop and the message is a sum of rows of its weight matrix (``embedding_bag``): the
+    same function as a linear layer over one-hots, with a fraction of the work.
 
     Args:
         settings: widths.
@@ -176,6 +176,7 @@ def _check_form(specs: Mapping[str, ArraySpec], name: str, dtypes: tuple[str, ..
     spec = specs.get(name)
     if spec is not None and (spec.dtype not in dtypes or len(spec.shape) != axes):
         raise SpecError(
-            f"observation column '{spec.name}' is {spec.dtype} {list(spec.shape)}, but the NetHack network reads '{name}' as "
-            f"{' or '.join(dtypes)} with {axes} axes. Rename the key, or set learner.network.kind to mlp or custom."
+            f"observation column '{spec.name}' is {spec.dtype} {list(spec.shape)}, but the NetHack network reads "
+            f"'{name}' as {' or '.join(dtypes)} with {axes} axes. Rename the key, or set learner.network.kind "
+            "to mlp or custom."
         )

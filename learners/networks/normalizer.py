@@ -1,4 +1,4 @@
-"""Running normalisation of flat observations; its statistics are buffers, so they travel with the weights and checkpoints."""
+"""Running normalisation of flat observations; its statistics are buffers: they travel with weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLIP = 10.0
 
 
 class RunningNormalizer(nn.Module):
-    """(x − μ)/√(σ² + 1e-6), clipped to ±10, with μ and σ² over everything that ``learn`` has seen (Chan et al. 1979, parallel form).
+    """(x − μ)/√(σ² + 1e-6), clipped to ±10, with μ and σ² over all that ``learn`` has seen (Chan et al. 1979).
 
     Args:
         features: F.

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from onibi.learners.networks.leaves import FlatLeaf, flatten
 
 _LAYER_NORM_EPSILON = 1e-5
-_VARIANCE_FLOOR, _CLIP = 1e-6, 10.0
+_VARIANCE_FLOOR, _CLIP = 1e-6, 10.0  # as RunningNormalizer
+
+_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+_Layer = tuple[NDArray[np.float32], NDArray[np.float32], _Pair | None]
 
 
 class NumpyMlp:
@@ -24,26 +27,26 @@ class NumpyMlp:
 
     def __init__(self, leaves: Sequence[FlatLeaf], actions: int) -> None:
         self._leaves, self._actions = tuple(leaves), actions
-        self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32], tuple[NDArray[np.float32], ...] | None]] = []
-        self._shift_scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self._head: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self._value: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        self._layers: list[_Layer] = []
+        self._shift_scale: _Pair | None = None
+        self._head: _Pair | None = None
+        self._value: _Pair | None = None
         self._centres: NDArray[np.float32] | None = None
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays by their names in the torch module; matrices are laid out anew for row vectors."""
-        layers = []
+        layers: list[_Layer] = []
         while f"encoder.trunk.linear.{len(layers)}.weight" in arrays:
             at = len(layers)
             norm = f"encoder.trunk.norm.{at}."
-            scale_bias = (
-                (arrays[norm + "weight"].copy(), arrays[norm + "bias"].copy()) if norm + "weight" in arrays else None
-            )
+            normed = norm + "weight" in arrays
+            scale_bias = (arrays[norm + "weight"].copy(), arrays[norm + "bias"].copy()) if normed else None
             layers.append((*_linear(arrays, f"encoder.trunk.linear.{at}."), scale_bias))
         self._layers = layers
         self._shift_scale = None
         if "encoder.normalizer.mean" in arrays:
-            scale = 1.0 / np.sqrt(arrays["encoder.normalizer.variance"] + np.float32(_VARIANCE_FLOOR))
+            deviation = np.sqrt(arrays["encoder.normalizer.variance"] + np.float32(_VARIANCE_FLOOR))
+            scale = np.reciprocal(deviation).astype(np.float32)
             self._shift_scale = (arrays["encoder.normalizer.mean"].copy(), scale)
         self._head = _linear(arrays, "head.advantage.")
         self._value = _linear(arrays, "head.value.") if "head.value.weight" in arrays else None
@@ -84,5 +87,5 @@ class NumpyMlp:
         return values
 
 
-def _linear(arrays: Mapping[str, NDArray[Any]], prefix: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _linear(arrays: Mapping[str, NDArray[Any]], prefix: str) -> _Pair:
     return np.ascontiguousarray(arrays[prefix + "weight"].T), arrays[prefix + "bias"].copy()
