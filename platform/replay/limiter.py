@@ -19,9 +19,8 @@ class LimiterSettings(Settings):
 
     samples_per_insert: float = 8.0  # drawn training rows per inserted step row
     minimum_rows: int = 1_000  # readable rows before the first draw
-    tolerance_rows: float | None = (
-        None  # drawn rows either side may run ahead; null: the least that cannot lock, or 10% of the start
-    )
+    # Drawn rows that either side may run ahead; null: the least that cannot lock, or 10% of what drawing starts with.
+    tolerance_rows: float | None = None
 
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
@@ -59,8 +58,8 @@ class Limiter:
         """
         ratio = settings.samples_per_insert
         least = 2 * max(ratio * fragment_rows, batch_rows)
-        sums = f"2 x max({ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows) = "
-        f"{least:g}"
+        at_once = f"{ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows"
+        sums = f"2 x max({at_once}) = {least:g}"
         tolerance = settings.tolerance_rows
         if tolerance is None:
             tolerance = max(least, 0.1 * ratio * settings.minimum_rows)

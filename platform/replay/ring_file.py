@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import mmap
 import os
 import struct
@@ -16,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.ring_layout import OWNER_OFFSET, RING_SUFFIX, RingLayout, read_header
+from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, read_header
 from onibi.platform.replay.schema import ring_columns
 
-log = logging.getLogger(__name__)
-
+RING_SUFFIX = ".ring"
+"""How ring files end; ``orphans`` looks at these."""
 UNFINISHED_SUFFIX = ".ring.new"
 """How a ring is named until its header is complete."""
 

@@ -30,8 +30,6 @@ from onibi.platform.errors import OnibiError, ReplayError
 from onibi.platform.replay.schema import arrow_schema, ring_columns, spec_from_arrow
 from onibi.platform.spec import ReplaySpec
 
-RING_SUFFIX = ".ring"
-"""How ring files end."""
 OWNER_OFFSET = 64
 """Byte position of the owner's pid, the one field that changes."""
 
@@ -155,7 +153,7 @@ def read_header(path: Path) -> RingHeader:
             if len(head) < _PREAMBLE.size or not head.startswith(_MAGIC):
                 raise ReplayError(
                     f"{path} is not a replay ring: it begins with {head[:8]!r}, a ring with {_MAGIC!r}. Give the "
-                    f"path of a {RING_SUFFIX} file"
+                    "path that the run's shard has created"
                 )
             _, version, size, words, groups, lanes, slots, window, pid, created, run_length, schema_length, crc = (
                 _PREAMBLE.unpack(head)

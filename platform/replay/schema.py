@@ -126,8 +126,8 @@ def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
         high: float | None = None
         if isinstance(leaf, spaces.Box):
             dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
-            if np.all(np.isfinite(leaf.low)) and np.all(np.isfinite(leaf.high)):
-                low, high = float(leaf.low.min(initial=np.inf)), float(leaf.high.max(initial=-np.inf))
+            if leaf.low.size and np.all(np.isfinite(leaf.low)) and np.all(np.isfinite(leaf.high)):
+                low, high = float(leaf.low.min()), float(leaf.high.max())
         elif isinstance(leaf, spaces.Discrete):
             dtype, shape = np.dtype(leaf.dtype), ()
             low, high = float(leaf.start), float(leaf.start + leaf.n - 1)

@@ -1,0 +1,105 @@
+"""The limiter as a table of cases, and its promise that two sides never both wait."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onibi.platform.errors import ConfigError, ReplayError
+from onibi.platform.replay.limiter import DrawnWord, Limiter, LimiterSettings
+
+LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80)
+
+
+@pytest.mark.parametrize(
+    ("inserted", "drawn", "readable", "rows", "allowed"),
+    [
+        (0, 0, 0, 500, True),  # nothing there yet: a fragment of any size comes in
+        (99, 0, 99, 50, True),
+        (100, 0, 100, 20, True),  # 4 x (120 - 100) = 80
+        (100, 0, 100, 21, False),  # 84 > 80
+        (100, 4, 100, 21, True),
+        (1_000, 0, 99, 21, True),  # rows were lost: refill, whatever the counts say
+    ],
+)
+def test_insertion_waits_at_the_tolerance(inserted, drawn, readable, rows, allowed):
+    assert LIMITER.may_insert(rows, inserted=inserted, drawn=drawn, readable=readable) is allowed
+
+
+@pytest.mark.parametrize(
+    ("inserted", "drawn", "readable", "rows", "allowed"),
+    [
+        (99, 0, 99, 1, False),  # below the minimum
+        (100, 0, 100, 80, True),  # 0 - 80 = -80
+        (100, 0, 100, 81, False),
+        (120, 0, 120, 160, True),  # 4 x 20 - 160 = -80
+        (120, 1, 120, 160, False),
+        (1_000, 0, 99, 1, False),  # rows were lost
+    ],
+)
+def test_drawing_waits_at_the_tolerance_and_below_the_minimum(inserted, drawn, readable, rows, allowed):
+    assert LIMITER.may_draw(rows, inserted=inserted, drawn=drawn, readable=readable) is allowed
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_one_side_may_always_go_on_and_the_ratio_is_held(seed):
+    rng = np.random.default_rng(seed)
+    fragment, batch = int(rng.integers(1, 3_000)), int(rng.integers(1, 1_000))
+    settings = LimiterSettings(samples_per_insert=float(rng.choice([0.1, 0.5, 1, 8, 32])), minimum_rows=1_000)
+    limiter = Limiter.from_settings(settings, fragment_rows=fragment, batch_rows=batch, capacity_rows=10**6)
+    inserted = drawn = 0
+    for _ in range(2_000):
+        counts = {"inserted": inserted, "drawn": drawn, "readable": inserted}
+        may_insert, may_draw = limiter.may_insert(fragment, **counts), limiter.may_draw(batch, **counts)
+        assert may_insert or may_draw
+        if may_insert and (not may_draw or rng.random() < 0.5):
+            inserted += int(rng.integers(1, fragment + 1))  # final rows do not count: fragments may bring fewer
+        else:
+            drawn += batch
+    assert drawn > 0
+    # The first fragment may pass the minimum by its length less one; it is not held back, hence the second term.
+    assert abs(limiter.surplus(inserted, drawn)) <= limiter.tolerance_rows + limiter.ratio * fragment
+
+
+def test_tolerance_that_could_lock_is_refused_with_the_sum():
+    settings = LimiterSettings(samples_per_insert=0.5, minimum_rows=1_000, tolerance_rows=50)
+    with pytest.raises(
+        ConfigError, match=r"2 x max\(0.5 samples per insert x 2048 fragment rows, 128 batch rows\) = 2048"
+    ):
+        Limiter.from_settings(settings, fragment_rows=2_048, batch_rows=128, capacity_rows=10**6)
+
+
+def test_minimum_that_the_ring_might_never_hold_is_refused():
+    with pytest.raises(ConfigError, match="minimum_rows is 600, more than half of the ring's 1000 rows"):
+        Limiter.from_settings(LimiterSettings(minimum_rows=600), fragment_rows=8, batch_rows=8, capacity_rows=1_000)
+
+
+@pytest.mark.parametrize("wrong", [{"samples_per_insert": 0.0}, {"minimum_rows": 0}, {"tolerance_rows": 0.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LimiterSettings(**wrong)
+
+
+@pytest.mark.parametrize("readable", [0, 40, 100, 5_000])
+def test_after_rebasing_the_surplus_is_zero_when_drawing_begins(readable):
+    inserted = 7_777
+    drawn = LIMITER.rebased_drawn(inserted=inserted, readable=readable)
+    refilled = inserted + max(0, 100 - readable)
+    assert LIMITER.surplus(refilled, drawn) == 0
+    assert LIMITER.may_draw(80, inserted=refilled, drawn=drawn, readable=max(readable, 100))
+
+
+def test_drawn_word_is_seen_by_its_reader_and_keeps_its_value(tmp_path):
+    path = tmp_path / "x.ring.drawn"
+    with pytest.raises(ReplayError, match="has the run's shard been started"):
+        DrawnWord(path, writable=False)
+    DrawnWord.create(path)
+    learner, shard = DrawnWord(path, writable=True), DrawnWord(path, writable=False)
+    learner.value += 12
+    DrawnWord.create(path)
+    assert shard.value == DrawnWord(path, writable=False).value == 12
+    with pytest.raises(ValueError, match="read-only"):
+        shard.value = 3
+    path.write_bytes(b"12")
+    with pytest.raises(ReplayError, match="is not a drawn word: it has 2 bytes"):
+        DrawnWord(path, writable=False)

@@ -1,0 +1,118 @@
+"""Spaces to columns, columns to Arrow and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from gymnasium import spaces
+
+from onibi.platform.errors import SpecError
+from onibi.platform.replay.schema import (
+    ObservationLeaves,
+    arrow_schema,
+    flatten_observation,
+    observation_specs,
+    ring_columns,
+    spec_from_arrow,
+)
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+NESTED = spaces.Dict(
+    {
+        "image": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        "inner": spaces.Dict({"compass": spaces.Discrete(4, start=1), "buttons": spaces.MultiBinary(3)}),
+        "pair": spaces.Tuple((spaces.MultiDiscrete([2, 5]), spaces.Box(-np.inf, np.inf, (2,), np.float64))),
+        "lit": spaces.Box(0, 1, (), np.bool_),
+    }
+)
+
+
+def test_nested_space_becomes_one_column_per_leaf():
+    found = {c.name: (c.dtype, c.shape, c.low, c.high) for c in observation_specs(NESTED)}
+    assert found == {
+        "observation.image": ("uint8", (8, 8, 3), 0.0, 255.0),
+        "observation.inner.compass": ("int64", (), 1.0, 4.0),
+        "observation.inner.buttons": ("int8", (3,), 0.0, 1.0),
+        "observation.pair.0": ("int64", (2,), 0.0, 4.0),
+        "observation.pair.1": ("float64", (2,), None, None),
+        "observation.lit": ("uint8", (), 0.0, 1.0),
+    }
+
+
+def test_bare_space_is_named_observation():
+    (column,) = observation_specs(spaces.Box(-1, 1, (4,), np.float32))
+    assert (column.name, column.dtype, column.shape) == ("observation", "float32", (4,))
+
+
+@pytest.mark.parametrize("space", [NESTED, spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3)])
+def test_batched_observation_is_flattened_to_its_columns(space):
+    from gymnasium.vector.utils import batch_space
+
+    batched = batch_space(space, 5)
+    batched.seed(0)
+    value = batched.sample()
+    flat = flatten_observation(space, value)
+    for column in observation_specs(space):
+        assert flat[column.name].shape == (5, *column.shape)
+        assert flat[column.name].dtype == column.dtype
+    if space is NESTED:
+        np.testing.assert_array_equal(flat["observation.inner.compass"], value["inner"]["compass"])
+        np.testing.assert_array_equal(flat["observation.pair.1"], value["pair"][1])
+        assert flat["observation.image"] is value["image"]  # no copy
+    assert ObservationLeaves(space).specs == observation_specs(space)
+
+
+@pytest.mark.parametrize(
+    "leaf", [spaces.Text(8), spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), spaces.Discrete(2))]
+)
+def test_leaf_without_a_fixed_width_is_refused_by_name(leaf):
+    with pytest.raises(SpecError, match=rf"'observation\.words' is {type(leaf).__name__}, which has no fixed width"):
+        observation_specs(spaces.Dict({"words": leaf}))
+
+
+def test_key_with_a_dot_is_refused_as_it_could_mean_two_leaves():
+    with pytest.raises(SpecError, match=r"contains '\.'"):
+        observation_specs(spaces.Dict({"a.b": spaces.Discrete(2)}))
+
+
+SPEC = ReplaySpec(
+    observation=observation_specs(NESTED),
+    actions=7,
+    keys_per_caption=3,
+    extra=(ArraySpec(name="logits", dtype="float32", shape=(7,), unit="nats", low=-1.5, high=0.1),),
+)
+
+
+def test_spec_survives_the_way_through_an_arrow_file(tmp_path):
+    schema = arrow_schema(SPEC)
+    with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema):
+        pass
+    with pa.ipc.open_file(str(tmp_path / "x.arrow")) as file:
+        assert spec_from_arrow(file.schema) == SPEC
+
+
+def test_arrow_fields_tell_type_shape_and_unit():
+    schema = arrow_schema(SPEC)
+    assert schema.names == [column.name for column in ring_columns(SPEC)]
+    assert schema.field("reward").type == pa.float32()
+    assert schema.field("observation.image").type.list_size == 8 * 8 * 3
+    assert schema.field("observation.image").metadata[b"shape"] == b"8,8,3"
+    assert schema.field("logits").metadata[b"unit"] == b"nats"
+
+
+def test_schema_of_another_program_or_layout_is_refused():
+    with pytest.raises(SpecError, match="was not written by Onibi"):
+        spec_from_arrow(pa.schema([("reward", pa.float32())]))
+    fields = [field for field in arrow_schema(SPEC) if field.name != "reward"]
+    with pytest.raises(SpecError, match="open it with the version that wrote it"):
+        spec_from_arrow(pa.schema(fields, metadata=arrow_schema(SPEC).metadata))
+
+
+def test_column_declared_twice_or_of_no_fixed_width_is_refused():
+    twice = ReplaySpec(observation=(), actions=1, extra=(ArraySpec(name="reward", dtype="float32"),))
+    with pytest.raises(SpecError, match="'reward' is declared twice"):
+        ring_columns(twice)
+    for wrong in (ArraySpec(name="x", dtype="object"), ArraySpec(name="x", dtype="int8", shape=(0,))):
+        with pytest.raises(SpecError, match="column 'x' has dtype"):
+            ring_columns(ReplaySpec(observation=(wrong,), actions=1))
