@@ -1,0 +1,124 @@
+"""The contract of every captioner in the registry, and the two small ones."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from onibi.actors.captioners.captioner import envs_of
+from onibi.actors.captioners.info import InfoCaptioner, InfoCaptionerSettings
+from onibi.actors.captioners.registry import CAPTIONERS
+from onibi.platform.captions import EMPTY_TEXT, CaptionTable
+from onibi.platform.config import load_class, read_settings
+from onibi.platform.errors import CaptionError, ConfigError
+
+
+class Speaker(gym.Env):
+    """Says the step's number at every second step."""
+
+    observation_space = gym.spaces.Dict(
+        {"message": gym.spaces.Box(0, 255, (256,), np.uint8), "place": gym.spaces.Box(0, 1, (1,), np.float32)}
+    )
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, said="Step {} of the stairs."):
+        self.said, self.steps = said, 0
+
+    def look(self):
+        text = "" if self.steps % 2 else self.said.format(self.steps)
+        message = np.zeros(256, np.uint8)
+        message[: len(text)] = np.frombuffer(text.encode(), np.uint8)
+        return {"message": message, "place": np.zeros(1, np.float32)}, {"caption": text} if text else {}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.look()
+
+    def step(self, action):
+        self.steps += 1
+        observation, info = self.look()
+        return observation, 0.0, False, False, info
+
+
+def vector(*envs):
+    return SyncVectorEnv([lambda env=env: env for env in envs], autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+@pytest.mark.parametrize("kind", CAPTIONERS)
+def test_every_captioner_gives_each_environment_a_caption_that_a_table_takes(kind):
+    owner = load_class(CAPTIONERS, kind)
+    captioner = owner(read_settings(owner.Settings, {"kind": kind}))
+    assert captioner.key_version
+    envs = vector(Speaker(), Speaker(), Speaker())
+    table = CaptionTable(max(1, captioner.keys_per_caption), captioner.key_version)
+    observation, infos = envs.reset(seed=0)
+    for _ in range(5):
+        captions = captioner.captions(observation, infos)
+        assert len(captions) == 3
+        table.intern(captions)
+        assert captions == captioner.captions(observation, infos), "the same observation, the same captions"
+        assert all(len(caption.keys) <= captioner.keys_per_caption for caption in captions)
+        observation, *_, infos = envs.step(np.zeros(3, np.int64))
+    envs.close()
+    # 3 different texts were said; their one key is "Step # of the stairs.".
+    assert (len(table), table.key_count) == ((1, 0) if kind == "none" else (4, 1))
+
+
+def test_info_captions_follow_the_mask_of_the_vector_environment():
+    late = Speaker()
+    envs = vector(Speaker(), late)
+    envs.reset(seed=0)
+    late.steps = 1
+    observation, *_, infos = envs.step(np.zeros(2, np.int64))  # steps 1 and 2: only the second one speaks
+    captions = InfoCaptioner(InfoCaptionerSettings()).captions(observation, infos)
+    assert [caption.text for caption in captions] == ["", "Step 2 of the stairs."]
+    envs.close()
+
+
+def info_captions(*texts, **settings):
+    infos = {"caption": np.array(texts, object)}
+    return InfoCaptioner(InfoCaptionerSettings(**settings)).captions(np.zeros((len(texts), 2)), infos)
+
+
+def test_numbers_are_normalised_unless_they_tell_things_apart():
+    (caption,) = info_captions("Room 12")
+    assert (caption.text, caption.keys[0].text) == ("Room 12", "Room #")
+    (kept,) = info_captions("Room 12", numbers="keep")
+    assert kept.keys[0].text == "Room 12"
+
+
+def test_long_captions_are_cut_and_blanks_joined():
+    (caption,) = info_captions(" a  b\n c" + "x" * 999, max_characters=8)
+    assert caption.text == "a b c"
+
+
+def test_a_caption_that_is_no_text_is_refused():
+    with pytest.raises(CaptionError, match="environment 1: info\\['caption'\\] is 3"):
+        info_captions("fine", 3)
+
+
+def test_an_environment_that_never_speaks_is_told_apart_from_one_that_is_silent_for_long():
+    silent = InfoCaptioner(InfoCaptionerSettings(give_up_calls=3))
+    observation = np.zeros((2, 4))
+    for _ in range(2):
+        assert silent.captions(observation, {"other": 1}) == [EMPTY_TEXT, EMPTY_TEXT]
+    with pytest.raises(CaptionError, match=r"no info\['caption'\] in the first 3 steps; the infos have \['other'\]"):
+        silent.captions(observation, {"other": 1})
+    spoken = InfoCaptioner(InfoCaptionerSettings(give_up_calls=3))
+    spoken.captions(observation, {"caption": np.array(["hello", ""], object)})
+    for _ in range(9):
+        spoken.captions(observation, {})
+
+
+def test_the_number_of_environments_is_read_from_any_nesting():
+    assert envs_of({"a": (np.zeros((5, 2)), np.zeros(5))}) == 5
+
+
+def test_wrong_settings_are_refused():
+    owner = load_class(CAPTIONERS, "nethack")
+    with pytest.raises(ConfigError, match="keys_per_caption is 0"):
+        read_settings(owner.Settings, {"keys_per_caption": 0})
+    with pytest.raises(ConfigError, match="nethack"):
+        load_class(CAPTIONERS, "netheck")
