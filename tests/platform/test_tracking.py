@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -123,6 +125,34 @@ def test_what_is_refused_is_counted_and_does_not_hold_up_the_rest(runs_root, tmp
     assert "absent.png is not there any more" in caplog.text
     assert tracker.statistics().failures == 1
     assert client_of(tracker.uri).get_run(started[0]).data.metrics == {"a/b": 1.0}
+
+
+def test_a_run_deleted_in_mlflow_meanwhile_costs_its_figures_and_no_time(runs_root):
+    tracker, started = track(runs_root, run_of("deleted"))
+    tracker.log({"a/b": 1.0}, 1)
+    wait_until(lambda: tracker.statistics().sent_points == 1)
+    client_of(tracker.uri).delete_run(started[0])
+    tracker.log({"a/b": 2.0, "a/c": 3.0}, 2)
+    wait_until(lambda: tracker.statistics().dropped_points == 2)  # refused for good: not asked again
+    assert not tracker.close("FINISHED", FLUSH_SECONDS)
+    assert tracker.statistics().sent_points == 1
+
+
+def test_figures_that_a_failing_store_did_not_take_are_counted_at_the_end(runs_root, tmp_path, caplog):
+    source, _ = track(runs_root, run_of("first"))
+    assert source.close("FINISHED", FLUSH_SECONDS)
+    shutil.copy(runs_root / "mlflow.db", tmp_path / "mlflow.db")
+    tracker, _ = track(tmp_path, run_of("failing"), TrackingSettings(retry_seconds=0.05))
+    tracker.log({"a/b": 1.0}, 1)
+    wait_until(lambda: tracker.statistics().sent_points == 1)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("ALTER TABLE metrics RENAME TO gone")
+    database.close()
+    tracker.log({"a/b": 2.0, "a/c": 3.0}, 2)
+    wait_until(lambda: tracker.statistics().failures >= 2)
+    with caplog.at_level(logging.WARNING):
+        assert not tracker.close("FINISHED", 1.0)
+    assert "2 figures and files did not reach" in caplog.text
 
 
 def test_the_buffer_drops_its_oldest_figures_and_says_so_once(tmp_path, caplog):
