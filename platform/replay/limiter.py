@@ -101,8 +101,7 @@ class Limiter:
         """The drawn count that puts the surplus to 0 at the moment when drawing begins again.
 
         After a restore with an incomplete ring, rows come in unpaced until ``minimum_rows`` can be read; without this
-        the
-        learner would owe a burst of draws for them, or wait for rows that were lost.
+        the learner would owe a burst of draws for them, or wait for rows that were lost.
         """
         missing = max(0, self.minimum_rows - readable)
         return round(self.ratio * (inserted + missing - self.minimum_rows))

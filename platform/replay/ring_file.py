@@ -163,9 +163,7 @@ class OrphanRing:
 
 
 def orphans(folder: Path) -> list[OrphanRing]:
-    """Ring files in ``folder`` whose writer is gone, by name. Foreign and damaged files of that name are listed,
-    too.
-    """
+    """Ring files in ``folder`` whose writer is gone, by name; also foreign and damaged files of that name."""
     found = []
     for path in sorted([*folder.glob(f"*{RING_SUFFIX}"), *folder.glob(f"*{UNFINISHED_SUFFIX}")]):
         try:

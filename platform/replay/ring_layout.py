@@ -2,9 +2,8 @@
 
 Layout (little-endian, every array 64-byte aligned, every column page-aligned)::
 
-    preamble   magic, format version, file bytes, header bytes, groups, lanes per group, slots, window rows,
-               owner pid, creation time, run id length, schema length, CRC-32 of all before, run id, Arrow schema
-               message
+    preamble   magic, format version, file bytes, header bytes, groups, lanes per group, slots, window rows, owner
+               pid, creation time, length of run id and of schema, CRC-32 of all but the owner, run id, Arrow schema
     words      writing[G] committed[G]                                commit words, one 8-byte store each
                cursor[2, L] oldest[2, L] open[2, L]                   two records per group, used in turn
                incarnation[2, G] sequence[2, G] inserted[2, G]

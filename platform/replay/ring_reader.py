@@ -21,8 +21,8 @@ _ROUNDS = 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """What could be read at one moment. Rows ``oldest`` to ``cursor - 1`` of a lane are committed; of row ``cursor``,
-    only the
-    observation may be read, and that only where ``open``. All arrays [L], but ``committed`` and ``inserted`` [G].
+    only the observation may be read, and that only where ``open``. All arrays [L], but ``committed`` and ``inserted``
+    [G].
     """
 
     cursor: NDArray[np.int64]
@@ -46,8 +46,7 @@ class RingReader:
     """Maps a ring for reading, in the writer's process or any other of the machine.
 
     ``columns[name]`` is a read-only view ``[L × slots, ...]``; row k of lane l lies at ``l × slots + k mod slots``.
-    What was
-    read counts only if ``oldest_now`` afterwards is not above the earliest row read.
+    What was read counts only if ``oldest_now`` afterwards is not above the earliest row read.
     """
 
     def __init__(self, path: Path) -> None:

@@ -109,8 +109,7 @@ class RingWriter:
         """Go on with a ring that its last writer left, however it ended.
 
         Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and
-        what it may
-        have overwritten already stays below ``oldest``.
+        what it may have overwritten already stays below ``oldest``.
         Raises: ReplayError where another process writes it, the run differs, or the header is damaged.
         """
         found = read_header(path).layout
@@ -145,9 +144,7 @@ class RingWriter:
         return self._words("committed").copy()
 
     def record(self, name: str) -> NDArray[np.int64]:
-        """A copy of a committed word: [G, lanes per group] of ``cursor``, ``oldest``, ``open``; [G, 1] of the
-        others.
-        """
+        """A copy of a committed word: [G, lanes per group] of ``cursor``, ``oldest``, ``open``; else [G, 1]."""
         parity = self._words("committed") & 1
         groups = np.arange(self.layout.groups)
         chosen: NDArray[np.int64] = self._words(name).reshape(2, self.layout.groups, -1)[parity, groups]
@@ -370,8 +367,8 @@ def _row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _blocks(slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int) -> list[tuple[int, int, int, int, int]]:
-    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the
-    ring wraps.
+    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the ring
+    wraps.
 
     Lanes in step, the usual case, make one run: one strided copy per column.
     """
@@ -393,9 +390,7 @@ _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    """A forked child must not keep the lock alive when its parent dies; closing a copy of the descriptor frees
-    nothing.
-    """
+    """A forked child must not keep the lock alive when its parent dies; closing its copy frees nothing now."""
     for writer in list(_writers):
         writer.close()
 

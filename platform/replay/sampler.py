@@ -27,9 +27,7 @@ p = 2**-64. Also how many snapshots are taken until one is not empty."""
 
 @dataclass(kw_only=True)
 class _Starts:
-    """Chosen window starts: lane and row, and the lane's cursor in the snapshot that they were chosen from. Each
-    [m].
-    """
+    """Chosen window starts, each [m]: lane, row, and the lane's cursor in the snapshot they were chosen from."""
 
     lane: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -61,11 +59,10 @@ class UniformSampler:
     """Draws every drawable start of the readable span with the same probability.
 
     Drawable is a committed row that is not final. Spans of all lanes are laid end to end, so a lane is met in
-    proportion to its
-    rows; final rows are redrawn, and so is what the writer overtook before the end check (``overtaken`` counts them).
-    Indices and scalar columns are made for ``batches_ahead`` batches at once; those starts may thus be some draws
-    older than
-    the newest rows. Under one generator state and one sequence of ring contents the draws are the same.
+    proportion to its rows; final rows are redrawn, and so is what the writer overtook before the end check
+    (``overtaken`` counts them). Indices and scalar columns are made for ``batches_ahead`` batches at once; those starts
+    may thus be some draws older than the newest rows. Under one generator state and one sequence of ring contents the
+    draws are the same.
     """
 
     def __init__(

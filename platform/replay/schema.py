@@ -43,8 +43,8 @@ def arrow_schema(spec: ReplaySpec) -> pa.Schema:
     """The schema of a row: a primitive per scalar, a fixed-size list (C order) per array.
 
     Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``part`` (observation, fixed, extra).
-    The schema's
-    own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of the spec.
+    The schema's own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of
+    the spec.
     """
     observations = {column.name for column in spec.observation}
     extras = {column.name for column in spec.extra}
@@ -114,8 +114,8 @@ def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
     """One column per leaf of a Gymnasium observation space; nested names are joined by ".", Tuple items by their index.
 
     Args:
-        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested
-        at will.
+        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested at
+        will.
     Raises: SpecError where a leaf has no fixed width (Text, Sequence, Graph, OneOf).
     """
     from gymnasium import spaces

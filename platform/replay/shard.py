@@ -1,6 +1,4 @@
-"""The replay shard: leases, captions and counters around the one ring writer. A plain class: its Ray shell is
-elsewhere.
-"""
+"""The replay shard: leases, captions and counters around the one ring writer. A plain class, without Ray."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ class InsertResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCounters:
-    """Figures of one shard. ``inserted_rows`` live in the ring and survive a restart; the others count from this
-    start.
-    """
+    """Figures of one shard. ``inserted_rows`` survive a restart (in the ring); the rest counts from this start."""
 
     inserted_rows: int  # step rows = env steps
     readable_rows: int  # committed rows still there, final rows included

@@ -14,10 +14,9 @@ class Windows:
     """B windows of at most n steps. Step i of a window is row ``generation + i`` of its lane.
 
     After a window's end (``used`` False) reward is 0, ``continues`` is 1, captions are 0. A learner's discount is
-    therefore
-    ``where(used, gamma * continues, 1)``. ``bootstrap_observation`` is the one after the last used step; it is meant
-    for use
-    only where every ``continues`` of the window is 1, which the product of the discounts sees to by itself.
+    therefore ``where(used, gamma * continues, 1)``. ``bootstrap_observation`` is the one after the last used step; it
+    is meant for use only where every ``continues`` of the window is 1, which the product of the discounts sees to by
+    itself.
     """
 
     observation: dict[str, NDArray[Any]]
@@ -50,8 +49,7 @@ class Windows:
     """Further declared columns of the start row, each [B, ...]."""
     pairs: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Each leaf [B, 2, ...] C-contiguous: the memory that ``observation`` and ``bootstrap_observation`` are views of,
-    for one
-    copy to a device. Empty where the windows were not made by a sampler."""
+    for one copy to a device. Empty where the windows were not made by a sampler."""
 
     @property
     def batch_size(self) -> int:

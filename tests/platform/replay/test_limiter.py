@@ -41,6 +41,16 @@ def test_drawing_waits_at_the_tolerance_and_below_the_minimum(inserted, drawn, r
     assert LIMITER.may_draw(rows, inserted=inserted, drawn=drawn, readable=readable) is allowed
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_batches_allowed_at_once_are_as_many_as_are_allowed_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    inserted, drawn, batch = int(rng.integers(50, 400)), int(rng.integers(0, 900)), int(rng.integers(1, 90))
+    one_by_one, now = 0, drawn
+    while LIMITER.may_draw(batch, inserted=inserted, drawn=now, readable=inserted):
+        one_by_one, now = one_by_one + 1, now + batch
+    assert LIMITER.batches_allowed(batch, inserted=inserted, drawn=drawn, readable=inserted) == one_by_one
+
+
 @pytest.mark.parametrize("seed", range(100))
 def test_one_side_may_always_go_on_and_the_ratio_is_held(seed):
     rng = np.random.default_rng(seed)
