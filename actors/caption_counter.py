@@ -39,8 +39,8 @@ class CaptionCounter:
         Args:
             captions: [E], one for each lane.
             lanes: [E], the lanes that heard theirs; None: all. Others keep their counts and get 0 here.
-        Returns: [E, K] uint16, N of each key of a lane's caption, this time included (from 1, saturating at 65,535); 0 behind its
-            last key. The caller's to keep.
+        Returns: [E, K] uint16, N of each key of a lane's caption, this time included (from 1, saturating at 65,535);
+            0 behind its last key. The caller's to keep.
         Raises: CaptionError where there is not one caption for each lane, or one has more than K keys.
         """
         if len(captions) != self._envs:
@@ -61,14 +61,18 @@ class CaptionCounter:
         self._feature[lane] = 0
 
     def feature(self) -> NDArray[np.float32]:
-        """[E, K + 64] float32, the observation ``caption_counts``: log2(1 + N) of the present keys, then a hashed bag (0 or 1)
-        of the keys heard in this episode. Without it a reward by N is not Markov. Never-asked keys, worth 0 at any N, show in
-        neither. The caller's to keep."""
+        """[E, K + 64] float32, the observation ``caption_counts``; the caller's to keep.
+
+        log2(1 + N) of the present keys, then a hashed bag (0 or 1) of the keys heard in this episode: without it a
+        reward by N is not Markov. Never-asked keys, worth 0 at any N, show in neither.
+        """
         return self._feature.copy()
 
     def _count_lane(self, lane: int, caption: CaptionText, counts: NDArray[np.uint16]) -> None:
         if len(caption.keys) > self._width:
-            raise CaptionError(f"caption {caption.text!r} has {len(caption.keys)} keys; this counter holds {self._width}")
+            raise CaptionError(
+                f"caption {caption.text!r} has {len(caption.keys)} keys; this counter holds {self._width}"
+            )
         heard, feature = self._counts[lane], self._feature[lane]
         for position, key in enumerate(caption.keys):
             number = heard.get(key.text, 0)

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.actors.evaluation import FrozenRewards
+from onibi.clusters.run_state import cover_lost_captions
+from onibi.platform.annotation_desk import AnnotationDesk, CaptionReportRow
 from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.captions import CaptionTable
 from onibi.platform.fragment import CaptionText
 from onibi.platform.labels import Label
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.reward_table import RewardTable
 
-News = asyncio.Condition
+class News:
+    """Wakes all who wait when there is something new. No news is missed between looking and waiting: neither yields."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake all who wait now."""
+        told, self._next = self._next, asyncio.Event()
+        told.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Until the next news, or for ``seconds``."""
+        try:
+            await asyncio.wait_for(self._next.wait(), seconds)
+        except TimeoutError:
+            return
 
 
-@ray.remote(num_cpus=0.05)
+@ray.remote(num_cpus=0.05, max_concurrency=10_000)
 class HubActor:
     """Long polls instead of polling: who asks for something newer is answered when there is some, or after a wait.
 
@@ -26,8 +47,10 @@ class HubActor:
     weights. The weights themselves never pass through here.
     """
 
-    def __init__(self, desk_arguments: dict[str, Any], desk_state: Any | None = None) -> None:
-        self._desk = AnnotationDesk(**desk_arguments)
+    def __init__(
+        self, make_desk: Callable[[Callable[[], float]], AnnotationDesk], desk_state: dict[str, pa.Table] | None
+    ) -> None:
+        self._desk = make_desk(time.monotonic)
         if desk_state is not None:
             self._desk.restore(desk_state)
         self._weights_version: int = NO_WEIGHTS
@@ -38,60 +61,65 @@ class HubActor:
         """Take a newer version, ``reference`` being a list that holds one ObjectRef to ``Weights``."""
         if version > self._weights_version:
             self._weights_version, self._weights = version, reference
-            await _tell(self._weights_news)
+            self._weights_news.tell()
 
     async def weights_after(self, version: int, wait_seconds: float) -> list[Any]:
         """[ObjectRef] of weights newer than ``version``; empty when none came in time."""
-        await _wait(self._weights_news, lambda: self._weights_version > version, wait_seconds)
+        if self._weights_version <= version:
+            await self._weights_news.wait(wait_seconds)
         return self._weights if self._weights_version > version else []
 
     async def intern(self, captions: Sequence[CaptionText]) -> NDArray[Any]:
         """Dense caption indices; their unlabelled keys are queued."""
         indices = self._desk.intern(captions)
-        await _tell(self._queue_news)
+        self._queue_news.tell()
         return indices
 
     async def see(self, caption_ids: NDArray[Any], rows: NDArray[Any]) -> None:
         """Captions met again, and in how many rows: counted, and queued where they have no label yet."""
         self._desk.see(caption_ids, rows)
-        await _tell(self._queue_news)
+        self._queue_news.tell()
 
     async def take(self, count: int, wait_seconds: float) -> list[AnnotationRequest]:
         """Up to ``count`` requests, newest first; empty when none came in time."""
-        await _wait(self._queue_news, self._desk.has_requests, wait_seconds)
+        requests = self._desk.take(count)
+        if requests:
+            return requests
+        await self._queue_news.wait(wait_seconds)
         return self._desk.take(count)
 
     async def put(self, labels: Sequence[Label]) -> None:
         """Labels of requests that were taken."""
         self._desk.put(labels)
-        await _tell(self._table_news)
+        self._table_news.tell()
 
     async def table_after(self, version: int, wait_seconds: float) -> RewardTable | None:
         """A reward table newer than ``version``; None when none came in time."""
-        await _wait(self._table_news, lambda: self._desk.table_version > version, wait_seconds)
-        return self._desk.table(newer_than=version)
+        table = self._desk.table(newer_than=version)
+        if table is None:
+            await self._table_news.wait(wait_seconds)
+            table = self._desk.table(newer_than=version)
+        return table
+
+    async def cover_lost_captions(self, newest: int) -> int:
+        """Reserve the ids of captions that the ring has and the restored table lacks."""
+        return cover_lost_captions(self._desk, newest)
+
+    async def frozen_rewards(self, count_power: float) -> FrozenRewards:
+        """A copy of the caption rewards as they are now."""
+        table = self._desk.table(newer_than=-1)
+        assert table is not None, "a desk's first table is version 1"
+        return FrozenRewards(CaptionTable.from_arrow(self._desk.captions.to_arrow()), table, count_power)
 
     async def statistics(self) -> dict[str, float]:
         """The desk's metrics."""
         return self._desk.statistics()
 
-    async def state(self) -> Any:
+    async def state(self) -> dict[str, pa.Table]:
         """The desk's state for a checkpoint."""
         return self._desk.state()
 
-    async def caption_report(self) -> Any:
+    async def caption_report(self) -> list[CaptionReportRow]:
         """Rows of the captions table."""
         return self._desk.caption_report()
 
-
-async def _tell(news: News) -> None:
-    async with news:
-        news.notify_all()
-
-
-async def _wait(news: News, is_there: Any, wait_seconds: float) -> None:
-    async with news:
-        try:
-            await asyncio.wait_for(news.wait_for(is_there), wait_seconds)
-        except TimeoutError:
-            return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.annotation_desk import CaptionReportRow
-from onibi.platform.checkpoint import CheckpointParts, mark_best, save_checkpoint
+from onibi.platform.checkpoint import Checkpoint, CheckpointParts, load_checkpoint, mark_best, save_checkpoint
 from onibi.platform.config import to_mapping
 from onibi.platform.errors import CheckpointError
 from onibi.platform.history import History, read_history
@@ -25,6 +27,7 @@ from onibi.platform.tracking import TrackedRun, open_tracker
 
 log = logging.getLogger(__name__)
 
+_CAPTIONS_SHOWN = 12
 _TRACKER_SECONDS = 60.0  # for what is left to send at the end
 
 
@@ -39,6 +42,8 @@ class RunResult:
     seconds: float
     figures: dict[str, float] = field(default_factory=dict)  # the last row of the history
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    captions: Sequence[CaptionReportRow] = ()
+    paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # by caption, in rollouts
 
     @property
     def best_evaluation(self) -> dict[str, Any] | None:
@@ -46,10 +51,27 @@ class RunResult:
         return max(self.evaluations, key=lambda row: (row["judged"], row["env_steps"]), default=None)
 
     def summary(self) -> str:
-        """A few lines for a terminal."""
-        from onibi.clusters.report import summary_text
+        """What ``onibi train`` prints at its end: figures, where things lie, how to look at them, best-paid captions."""
+        from onibi.clusters.report import RunSummary, captions_table, summary_table
 
-        return summary_text(self)
+        record = RunFolder(self.folder).record()
+        summary = RunSummary(
+            name=self.folder.name,
+            folder=self.folder,
+            ended=self.status,
+            env_steps=self.env_steps,
+            updates=self.updates,
+            seconds=self.seconds,
+            evaluation=self.evaluations[-1] if self.evaluations else None,
+            tracking_uri=record.tracking_uri,
+            tracking_run_id=record.tracking_run_id,
+        )
+        console = Console(file=io.StringIO(), width=shutil.get_terminal_size((120, 40)).columns)
+        with console.capture() as captured:
+            if self.captions:
+                console.print(captions_table(self.captions, self.paid, _CAPTIONS_SHOWN))
+            console.print(summary_table(summary, np.random.default_rng(0)))
+        return captured.get().rstrip()
 
 
 class RunJournal:
@@ -122,6 +144,10 @@ class RunJournal:
         self._folder.update(results={"env_steps": float(env_steps)})
         return True
 
+    def last_checkpoint(self) -> Checkpoint:
+        """The newest whole checkpoint."""
+        return load_checkpoint(self._folder.checkpoints)
+
     def evaluate(self, env_steps: int, seconds: float, episodes: Sequence[PlayedEpisode]) -> dict[str, Any]:
         """Book an evaluation of the checkpoint of ``env_steps``, and name that checkpoint best if it is."""
         returns = [episode.episode_return for episode in episodes]
@@ -148,6 +174,13 @@ class RunJournal:
         self._tracker.log(figures, env_steps)
         return row
 
+    def abandon(self) -> None:
+        """The session failed: leave what was written, end display and tracking, and say so in the record."""
+        if self._display is not None:
+            self._display.__exit__(None, None, None)
+        self._tracker.close("FAILED", _TRACKER_SECONDS / 6)
+        self._folder.update(status="failed")
+
     def close(
         self,
         status: RunStatus,
@@ -164,16 +197,16 @@ class RunJournal:
             self._display.__exit__(None, None, None)
         self._history.close()
         self._evaluations.close()
+        # Keys that came after the last reward table have been paid nothing.
+        paid = np.pad(paid, (0, max(0, len(captions) - len(paid))))[: len(captions)]
         result = RunResult(
-            self._folder.path, status, env_steps, updates, seconds, dict(self._rows), self.evaluations
+            self._folder.path, status, env_steps, updates, seconds, dict(self._rows), self.evaluations, captions, paid
         )
         curve = self._folder.artifacts / "learning_curve.png"
         history, evaluations = read_history(self._folder.history), read_history(self._folder.evaluations)
         if learning_curve_png(history, evaluations, curve, title=self._folder.name):
             self._tracker.artifact(curve, "")
         if captions:
-            # Keys that came after the last reward table have been paid nothing.
-            paid = np.pad(paid, (0, len(captions) - len(paid)))
             table = self._folder.artifacts / "captions.csv"
             captions_csv(captions, paid, table)
             self._tracker.artifact(table, "")

@@ -123,16 +123,21 @@ def open_feed(plan: RunPlan, path: Path, session: int) -> ReplayFeed:
     return ReplayFeed(reader, sampler, make_limiter(plan), needs.batch_size)
 
 
-def cover_lost_captions(desk: AnnotationDesk, ring: Path) -> int:
-    """Reserve the caption ids of rows that are younger than the checkpoint, so that no new caption gets one of them.
-
-    Their texts died with the hub; such rows pay nothing for their caption. Returns: how many ids.
-    """
+def newest_caption(ring: Path) -> int:
+    """The highest caption id in a ring's rows."""
     reader = RingReader(ring)
     try:
-        newest = int(reader.columns["caption_id"].max(initial=0))
+        return int(reader.columns["caption_id"].max(initial=0))
     finally:
         reader.close()
+
+
+def cover_lost_captions(desk: AnnotationDesk, newest: int) -> int:
+    """Reserve the caption ids up to ``newest``, so that no new caption gets one that rows of the ring already have.
+
+    Rows younger than the checkpoint may have captions whose texts died with the process that knew them; such rows pay
+    nothing for their caption. Returns: how many ids.
+    """
     lost = range(len(desk.captions), newest + 1)
     desk.intern([CaptionText(text=f"(caption {index} was lost with its process)", keys=()) for index in lost])
     if lost:

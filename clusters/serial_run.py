@@ -19,6 +19,7 @@ from onibi.clusters.run_state import (
     checkpoint_parts,
     cover_lost_captions,
     make_desk,
+    newest_caption,
     open_feed,
     open_shard,
     restore_learner,
@@ -76,7 +77,7 @@ class SerialRun:
         self._shard, kept = open_shard(plan, run_id, self._desk.intern, resume=checkpoint is not None)
         if checkpoint is not None:
             if kept:
-                cover_lost_captions(self._desk, self._ring)
+                cover_lost_captions(self._desk, newest_caption(self._ring))
             self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
             plan = dataclasses.replace(plan, session=self._state.session)
             self._plan = plan

@@ -21,8 +21,8 @@ from onibi.learners.shapes import check_shapes
 from onibi.learners.support import Support
 
 ValueLossName = Literal["hl_gauss", "mse", "huber"]
-_INITIAL_LOGIT_FLOOR = -8.0
-"""Log-probability below which no bin starts: deeper ones would take the optimizer thousands of steps to raise."""
+_INITIAL_SPREAD = 1e-3
+"""Probability spread over all bins at the start: 0 would start logits at −∞, much more would start values above 0."""
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class ValueHead:
         if self.centres is None:
             return torch.zeros(1)
         probabilities = hl_gauss_target(torch.zeros(1, device=self._edges.device), self._edges, self.sigma)[0]
-        return probabilities.log().clamp(min=_INITIAL_LOGIT_FLOOR).cpu()
+        return (probabilities + _INITIAL_SPREAD / self.outputs).log().cpu()
 
     def terms(self, prediction: Tensor, target: Tensor) -> LossTerms:
         """Loss of each row, its floor, and which targets were clipped.

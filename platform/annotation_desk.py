@@ -36,7 +36,7 @@ class AnnotationDeskSettings(Settings):
     queue_keys: int = 10_000  # most keys waiting; the oldest is dropped and comes back when it is met again
     lease_seconds: float = 120.0  # a taken key waits again after this time without a reply
     max_attempts: int = 3  # invalid replies after which a key is parked
-    reuse: Literal["same_prompt", "any_prompt"] = "same_prompt"  # which labels of another run or an earlier prompt count
+    reuse: Literal["same_prompt", "any_prompt"] = "same_prompt"  # which labels of other runs and prompts count
 
     def __post_init__(self) -> None:
         if self.queue_keys < 1 or self.max_attempts < 1 or not self.lease_seconds > 0:
@@ -48,7 +48,7 @@ class AnnotationDeskSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionReportRow:
-    """One key in the table that a run leaves behind. ``label`` is "" while there is none, "never asked" for bumps and prompts."""
+    """One key in the table that a run leaves behind; ``label`` is "" while it has none, or "never asked"."""
 
     key: str
     example: str
@@ -108,7 +108,7 @@ class AnnotationDesk:
         finally:
             self._track_new_keys()
         new = self.captions.caption_keys[known:]
-        # Only a caption with a labelled key changes what rows are worth; others count as unlabelled with or without a new table.
+        # Only a caption with a labelled key changes what rows are worth; others are unlabelled in any table.
         self._changed |= bool(np.any(self._labelled[new[new >= 0]] == LABELLED))
         self._offer(indices)
         return indices
@@ -156,7 +156,7 @@ class AnnotationDesk:
         self._queue.retry(retry, self._clock())
         if self._queue.parked > parked:
             log.warning(
-                "%d caption keys got no readable label in %d replies and are asked no more; read the replies in the label table",
+                "%d caption keys got no readable label in %d replies and are asked no more; see the label table",
                 self._queue.parked - parked,
                 self.settings.max_attempts,
             )
@@ -234,8 +234,12 @@ class AnnotationDesk:
         waiting = pa.table(
             {
                 "key": pa.array([*(key for key, _, _ in queue.waiting), *queue.parked], pa.int32()),
-                "first_offered": pa.array([*(first for _, first, _ in queue.waiting), *[0.0] * len(queue.parked)], pa.float64()),
-                "invalid_replies": pa.array([*(tries for _, _, tries in queue.waiting), *[0] * len(queue.parked)], pa.int32()),
+                "first_offered": pa.array(
+                    [*(first for _, first, _ in queue.waiting), *[0.0] * len(queue.parked)], pa.float64()
+                ),
+                "invalid_replies": pa.array(
+                    [*(tries for _, _, tries in queue.waiting), *[0] * len(queue.parked)], pa.int32()
+                ),
                 "parked": pa.array([False] * len(queue.waiting) + [True] * len(queue.parked), pa.bool_()),
             }
         )
@@ -268,13 +272,16 @@ class AnnotationDesk:
         mine = (self.captions.keys_per_caption, self.captions.key_version)
         if (captions.keys_per_caption, captions.key_version) != mine:
             raise CaptionError(
-                f"annotation state: captions were made with K and key version {(captions.keys_per_caption, captions.key_version)}, "
-                f"this run has {mine}; start a new run, its label table can start from the old one"
+                f"annotation state: captions were made with K and key version "
+                f"{(captions.keys_per_caption, captions.key_version)}, this run has {mine}; start a new run, its label table can start from the old one"
             )
         labels = LabelTable.from_arrow(state["labels"], source="annotation state, labels")
         counters = json.loads((state["queue"].schema.metadata or {}).get(b"counters", b"null"))
         if counters is None:
-            raise CaptionError("annotation state: table 'queue' has no counters in its metadata; was it written by AnnotationDesk.state?")
+            raise CaptionError(
+                "annotation state: table 'queue' has no counters in its metadata; was it written by "
+                "AnnotationDesk.state?"
+            )
         self.captions, self.labels = captions, labels
         self._tracked_keys = 0
         shift = self._clock() - counters["clock"]  # ages go on from where they stood, whatever the clock says now
@@ -319,7 +326,9 @@ class AnnotationDesk:
             self._queue.offer((KeyIndex(key) for key in wanted.tolist()), self._clock())
 
     def _label_of(self, key_text: str) -> Label | None:
-        return self.labels.get(text_hash(key_text), None if self.settings.reuse == "any_prompt" else self.prompt_version)
+        return self.labels.get(
+            text_hash(key_text), None if self.settings.reuse == "any_prompt" else self.prompt_version
+        )
 
     def _counts(self, label: Label) -> bool:
         return self.settings.reuse == "any_prompt" or label.prompt_version == self.prompt_version

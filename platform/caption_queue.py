@@ -75,7 +75,7 @@ class CaptionQueue:
         return max(now - next(iter(self._first_offered.values())), 0.0) if self._first_offered else 0.0
 
     def offer(self, keys: Iterable[KeyIndex], now: float) -> None:
-        """Let unlabelled keys wait, the last one foremost. One that waits already comes to the front: it was just met again.
+        """Let unlabelled keys wait, the last one foremost; one that waits already was met again and comes to the front.
 
         Keys in flight and parked ones are left where they are.
         """
@@ -90,7 +90,7 @@ class CaptionQueue:
             self.dropped += 1
 
     def take(self, count: int, now: float) -> list[KeyIndex]:
-        """At most ``count`` keys, newest first; they are in flight until ``finish``, ``retry`` or the end of their lease."""
+        """At most ``count`` keys, newest first: in flight until ``finish``, ``retry`` or the end of their lease."""
         taken = [self._waiting.popitem()[0] for _ in range(min(count, len(self._waiting)))]
         for key in taken:
             self._in_flight[key] = now + self._lease_seconds
@@ -121,7 +121,7 @@ class CaptionQueue:
         self.offer(again, now)
 
     def expire(self, now: float) -> list[KeyIndex]:
-        """Let keys wait again whose lease is over. An annotator's death is not a key's fault: it counts as no attempt."""
+        """Let keys wait again whose lease is over; an annotator's death is not a key's fault and no attempt."""
         over = []
         while self._in_flight and next(iter(self._in_flight.values())) <= now:
             over.append(self._in_flight.popitem(last=False)[0])

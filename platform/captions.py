@@ -1,7 +1,7 @@
 """Captions and their keys: texts on the outside, dense indices on the inside (contracts §7).
 
-A *caption* is the raw text of a step. A *key* is one of its normalised sentences: what is counted and labelled. Both travel
-between processes as text or 64-bit hash, and are dense indices only within one run.
+A *caption* is the raw text of a step. A *key* is one of its normalised sentences: what is counted and labelled. Both
+travel between processes as text or 64-bit hash, and are dense indices only within one run.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CaptionTable:
 
     @property
     def caption_keys(self) -> NDArray[np.int32]:
-        """[captions, K], key indices of each caption, ``NO_KEY`` behind its last one. Read-only view; its rows never change."""
+        """[captions, K], key indices of each caption, ``NO_KEY`` behind its last one; rows never change. Read-only."""
         view = self._caption_keys[: len(self._captions)]
         view.flags.writeable = False
         return view
@@ -164,13 +164,15 @@ class CaptionTable:
         np.add.at(self._key_sightings, keys[present], np.broadcast_to(weights[:, None], keys.shape)[present])
 
     def to_arrow(self) -> dict[str, pa.Table]:
-        """``captions`` (hash, text, keys, sightings) and ``keys`` (hash, text, askable, example, sightings), in index order."""
+        """In index order ``captions`` (hash, text, keys, sightings), ``keys`` (hash, text, askable, example, sightings)."""
         metadata = {"keys_per_caption": str(self.keys_per_caption), "key_version": self.key_version}
         captions = pa.table(
             {
                 "hash": pa.array([text_hash(caption.text) for caption in self._captions], pa.uint64()),
                 "text": pa.array([caption.text for caption in self._captions], pa.string()),
-                "keys": pa.array([[key.text for key in caption.keys] for caption in self._captions], pa.list_(pa.string())),
+                "keys": pa.array(
+                    [[key.text for key in caption.keys] for caption in self._captions], pa.list_(pa.string())
+                ),
                 "sightings": pa.array(self.caption_sightings, pa.int64()),
             }
         )
@@ -196,8 +198,8 @@ class CaptionTable:
         metadata = {name.decode(): value.decode() for name, value in (captions.schema.metadata or {}).items()}
         if not {"keys_per_caption", "key_version"} <= set(metadata):
             raise CaptionError(
-                f"caption table: the schema's metadata has {sorted(metadata)}, not 'keys_per_caption' and 'key_version'; "
-                "was it written by CaptionTable.to_arrow?"
+                f"caption table: the schema's metadata has {sorted(metadata)}, not 'keys_per_caption' and "
+                "'key_version'; was it written by CaptionTable.to_arrow?"
             )
         table = cls(int(metadata["keys_per_caption"]), metadata["key_version"])
         for row in keys.to_pylist():
@@ -212,10 +214,14 @@ class CaptionTable:
                     "the two tables are not of one checkpoint"
                 ) from error
             if text_hash(caption.text) != row["hash"]:
-                raise CaptionError(f"caption table: hash {row['hash']} does not fit the text {caption.text!r}; it is damaged")
+                raise CaptionError(
+                    f"caption table: hash {row['hash']} does not fit the text {caption.text!r}; it is damaged"
+                )
             table.intern([caption])
         if len(table) != captions.num_rows or table.key_count != keys.num_rows:
-            raise CaptionError(f"caption table: {captions.num_rows} rows hold only {len(table)} different captions; it is damaged")
+            raise CaptionError(
+                f"caption table: {captions.num_rows} rows hold only {len(table)} different captions; it is damaged"
+            )
         table._caption_sightings[: len(table)] = captions["sightings"].to_numpy()
         table._key_sightings[: table.key_count] = keys["sightings"].to_numpy()
         return table
@@ -223,8 +229,8 @@ class CaptionTable:
     def _add_caption(self, caption_hash: int, caption: CaptionText) -> CaptionIndex:
         if len(caption.keys) > self.keys_per_caption:
             raise CaptionError(
-                f"caption {caption.text!r} has {len(caption.keys)} keys, this run stores {self.keys_per_caption} per caption; "
-                "raise keys_per_caption in the captioner's settings"
+                f"caption {caption.text!r} has {len(caption.keys)} keys, this run stores {self.keys_per_caption} "
+                "per caption; raise keys_per_caption in the captioner's settings"
             )
         keys = [self._key_index(key, caption.text) for key in caption.keys]
         index = CaptionIndex(len(self._captions))
@@ -270,23 +276,24 @@ class CaptionTable:
             raise CaptionError(_collision("captions", known.text, caption.text, caption_hash))
         raise CaptionError(
             f"caption {caption.text!r} comes with the keys {[key.text for key in caption.keys]}, it was interned with "
-            f"{[key.text for key in known.keys]}; one run needs one captioner and one key_version ({self.key_version!r} here)"
+            f"{[key.text for key in known.keys]}; one run needs one captioner and one key_version "
+            f"({self.key_version!r} here)"
         )
 
     def _checked(self, captions: NDArray[Any]) -> NDArray[np.int64]:
         indices = np.asarray(captions).astype(np.int64).ravel()
         if indices.size and (int(indices.max()) >= len(self._captions) or int(indices.min()) < 0):
             raise CaptionError(
-                f"caption indices reach from {indices.min()} to {indices.max()}, this table has 0 to {len(self._captions) - 1}; "
-                "intern captions before reporting them"
+                f"caption indices reach from {indices.min()} to {indices.max()}, this table has 0 to "
+                f"{len(self._captions) - 1}; intern captions before reporting them"
             )
         return indices
 
 
 def _collision(what: str, known: str, new: str, shared_hash: int) -> str:
     return (
-        f"two {what} have the hash {shared_hash:#018x}: {known!r} and {new!r}. A merge would give one the other's label; "
-        "change the captioner's normalisation so that one of them reads differently"
+        f"two {what} have the hash {shared_hash:#018x}: {known!r} and {new!r}. A merge would give one the "
+        "other's label; change the captioner's normalisation so that one of them reads differently"
     )
 
 

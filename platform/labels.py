@@ -122,7 +122,8 @@ class LabelTable:
     def from_arrow(cls, table: pa.Table, *, source: str = "label table") -> LabelTable:
         """The labels that ``to_arrow`` wrote.
 
-        Raises: CaptionError where a column is missing or of another type, a verdict is unknown, or a hash does not fit its text.
+        Raises: CaptionError where a column is missing or of another type, a verdict is unknown, or a hash does not
+            fit its text.
         """
         missing = sorted(set(LABEL_SCHEMA.names) - set(table.column_names))
         if missing:
@@ -130,14 +131,19 @@ class LabelTable:
         try:
             rows = table.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA).to_pylist()
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
-            raise CaptionError(f"{source}: {error}; a label table has the fields\n{LABEL_SCHEMA.to_string()}") from error
+            raise CaptionError(
+                f"{source}: {error}; a label table has the fields\n{LABEL_SCHEMA.to_string()}"
+            ) from error
         allowed = {value.value for value in LabelValue}
         for number, row in enumerate(rows):
             if row["value"] not in allowed:
-                raise CaptionError(f"{source}, row {number}: label {row['value']!r} is unknown; allowed are {sorted(allowed)}")
+                raise CaptionError(
+                    f"{source}, row {number}: label {row['value']!r} is unknown; allowed are {sorted(allowed)}"
+                )
             if text_hash(row["key_text"]) != row["key_hash"]:
                 raise CaptionError(
-                    f"{source}, row {number}: hash {row['key_hash']} does not fit the key {row['key_text']!r}; the table is damaged"
+                    f"{source}, row {number}: hash {row['key_hash']} does not fit the key {row['key_text']!r}; the "
+                    "table is damaged"
                 )
             row["value"] = LabelValue(row["value"])
         return cls(Label(**row) for row in rows)

@@ -3,8 +3,8 @@
     r = a_ext · clip(s · r_ext, −clip, clip)  +  a_int · maxⱼ value[keyⱼ] / Nⱼ^β
         └── component ``extrinsic`` ──────┘      └── component ``intrinsic`` ─┘
 
-Differences from ONI's reference: action aₜ is paid for the caption of oₜ₊₁, the terminal one too; N counts normalised keys, and
-of several keys in one caption the best one pays.
+Differences from ONI's reference: action aₜ is paid for the caption of oₜ₊₁, the terminal one too; N counts normalised
+keys, and of several keys in one caption the best one pays.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ExtrinsicSettings(Settings):
     coefficient: float = 1.0  # a_ext; 0 trains without the environment's reward
     scale: float = 1.0  # s
     clip: float | None = 10.0  # on scale · r; null: not clipped
-    episode_low: float | None = None  # least of an episode's discounted sum of scale · r, where known; null: from the steps
-    episode_high: float | None = None  # most of it
+    episode_low: float | None = None  # least discounted sum of scale · r in an episode; null: follows from the steps
+    episode_high: float | None = None  # the most
 
     def __post_init__(self) -> None:
         _check_finite("coefficient", self.coefficient)
@@ -51,14 +51,16 @@ class IntrinsicSettings(Settings):
     kind: Literal["retrieval"] = "retrieval"
     coefficient: float = 0.1  # a_int
     count_power: float = 3.0  # β: a key pays at most Σ N^−β times its value in an episode
-    # Most of an episode's discounted sum before the coefficient; it sizes the value support and caps no reward. The number of
-    # keys is not bounded, so no bound follows from β; null: a step can pay 1 for ever.
+    # Most of an episode's discounted sum before the coefficient; it sizes the value support and caps no reward. The
+    # number of keys is not bounded, so no bound follows from β; null: a step can pay 1 for ever.
     episode_high: float | None = None
 
     def __post_init__(self) -> None:
         _check_finite("coefficient", self.coefficient)
         if self.coefficient < 0:
-            raise ValueError(f"coefficient is {self.coefficient}; it must be 0 or more: helpful captions are not punished")
+            raise ValueError(
+                f"coefficient is {self.coefficient}; it must be 0 or more: helpful captions are not punished"
+            )
         if not 0 <= self.count_power < math.inf:
             raise ValueError(f"count_power is {self.count_power}; it must be 0 or more")
         if self.episode_high is not None and not self.episode_high > 0:
@@ -158,7 +160,7 @@ class RewardMixer:
         )
 
     def bounds(self, component: str) -> Bounds:
-        """What one step of this component can pay, coefficient included. Raises: KeyError where there is no such component."""
+        """What one step of this component can pay, coefficient included. Raises: KeyError for an unknown one."""
         if component == EXTRINSIC:
             limit = math.inf if self.settings.extrinsic.clip is None else self.settings.extrinsic.clip
             return _scaled(Bounds(-limit, limit), self.settings.extrinsic.coefficient)
@@ -173,7 +175,7 @@ class RewardMixer:
 
 
 def labelled_share(table: RewardTable | None, caption_id: NDArray[Any], used: NDArray[np.bool_]) -> float:
-    """Of the used steps whose caption has something to ask, the share where every key has its label; 1 where no step has.
+    """Of the used steps whose caption has something to ask, the share with every label there; 1 where none has.
 
     Args:
         table: None counts every caption but the empty one as waiting.
@@ -192,8 +194,8 @@ def value_bounds(settings: RewardSettings, discount: float, horizon: int | None)
 
         [low, high] = Σ over components of coefficient · clamp(step bounds · (1 − γᴴ)/(1 − γ), episode bounds)
 
-    ``episode_low`` and ``episode_high`` replace what follows from the steps where they are tighter. They are declarations: a return
-    beyond them is clipped to the support and counted there.
+    ``episode_low`` and ``episode_high`` replace what follows from the steps where they are tighter. They are
+    declarations: a return beyond them is clipped to the support and counted there.
 
     Args:
         settings: components and their bounds.
@@ -218,13 +220,13 @@ def value_bounds(settings: RewardSettings, discount: float, horizon: int | None)
     total = Bounds(sum(part.low for part in parts), sum(part.high for part in parts))
     if not (math.isfinite(total.low) and math.isfinite(total.high)):
         raise ConfigError(
-            f"rewards: the return is bounded by {total.low} and {total.high}, so no value support follows. Set rewards.extrinsic.clip, "
-            "rewards.extrinsic.episode_low and episode_high, a discount below 1, or the learner's support itself"
+            f"rewards: the return is bounded by {total.low} and {total.high}, so no value support follows. Set "
+            "rewards.extrinsic.clip, rewards.extrinsic.episode_low and episode_high, a discount below 1, or the learner's support itself"
         )
     if not total.low < total.high:
         raise ConfigError(
-            f"rewards: every return is {total.low}, there is nothing to learn. Set a coefficient of rewards.extrinsic or rewards.intrinsic "
-            "above 0, and episode_low below episode_high"
+            f"rewards: every return is {total.low}, there is nothing to learn. Set a coefficient of "
+            "rewards.extrinsic or rewards.intrinsic above 0, and episode_low below episode_high"
         )
     return total.low, total.high
 

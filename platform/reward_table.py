@@ -22,7 +22,7 @@ UNLABELLED, LABELLED, NEVER_ASKED = 0, 1, 2
 
 @dataclass(frozen=True)
 class RewardTable:
-    """One version of what keys are worth. Captions and keys that are newer than the table count as unlabelled, worth 0."""
+    """One version of what keys are worth; captions and keys that are newer count as unlabelled, worth 0."""
 
     version: int
     caption_keys: NDArray[np.int32]
@@ -35,20 +35,22 @@ class RewardTable:
     def __post_init__(self) -> None:
         if self.caption_keys.ndim != 2 or self.value.shape != self.labelled.shape or self.value.ndim != 1:
             raise CaptionError(
-                f"reward table {self.version}: caption_keys {self.caption_keys.shape}, value {self.value.shape}, labelled "
-                f"{self.labelled.shape}; expected [captions, K], [keys], [keys]"
+                f"reward table {self.version}: caption_keys {self.caption_keys.shape}, value "
+                f"{self.value.shape}, labelled {self.labelled.shape}; expected [captions, K], [keys], [keys]"
             )
 
     @cached_property
     def caption_values(self) -> NDArray[np.float32]:
-        """[captions + 1, K], value of each caption's keys, 0 behind its last one; the last row stands for unknown captions."""
+        """[captions + 1, K], value of each caption's keys, 0 for pads; the last row stands for unknown captions."""
         values = _known(self.value, self.caption_keys, np.float32(0))
-        return np.concatenate([values, np.zeros_like(values[:1])]) if len(values) else np.zeros((1, self.keys_per_caption), np.float32)
+        return np.concatenate([values, np.zeros((1, self.keys_per_caption), np.float32)])
 
     @cached_property
     def caption_status(self) -> NDArray[np.uint8]:
         """[captions + 1]: ``UNLABELLED`` where a key waits for its label, ``LABELLED`` where none does,
-        ``NEVER_ASKED`` where there is nothing to ask (the empty caption, bumps, prompts). The last one is ``UNLABELLED``."""
+        ``NEVER_ASKED`` where there is nothing to ask (the empty caption, bumps, prompts). The last one is
+        ``UNLABELLED``.
+        """
         states = _known(self.labelled, self.caption_keys, np.uint8(UNLABELLED))
         present = self.caption_keys != NO_KEY
         status = np.where((states == LABELLED).any(1, where=present), LABELLED, NEVER_ASKED).astype(np.uint8)
@@ -61,14 +63,15 @@ class RewardTable:
         return int(self.caption_keys.shape[1])
 
     def caption_rows(self, caption_id: NDArray[Any]) -> NDArray[np.int64]:
-        """Rows of ``caption_values`` and ``caption_status`` for caption ids of any shape; unknown ones get the last row."""
-        return np.minimum(caption_id, len(self.caption_keys)).astype(np.int64)
+        """Rows of ``caption_values`` and ``caption_status`` for ids of any shape; unknown ones get the last row."""
+        rows: NDArray[np.int64] = np.minimum(caption_id, len(self.caption_keys)).astype(np.int64)
+        return rows
 
 
 def caption_rewards(
     table: RewardTable, caption_id: NDArray[Any], caption_count: NDArray[np.uint16], power: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Intrinsic reward of rows  r = maxⱼ value[keyⱼ] / Nⱼ^β  over the keys of each row's caption   (oni.md §1, β = ``power``).
+    """Intrinsic reward of rows  r = maxⱼ value[keyⱼ] / Nⱼ^β  over the keys of each row's caption   (ONI, §3).
 
     Args:
         table: the version to use for all of them.
@@ -76,7 +79,8 @@ def caption_rewards(
         caption_count: [..., K] uint16, Nⱼ from 1; a key with N = 0 was not counted and pays nothing.
         power: β ≥ 0; 0 pays a key the same each time.
     Returns: reward [...] float32 and labelled [...] bool: False where the caption has a key that waits for its label.
-        With values in [0, 1] rewards are in [0, 1]; a key pays at most Σ N^−β times its value in an episode (β = 3: 1.202).
+        With values in [0, 1] rewards are in [0, 1]; a key pays at most Σ N^−β times its value in an episode,
+        1.202 times for β = 3.
     Raises: CaptionError where shapes disagree.
     """
     rows = table.caption_rows(caption_id)
@@ -98,7 +102,9 @@ def rewards_by_key(
     reward = paid[np.arange(len(rows)), best]
     pays = reward != 0
     keys = table.caption_keys[rows[pays], best[pays]]
-    return np.bincount(keys, weights=reward[pays].astype(np.float64), minlength=len(table.value))
+    paid_by_key: NDArray[np.float64] = np.zeros(len(table.value), np.float64)
+    np.add.at(paid_by_key, keys, reward[pays])
+    return paid_by_key
 
 
 def _key_rewards(
@@ -106,17 +112,19 @@ def _key_rewards(
 ) -> NDArray[np.float32]:
     if caption_count.shape != (*rows.shape, table.keys_per_caption):
         raise CaptionError(
-            f"caption_rewards: caption_count has shape {caption_count.shape}, expected {(*rows.shape, table.keys_per_caption)}: "
-            "one count for each of the K keys of a caption"
+            f"caption_rewards: caption_count has shape {caption_count.shape}, expected "
+            f"{(*rows.shape, table.keys_per_caption)}: one count for each of the K keys of a caption"
         )
     return table.caption_values[rows] * _inverse_powers(power)[caption_count]
 
 
 @lru_cache(maxsize=8)
 def _inverse_powers(power: float) -> NDArray[np.float32]:
-    """[65536] N^−β for every uint16 N, and 0 for N = 0: a table look-up is several times cheaper than a power per row."""
+    """[65536] N^−β for every uint16 N, and 0 for N = 0: a look-up is cheaper than a power per row."""
     if not power >= 0:
-        raise CaptionError(f"count_power is {power}; it must be 0 or more, or hearing a caption again would pay more each time")
+        raise CaptionError(
+            f"count_power is {power}; it must be 0 or more, or hearing a caption again would pay more each time"
+        )
     counts = np.arange(1, 1 << 16, dtype=np.float64)
     return np.concatenate([np.zeros(1), counts**-power]).astype(np.float32)
 

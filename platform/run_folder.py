@@ -61,6 +61,7 @@ class RunRecord:
     created_at: str
     used_at: str
     status: RunStatus = "running"
+    serial: bool = False  # how it was last trained: in one process, or under Ray
     tracking_uri: str | None = None
     tracking_run_id: str | None = None
     results: dict[str, float] = field(default_factory=dict)

@@ -7,8 +7,8 @@
         label: helpful
         why: a way further is open
 
-Difference from ONI: no language model is asked. A lexicon is a judge for tests, demonstrations and baselines (the lexicon
-``all_ones`` pays every caption, ONI's reward without a judge).
+Difference from ONI: no language model is asked. A lexicon is a judge for tests, demonstrations and baselines: the
+lexicon ``all_ones`` pays every caption, which is ONI's reward without a judge.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class LexiconSettings(Settings):
     kind: Literal["lexicon"] = "lexicon"
     lexicon: str = "nethack"  # name of one that ships with Onibi, or path of a YAML file
     goal: str | None = None  # must be the lexicon's own where given: rules answer one goal
-    unmatched: Literal["helpful", "unhelpful", "invalid"] | None = None  # label of keys that no rule matches; null: the file's
+    # Label of keys that no rule matches; null: the file's. "invalid" is asked again and parked in the end.
+    unmatched: Literal["helpful", "unhelpful", "invalid"] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class LexiconAnnotator:
         self._clock = clock
         if settings.goal is not None and settings.goal.split() != self.lexicon.goal.split():
             raise ConfigError(
-                f"annotator.goal is {settings.goal!r}, but the rules of {self.lexicon.path} were written for {self.lexicon.goal!r}. "
-                "Leave goal out, or write a lexicon for yours and name its path in annotator.lexicon"
+                f"annotator.goal is {settings.goal!r}, but the rules of {self.lexicon.path} were written for "
+                f"{self.lexicon.goal!r}. Leave goal out, or write a lexicon for yours and name its path in annotator.lexicon"
             )
         if settings.unmatched is not None:
             given = LabelValue(settings.unmatched)
@@ -148,11 +149,15 @@ def read_lexicon(path: Path) -> Lexicon:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         shipped = ", ".join(sorted(file.stem for file in LEXICON_FOLDER.glob("*.yaml")))
-        raise ConfigError(f"lexicon {path} cannot be read ({error}); give the path of a YAML file, or one of: {shipped}") from error
+        raise ConfigError(
+            f"lexicon {path} cannot be read ({error}); give the path of a YAML file, or one of: {shipped}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"lexicon {path} is not valid YAML: {error}. Put patterns in single quotes") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"lexicon {path}: found {type(document).__name__} at the top, expected the keys {', '.join(_FILE_KEYS)}")
+        raise ConfigError(
+            f"lexicon {path}: found {type(document).__name__} at the top, expected the keys {', '.join(_FILE_KEYS)}"
+        )
     faults = [f"unknown key {key!r}; allowed are {', '.join(_FILE_KEYS)}" for key in document if key not in _FILE_KEYS]
     goal = document.get("goal")
     if not isinstance(goal, str) or not goal.strip():
@@ -167,7 +172,9 @@ def read_lexicon(path: Path) -> Lexicon:
     rules = [_read_rule(number, entry, faults) for number, entry in enumerate(entries, start=1)]
     if faults:
         raise ConfigError(f"lexicon {path}: " + "\n".join(faults))
-    return Lexicon(path, " ".join(str(goal).split()), LabelValue(str(unmatched)), tuple(rule for rule in rules if rule is not None))
+    return Lexicon(
+        path, " ".join(str(goal).split()), LabelValue(str(unmatched)), tuple(rule for rule in rules if rule is not None)
+    )
 
 
 def _read_rule(number: int, entry: Any, faults: list[str]) -> LexiconRule | None:
@@ -190,7 +197,9 @@ def _read_rule(number: int, entry: Any, faults: list[str]) -> LexiconRule | None
         faults.append(f"{place}: pattern {pattern!r} is broken at position {error.pos}: {error.msg}")
         return None
     if compiled.search("") is not None:
-        faults.append(f"{place}: pattern {pattern!r} matches everything, so no later rule could; name what it should find")
+        faults.append(
+            f"{place}: pattern {pattern!r} matches everything, so no later rule could; name what it should find"
+        )
     return LexiconRule(compiled, LabelValue(label), str(why)) if label in _RULE_LABELS else None
 
 

@@ -30,8 +30,8 @@ class InfoCaptionerSettings(Settings):
     def __post_init__(self) -> None:
         if self.max_characters < 1 or (self.give_up_calls is not None and self.give_up_calls < 1):
             raise ValueError(
-                f"max_characters is {self.max_characters} and give_up_calls {self.give_up_calls}; both must be 1 or more "
-                "(give_up_calls may be null)"
+                f"max_characters is {self.max_characters} and give_up_calls {self.give_up_calls}; both must "
+                "be 1 or more (give_up_calls may be null)"
             )
 
 
@@ -71,8 +71,8 @@ class InfoCaptioner:
     def _read(self, text: Any, env: int) -> CaptionText:
         if not isinstance(text, str):
             raise CaptionError(
-                f"environment {env}: info[{self.settings.info_key!r}] is {text!r} ({type(text).__name__}); it must be text. "
-                "Convert it in the environment, or set captioner.kind=none"
+                f"environment {env}: info[{self.settings.info_key!r}] is {text!r} ({type(text).__name__}); it "
+                "must be text. Convert it in the environment, or set captioner.kind=none"
             )
         words = " ".join(text[: self.settings.max_characters].split())
         key = _NUMBER.sub("#", words) if self.settings.numbers == "normalise" else words
@@ -89,6 +89,6 @@ class InfoCaptioner:
         self._silent_calls += 1
         if self._silent_calls >= limit:
             raise CaptionError(
-                f"no info[{self.settings.info_key!r}] in the first {limit} steps; the infos have {sorted(infos) or 'no keys'}. Let the "
-                "environment give captions, name their key in captioner.info_key, or set captioner.kind=none"
+                f"no info[{self.settings.info_key!r}] in the first {limit} steps; the infos have "
+                f"{sorted(infos) or 'no keys'}. Let the environment give captions, name their key in captioner.info_key, or set captioner.kind=none"
             )

@@ -5,8 +5,9 @@
       ├ "* - # rocks."                      asked; inventory letter and number normalised
       └ "What do you want to eat? [...]"    never asked, worth 0: a prompt
 
-What the agent typed is cut out of the text itself, not just of the keys: answers to prompts, "#" commands, engravings, and
-names given to things (``named``, ``called``; the game's own artifact names stay). So a policy cannot write to its judge.
+What the agent typed is cut out of the text itself, not just of the keys: answers to prompts, "#" commands,
+engravings, and names given to things (``named``, ``called``; the game's own artifact names stay). So a policy cannot
+write to its judge. What stays is a name that stands alone ("Q bites!"), as for a companion that was named.
 """
 
 from __future__ import annotations
@@ -72,9 +73,11 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # An answer is one character behind the choices, or a whole line where the game asks for a text.
 _CHOICE_PROMPT = re.compile(r"^(?P<asked>.*?\?) ?\[(?P<choices>[^\]]*)\](?: \(\S\)| \([^)]*\)\?)?")
 _TEXT_PROMPT = re.compile(
-    r"^(?:(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what|Talk to whom|\w+ in what direction"
-    r"|Do you|Are you|Enter|Specify|Replace|Change|Save|Name|Set)\b[^?]*\?(?: \(in what direction\))?"
-    r"|Adjust letter to what|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]|\(For instructions|\(Use |Pick an object\.|Select )"
+    r"^(?:(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what"
+    r"|Talk to whom|\w+ in what direction|Do you|Are you|Enter|Specify|Replace|Change|Save|Name|Set)\b"
+    r"[^?]*\?(?: \(in what direction\))?"
+    r"|Adjust letter to what|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]"
+    r"|\(For instructions|\(Use |Pick an object\.|Select )"
 )
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
 _ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"|.*$)', re.DOTALL)
@@ -92,7 +95,9 @@ _NEVER_ASKED = re.compile(
     r"|Unknown command|Unknown direction|Invalid direction for|No such command|Can't find dungeon feature"
     r"|Unix NetHack Version)"
 )
-_INTERFACE = re.compile(r"^(Unknown command|Unknown direction|Invalid direction|No such command|Can't find dungeon feature)\b.*")
+_INTERFACE = re.compile(
+    r"^(Unknown command|Unknown direction|Invalid direction|No such command|Can't find dungeon feature)\b.*"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +176,7 @@ def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str] =
     for sentence, is_prompt in sentences:
         text = key_text(sentence)
         keys.setdefault(text, KeyText(text, askable=not is_prompt and _NEVER_ASKED.match(sentence) is None))
-    ordered = sorted(keys.values(), key=lambda key: not key.askable)  # stable: the order of the message within each kind
+    ordered = sorted(keys.values(), key=lambda key: not key.askable)  # stable: within each kind as in the message
     return CaptionText("  ".join(sentence for sentence, _ in sentences), tuple(ordered[:keys_per_caption]))
 
 
@@ -207,12 +212,12 @@ def _without_given_name(sentence: str, kept_names: frozenset[str]) -> str:
     for name in kept_names:
         if found[2].startswith(name) and _AFTER_KEPT_NAME.fullmatch(found[2][len(name) :]):
             return sentence
-    # A name may hold anything, full stops too, so the sentence ends here. It cannot hold two blanks: the game joins them.
+    # A name may hold anything, full stops too, so the sentence ends here. Two blanks it cannot hold: NetHack joins them.
     return f"{sentence[: found.start(2)]}something."
 
 
 def key_text(sentence: str) -> str:
-    """A sentence as a key: numbers "#", inventory letters "* - ", bracketed lists "[...]", complaints without their detail."""
+    """A sentence as a key: numbers "#", inventory letters "* - ", bracketed lists "[...]", complaints cut short."""
     sentence = _INTERFACE.sub(r"\1.", sentence)
     sentence = _BRACKETED.sub("[...]", sentence)
     sentence = _INVENTORY_LETTER.sub("* - ", sentence)

@@ -1,0 +1,40 @@
+"""An annotator as a Ray actor: takes requests from the hub, brings labels back (Ray shell)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from onibi.platform.annotator import Annotator
+
+_WAIT_SECONDS = 2.0
+
+
+@ray.remote(num_cpus=0.05, max_restarts=-1, max_task_retries=0, max_concurrency=2)
+class AnnotatorActor:
+    """Annotates until told to stop; slow or down, it stops nobody else.
+
+    Args:
+        make_annotator: makes the annotator in this process.
+        hub: the hub's handle.
+        batch_keys: most keys asked at once.
+    """
+
+    def __init__(self, make_annotator: Callable[[], Annotator | None], hub: Any, batch_keys: int) -> None:
+        self._annotator = make_annotator()
+        self._hub, self._batch_keys = hub, batch_keys
+        self._stopping = False
+
+    def run(self) -> None:
+        """Take, judge, put, until :meth:`stop`. Raises: OnibiError where the annotator cannot judge at all."""
+        if self._annotator is None:
+            return
+        while not self._stopping:
+            requests = ray.get(self._hub.take.remote(self._batch_keys, _WAIT_SECONDS))
+            if requests:
+                self._hub.put.remote(self._annotator.annotate(requests, self._annotator.goal))
+
+    def stop(self) -> None:
+        """End ``run`` after the batch at hand."""
+        self._stopping = True

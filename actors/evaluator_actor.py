@@ -1,0 +1,23 @@
+"""Evaluations as a Ray actor: plays while training goes on (Ray shell)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ray
+from onibi.actors.evaluation import FrozenRewards, PlayedEpisode
+from onibi.platform.policy import Weights
+
+Evaluate = Callable[[Weights | None, FrozenRewards | None, int], list[PlayedEpisode]]
+
+
+@ray.remote(num_cpus=0.05, max_restarts=-1, max_task_retries=0)
+class EvaluatorActor:
+    """Args: evaluate: (weights, frozen rewards, seed) → episodes."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
+
+    def play(self, weights: Weights | None, rewards: FrozenRewards | None, seed: int) -> list[PlayedEpisode]:
+        """The run's evaluation episodes with these weights."""
+        return self._evaluate(weights, rewards, seed)

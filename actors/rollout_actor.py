@@ -1,0 +1,121 @@
+"""A rollout as a Ray actor: lease, weights, and fragments in flight (Ray shell, computes nothing)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from onibi.actors.rollout import Rollout
+from onibi.platform.fragment_batch import to_batch
+from onibi.platform.policy import Weights
+
+_NEWS_WAIT_SECONDS = 30.0
+
+
+class WeightsPoll:
+    """Keeps one long poll for newer weights open at the hub, and looks at it without waiting."""
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._answer: Any = None
+
+    def __call__(self, version: int) -> Weights | None:
+        """Weights newer than ``version`` if the hub has told of some."""
+        if self._answer is None:
+            self._ask(version)
+            return None
+        ready, _ = ray.wait([self._answer], timeout=0)
+        if not ready:
+            return None
+        weights: Weights | None = None
+        try:
+            references = ray.get(self._answer)
+            weights = ray.get(references[0]) if references else None
+        except ray.exceptions.RayError:
+            # Their owner died before they were fetched. The ones in use will do until the next learner publishes.
+            weights = None
+        newer = weights if weights is not None and weights.version > version else None
+        self._ask(int(newer.version) if newer is not None else version)
+        return newer
+
+    def _ask(self, version: int) -> None:
+        self._answer = self._hub.weights_after.remote(version, _NEWS_WAIT_SECONDS)
+
+
+@ray.remote(max_restarts=-1, max_task_retries=0, max_concurrency=2)
+class RolloutActor:
+    """Collects until told to stop. Ray restarts the process when it dies; ``run`` then has to be called again.
+
+    Args:
+        make_rollout: (actor, incarnation, next sequence) → Rollout.
+        actor: index in the run, the group in the ring.
+        envs: E.
+        shard, hub: handles.
+        fragments_in_flight: sent and not yet answered; the actor waits at this number.
+    """
+
+    def __init__(
+        self,
+        make_rollout: Callable[[int, int, int], Rollout],
+        actor: int,
+        envs: int,
+        shard: Any,
+        hub: Any,
+        fragments_in_flight: int,
+    ) -> None:
+        self._make_rollout, self._actor, self._envs = make_rollout, actor, envs
+        self._shard, self._hub, self._in_flight = shard, hub, fragments_in_flight
+        self._stopping = False
+        self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
+
+    def run(self) -> None:
+        """Register, then collect and send until :meth:`stop`.
+
+        Raises:
+            EnvironmentFault, ReplayError: what no restart would mend.
+        """
+        lease = ray.get(self._shard.register.remote(self._actor, self._envs))
+        rollout = self._make_rollout(self._actor, lease.incarnation, lease.next_sequence)
+        poll = WeightsPoll(self._hub)
+        pending: deque[Any] = deque()
+        try:
+            while not self._stopping:
+                began = time.perf_counter()
+                fragment = rollout.collect(poll)
+                collected = time.perf_counter()
+                pending.append(self._shard.insert.remote(to_batch(fragment)))
+                sent = time.perf_counter()
+                while len(pending) >= self._in_flight:
+                    self._wait_for(pending)
+                    if self._stopping:
+                        break
+                self._seconds["collect"] += collected - began
+                self._seconds["send"] += sent - collected
+                self._seconds["wait"] += time.perf_counter() - sent
+        finally:
+            rollout.close()
+
+    def stop(self) -> None:
+        """End ``run`` after the fragment at hand."""
+        self._stopping = True
+
+    def seconds(self) -> dict[str, float]:
+        """Where ``run`` has spent its time: collecting, sending, waiting for the shard."""
+        return dict(self._seconds)
+
+    def pid(self) -> int:
+        """The process that a test may kill."""
+        import os
+
+        return os.getpid()
+
+    def _wait_for(self, pending: deque[Any]) -> None:
+        """Until the oldest fragment is taken, or ``stop`` was called: a stopped learner never lets it in."""
+        ready, _ = ray.wait([pending[0]], timeout=0.5)
+        if ready:
+            ray.get(pending.popleft())
+
+

@@ -1,0 +1,125 @@
+"""``onibi evaluate``: fresh episodes for a checkpoint, alone or against a random player."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
+from onibi.clusters.compare import Interval, bootstrap_interval, intervals_apart, share_interval
+from onibi.clusters.run_plan import hold_threads, plan_run
+from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.run_state import make_desk, restore_learner, state_of
+from onibi.platform.checkpoint import Checkpoint, load_checkpoint
+from onibi.platform.config import read_settings
+from onibi.platform.errors import ConfigError
+from onibi.platform.policy import weights_version
+from onibi.platform.run_folder import find_run
+
+_EVALUATION_LANES = 8
+_BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class PlayerReport:
+    """How one player did. ``success`` is None where the task does not tell."""
+
+    name: str
+    episodes: int
+    episode_return: Interval
+    length: float
+    success: Interval | None
+    intrinsic_return: Interval | None
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        parts = [f"return {_shown(self.episode_return)}"]
+        if self.success is not None:
+            parts.append(f"success {_shown(self.success)}")
+        if self.intrinsic_return is not None:
+            parts.append(f"intrinsic return {_shown(self.intrinsic_return)}")
+        return f"{self.name:>8}: {self.episodes} episodes, " + ", ".join(parts) + f", mean length {self.length:.1f}"
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What was played. ``passed`` is None where nothing was compared."""
+
+    run: str
+    checkpoint: int
+    players: list[PlayerReport]
+    compared: str
+    passed: bool | None
+
+    def summary(self) -> str:
+        """A few lines for a terminal."""
+        lines = [f"{self.run}, checkpoint of {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
+        if self.passed is not None:
+            verdict = "lies above" if self.passed else "does NOT lie above"
+            lines.append(f"the 95% interval of the trained player's {self.compared} {verdict} the random player's")
+        return "\n".join(lines)
+
+
+def evaluate(
+    run: str, runs_folder: Path, which: str, episodes: int, seed: int, against: str | None
+) -> EvaluationReport:
+    """See ``onibi.clusters.evaluate``."""
+    hold_threads()
+    if against not in (None, "random"):
+        raise ConfigError(f"--against is {against!r}; allowed: random.")
+    if which not in ("best", "last") and not which.isdigit():
+        raise ConfigError(f"--checkpoint is {which!r}; allowed: best, last, or a checkpoint's number of env steps.")
+    folder = find_run(runs_folder, run)
+    settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config))
+    plan = plan_run(settings)
+    checkpoint = load_checkpoint(folder.checkpoints, int(which) if which.isdigit() else which)  # type: ignore[arg-type]
+    learner = plan.make_learner()
+    restore_learner(learner, checkpoint)
+    weights = learner.weights(weights_version(state_of(checkpoint).session, learner.updates))
+    # Both are paid by one table, and that is the last one of the run: later labels would favour neither, but hide less.
+    newest = load_checkpoint(folder.checkpoints, "last")
+    envs = min(_EVALUATION_LANES, episodes)
+    players = []
+    for name, played_weights in (("trained", weights), ("random", None))[: 2 if against else 1]:
+        rewards = _frozen_rewards(plan, settings, newest)
+        played = play(plan.make_evaluation(played_weights, envs, seed), envs, episodes, rewards)
+        players.append(_report(name, played, rewards is not None))
+    passed, compared = None, "intrinsic return" if settings.rewards.intrinsic is not None else "return"
+    if against:
+        trained, other = ((each.intrinsic_return or each.episode_return) for each in players)
+        passed = intervals_apart(other, trained)
+    return EvaluationReport(folder.name, checkpoint.step, players, compared, passed)
+
+
+def _frozen_rewards(plan: object, settings: RunSettings, checkpoint: Checkpoint) -> FrozenRewards | None:
+    if settings.rewards.intrinsic is None:
+        return None
+    desk = make_desk(plan, clock=lambda: 0.0)  # type: ignore[arg-type]
+    desk.restore(dict(checkpoint.tables))
+    table = desk.table(newer_than=-1)
+    assert table is not None, "a desk's first table is version 1"
+    return FrozenRewards(desk.captions, table, settings.rewards.intrinsic.count_power)
+
+
+def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> PlayerReport:
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    successes = [episode.figures["success"] for episode in episodes if "success" in episode.figures]
+    return PlayerReport(
+        name=name,
+        episodes=len(episodes),
+        episode_return=_interval([episode.episode_return for episode in episodes], rng),
+        length=float(np.mean([episode.length for episode in episodes])),
+        success=share_interval(round(sum(successes)), len(successes)) if successes else None,
+        intrinsic_return=_interval([episode.intrinsic_return for episode in episodes], rng) if has_captions else None,
+    )
+
+
+def _interval(values: list[float], rng: np.random.Generator) -> Interval:
+    if len(values) < 2:
+        return Interval(values[0], values[0], values[0], 1)
+    return bootstrap_interval(values, rng)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.mean:.3g} (95%: {interval.low:.3g} to {interval.high:.3g})"

@@ -1,0 +1,365 @@
+"""The coordinator: starts the roles on a Ray cluster, watches them, replaces what dies, books what they tell."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from onibi.actors.annotator_actor import AnnotatorActor
+from onibi.actors.evaluator_actor import EvaluatorActor
+from onibi.actors.rollout_actor import RolloutActor
+from onibi.clusters.hub_actor import HubActor
+from onibi.clusters.roles import build_learner, open_run_shard
+from onibi.clusters.run_journal import RunJournal, RunResult
+from onibi.clusters.run_meter import RunCounters, RunMeter
+from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, state_of
+from onibi.clusters.serial_run import evaluate_weights
+from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
+from onibi.platform.checkpoint import Checkpoint
+from onibi.platform.errors import OnibiError, TrainingError
+from onibi.platform.replay.shard_actor import ShardActor
+
+log = logging.getLogger(__name__)
+
+_SLICE_SECONDS = 0.25  # of training between two answers of the learner
+_INTERVAL_SECONDS = 1.0
+_STOP_SECONDS = 10.0
+_STUCK_SECONDS = 60.0
+_DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
+_PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
+
+
+class RayRun:
+    """One session of a run on the connected Ray cluster.
+
+    Args:
+        plan: what to build.
+        run_id: names the ring.
+        journal: books what happens.
+        should_stop: asked every quarter of a second; True ends the session with a checkpoint (Ctrl-C).
+        checkpoint: to resume from; None starts anew.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        run_id: str,
+        journal: RunJournal,
+        should_stop: Callable[[], bool],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._settings, self._journal, self._should_stop = plan.settings, journal, should_stop
+        self._state = RunState() if checkpoint is None else state_of(checkpoint)
+        self._checkpoint = checkpoint
+        self._plan, self._run_id = plan, run_id
+        self._learner_deaths = 0
+        self._deaths: deque[float] = deque()
+        self._running: dict[Any, str] = {}  # reference of each role's run() → whose it is
+        self._learner_news: LearnerNews | None = None
+        self._evaluation: tuple[Any, int] | None = None
+        self._drawn_before = 0
+        self._rollouts: list[Any] = []
+
+    def run(self) -> RunResult:
+        """Train until the budget is used up or ``should_stop`` says so; ends every role and removes the ring.
+
+        Raises:
+            TrainingError, EnvironmentFault, …: a role gave up; the checkpoints stay.
+        """
+        try:
+            self._start()
+            finished = self._train()
+            self._stop_rollouts()
+            if finished:
+                self._begin_evaluation(final=True)
+                self._finish_evaluation(wait=True)
+            else:
+                self._save(self._snapshot())
+            report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
+        finally:
+            self._end_roles()
+        return self._journal.close(
+            "finished" if finished else "interrupted",
+            self._state.env_steps,
+            self._state.updates,
+            self._state.seconds,
+            report,
+            paid,
+        )
+
+    def _start(self) -> None:
+        settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
+        desk_state = None if checkpoint is None else dict(checkpoint.tables)
+        self._hub = HubActor.remote(functools.partial(make_desk, self._plan), desk_state)
+        count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
+        open_shard = functools.partial(open_run_shard, self._plan, self._run_id, checkpoint is not None)
+        self._shard = ShardActor.options(resources=placement.learner_resources).remote(
+            open_shard, self._hub, count_power
+        )
+        table = ray.get(self._hub.table_after.remote(-1, 0.0))
+        opened = _first_answer(self._shard.start.remote(table), "the replay shard")
+        if checkpoint is not None:
+            if opened.ring_kept:
+                ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption))
+            self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
+            self._plan = dataclasses.replace(self._plan, session=self._state.session)
+        self._drawn_before = self._state.drawn_rows - opened.drawn_rows
+        self._ring, self._shard_node = opened.ring, opened.node_id
+        self._start_learner(checkpoint)
+        self._annotator = AnnotatorActor.remote(
+            self._plan.make_annotator, self._hub, settings.annotation.batch_keys
+        )
+        self._running[self._annotator.run.remote()] = "annotator"
+        self._evaluator = EvaluatorActor.remote(functools.partial(evaluate_weights, self._plan))
+        for actor in range(settings.actors.count):
+            rollout = RolloutActor.options(
+                num_cpus=placement.rollout_cpus, resources=placement.rollout_resources
+            ).remote(
+                self._plan.make_rollout,
+                actor,
+                settings.actors.rollout.envs_per_actor,
+                self._shard,
+                self._hub,
+                settings.actors.fragments_in_flight,
+            )
+            self._rollouts.append(rollout)
+            self._running[rollout.run.remote()] = f"rollout {actor}"
+
+    def _start_learner(self, checkpoint: Checkpoint | None) -> None:
+        placement = self._settings.placement
+        incarnation = self._state.learner_incarnation + self._learner_deaths
+        self._learner = LearnerActor.options(
+            num_cpus=placement.learner_cpus,
+            num_gpus=placement.learner_gpus,
+            # It maps the shard's memory, so it must run on the shard's node.
+            scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                self._shard_node, soft=False
+            ),
+        ).remote(
+            functools.partial(build_learner, self._plan, self._ring, self._state.session, incarnation, checkpoint),
+            self._hub,
+            placement.learner_threads,
+        )
+        self._running[self._learner.train.remote(_SLICE_SECONDS)] = "learner"
+
+    def _train(self) -> bool:
+        """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
+        budget = self._settings.budget
+        before = self._state.seconds
+        began: float | None = None  # training time starts with the first rows, not with the start of processes
+        meter = RunMeter(self._counters())
+        last_interval = last_checkpoint = time.monotonic()
+        waiting_since, seen_steps = time.monotonic(), self._state.env_steps
+        while True:
+            self._hear()
+            now = time.monotonic()
+            if now - last_interval >= _INTERVAL_SECONDS:
+                last_interval = now
+                look = _first_answer(self._shard.look.remote(), "the replay shard")
+                self._count(look)
+                if began is None and self._state.env_steps > seen_steps:
+                    began = now
+                if self._state.env_steps > seen_steps or self._learner_moved():
+                    waiting_since, seen_steps = now, self._state.env_steps
+                seconds = before if began is None else before + now - began
+                self._state = dataclasses.replace(self._state, seconds=seconds)
+                self._interval(meter, look)
+                if now - waiting_since > _STUCK_SECONDS:
+                    raise TrainingError(self._stuck(look, now - waiting_since))
+            over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
+                budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
+            )
+            if over or self._should_stop():
+                return over
+            self._finish_evaluation(wait=False)
+            period = self._settings.evaluation.period_env_steps
+            if self._evaluation is None and period is not None:
+                if self._state.env_steps >= max(self._state.next_evaluation, period):
+                    self._begin_evaluation(final=False)
+                    last_checkpoint = now
+            if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
+                last_checkpoint = now
+                self._save(self._snapshot())
+
+    def _hear(self) -> None:
+        """Wait a moment for a role to answer, and deal with what it says."""
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_SLICE_SECONDS)
+        for reference in ready:
+            role = self._running.pop(reference)
+            try:
+                answer = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                self._replace(role, error)
+                continue
+            if role == "learner":
+                self._learner_news = answer
+                self._running[self._learner.train.remote(_SLICE_SECONDS)] = "learner"
+
+    def _replace(self, role: str, error: ray.exceptions.RayError) -> None:
+        """Start a role again whose process died or whose environment raised; give up where that will not help."""
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        fault = isinstance(cause, OnibiError)
+        now = time.monotonic()
+        self._deaths.append(now)
+        while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
+            self._deaths.popleft()
+        # A fault before the first row is a wrong setting; later ones may be an environment's whims.
+        if fault and (role in ("learner", "annotator") or self._state.env_steps == self._state.inserted_base):
+            raise cause
+        if not fault and not isinstance(cause, _PROCESS_DIED):
+            raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
+        if len(self._deaths) > _DEATHS_ALLOWED:
+            raise TrainingError(
+                f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role}: {cause}. "
+                "What was learnt is in the last checkpoint; resume when the cause is gone."
+            ) from error
+        self._journal.note(f"{role} {'raised' if fault else 'died'} and was replaced")
+        log.warning("%s: %s; replaced", role, cause)
+        if role == "learner":
+            self._learner_deaths += 1
+            self._start_learner(self._checkpoint)
+        elif role == "annotator":
+            self._running[self._annotator.run.remote()] = role
+        else:
+            self._running[self._rollouts[int(role.split()[1])].run.remote()] = role
+
+    def _count(self, look: dict[str, Any]) -> None:
+        news = self._learner_news
+        self._state = dataclasses.replace(
+            self._state,
+            env_steps=self._state.inserted_base + look["inserted_rows"],
+            updates=self._state.updates if news is None else news.updates,
+            drawn_rows=self._drawn_before + look["drawn_rows"],
+        )
+
+    def _counters(self) -> RunCounters:
+        state = self._state
+        return RunCounters(
+            seconds=state.seconds, env_steps=state.env_steps, updates=state.updates, drawn_rows=state.drawn_rows
+        )
+
+    def _interval(self, meter: RunMeter, look: dict[str, Any]) -> None:
+        news = self._learner_news
+        meter.add_episodes(look["episodes"])
+        row = meter.row(self._counters())
+        row |= {
+            "replay/readable_rows": float(look["readable_rows"]),
+            "replay/repeated_fragments": float(look["repeated"]),
+            "replay/insert_waited_seconds": look["waited_seconds"],
+        }
+        if look["policy_updates"]:
+            lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
+            row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
+        if news is not None:
+            row |= news.metrics
+            row |= {
+                "replay/overtaken_draws": float(news.overtaken),
+                "learner/waited_seconds": news.waited_seconds,
+            }
+        self._journal.interval(row | ray.get(self._hub.statistics.remote()))
+
+    def _learner_moved(self) -> bool:
+        return self._learner_news is not None and self._learner_news.updates != self._state.updates
+
+    def _stuck(self, look: dict[str, Any], seconds: float) -> str:
+        waits_for = "actors" if self._settings.replay.limiter.minimum_rows > look["readable_rows"] else "learner"
+        return (
+            f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} drawn; "
+            f"the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes on from "
+            "the last checkpoint."
+        )
+
+    def _snapshot(self) -> LearnerSnapshot:
+        return _first_answer(self._learner.snapshot.remote(), "the learner")
+
+    def _save(self, snapshot: LearnerSnapshot) -> bool:
+        self._count(_first_answer(self._shard.look.remote(), "the replay shard") | {"episodes": []})
+        self._state = dataclasses.replace(
+            self._state, updates=snapshot.updates, drawn_rows=self._drawn_before + snapshot.drawn_rows
+        )
+        tables = ray.get(self._hub.state.remote())
+        parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state)
+        saved = self._journal.save(self._state.env_steps, parts)
+        if saved:
+            self._checkpoint = self._journal.last_checkpoint()
+        return saved
+
+    def _begin_evaluation(self, final: bool) -> None:
+        """Save a checkpoint and have it played; the evaluator works while training goes on."""
+        if final:
+            self._finish_evaluation(wait=True)
+        period = self._settings.evaluation.period_env_steps
+        if period is not None:
+            self._state = dataclasses.replace(
+                self._state, next_evaluation=(self._state.env_steps // period + 1) * period
+            )
+        snapshot = self._snapshot()
+        if not self._save(snapshot):
+            return
+        intrinsic = self._settings.rewards.intrinsic
+        rewards = None if intrinsic is None else self._hub.frozen_rewards.remote(intrinsic.count_power)
+        played = self._evaluator.play.remote(snapshot.weights, rewards, self._state.env_steps)
+        self._evaluation = (played, self._state.env_steps)
+
+    def _finish_evaluation(self, wait: bool) -> None:
+        if self._evaluation is None:
+            return
+        played, env_steps = self._evaluation
+        if not wait and not ray.wait([played], timeout=0)[0]:
+            return
+        self._evaluation = None
+        try:
+            episodes = ray.get(played)
+        except _PROCESS_DIED as error:
+            self._journal.note("evaluator died; that evaluation is left out")
+            log.warning("evaluator: %s; that evaluation is left out", error)
+            return
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, OnibiError):
+                raise error.cause from error
+            raise
+        self._journal.evaluate(env_steps, self._state.seconds, episodes)
+
+    def _stop_rollouts(self) -> None:
+        """Let the rollouts end their fragments; what does not answer is ended with its process."""
+        for rollout in self._rollouts:
+            rollout.stop.remote()
+        stopping = [reference for reference, role in self._running.items() if role.startswith("rollout")]
+        ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
+
+    def _end_roles(self) -> None:
+        roles = [getattr(self, f"_{name}", None) for name in ("annotator", "evaluator", "learner")]
+        for role in [*self._rollouts, *roles]:
+            if role is not None:
+                ray.kill(role)
+        shard = getattr(self, "_shard", None)
+        if shard is not None:
+            closed, _ = ray.wait([shard.close.remote()], timeout=_STOP_SECONDS)
+            if not closed:
+                log.warning("the replay shard did not close its ring; `onibi doctor` lists rings left behind")
+            ray.kill(shard)
+        if hasattr(self, "_hub"):
+            ray.kill(self._hub)
+
+
+def _first_answer(reference: Any, who: str) -> Any:
+    """An answer of a role that the run cannot go on without."""
+    try:
+        return ray.get(reference)
+    except _PROCESS_DIED as error:
+        raise TrainingError(
+            f"{who} died: {error}. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OnibiError):
+            raise error.cause from error
+        raise
+
+

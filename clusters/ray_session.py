@@ -1,0 +1,74 @@
+"""A connection to a Ray cluster for one session: the one that is named, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay ring is not in it
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@contextmanager
+def ray_session(settings: RunSettings) -> Iterator[None]:
+    """Connect, and disconnect at the end; an own cluster ends with it.
+
+    ``RAY_ADDRESS`` names a cluster (``ray job submit`` sets it); a process that is connected already stays so.
+
+    Raises:
+        ConfigError: the cluster has too few CPUs or GPUs for the run's roles.
+    """
+    if ray.is_initialized():
+        _check_room(settings)
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    options = (
+        {"address": address}
+        if address
+        else {
+            "address": "local",
+            "num_cpus": os.cpu_count() or 1,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+    )
+    ray.init(
+        **options,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8.
+        runtime_env={"env_vars": _ONE_THREAD},
+    )
+    try:
+        _check_room(settings)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_room(settings: RunSettings) -> None:
+    """Refuse a run that would wait for resources for ever."""
+    placement = settings.placement
+    small_roles = 4 * 0.05  # hub, shard, annotator, evaluator
+    cpus = settings.actors.count * placement.rollout_cpus + placement.learner_cpus + small_roles
+    there = ray.cluster_resources()
+    if cpus > there.get("CPU", 0.0) + 1e-9:
+        raise ConfigError(
+            f"the run asks for {cpus:.2f} CPUs ({settings.actors.count} actors × placement.rollout_cpus "
+            f"{placement.rollout_cpus} + placement.learner_cpus {placement.learner_cpus} + {small_roles:.2f} for the "
+            f"small roles); Ray has {there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
+        )
+    if placement.learner_gpus > there.get("GPU", 0.0):
+        raise ConfigError(
+            f"placement.learner_gpus is {placement.learner_gpus}; Ray has {there.get('GPU', 0.0):g}. Set it to 0 to learn "
+            "on the CPU."
+        )

@@ -1,0 +1,119 @@
+"""One session of a run from start to end: settings, folder, lock, signals, and the run loop that was asked for."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from onibi.clusters.ray_session import ray_session
+from onibi.clusters.run_journal import RunJournal, RunResult
+from onibi.clusters.run_plan import RunPlan, hold_threads, plan_run
+from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
+from onibi.platform.checkpoint import Checkpoint, load_checkpoint
+from onibi.platform.config import read_settings, to_mapping
+from onibi.platform.presets import find_document
+from onibi.platform.run_folder import RunFolder, create_run, find_run
+
+log = logging.getLogger(__name__)
+
+PRESETS = "onibi.clusters.presets"
+
+
+def read_run_settings(config: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> RunSettings:
+    """Settings of a run from a preset's name, a YAML file or a mapping. Raises: ConfigError with every fault."""
+    if isinstance(config, Mapping):
+        return read_settings(RunSettings, config, overrides=overrides)
+    return read_settings(RunSettings, find_document(config, PRESETS), overrides=overrides)
+
+
+def train(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    serial: bool,
+    name: str | None,
+    runs_folder: Path,
+    display: bool,
+) -> RunResult:
+    """See ``onibi.clusters.train``."""
+    hold_threads()
+    settings = read_run_settings(config, overrides)
+    plan = plan_run(settings)
+    make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
+    plan.make_annotator()  # a lexicon that cannot be read, likewise
+    folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
+    folder.write_config(to_mapping(settings))
+    folder.update(serial=serial)
+    return _session(folder, plan, serial, None, display)
+
+
+def resume(
+    run: str, runs_folder: Path, serial: bool | None, overrides: Sequence[str], display: bool
+) -> RunResult:
+    """See ``onibi.clusters.resume``."""
+    hold_threads()
+    folder = find_run(runs_folder, run)
+    settings = read_settings(
+        RunSettings, folder.read_config(), source=str(folder.config), overrides=overrides
+    )
+    plan = plan_run(settings)
+    checkpoint = load_checkpoint(folder.checkpoints)
+    if overrides:
+        folder.write_config(to_mapping(settings))
+    if serial is None:
+        serial = folder.record().serial
+    return _session(folder, plan, serial, checkpoint, display)
+
+
+def _session(
+    folder: RunFolder, plan: RunPlan, serial: bool, checkpoint: Checkpoint | None, display: bool
+) -> RunResult:
+    run_id = folder.record().run_id
+    with folder.lock(), _stop_signals() as should_stop:
+        folder.update(status="running", serial=serial)
+        remove_stale_rings(plan.settings.replay.folder, keep=ring_path(plan, run_id))
+        journal = RunJournal(folder, plan.settings, display)
+        if checkpoint is not None:
+            journal.cut_after(checkpoint.step)
+        try:
+            if serial:
+                from onibi.clusters.serial_run import SerialRun
+
+                return SerialRun(plan, run_id, journal, should_stop, checkpoint).run()
+            with ray_session(plan.settings):
+                from onibi.clusters.ray_run import RayRun
+
+                return RayRun(plan, run_id, journal, should_stop, checkpoint).run()
+        except BaseException:
+            journal.abandon()
+            raise
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        log.warning("%s: saving a checkpoint and ending; again to end at once", signal.Signals(number).name)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever called us handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

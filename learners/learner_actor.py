@@ -1,0 +1,119 @@
+"""A learner as a Ray actor: trains in slices, publishes weights, follows reward tables (Ray shell, computes nothing)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from numpy.typing import NDArray
+
+from onibi.learners.learner import Learner
+from onibi.learners.learner_loop import LearnerLoop
+from onibi.platform.policy import Weights
+from onibi.platform.replay.feed import ReplayFeed
+
+_IDLE_SECONDS = 0.001
+_TABLE_LOOK_SECONDS = 0.1
+_TABLE_WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class LearnerParts:
+    """What a learner process is made of."""
+
+    learner: Learner
+    feed: ReplayFeed
+    loop: LearnerLoop
+
+
+@dataclass(frozen=True)
+class LearnerNews:
+    """What a slice of training brought. ``metrics`` are means since the last slice."""
+
+    updates: int
+    drawn_rows: int
+    overtaken: int
+    waited_seconds: float  # for the limiter, since the start of this process
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LearnerSnapshot:
+    """A consistent picture between two updates: for checkpoints and evaluations."""
+
+    updates: int
+    drawn_rows: int
+    weights: Weights
+    learner_state: dict[str, NDArray[Any]]
+    feed_state: dict[str, Any]
+
+
+@ray.remote(max_restarts=0)
+class LearnerActor:
+    """Args: build: makes the parts in this process, given what publishes weights. hub: handle. threads: of torch."""
+
+    def __init__(
+        self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._hub = hub
+        self._reference: Any = None
+        self._parts = build(self._publish)
+        self._waited_seconds = 0.0
+        self._table: Any = None
+        self._looked = 0.0
+
+    def train(self, seconds: float) -> LearnerNews:
+        """Update for about ``seconds``, as often as the limiter allows.
+
+        Raises: TrainingError where learning cannot go on.
+        """
+        loop, end = self._parts.loop, time.monotonic() + seconds
+        now = time.monotonic()
+        while now < end:
+            if now - self._looked >= _TABLE_LOOK_SECONDS:
+                self._looked = now
+                self._look_for_table()
+            if loop.ready():
+                loop.update()
+            else:
+                time.sleep(_IDLE_SECONDS)
+                self._waited_seconds += time.monotonic() - now
+            now = time.monotonic()
+        report = loop.report()
+        feed = self._parts.feed
+        return LearnerNews(report.updates, feed.drawn_rows, feed.overtaken, self._waited_seconds, report.metrics)
+
+    def snapshot(self) -> LearnerSnapshot:
+        """Weights and all state, copied."""
+        parts = self._parts
+        state = {name: tensor.detach().cpu().numpy() for name, tensor in parts.learner.state_dict().items()}
+        return LearnerSnapshot(
+            parts.loop.updates, parts.feed.drawn_rows, parts.loop.weights(), state, parts.feed.state()
+        )
+
+    def pid(self) -> int:
+        """The process that a test may kill."""
+        return os.getpid()
+
+    def _publish(self, weights: Weights) -> None:
+        # The reference is kept here until the next one is out: an actor may be fetching it at this moment.
+        reference = ray.put(weights)
+        self._hub.publish_weights.remote(int(weights.version), [reference])
+        self._reference = (reference, self._reference[0] if self._reference else None)
+
+    def _look_for_table(self) -> None:
+        if self._table is not None:
+            ready, _ = ray.wait([self._table], timeout=0)
+            if not ready:
+                return
+            table = ray.get(self._table)
+            if table is not None:
+                self._parts.loop.set_table(table)
+        self._table = self._hub.table_after.remote(self._parts.loop.table_version, _TABLE_WAIT_SECONDS)

@@ -1,0 +1,72 @@
+"""A fragment as one Arrow record batch: what crosses processes (contracts §2). No copy either way for whole arrays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from onibi.platform.errors import ReplayError
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
+
+_HEAD_KEYS = ("actor", "incarnation", "sequence", "env_steps", "collect_seconds")
+
+
+def to_batch(fragment: Fragment) -> pa.RecordBatch:
+    """E × R rows, lane-major; scalars as primitives, arrays as fixed-size lists in C order.
+
+    The schema's metadata hold what is not rows: ``fragment`` (identity, rows per lane), ``captions``, ``episodes``.
+    """
+    fields, arrays = [], []
+    for name, column in fragment.columns.items():
+        rows = column.shape[0] * column.shape[1]
+        flat = np.ascontiguousarray(column).reshape(-1)
+        if flat.dtype == np.bool_:
+            flat = flat.view(np.uint8)
+        values = pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
+        if column.ndim > 2:
+            values = pa.FixedSizeListArray.from_arrays(values, len(flat) // rows)
+        shape = ",".join(map(str, column.shape[2:]))
+        fields.append(pa.field(name, values.type, False, {"dtype": column.dtype.name, "shape": shape}))
+        arrays.append(values)
+    head: dict[str, Any] = {name: getattr(fragment, name) for name in _HEAD_KEYS}
+    head["rows_per_lane"] = fragment.rows_per_lane.tolist()
+    captions = [[caption.text, [[key.text, key.askable] for key in caption.keys]] for caption in fragment.new_captions]
+    metadata = {
+        "fragment": json.dumps(head),
+        "captions": json.dumps(captions),
+        "episodes": json.dumps([asdict(episode) for episode in fragment.episodes]),
+    }
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata))
+
+
+def from_batch(batch: pa.RecordBatch) -> Fragment:
+    """The fragment of a batch; its columns are read-only views of the batch's memory.
+
+    Raises: ReplayError where the batch was not made by ``to_batch``.
+    """
+    metadata = batch.schema.metadata or {}
+    if not {b"fragment", b"captions", b"episodes"} <= set(metadata):
+        raise ReplayError(f"a record batch with the columns {batch.schema.names[:8]} is no fragment; send to_batch(…)")
+    head = json.loads(metadata[b"fragment"])
+    rows_per_lane: NDArray[np.int32] = np.array(head.pop("rows_per_lane"), np.int32)
+    envs = len(rows_per_lane)
+    columns: dict[str, NDArray[Any]] = {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        shape = [int(size) for size in field.metadata[b"shape"].decode().split(",") if size]
+        values = column.flatten() if pa.types.is_fixed_size_list(field.type) else column
+        array = values.to_numpy(zero_copy_only=True)
+        if field.metadata[b"dtype"] == b"bool":
+            array = array.view(np.bool_)
+        columns[field.name] = array.reshape(envs, batch.num_rows // envs, *shape)
+    captions = [
+        CaptionText(text, tuple(KeyText(key, askable) for key, askable in keys))
+        for text, keys in json.loads(metadata[b"captions"])
+    ]
+    episodes = [EpisodeStatistics(**episode) for episode in json.loads(metadata[b"episodes"])]
+    return Fragment(
+        rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, episodes=episodes, **head
+    )

@@ -1,0 +1,156 @@
+"""The shard as a Ray actor: admits fragments in turn, and tells the hub which captions were met (Ray shell)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from onibi.platform.captions import text_hash
+from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.fragment import CaptionText, EpisodeStatistics
+from onibi.platform.fragment_batch import from_batch
+from onibi.platform.policy import updates_of
+from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.shard import Lease, Resolve, Shard
+from onibi.platform.reward_table import RewardTable
+
+_RECHECK_SECONDS = 0.002  # of the limiter, by the one insertion that waits at the head of the line
+_SIGHTINGS_SECONDS = 0.5
+_TABLE_WAIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedShard:
+    """What the coordinator is told of a shard that has started."""
+
+    ring: str  # path on its node
+    node_id: str
+    ring_kept: bool  # the ring is that of an earlier session of the run
+    newest_caption: int  # highest caption id in the ring's rows
+    inserted_rows: int
+    drawn_rows: int
+
+
+@ray.remote(num_cpus=0.05, max_concurrency=10_000)
+class ShardActor:
+    """One ring and its writer. Insertions wait in the order in which they came, the first one for the limiter.
+
+    Args:
+        open_shard: opens the ring in this process, given how captions are resolved; also returns whether the ring is
+            that of an earlier session, and its highest caption id.
+        hub: the hub's handle.
+        count_power: β, for the caption rewards of finished episodes.
+    """
+
+    def __init__(self, open_shard: Callable[[Resolve], tuple[Shard, bool, int]], hub: Any, count_power: float) -> None:
+        self._caption_ids: dict[int, int] = {}
+        self._shard, self._kept, self._newest_caption = open_shard(self._resolve)
+        self._hub = hub
+        self._ledger = EpisodeLedger(count_power)
+        self._table: RewardTable | None = None
+        self._turn = asyncio.Lock()
+        self._waited_seconds = 0.0
+        self._sightings: dict[int, int] = {}
+        self._episodes: list[tuple[EpisodeStatistics, float]] = []
+        self._newest_versions: dict[int, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, newest_table: RewardTable) -> OpenedShard:
+        """Begin the background work; call once."""
+        self._table = newest_table
+        self._tasks = [asyncio.create_task(self._follow_tables()), asyncio.create_task(self._send_sightings())]
+        counters = self._shard.counters()
+        return OpenedShard(
+            ring=str(self._shard.path),
+            node_id=ray.get_runtime_context().get_node_id(),
+            ring_kept=self._kept,
+            newest_caption=self._newest_caption,
+            inserted_rows=counters.inserted_rows,
+            drawn_rows=counters.drawn_rows,
+        )
+
+    async def register(self, actor: int, envs: int) -> Lease:
+        """A lease for a new incarnation of an actor."""
+        return self._shard.register(actor, envs)
+
+    async def insert(self, batch: pa.RecordBatch) -> None:
+        """Commit a fragment when the limiter lets it in; answered when the next one may be sent.
+
+        Raises: as ``Shard.insert``.
+        """
+        fragment = from_batch(batch)
+        async with self._turn:
+            began = time.monotonic()
+            while not self._shard.may_insert(fragment.env_steps):
+                await asyncio.sleep(_RECHECK_SECONDS)
+            self._waited_seconds += time.monotonic() - began
+            await self._learn_captions(fragment.new_captions)
+            inserted = self._shard.insert(fragment)
+            self._shard.take_episodes()
+            if inserted.repeated:
+                return
+            for caption, rows in zip(*(part.tolist() for part in inserted.sightings()), strict=True):
+                self._sightings[caption] = self._sightings.get(caption, 0) + rows
+            assert self._table is not None, "start() comes before the first fragment"
+            paid = self._ledger.add(fragment, inserted.caption_id, self._table)
+            self._episodes += [(episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes]
+            self._newest_versions[fragment.actor] = int(fragment.columns["policy_version"].max(initial=-1))
+
+    async def look(self) -> dict[str, Any]:
+        """Counters, and the episodes that ended since the last look with their intrinsic returns."""
+        episodes, self._episodes = self._episodes, []
+        versions = np.array(list(self._newest_versions.values()), np.int64)
+        return {
+            **asdict(self._shard.counters()),
+            "waited_seconds": self._waited_seconds,
+            "policy_updates": updates_of(versions).tolist(),
+            "episodes": episodes,
+        }
+
+    async def paid_by_key(self) -> NDArray[np.float64]:
+        """[keys] what each caption key has been paid in rollouts."""
+        return self._ledger.paid_by_key
+
+    async def committed(self) -> list[int]:
+        """The last commit of each group, for a checkpoint."""
+        return self._shard.committed()
+
+    async def close(self) -> None:
+        """End the writing and remove the ring: a run that ends in order leaves no memory behind."""
+        for task in self._tasks:
+            task.cancel()
+        self._shard.close()
+        remove_ring(self._shard.path)
+
+    async def _learn_captions(self, captions: list[CaptionText]) -> None:
+        """Ask the hub for all unknown captions in one call, before the ring is written: nothing waits inside a commit."""
+        unknown = {text_hash(caption.text): caption for caption in captions}
+        unknown = {name: caption for name, caption in unknown.items() if name not in self._caption_ids}
+        if unknown:
+            indices = await self._hub.intern.remote(list(unknown.values()))
+            self._caption_ids.update(zip(unknown, indices.tolist(), strict=True))
+
+    def _resolve(self, captions: list[CaptionText]) -> NDArray[np.uint32]:
+        return np.array([self._caption_ids[text_hash(caption.text)] for caption in captions], np.uint32)
+
+    async def _follow_tables(self) -> None:
+        while True:
+            version = -1 if self._table is None else self._table.version
+            table = await self._hub.table_after.remote(version, _TABLE_WAIT_SECONDS)
+            if table is not None:
+                self._table = table
+
+    async def _send_sightings(self) -> None:
+        while True:
+            await asyncio.sleep(_SIGHTINGS_SECONDS)
+            if self._sightings:
+                met, self._sightings = self._sightings, {}
+                captions, rows = np.array(list(met), np.uint32), np.array(list(met.values()), np.int64)
+                await self._hub.see.remote(captions, rows)
