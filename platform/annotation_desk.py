@@ -273,7 +273,8 @@ class AnnotationDesk:
         if (captions.keys_per_caption, captions.key_version) != mine:
             raise CaptionError(
                 f"annotation state: captions were made with K and key version "
-                f"{(captions.keys_per_caption, captions.key_version)}, this run has {mine}; start a new run, its label table can start from the old one"
+                f"{(captions.keys_per_caption, captions.key_version)}, this run has {mine}; start a "
+                "new run, its label table can start from the old one"
             )
         labels = LabelTable.from_arrow(state["labels"], source="annotation state, labels")
         counters = json.loads((state["queue"].schema.metadata or {}).get(b"counters", b"null"))

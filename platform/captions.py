@@ -146,7 +146,8 @@ class CaptionTable:
         Raises: CaptionError for an index that is not in the table.
         """
         keys = np.unique(self._caption_keys[self._checked(captions)])
-        return keys[keys != NO_KEY]
+        present: NDArray[np.int32] = keys[keys != NO_KEY]
+        return present
 
     def count_sightings(self, captions: NDArray[Any], rows: NDArray[Any] | None = None) -> None:
         """Add rows in which captions occurred.
@@ -164,7 +165,7 @@ class CaptionTable:
         np.add.at(self._key_sightings, keys[present], np.broadcast_to(weights[:, None], keys.shape)[present])
 
     def to_arrow(self) -> dict[str, pa.Table]:
-        """In index order ``captions`` (hash, text, keys, sightings), ``keys`` (hash, text, askable, example, sightings)."""
+        """``captions`` (hash, text, keys, sightings), ``keys`` (hash, text, askable, example, sightings), by index."""
         metadata = {"keys_per_caption": str(self.keys_per_caption), "key_version": self.key_version}
         captions = pa.table(
             {

@@ -46,7 +46,7 @@ class ExtrinsicSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class IntrinsicSettings(Settings):
-    """Reward of captions from labels: coefficient · maxⱼ value[keyⱼ] / Nⱼ^count_power, each step in [0, coefficient]."""
+    """Reward of captions from labels: coefficient · maxⱼ value[keyⱼ] / Nⱼ^count_power, in [0, coefficient] a step."""
 
     kind: Literal["retrieval"] = "retrieval"
     coefficient: float = 0.1  # a_int
@@ -221,7 +221,8 @@ def value_bounds(settings: RewardSettings, discount: float, horizon: int | None)
     if not (math.isfinite(total.low) and math.isfinite(total.high)):
         raise ConfigError(
             f"rewards: the return is bounded by {total.low} and {total.high}, so no value support follows. Set "
-            "rewards.extrinsic.clip, rewards.extrinsic.episode_low and episode_high, a discount below 1, or the learner's support itself"
+            "rewards.extrinsic.clip, rewards.extrinsic.episode_low and episode_high, a discount below 1, or the "
+            "learner's support itself"
         )
     if not total.low < total.high:
         raise ConfigError(

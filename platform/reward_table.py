@@ -71,7 +71,7 @@ class RewardTable:
 def caption_rewards(
     table: RewardTable, caption_id: NDArray[Any], caption_count: NDArray[np.uint16], power: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Intrinsic reward of rows  r = maxⱼ value[keyⱼ] / Nⱼ^β  over the keys of each row's caption   (ONI, §3).
+    """Intrinsic reward of rows  r = maxⱼ value[keyⱼ] / Nⱼ^β  over a row's keys   (ONI, arXiv 2410.23022).
 
     Args:
         table: the version to use for all of them.

@@ -94,7 +94,8 @@ class LexiconAnnotator:
         if settings.goal is not None and settings.goal.split() != self.lexicon.goal.split():
             raise ConfigError(
                 f"annotator.goal is {settings.goal!r}, but the rules of {self.lexicon.path} were written for "
-                f"{self.lexicon.goal!r}. Leave goal out, or write a lexicon for yours and name its path in annotator.lexicon"
+                f"{self.lexicon.goal!r}. Leave it out, or write a lexicon for yours and name its "
+                "path in annotator.lexicon"
             )
         if settings.unmatched is not None:
             given = LabelValue(settings.unmatched)

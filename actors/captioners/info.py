@@ -90,5 +90,6 @@ class InfoCaptioner:
         if self._silent_calls >= limit:
             raise CaptionError(
                 f"no info[{self.settings.info_key!r}] in the first {limit} steps; the infos have "
-                f"{sorted(infos) or 'no keys'}. Let the environment give captions, name their key in captioner.info_key, or set captioner.kind=none"
+                f"{sorted(infos) or 'no keys'}. Let the environment give captions, name their key in "
+                "captioner.info_key, or set captioner.kind=none"
             )

@@ -160,13 +160,13 @@ def _no_message(raw: Any, messages: Any) -> str:
     )
 
 
-def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str] = ARTIFACTS) -> CaptionText:
+def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str]) -> CaptionText:
     """The caption of a message line, without what the agent typed.
 
     Args:
         message: as NetHack shows it.
         keys_per_caption: K; of more sentences the asked ones come first, then the never-asked, each in their order.
-        kept_names: names behind "named" and "called" that were not typed.
+        kept_names: names behind "named" and "called" that were not typed: ``ARTIFACTS`` and a level author's.
     Returns: ``EMPTY_TEXT`` where nothing is left.
     """
     sentences = spoken_sentences(message, kept_names)
@@ -180,7 +180,7 @@ def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str] =
     return CaptionText("  ".join(sentence for sentence, _ in sentences), tuple(ordered[:keys_per_caption]))
 
 
-def spoken_sentences(message: str, kept_names: frozenset[str] = ARTIFACTS) -> list[tuple[str, bool]]:
+def spoken_sentences(message: str, kept_names: frozenset[str]) -> list[tuple[str, bool]]:
     """What the game said, each sentence with whether it is a prompt; typed text is cut out."""
     message = message.strip()
     if _TYPED_COMMAND.search(message):
@@ -212,7 +212,7 @@ def _without_given_name(sentence: str, kept_names: frozenset[str]) -> str:
     for name in kept_names:
         if found[2].startswith(name) and _AFTER_KEPT_NAME.fullmatch(found[2][len(name) :]):
             return sentence
-    # A name may hold anything, full stops too, so the sentence ends here. Two blanks it cannot hold: NetHack joins them.
+    # A name may hold anything, full stops too, so the sentence ends here; but no two blanks: NetHack joins them.
     return f"{sentence[: found.start(2)]}something."
 
 

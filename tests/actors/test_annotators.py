@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
 from onibi.platform.annotator import AnnotationRequest

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onibi.actors.caption_counter import CaptionCounter, bag_bit
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.errors import CaptionError

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
 from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.info import InfoCaptioner, InfoCaptionerSettings
 from onibi.actors.captioners.registry import CAPTIONERS

@@ -4,8 +4,9 @@ import re
 
 import pytest
 import yaml
+
 from onibi.actors.annotators.lexicon import LEXICON_FOLDER, LexiconAnnotator, LexiconSettings, read_lexicon
-from onibi.actors.captioners.nethack import caption_of
+from onibi.actors.captioners.nethack import ARTIFACTS, caption_of
 from onibi.platform.annotator import AnnotationRequest
 from onibi.platform.errors import ConfigError
 from onibi.platform.labels import LabelValue
@@ -15,7 +16,7 @@ NETHACK = read_lexicon(LEXICON_FOLDER / "nethack.yaml")
 
 def verdicts(message):
     """Verdict of each key of a raw message, as a run would ask for it."""
-    keys = caption_of(message, 4).keys
+    keys = caption_of(message, 4, ARTIFACTS).keys
     return [NETHACK.judge(key.text)[0].value if key.askable else "never asked" for key in keys]
 
 
@@ -277,7 +278,10 @@ def test_the_prompt_version_changes_with_the_verdicts_and_not_with_words_or_plac
         return LexiconAnnotator(LexiconSettings(lexicon=str(path), **settings)).prompt_version
 
     first = version(written(tmp_path))
-    reworded = [{"match": "^You win", "label": "helpful", "why": "hurrah"}, {"match": "win", "label": "unhelpful", "why": "no"}]
+    reworded = [
+        {"match": "^You win", "label": "helpful", "why": "hurrah"},
+        {"match": "win", "label": "unhelpful", "why": "no"},
+    ]
     assert version(written(tmp_path, rules=reworded)) == first
     assert version(written(tmp_path, rules=reworded[::-1])) != first
     assert version(written(tmp_path, goal="Lose.")) != first
@@ -313,7 +317,10 @@ RULE = {"match": "x", "label": "helpful", "why": "w"}
         ({"rules": [{**RULE, "label": "good"}]}, "rule 1: label is 'good'; allowed are helpful, unhelpful"),
         ({"rules": [{**RULE, "why": ""}]}, "rule 1: why is ''"),
         ({"rules": [{**RULE, "match": 3}]}, "rule 1: match is 3"),
-        ({"rules": [{"match": "x", "label": "helpful"}]}, "rule 1: found ['label', 'match'], expected the keys match, label, why"),
+        (
+            {"rules": [{"match": "x", "label": "helpful"}]},
+            "rule 1: found ['label', 'match'], expected the keys match, label, why",
+        ),
         ({"rules": ["x"]}, "rule 1: found str"),
         ({"rules": "x"}, "rules is str"),
         ({"goal": None}, "goal is None"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onibi.actors.captioners.nethack import (
     ARTIFACTS,
     NetHackCaptioner,
@@ -28,7 +29,7 @@ def captioner(**given):
 
 
 def keys(message, K=4):
-    return [(key.text, key.askable) for key in caption_of(message, K).keys]
+    return [(key.text, key.askable) for key in caption_of(message, K, ARTIFACTS).keys]
 
 
 # Left what NetHack showed in runs of NLE and MiniHack, right the keys.
@@ -40,7 +41,10 @@ ASKED = [
     ("$ - 23 gold pieces.", ["$ - # gold pieces."]),
     ("e - an uncursed +0 leather armor (being worn).", ["* - an uncursed # leather armor (being worn)."]),
     ("Moving: A - a blessed +1 club (weapon in hand).", ["Moving: * - a blessed # club (weapon in hand)."]),
-    ("You have a little trouble lifting h - a scroll labeled TEMOV.", ["You have a little trouble lifting * - a scroll labeled TEMOV."]),
+    (
+        "You have a little trouble lifting h - a scroll labeled TEMOV.",
+        ["You have a little trouble lifting * - a scroll labeled TEMOV."],
+    ),
     ("j - a giant rat corpse.  k - a slime mold.", ["* - a giant rat corpse.", "* - a slime mold."]),
     ("The giant rat bites!  The giant rat bites!  The giant rat bites!", ["The giant rat bites!"]),
     ("Having fun sitting on the floor?  The newt bites!", ["Having fun sitting on the floor?", "The newt bites!"]),
@@ -88,7 +92,7 @@ def test_asked_keys_come_first_when_there_are_more_than_k():
     message = "It's a wall.  You hit the newt.  The newt bites!"
     assert keys(message, 2) == [("You hit the newt.", True), ("The newt bites!", True)]
     assert keys(message, 4)[-1] == ("It's a wall.", False)
-    assert caption_of(message, 2).text == message
+    assert caption_of(message, 2, ARTIFACTS).text == message
 
 
 TYPED = [
@@ -115,7 +119,7 @@ TYPED = [
 
 @pytest.mark.parametrize("message", TYPED)
 def test_what_the_agent_typed_reaches_neither_text_nor_keys(message):
-    caption = caption_of(message, 4)
+    caption = caption_of(message, 4, ARTIFACTS)
     assert "door opens" not in caption.text
     assert not any("door opens" in key.text for key in caption.keys)
 
@@ -151,7 +155,9 @@ def test_only_blanks_are_no_caption():
     assert captioner().captions(raw("   ", "# "), {}) == [EMPTY_TEXT, EMPTY_TEXT]
 
 
-@pytest.mark.parametrize("wrong", [{"image": np.zeros((2, 3))}, np.zeros((2, 4)), {"message": np.zeros((2, 256), np.int64)}])
+@pytest.mark.parametrize(
+    "wrong", [{"image": np.zeros((2, 3))}, np.zeros((2, 4)), {"message": np.zeros((2, 256), np.int64)}]
+)
 def test_an_environment_without_messages_is_told_what_to_do(wrong):
     with pytest.raises(CaptionError, match=r"captioner\.kind"):
         captioner().captions(wrong, {})
@@ -160,7 +166,7 @@ def test_an_environment_without_messages_is_told_what_to_do(wrong):
 @settings(deadline=None, max_examples=300)
 @given(st.text(alphabet=st.characters(max_codepoint=255), max_size=255), st.integers(1, 4))
 def test_any_bytes_make_a_caption_with_at_most_k_distinct_keys(message, K):
-    caption = caption_of(message, K)
+    caption = caption_of(message, K, ARTIFACTS)
     texts = [key.text for key in caption.keys]
     assert len(texts) <= K
     assert len(set(texts)) == len(texts)
@@ -173,7 +179,7 @@ def test_any_bytes_make_a_caption_with_at_most_k_distinct_keys(message, K):
 def test_no_typed_name_leaks_whatever_it_holds(name):
     # NetHack joins blanks in names, so two of them never come.
     name = " ".join(name.split())
-    caption = caption_of(f"You see here a sword named Q{name}", 4)
+    caption = caption_of(f"You see here a sword named Q{name}", 4, ARTIFACTS)
     assert caption.text == "You see here a sword named something."
 
 

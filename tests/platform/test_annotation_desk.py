@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
 from onibi.platform.captions import CaptionTable, text_hash
 from onibi.platform.errors import CaptionError
@@ -189,7 +190,11 @@ def test_statistics_tell_the_share_of_keys_and_of_sightings_with_a_label():
     assert figures["annotation/labelled_key_share"] == 0.5
     assert figures["annotation/labelled_sighting_share"] == 0.75  # 30 of 40; walls have nothing to ask
     assert figures["annotation/oldest_unlabelled_seconds"] == 7
-    assert (figures["annotation/keys"], figures["annotation/keys_askable"], figures["annotation/keys_helpful"]) == (3, 2, 1)
+    assert (figures["annotation/keys"], figures["annotation/keys_askable"], figures["annotation/keys_helpful"]) == (
+        3,
+        2,
+        1,
+    )
 
 
 def test_the_report_has_a_row_for_each_key_in_order():
@@ -283,7 +288,11 @@ class DeskAgainstBooks(RuleBasedStateMachine):
         self.desk.see(self.desk.intern([caption(*texts)]))
         self.met |= set(texts)
 
-    @rule(count=st.integers(1, 4), values=st.lists(st.sampled_from(LabelValue), min_size=4, max_size=4), lost=st.booleans())
+    @rule(
+        count=st.integers(1, 4),
+        values=st.lists(st.sampled_from(LabelValue), min_size=4, max_size=4),
+        lost=st.booleans(),
+    )
     def judge(self, count, values, lost):
         requests = self.desk.take(count)
         assert not {request.key_text for request in requests} & set(self.truth), "asked though labelled"
@@ -316,7 +325,9 @@ class DeskAgainstBooks(RuleBasedStateMachine):
     @invariant()
     def no_key_is_lost(self):
         figures = self.desk.statistics()
-        assert figures["annotation/queue_keys"] + figures["annotation/in_flight_keys"] == len(self.met - set(self.truth))
+        assert figures["annotation/queue_keys"] + figures["annotation/in_flight_keys"] == len(
+            self.met - set(self.truth)
+        )
 
 
 DeskAgainstBooks.TestCase.settings = hypothesis_settings(max_examples=40, stateful_step_count=25, deadline=None)

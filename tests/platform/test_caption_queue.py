@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from onibi.platform.caption_queue import CaptionQueue
 from onibi.platform.errors import CaptionError
 

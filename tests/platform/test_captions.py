@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onibi.platform import captions as module
 from onibi.platform.captions import NO_KEY, CaptionTable, text_hash
 from onibi.platform.errors import CaptionError
@@ -110,10 +111,17 @@ caption_texts = st.dictionaries(
 @given(caption_texts)
 def test_arrow_gives_back_the_same_table(drawn):
     table = CaptionTable(3, "test-1")
-    ids = table.intern([CaptionText(text, tuple(KeyText(k, askable="#" not in k) for k in keys)) for text, keys in drawn.items()])
+    ids = table.intern(
+        [CaptionText(text, tuple(KeyText(k, askable="#" not in k) for k in keys)) for text, keys in drawn.items()]
+    )
     table.count_sightings(np.repeat(ids, 3))
     back = CaptionTable.from_arrow(table.to_arrow())
-    assert (back.keys_per_caption, back.key_version, len(back), back.key_count) == (3, "test-1", len(table), table.key_count)
+    assert (back.keys_per_caption, back.key_version, len(back), back.key_count) == (
+        3,
+        "test-1",
+        len(table),
+        table.key_count,
+    )
     assert np.array_equal(back.caption_keys, table.caption_keys)
     assert [back.caption(i) for i in range(len(back))] == [table.caption(i) for i in range(len(table))]
     assert [back.example(i) for i in range(back.key_count)] == [table.example(i) for i in range(table.key_count)]

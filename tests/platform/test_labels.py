@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import CaptionError
 from onibi.platform.labels import Label, LabelTable, LabelValue, prompt_hash
@@ -31,7 +32,9 @@ def label(key="The door opens.", value=LabelValue.HELPFUL, prompt="p1", **change
 
 
 def test_the_newest_valid_label_of_a_prompt_counts():
-    table = LabelTable([label(), label(value=LabelValue.UNHELPFUL), label(value=LabelValue.INVALID), label(prompt="p2")])
+    table = LabelTable(
+        [label(), label(value=LabelValue.UNHELPFUL), label(value=LabelValue.INVALID), label(prompt="p2")]
+    )
     assert table.get(text_hash("The door opens."), "p1").value == LabelValue.UNHELPFUL
     assert table.get(text_hash("The door opens."), "p2").value == LabelValue.HELPFUL
     assert table.get(text_hash("The door opens."), "p3") is None
@@ -45,7 +48,9 @@ def test_an_invalid_reply_is_kept_but_is_no_label():
 
 
 def test_labels_survive_a_file(tmp_path):
-    table = LabelTable([label(), label("It's a wall.", LabelValue.UNHELPFUL), label("?", LabelValue.INVALID, reply="é☃")])
+    table = LabelTable(
+        [label(), label("It's a wall.", LabelValue.UNHELPFUL), label("?", LabelValue.INVALID, reply="é☃")]
+    )
     arrow = table.to_arrow()
     with pa.OSFile(str(tmp_path / "labels.arrow"), "wb") as file, pa.ipc.new_file(file, arrow.schema) as writer:
         writer.write_table(arrow)

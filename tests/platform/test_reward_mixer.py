@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError
 from onibi.platform.reward_mixer import (
@@ -48,7 +49,8 @@ def drawn(reward, caption_id, count, used=None):
 
 def both(**intrinsic):
     return RewardSettings(
-        extrinsic=ExtrinsicSettings(coefficient=0.5, scale=2.0, clip=3.0), intrinsic=IntrinsicSettings(coefficient=0.4, **intrinsic)
+        extrinsic=ExtrinsicSettings(coefficient=0.5, scale=2.0, clip=3.0),
+        intrinsic=IntrinsicSettings(coefficient=0.4, **intrinsic),
     )
 
 
@@ -75,7 +77,12 @@ def test_steps_behind_a_windows_end_pay_nothing_whatever_stands_there():
 
 
 def test_a_newer_table_pays_rows_that_were_drawn_before():
-    later = RewardTable(version=8, caption_keys=TABLE.caption_keys, value=np.array([1, 1, 0], np.float32), labelled=np.array([1, 1, 2], np.uint8))
+    later = RewardTable(
+        version=8,
+        caption_keys=TABLE.caption_keys,
+        value=np.array([1, 1, 0], np.float32),
+        labelled=np.array([1, 1, 2], np.uint8),
+    )
     windows = drawn([[0.0]], [[2]], [[1]])
     mixer = RewardMixer(both())
     assert mixer.mix(windows, TABLE).total.tolist() == [[0.0]]
@@ -119,7 +126,9 @@ def test_every_reward_lies_within_the_declared_bounds():
     rng = np.random.default_rng(0)
     for extrinsic in (ExtrinsicSettings(coefficient=-2.0, clip=1.0), ExtrinsicSettings(coefficient=0.5, scale=-3.0)):
         mixer = RewardMixer(RewardSettings(extrinsic=extrinsic, intrinsic=IntrinsicSettings(coefficient=0.3)))
-        mixed = mixer.mix(drawn(rng.normal(0, 9, (50, 4)), rng.integers(0, 6, (50, 4)), rng.integers(0, 4, (50, 4))), TABLE)
+        mixed = mixer.mix(
+            drawn(rng.normal(0, 9, (50, 4)), rng.integers(0, 6, (50, 4)), rng.integers(0, 4, (50, 4))), TABLE
+        )
         for name, paid in mixed.components.items():
             assert mixer.bounds(name).low <= paid.min()
             assert paid.max() <= mixer.bounds(name).high
@@ -128,7 +137,9 @@ def test_every_reward_lies_within_the_declared_bounds():
 def test_unclipped_rewards_have_no_bounds():
     mixer = RewardMixer(RewardSettings(extrinsic=ExtrinsicSettings(clip=None)))
     assert mixer.bounds("extrinsic") == Bounds(-math.inf, math.inf)
-    assert RewardMixer(RewardSettings(extrinsic=ExtrinsicSettings(clip=None, coefficient=0))).bounds("extrinsic") == Bounds(0, 0)
+    assert RewardMixer(RewardSettings(extrinsic=ExtrinsicSettings(clip=None, coefficient=0))).bounds(
+        "extrinsic"
+    ) == Bounds(0, 0)
 
 
 def test_value_bounds_are_the_discounted_sum_of_the_step_bounds():

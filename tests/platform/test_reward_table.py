@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onibi.platform.errors import CaptionError
 from onibi.platform.reward_table import (
     LABELLED,
@@ -64,7 +65,9 @@ def test_captions_newer_than_the_table_are_unlabelled(table):
 
 
 def test_keys_newer_than_the_table_are_unlabelled(table):
-    newer = RewardTable(version=4, caption_keys=np.array([[-1], [7]], np.int32), value=table.value, labelled=table.labelled)
+    newer = RewardTable(
+        version=4, caption_keys=np.array([[-1], [7]], np.int32), value=table.value, labelled=table.labelled
+    )
     reward, labelled = caption_rewards(newer, np.array([1], np.uint32), u16([1]), 3.0)
     assert (reward.tolist(), labelled.tolist()) == ([0.0], [False])
 
@@ -81,7 +84,12 @@ def test_a_key_pays_at_most_1_202_in_an_episode(table):
 
 
 def test_no_table_rows_at_all_is_no_error():
-    empty = RewardTable(version=1, caption_keys=np.zeros((0, 2), np.int32), value=np.zeros(0, np.float32), labelled=np.zeros(0, np.uint8))
+    empty = RewardTable(
+        version=1,
+        caption_keys=np.zeros((0, 2), np.int32),
+        value=np.zeros(0, np.float32),
+        labelled=np.zeros(0, np.uint8),
+    )
     reward, labelled = caption_rewards(empty, np.array([0, 1], np.uint32), u16([1, 0], [1, 0]), 3.0)
     assert (reward.tolist(), labelled.tolist()) == ([0.0, 0.0], [False, False])
 
@@ -95,7 +103,10 @@ def test_rewards_equal_those_of_a_loop(seed, power):
     value, labelled = rng.random(keys).astype(np.float32), rng.integers(0, 3, keys).astype(np.uint8)
     value[labelled != LABELLED] = 0
     table = RewardTable(version=1, caption_keys=caption_keys, value=value, labelled=labelled)
-    ids, counts = rng.integers(0, captions + 2, (7, 3)).astype(np.uint32), rng.integers(0, 5, (7, 3, K)).astype(np.uint16)
+    ids, counts = (
+        rng.integers(0, captions + 2, (7, 3)).astype(np.uint32),
+        rng.integers(0, 5, (7, 3, K)).astype(np.uint16),
+    )
     reward, mask = caption_rewards(table, ids, counts, power)
     by_key = np.zeros(keys)
     for place in np.ndindex(7, 3):
