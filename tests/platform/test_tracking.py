@@ -192,6 +192,7 @@ def test_settings_that_cannot_work_are_refused(faulty):
         TrackingSettings(**faulty)
 
 
+@pytest.mark.slow  # an MLflow server takes 12 to 25 seconds to start, and it starts twice
 def test_a_server_killed_midway_costs_the_run_no_time_and_no_figure(tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     port = free_port()
