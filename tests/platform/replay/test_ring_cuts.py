@@ -157,6 +157,21 @@ def test_ring_is_whole_after_a_cut_behind_any_store_and_after_what_comes_next(ro
         writer.close()
 
 
+def test_two_cuts_in_a_row_leave_the_committed_record_alone(rows, ring_path):
+    base = Story(rows, ring_path)
+    stores, _ = store_count(base)
+    for cut_at in range(stores):
+        story = base.copy()
+        fragment = story.collect([STEPS] * ENVS)
+        cut(story, fragment, stores // 2)
+        cut(story, fragment, cut_at)
+        story.check()
+        writer = RingWriter.open(story.path, "r")
+        story.commit(writer, *fragment)
+        story.check()
+        writer.close()
+
+
 def test_cut_behind_the_last_store_is_a_commit_and_its_retry_a_repeat(rows, ring_path):
     story = Story(rows, ring_path)
     stores, _ = store_count(story)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 
 import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay import ring_file
 from onibi.platform.replay.ring_file import drawn_path, orphans, remove_orphan
 from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.replay.ring_reader import RingReader
@@ -37,6 +39,23 @@ def test_memory_that_ends_during_reservation_is_an_error_that_leaves_nothing(row
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(ring_path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small memory file system")
+def test_memory_taken_by_others_after_the_check_is_an_error_and_not_a_signal(rows, ring_path, monkeypatch):
+    folder = ring_path.parent / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        monkeypatch.setattr(ring_file, "_free_bytes", lambda folder: 2**40)  # what it was a moment ago
+        with pytest.raises(
+            ReplayError, match=r"too little shared memory for the replay ring \(No space left on device\)"
+        ):
+            create(rows, folder / "test.ring", slots=50_000)
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_reserved_memory_is_there_before_the_first_row(rows, ring_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -242,6 +244,13 @@ def test_actor_or_environments_beyond_the_rings_room_are_refused(shard):
         shard.register(2, ENVS)
     with pytest.raises(ReplayError, match="asks for 3 lanes, allowed are 1 to 2"):
         shard.register(0, 3)
+
+
+def test_fragment_with_another_number_of_environments_than_registered_is_refused(rows, shard):
+    actor = Actor(rows, shard.register(0, ENVS))
+    actor.lease = dataclasses.replace(actor.lease, lanes=ENVS - 1)
+    with pytest.raises(LeaseError, match="registered 2 environments, its fragment has 1"):
+        shard.insert(actor.fragment())
 
 
 def test_windows_longer_than_the_ring_was_made_for_are_refused(shard):
