@@ -153,13 +153,12 @@ class DqnLearner:
     def update(self, windows: Windows, reward: NDArray[np.float32]) -> Update:
         """One gradient step on a drawn batch; see ``Learner.update``.
 
-        A loss or gradient that is not finite changes nothing but ``skipped_updates``.
+        A loss or gradient that is not finite changes nothing but the counters.
         """
         observation = self._tensors(windows.observation)
         action = self._tensor(windows.action)
         weight = self._tensor(windows.weight)
         target = self._target_values(windows, reward)
-        self._network.learn_statistics(observation)
 
         outputs = self._network(observation)
         prediction = outputs[torch.arange(len(action), device=self._device), action]
@@ -168,9 +167,10 @@ class DqnLearner:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
-        self._step(loss, gradient_norm)
         self.updates += 1
-        self._follow()
+        if self._step(loss, gradient_norm):
+            self._network.learn_statistics(observation)
+            self._follow()
         if self.updates % self.settings.metrics_period_updates:
             return Update()
         return Update(self._metrics(terms, prediction.detach(), outputs.detach(), target, gradient_norm))
@@ -234,11 +234,12 @@ class DqnLearner:
         )
         return n_step_return(self._tensor(reward), discounts, bootstrap)
 
-    def _step(self, loss: Tensor, gradient_norm: Tensor) -> None:
+    def _step(self, loss: Tensor, gradient_norm: Tensor) -> bool:
+        """Move the parameters, where loss and gradient are finite; whether they were."""
         if bool(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
             self._optimizer.step()
             self._skips_in_a_row = 0
-            return
+            return True
         self.skipped_updates += 1
         self._skips_in_a_row += 1
         if self._skips_in_a_row == 1:
@@ -249,6 +250,7 @@ class DqnLearner:
                 "for NaN in the observations or rewards, or lower learner.learning_rate; then resume from the last "
                 "checkpoint."
             )
+        return False
 
     @torch.no_grad()
     def _follow(self) -> None:

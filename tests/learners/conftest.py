@@ -1,0 +1,88 @@
+"""Row layouts and windows that the tests of learners share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onibi.platform.replay.windows import Windows
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+
+def observation_of(spec: ReplaySpec, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Random leaves within their dtypes and bounds."""
+    leaves = {}
+    for leaf in spec.observation:
+        shape = (rows, *leaf.shape)
+        if np.issubdtype(np.dtype(leaf.dtype), np.floating):
+            leaves[leaf.name] = rng.normal(size=shape).astype(leaf.dtype)
+        else:
+            info = np.iinfo(leaf.dtype)
+            low = info.min if leaf.low is None else int(leaf.low)
+            high = info.max if leaf.high is None else int(leaf.high)
+            leaves[leaf.name] = rng.integers(low, high, size=shape, endpoint=True).astype(leaf.dtype)
+    return leaves
+
+
+def windows_of(spec: ReplaySpec, rows: int, n_steps: int, rng: np.random.Generator) -> Windows:
+    """Full windows of random observations, actions and rewards, none of them ending an episode."""
+    return Windows(
+        observation=observation_of(spec, rows, rng),
+        bootstrap_observation=observation_of(spec, rows, rng),
+        action=rng.integers(spec.actions, size=rows),
+        reward=rng.random((rows, n_steps)).astype(np.float32),
+        continues=np.ones((rows, n_steps), np.float32),
+        used=np.ones((rows, n_steps), bool),
+        steps=np.full(rows, n_steps, np.int32),
+        caption_id=np.zeros((rows, n_steps), np.uint32),
+        caption_count=np.zeros((rows, n_steps, spec.keys_per_caption), np.uint16),
+        policy_version=np.zeros(rows, np.int64),
+        lane=np.zeros(rows, np.int64),
+        generation=np.arange(rows),
+        weight=np.ones(rows, np.float32),
+    )
+
+
+FLAT = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=3)
+MIXED = ReplaySpec(
+    observation=(
+        ArraySpec(name="observation.position", dtype="float32", shape=(2, 2)),
+        ArraySpec(name="observation.room", dtype="int64", low=1, high=5),
+    ),
+    actions=3,
+)
+NETHACK = ReplaySpec(
+    observation=(
+        ArraySpec(name="observation.crop", dtype="uint8", shape=(5, 5), low=0, high=15),
+        ArraySpec(name="observation.locator", dtype="int8", shape=(16, 3), low=-40, high=40),
+        ArraySpec(name="observation.blstats", dtype="float32", shape=(6,)),
+        ArraySpec(name="observation.message", dtype="uint8", shape=(7,)),
+        ArraySpec(name="observation.map", dtype="uint8", shape=(21, 79)),
+        ArraySpec(name="observation.caption_counts", dtype="float32", shape=(68,)),
+    ),
+    actions=5,
+)
+IMAGE = ReplaySpec(observation=(ArraySpec(name="observation", dtype="uint8", shape=(4, 44, 44)),), actions=3)
+GRID = ReplaySpec(
+    observation=(
+        ArraySpec(name="observation.image", dtype="uint8", shape=(7, 7, 3)),
+        ArraySpec(name="observation.direction", dtype="int64", low=0, high=3),
+    ),
+    actions=3,
+)
+SPECS = {"flat": FLAT, "mixed": MIXED, "nethack": NETHACK, "image": IMAGE, "grid": GRID}
+
+
+@pytest.fixture
+def specs():
+    return SPECS
+
+
+@pytest.fixture
+def make_windows():
+    return windows_of
+
+
+@pytest.fixture
+def make_observation():
+    return observation_of
