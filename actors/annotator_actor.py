@@ -11,29 +11,31 @@ from onibi.platform.annotator import Annotator
 _WAIT_SECONDS = 2.0
 
 
-@ray.remote(num_cpus=0.05, max_restarts=-1, max_task_retries=0, max_concurrency=2)
+ANNOTATOR_OPTIONS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 2}
+
+
+@ray.remote(num_cpus=0.05)
 class AnnotatorActor:
     """Annotates until told to stop; slow or down, it stops nobody else.
 
     Args:
         make_annotator: makes the annotator in this process.
-        hub: the hub's handle.
         batch_keys: most keys asked at once.
     """
 
-    def __init__(self, make_annotator: Callable[[], Annotator | None], hub: Any, batch_keys: int) -> None:
+    def __init__(self, make_annotator: Callable[[], Annotator | None], batch_keys: int) -> None:
         self._annotator = make_annotator()
-        self._hub, self._batch_keys = hub, batch_keys
+        self._batch_keys = batch_keys
         self._stopping = False
 
-    def run(self) -> None:
-        """Take, judge, put, until :meth:`stop`. Raises: OnibiError where the annotator cannot judge at all."""
+    def run(self, hub: Any) -> None:
+        """Take from ``hub``, judge, put, until :meth:`stop`. Raises: OnibiError where the annotator cannot judge at all."""
         if self._annotator is None:
             return
         while not self._stopping:
-            requests = ray.get(self._hub.take.remote(self._batch_keys, _WAIT_SECONDS))
+            requests = ray.get(hub.take.remote(self._batch_keys, _WAIT_SECONDS))
             if requests:
-                self._hub.put.remote(self._annotator.annotate(requests, self._annotator.goal))
+                hub.put.remote(self._annotator.annotate(requests, self._annotator.goal))
 
     def stop(self) -> None:
         """End ``run`` after the batch at hand."""

@@ -45,15 +45,19 @@ class WeightsPoll:
         self._answer = self._hub.weights_after.remote(version, _NEWS_WAIT_SECONDS)
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, max_concurrency=2)
+ROLLOUT_OPTIONS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 2}
+
+
+@ray.remote
 class RolloutActor:
     """Collects until told to stop. Ray restarts the process when it dies; ``run`` then has to be called again.
+
+    Needs two threads of Ray's: ``run`` keeps one, the others' calls come in on the second (``ROLLOUT_OPTIONS``).
 
     Args:
         make_rollout: (actor, incarnation, next sequence) → Rollout.
         actor: index in the run, the group in the ring.
         envs: E.
-        shard, hub: handles.
         fragments_in_flight: sent and not yet answered; the actor waits at this number.
     """
 
@@ -62,31 +66,31 @@ class RolloutActor:
         make_rollout: Callable[[int, int, int], Rollout],
         actor: int,
         envs: int,
-        shard: Any,
-        hub: Any,
         fragments_in_flight: int,
     ) -> None:
         self._make_rollout, self._actor, self._envs = make_rollout, actor, envs
-        self._shard, self._hub, self._in_flight = shard, hub, fragments_in_flight
+        self._in_flight = fragments_in_flight
         self._stopping = False
         self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
 
-    def run(self) -> None:
+    def run(self, shard: Any, hub: Any) -> None:
         """Register, then collect and send until :meth:`stop`.
 
+        Args:
+            shard, hub: handles; not the constructor's, whose arguments must outlive every restart.
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
         """
-        lease = ray.get(self._shard.register.remote(self._actor, self._envs))
+        lease = ray.get(shard.register.remote(self._actor, self._envs))
         rollout = self._make_rollout(self._actor, lease.incarnation, lease.next_sequence)
-        poll = WeightsPoll(self._hub)
+        poll = WeightsPoll(hub)
         pending: deque[Any] = deque()
         try:
             while not self._stopping:
                 began = time.perf_counter()
                 fragment = rollout.collect(poll)
                 collected = time.perf_counter()
-                pending.append(self._shard.insert.remote(to_batch(fragment)))
+                pending.append(shard.insert.remote(to_batch(fragment)))
                 sent = time.perf_counter()
                 while len(pending) >= self._in_flight:
                     self._wait_for(pending)

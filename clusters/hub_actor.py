@@ -39,7 +39,7 @@ class News:
             return
 
 
-@ray.remote(num_cpus=0.05, max_concurrency=10_000)
+@ray.remote(num_cpus=0.05)
 class HubActor:
     """Long polls instead of polling: who asks for something newer is answered when there is some, or after a wait.
 

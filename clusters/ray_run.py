@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from onibi.actors.annotator_actor import AnnotatorActor
+from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EvaluatorActor
-from onibi.actors.rollout_actor import RolloutActor
+from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
 from onibi.clusters.roles import build_learner, open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
@@ -33,6 +33,7 @@ _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
+_MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
 _PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 
 
@@ -97,10 +98,10 @@ class RayRun:
     def _start(self) -> None:
         settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
         desk_state = None if checkpoint is None else dict(checkpoint.tables)
-        self._hub = HubActor.remote(functools.partial(make_desk, self._plan), desk_state)
+        self._hub = HubActor.options(**_MANY_CALLS).remote(functools.partial(make_desk, self._plan), desk_state)
         count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
         open_shard = functools.partial(open_run_shard, self._plan, self._run_id, checkpoint is not None)
-        self._shard = ShardActor.options(resources=placement.learner_resources).remote(
+        self._shard = ShardActor.options(**_MANY_CALLS, resources=placement.learner_resources).remote(
             open_shard, self._hub, count_power
         )
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
@@ -113,24 +114,22 @@ class RayRun:
         self._drawn_before = self._state.drawn_rows - opened.drawn_rows
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._start_learner(checkpoint)
-        self._annotator = AnnotatorActor.remote(
-            self._plan.make_annotator, self._hub, settings.annotation.batch_keys
+        self._annotator = AnnotatorActor.options(**ANNOTATOR_OPTIONS).remote(
+            self._plan.make_annotator, settings.annotation.batch_keys
         )
-        self._running[self._annotator.run.remote()] = "annotator"
+        self._run("annotator")
         self._evaluator = EvaluatorActor.remote(functools.partial(evaluate_weights, self._plan))
         for actor in range(settings.actors.count):
             rollout = RolloutActor.options(
-                num_cpus=placement.rollout_cpus, resources=placement.rollout_resources
+                **ROLLOUT_OPTIONS, num_cpus=placement.rollout_cpus, resources=placement.rollout_resources
             ).remote(
                 self._plan.make_rollout,
                 actor,
                 settings.actors.rollout.envs_per_actor,
-                self._shard,
-                self._hub,
                 settings.actors.fragments_in_flight,
             )
             self._rollouts.append(rollout)
-            self._running[rollout.run.remote()] = f"rollout {actor}"
+            self._run(f"rollout {actor}")
 
     def _start_learner(self, checkpoint: Checkpoint | None) -> None:
         placement = self._settings.placement
@@ -148,6 +147,14 @@ class RayRun:
             placement.learner_threads,
         )
         self._running[self._learner.train.remote(_SLICE_SECONDS)] = "learner"
+
+    def _run(self, role: str) -> None:
+        """Set a role to work; its reference is among those that the watch waits for."""
+        if role == "annotator":
+            reference = self._annotator.run.remote(self._hub)
+        else:
+            reference = self._rollouts[int(role.split()[1])].run.remote(self._shard, self._hub)
+        self._running[reference] = role
 
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
@@ -170,7 +177,8 @@ class RayRun:
                     waiting_since, seen_steps = now, self._state.env_steps
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
-                self._interval(meter, look)
+                if began is not None and now > began:
+                    self._interval(meter, look)
                 if now - waiting_since > _STUCK_SECONDS:
                     raise TrainingError(self._stuck(look, now - waiting_since))
             over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
@@ -225,10 +233,8 @@ class RayRun:
         if role == "learner":
             self._learner_deaths += 1
             self._start_learner(self._checkpoint)
-        elif role == "annotator":
-            self._running[self._annotator.run.remote()] = role
         else:
-            self._running[self._rollouts[int(role.split()[1])].run.remote()] = role
+            self._run(role)
 
     def _count(self, look: dict[str, Any]) -> None:
         news = self._learner_news

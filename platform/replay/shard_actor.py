@@ -38,7 +38,7 @@ class OpenedShard:
     drawn_rows: int
 
 
-@ray.remote(num_cpus=0.05, max_concurrency=10_000)
+@ray.remote(num_cpus=0.05)
 class ShardActor:
     """One ring and its writer. Insertions wait in the order in which they came, the first one for the limiter.
 
