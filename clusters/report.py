@@ -72,14 +72,14 @@ _PANELS = (
     ),
     _Panel(
         "Rows whose captions are labelled",
-        (_Line("captions/labelled_share", "labelled", _GREEN, noisy=False),),
+        (_Line("learner/labelled_share", "labelled", _GREEN, noisy=False),),
         share=True,
     ),
     _Panel(
         "Caption keys",
         (
-            _Line("captions/keys", "met", _GREY, noisy=False),
-            _Line("captions/labels", "labelled", _GREEN, noisy=False),
+            _Line("annotation/keys", "met", _GREY, noisy=False),
+            _Line("annotation/keys_labelled", "labelled", _GREEN, noisy=False),
         ),
     ),
     _Panel("Loss", (_Line("learner/loss", "loss", _VIOLET),)),

@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.logging import RichHandler
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.annotation_desk import CaptionReportRow
-from onibi.platform.checkpoint import Checkpoint, CheckpointParts, load_checkpoint, mark_best, save_checkpoint
+from onibi.platform.checkpoint import (
+    Checkpoint,
+    CheckpointParts,
+    list_checkpoints,
+    load_checkpoint,
+    mark_best,
+    save_checkpoint,
+)
 from onibi.platform.config import to_mapping
 from onibi.platform.errors import CheckpointError
 from onibi.platform.history import History, read_history
@@ -101,12 +109,12 @@ class RunJournal:
             folder.root,
             lambda run_id, uri: _keep_tracking(folder, run_id, uri),
         )
-        self._tracker.artifact(folder.config, "")
         self._display: ProgressDisplay | None = None
         if display:
             budget = Budget(settings.budget.max_env_steps, settings.budget.max_seconds)
             self._display = ProgressDisplay(Console(stderr=True), folder.name, budget)
             self._display.__enter__()
+            self._divert_log(self._display.console)
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -174,10 +182,21 @@ class RunJournal:
         self._tracker.log(figures, env_steps)
         return row
 
-    def abandon(self) -> None:
-        """The session failed: leave what was written, end display and tracking, and say so in the record."""
+    def _divert_log(self, console: Console) -> None:
+        """Log through the display's console: lines written past a live panel tear it."""
+        self._handlers = logging.getLogger().handlers[:]
+        if console.is_terminal:
+            logging.getLogger().handlers[:] = [RichHandler(console=console, show_path=False, show_time=False)]
+
+    def _end_display(self) -> None:
         if self._display is not None:
             self._display.__exit__(None, None, None)
+            self._display = None
+            logging.getLogger().handlers[:] = self._handlers
+
+    def abandon(self) -> None:
+        """The session failed: leave what was written, end display and tracking, and say so in the record."""
+        self._end_display()
         self._tracker.close("FAILED", _TRACKER_SECONDS / 6)
         self._folder.update(status="failed")
 
@@ -193,8 +212,7 @@ class RunJournal:
         """Write curve and captions table, hand everything to MLflow, and end the run."""
         from onibi.clusters.report import captions_csv, learning_curve_png
 
-        if self._display is not None:
-            self._display.__exit__(None, None, None)
+        self._end_display()
         self._history.close()
         self._evaluations.close()
         # Keys that came after the last reward table have been paid nothing.
@@ -210,8 +228,8 @@ class RunJournal:
             table = self._folder.artifacts / "captions.csv"
             captions_csv(captions, paid, table)
             self._tracker.artifact(table, "")
-        for checkpoint in sorted(self._folder.checkpoints.iterdir())[-1:]:
-            self._tracker.artifact(checkpoint, "checkpoint")
+        for checkpoint in list_checkpoints(self._folder.checkpoints)[-1:]:
+            self._tracker.artifact(checkpoint.path, "checkpoint")
         (self._folder.artifacts / "result.json").write_text(
             json.dumps({"status": status, "env_steps": env_steps, "updates": updates, "seconds": seconds})
         )

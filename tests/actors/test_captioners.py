@@ -78,6 +78,12 @@ def test_info_captions_follow_the_mask_of_the_vector_environment():
     envs.close()
 
 
+def test_what_the_mask_leaves_out_is_not_read():
+    infos = {"caption": np.array(["new", "left over"], object), "_caption": np.array([True, False])}
+    captions = InfoCaptioner(InfoCaptionerSettings()).captions(np.zeros((2, 2)), infos)
+    assert [caption.text for caption in captions] == ["new", ""]
+
+
 def info_captions(*texts, **settings):
     infos = {"caption": np.array(texts, object)}
     return InfoCaptioner(InfoCaptionerSettings(**settings)).captions(np.zeros((len(texts), 2)), infos)

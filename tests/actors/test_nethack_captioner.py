@@ -144,6 +144,7 @@ def test_lanes_get_their_own_captions_and_silence_is_the_empty_one():
     assert [caption.text for caption in found] == ["You die.", "", "It's a wall.", "You die."]
     assert found[1] is EMPTY_TEXT
     assert found[0] is found[3], "the second time comes from the cache"
+    assert [caption.text for caption in captioner().captions(raw("", "You die."), {})] == ["", "You die."]
 
 
 def test_a_message_that_fills_its_line_is_read_whole():

@@ -16,7 +16,7 @@ SNAPSHOT = {
     "actors/episode_return": 0.5,
     "actors/success_rate": 0.83,
     "learner/updates": 1_234,
-    "captions/labelled_share": 0.9,
+    "learner/labelled_share": 0.9,
     "evaluation/return_mean": 0.75,
 }
 

@@ -91,6 +91,7 @@ def test_a_label_makes_a_new_table_that_pays():
     second = some.table(newer_than=1)
     assert (second.version, second.value.tolist(), second.labelled.tolist()) == (2, [1.0, 0.0], [LABELLED, LABELLED])
     assert first.labelled.tolist() == [UNLABELLED, UNLABELLED], "a published table must not change"
+    assert first.value.tolist() == [0.0, 0.0]
     reward, labelled = caption_rewards(second, ids, np.array([[1, 0], [1, 0]], np.uint16), 3.0)
     assert (reward.tolist(), labelled.tolist()) == ([1.0, 0.0], [True, True])
 

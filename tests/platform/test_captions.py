@@ -38,7 +38,7 @@ def test_equal_captions_get_one_index_and_the_empty_one_gets_0():
 
 
 def test_an_index_keeps_its_meaning_while_the_table_grows():
-    table = CaptionTable(2, "test-1")
+    table = CaptionTable(3, "test-1")
     captions = [CaptionText(f"line {i}", (KeyText(f"key {i % 700}"), KeyText(f"odd {i}"))) for i in range(2_000)]
     first = table.intern(captions[:100])
     early = table.caption_keys
