@@ -55,7 +55,7 @@ def test_memory_taken_by_others_after_the_check_is_an_error_and_not_a_signal(row
             create(rows, folder / "test.ring", slots=50_000)
         assert list(folder.iterdir()) == []
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_reserved_memory_is_there_before_the_first_row(rows, ring_path):
