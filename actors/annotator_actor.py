@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+
 from onibi.platform.annotator import Annotator
 
 _WAIT_SECONDS = 2.0
@@ -29,7 +30,11 @@ class AnnotatorActor:
         self._stopping = False
 
     def run(self, hub: Any) -> None:
-        """Take from ``hub``, judge, put, until :meth:`stop`. Raises: OnibiError where the annotator cannot judge at all."""
+        """Take from ``hub``, judge, put, until :meth:`stop`.
+
+        Raises:
+            OnibiError: the annotator cannot judge at all.
+        """
         if self._annotator is None:
             return
         while not self._stopping:

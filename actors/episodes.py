@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onibi.platform.fragment import EpisodeStatistics
 
 _EPISODE_BITS, _INCARNATION_BITS = 32, 16

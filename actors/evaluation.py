@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onibi.actors.rollout import Rollout
 from onibi.platform.captions import CaptionTable
 from onibi.platform.config import Settings
@@ -114,7 +115,7 @@ def play(
     ledger = EpisodeLedger(rewards.count_power) if rewards else None
     try:
         while min(map(len, played)) < per_lane and not should_stop():
-            fragment = rollout.collect(lambda version: None)
+            fragment = rollout.collect(_no_news)
             paid = _pay(fragment, rewards, ledger)
             for episode in fragment.episodes:
                 if len(played[episode.lane]) < per_lane:
@@ -122,6 +123,10 @@ def play(
     finally:
         rollout.close()
     return [episode for lane in played for episode in lane]
+
+
+def _no_news(version: int) -> None:
+    """A player keeps the weights that it was given."""
 
 
 def _played(episode: EpisodeStatistics, paid: Mapping[int, float]) -> PlayedEpisode:

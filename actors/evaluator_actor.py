@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ray
+
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode
 from onibi.platform.policy import Weights
 
 Evaluate = Callable[[Weights | None, FrozenRewards | None, int], list[PlayedEpisode]]
 
 
-@ray.remote(num_cpus=0.05, max_restarts=-1, max_task_retries=0)
+EVALUATOR_OPTIONS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
+
+
+@ray.remote(num_cpus=0.05)
 class EvaluatorActor:
     """Args: evaluate: (weights, frozen rewards, seed) → episodes."""
 

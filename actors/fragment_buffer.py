@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onibi.platform.spec import ReplaySpec
 
 
@@ -55,7 +56,7 @@ class FragmentBuffer:
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32]]:
         """Put the head row behind each lane's rows; columns [E, longest + 1, ...] and rows per lane [E]."""
         rows_per_lane = self._filled.copy()
-        self.put({name: 0 for name in self._columns})
+        self.put(dict.fromkeys(self._columns, 0))
         self.put({**head_observation, **head})
         longest = int(rows_per_lane.max()) + 1
         return {

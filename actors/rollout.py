@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
+
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.captioner import Captioner
-from onibi.actors.episodes import EpisodeBook
 from onibi.actors.environments.factory import autoreset_mode
+from onibi.actors.episodes import EpisodeBook
 from onibi.actors.fragment_buffer import FragmentBuffer
 from onibi.actors.views.view import View
 from onibi.platform.captions import text_hash
@@ -83,7 +84,7 @@ class Rollout:
 
     def __init__(
         self,
-        vector_env: VectorEnv,
+        vector_env: VectorEnv[Any, Any, Any],
         view: View,
         captioner: Captioner,
         policy: Policy,
@@ -110,7 +111,7 @@ class Rollout:
         self._rng = np.random.default_rng(policy_seed)
         self._state = policy.initial_state(self._envs)
         env_seeds = [int(number) for number in seeds.generate_state(self._envs)]
-        raw, infos = self._guard(lambda: vector_env.reset(seed=env_seeds))
+        raw, infos = self._guard(lambda: vector_env.reset(seed=env_seeds))  # type: ignore[arg-type]  # a seed for each
         self._resetting: NDArray[np.bool_] = np.zeros(self._envs, np.bool_)
         self._observation = self._first_observation(raw, infos, np.ones(self._envs, np.bool_))
 
@@ -171,7 +172,9 @@ class Rollout:
         reward = np.asarray(reward, np.float32)
         if not np.isfinite(reward).all():
             lane = int(np.flatnonzero(~np.isfinite(reward))[0])
-            raise EnvironmentFault(f"{self._env_id}: environment {lane} gave the reward {reward[lane]}; must be finite.")
+            raise EnvironmentFault(
+                f"{self._env_id}: environment {lane} gave the reward {reward[lane]}; rewards must be finite."
+            )
         ended = terminated | truncated
         row: dict[str, Any] = {
             "action": acted.action,
@@ -192,11 +195,14 @@ class Rollout:
     def _step_then_reset(self, row: dict[str, Any], raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_]) -> None:
         """NEXT_STEP: a lane that ended at the last step has only been reset in this one."""
         resetting = self._resetting
-        after, hashes, counts = self._observe(raw, infos, resetting)
+        everybody = np.ones(self._envs, np.bool_)
+        after, hashes, counts = self._observe(raw, infos, resetting, heard=everybody)
         row["caption_hash"], row["caption_count"] = hashes, counts
         stepped = ~resetting
         if resetting.any():
-            row = {name: value if name in _KEPT_IN_FINAL_ROWS else _masked(value, stepped) for name, value in row.items()}
+            row = {
+                name: value if name in _KEPT_IN_FINAL_ROWS else _masked(value, stepped) for name, value in row.items()
+            }
             row["role"] = np.where(resetting, ROLE_FINAL, ROLE_STEP)
         self._buffer.put(row)
         self._buffer.end_row()
@@ -213,7 +219,7 @@ class Rollout:
         final_raw, final_infos = raw, infos
         if ended.any() and self._mode is AutoresetMode.SAME_STEP:
             final_raw, final_infos = _with_finals(raw, infos, ended, self._env_id)
-        after, hashes, counts = self._observe(final_raw, final_infos, nobody)
+        after, hashes, counts = self._observe(final_raw, final_infos, nobody, heard=~nobody)
         row["caption_hash"], row["caption_count"] = hashes, counts
         self._buffer.put(row)
         self._buffer.end_row()
@@ -233,12 +239,14 @@ class Rollout:
         self._observation = after
 
     def _first_observation(self, raw: Any, infos: dict[str, Any], lanes: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        return self._observe(raw, infos, lanes)[0]
+        return self._observe(raw, infos, lanes, heard=lanes)[0]
 
     def _observe(
-        self, raw: Any, infos: dict[str, Any], fresh: NDArray[np.bool_]
+        self, raw: Any, infos: dict[str, Any], fresh: NDArray[np.bool_], heard: NDArray[np.bool_]
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[np.uint16]]:
-        """View and captions of an observation; in ``fresh`` lanes it is an episode's first, so counts start anew."""
+        """View and captions of an observation. In ``fresh`` lanes it is an episode's first, so counts start anew; only
+        ``heard`` lanes count their caption: the others' has been counted with the step that they are still in.
+        """
         observation = self._view(raw)
         for name in self._floats:
             if name in observation and not np.isfinite(observation[name]).all():
@@ -246,7 +254,7 @@ class Rollout:
         captions = self._captioner.captions(raw, infos)
         for lane in np.flatnonzero(fresh):
             self._counter.reset(int(lane))
-        counts = self._counter.count(captions)
+        counts = self._counter.count(captions, heard)
         hashes = np.fromiter((text_hash(caption.text) for caption in captions), np.uint64, self._envs)
         for caption in captions:
             if caption.text and caption.text not in self._sent:

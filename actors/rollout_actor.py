@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import ray
+
 from onibi.actors.rollout import Rollout
 from onibi.platform.fragment_batch import to_batch
 from onibi.platform.policy import Weights
@@ -70,7 +72,7 @@ class RolloutActor:
     ) -> None:
         self._make_rollout, self._actor, self._envs = make_rollout, actor, envs
         self._in_flight = fragments_in_flight
-        self._stopping = False
+        self._stopping = threading.Event()
         self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
 
     def run(self, shard: Any, hub: Any) -> None:
@@ -78,6 +80,7 @@ class RolloutActor:
 
         Args:
             shard, hub: handles; not the constructor's, whose arguments must outlive every restart.
+
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
         """
@@ -86,7 +89,7 @@ class RolloutActor:
         poll = WeightsPoll(hub)
         pending: deque[Any] = deque()
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
                 began = time.perf_counter()
                 fragment = rollout.collect(poll)
                 collected = time.perf_counter()
@@ -94,7 +97,7 @@ class RolloutActor:
                 sent = time.perf_counter()
                 while len(pending) >= self._in_flight:
                     self._wait_for(pending)
-                    if self._stopping:
+                    if self._stopping.is_set():
                         break
                 self._seconds["collect"] += collected - began
                 self._seconds["send"] += sent - collected
@@ -104,7 +107,7 @@ class RolloutActor:
 
     def stop(self) -> None:
         """End ``run`` after the fragment at hand."""
-        self._stopping = True
+        self._stopping.set()
 
     def seconds(self) -> dict[str, float]:
         """Where ``run`` has spent its time: collecting, sending, waiting for the shard."""

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+
 from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
 from onibi.platform.annotation_desk import AnnotationDesk, CaptionReportRow
@@ -19,6 +20,7 @@ from onibi.platform.fragment import CaptionText
 from onibi.platform.labels import Label
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.reward_table import RewardTable
+
 
 class News:
     """Wakes all who wait when there is something new. No news is missed between looking and waiting: neither yields."""
@@ -69,7 +71,7 @@ class HubActor:
             await self._weights_news.wait(wait_seconds)
         return self._weights if self._weights_version > version else []
 
-    async def intern(self, captions: Sequence[CaptionText]) -> NDArray[Any]:
+    async def intern(self, captions: list[CaptionText]) -> NDArray[Any]:
         """Dense caption indices; their unlabelled keys are queued."""
         indices = self._desk.intern(captions)
         self._queue_news.tell()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.clusters.compare import Interval, bootstrap_interval, intervals_apart, share_interval
 from onibi.clusters.run_plan import hold_threads, plan_run

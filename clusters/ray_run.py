@@ -7,12 +7,13 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+
 from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
-from onibi.actors.evaluator_actor import EvaluatorActor
+from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
 from onibi.clusters.roles import build_learner, open_run_shard
@@ -98,11 +99,15 @@ class RayRun:
     def _start(self) -> None:
         settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
         desk_state = None if checkpoint is None else dict(checkpoint.tables)
-        self._hub = HubActor.options(**_MANY_CALLS).remote(functools.partial(make_desk, self._plan), desk_state)
+        self._hub = _start_actor(HubActor, _MANY_CALLS, functools.partial(make_desk, self._plan), desk_state)
         count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
         open_shard = functools.partial(open_run_shard, self._plan, self._run_id, checkpoint is not None)
-        self._shard = ShardActor.options(**_MANY_CALLS, resources=placement.learner_resources).remote(
-            open_shard, self._hub, count_power
+        self._shard = _start_actor(
+            ShardActor,
+            {**_MANY_CALLS, "resources": placement.learner_resources},
+            open_shard,
+            self._hub,
+            count_power,
         )
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
         opened = _first_answer(self._shard.start.remote(table), "the replay shard")
@@ -114,15 +119,21 @@ class RayRun:
         self._drawn_before = self._state.drawn_rows - opened.drawn_rows
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._start_learner(checkpoint)
-        self._annotator = AnnotatorActor.options(**ANNOTATOR_OPTIONS).remote(
-            self._plan.make_annotator, settings.annotation.batch_keys
+        self._annotator = _start_actor(
+            AnnotatorActor, ANNOTATOR_OPTIONS, self._plan.make_annotator, settings.annotation.batch_keys
         )
         self._run("annotator")
-        self._evaluator = EvaluatorActor.remote(functools.partial(evaluate_weights, self._plan))
+        self._evaluator = _start_actor(
+            EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, self._plan)
+        )
         for actor in range(settings.actors.count):
-            rollout = RolloutActor.options(
-                **ROLLOUT_OPTIONS, num_cpus=placement.rollout_cpus, resources=placement.rollout_resources
-            ).remote(
+            rollout = _start_actor(
+                RolloutActor,
+                {
+                    **ROLLOUT_OPTIONS,
+                    "num_cpus": placement.rollout_cpus,
+                    "resources": placement.rollout_resources,
+                },
                 self._plan.make_rollout,
                 actor,
                 settings.actors.rollout.envs_per_actor,
@@ -134,14 +145,15 @@ class RayRun:
     def _start_learner(self, checkpoint: Checkpoint | None) -> None:
         placement = self._settings.placement
         incarnation = self._state.learner_incarnation + self._learner_deaths
-        self._learner = LearnerActor.options(
-            num_cpus=placement.learner_cpus,
-            num_gpus=placement.learner_gpus,
-            # It maps the shard's memory, so it must run on the shard's node.
-            scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-                self._shard_node, soft=False
-            ),
-        ).remote(
+        # It maps the shard's memory, so it must run on the shard's node.
+        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._shard_node, soft=False)
+        self._learner = _start_actor(
+            LearnerActor,
+            {
+                "num_cpus": placement.learner_cpus,
+                "num_gpus": placement.learner_gpus,
+                "scheduling_strategy": node,
+            },
             functools.partial(build_learner, self._plan, self._ring, self._state.session, incarnation, checkpoint),
             self._hub,
             placement.learner_threads,
@@ -188,10 +200,10 @@ class RayRun:
                 return over
             self._finish_evaluation(wait=False)
             period = self._settings.evaluation.period_env_steps
-            if self._evaluation is None and period is not None:
-                if self._state.env_steps >= max(self._state.next_evaluation, period):
-                    self._begin_evaluation(final=False)
-                    last_checkpoint = now
+            due = period is not None and self._state.env_steps >= max(self._state.next_evaluation, period)
+            if self._evaluation is None and due:
+                self._begin_evaluation(final=False)
+                last_checkpoint = now
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
                 self._save(self._snapshot())
@@ -277,13 +289,14 @@ class RayRun:
     def _stuck(self, look: dict[str, Any], seconds: float) -> str:
         waits_for = "actors" if self._settings.replay.limiter.minimum_rows > look["readable_rows"] else "learner"
         return (
-            f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} drawn; "
-            f"the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes on from "
-            "the last checkpoint."
+            f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} "
+            f"drawn; the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes "
+            "on from the last checkpoint."
         )
 
     def _snapshot(self) -> LearnerSnapshot:
-        return _first_answer(self._learner.snapshot.remote(), "the learner")
+        snapshot: LearnerSnapshot = _first_answer(self._learner.snapshot.remote(), "the learner")
+        return snapshot
 
     def _save(self, snapshot: LearnerSnapshot) -> bool:
         self._count(_first_answer(self._shard.look.remote(), "the replay shard") | {"episodes": []})
@@ -353,6 +366,11 @@ class RayRun:
             ray.kill(shard)
         if hasattr(self, "_hub"):
             ray.kill(self._hub)
+
+
+def _start_actor(shell: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
+    """A new Ray actor of the class ``shell``; its handle."""
+    return shell.options(**options).remote(*arguments)
 
 
 def _first_answer(reference: Any, who: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.errors import ConfigError
 
@@ -60,7 +61,7 @@ def _check_room(settings: RunSettings) -> None:
     placement = settings.placement
     small_roles = 4 * 0.05  # hub, shard, annotator, evaluator
     cpus = settings.actors.count * placement.rollout_cpus + placement.learner_cpus + small_roles
-    there = ray.cluster_resources()
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cpus > there.get("CPU", 0.0) + 1e-9:
         raise ConfigError(
             f"the run asks for {cpus:.2f} CPUs ({settings.actors.count} actors × placement.rollout_cpus "
@@ -69,6 +70,6 @@ def _check_room(settings: RunSettings) -> None:
         )
     if placement.learner_gpus > there.get("GPU", 0.0):
         raise ConfigError(
-            f"placement.learner_gpus is {placement.learner_gpus}; Ray has {there.get('GPU', 0.0):g}. Set it to 0 to learn "
-            "on the CPU."
+            f"placement.learner_gpus is {placement.learner_gpus}; Ray has {there.get('GPU', 0.0):g}. Set it to 0 to "
+            "learn on the CPU."
         )

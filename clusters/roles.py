@@ -22,7 +22,7 @@ from onibi.platform.replay.shard import Resolve, Shard
 
 
 def open_run_shard(plan: RunPlan, run_id: str, resume: bool, resolve: Resolve) -> tuple[Shard, bool, int]:
-    """The run's shard on this node, whether it has the ring of an earlier session, and the ring's highest caption id."""
+    """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
     remove_stale_rings(plan.settings.replay.folder, keep=path)
     shard, kept = open_shard(plan, run_id, resolve, resume)

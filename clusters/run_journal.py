@@ -1,4 +1,4 @@
-"""What a run writes down: history, evaluations, checkpoints, tracking, and its closing report. Both run loops use it."""
+"""What a run writes down: history, evaluations, checkpoints, tracking, closing report. Both run loops use it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.logging import RichHandler
+
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.run_settings import RunSettings
@@ -59,7 +60,7 @@ class RunResult:
         return max(self.evaluations, key=lambda row: (row["judged"], row["env_steps"]), default=None)
 
     def summary(self) -> str:
-        """What ``onibi train`` prints at its end: figures, where things lie, how to look at them, best-paid captions."""
+        """What ``onibi train`` prints at its end: best-paid captions, figures, where things lie."""
         from onibi.clusters.report import RunSummary, captions_table, summary_table
 
         record = RunFolder(self.folder).record()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
 from onibi.platform.fragment import EpisodeStatistics
 
 _EPISODES_SHOWN = 100

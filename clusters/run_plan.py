@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.actors.caption_counter import BAG_BITS
 from onibi.actors.captioners.captioner import Captioner

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
 from onibi.clusters.run_plan import ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
@@ -141,7 +142,7 @@ def cover_lost_captions(desk: AnnotationDesk, newest: int) -> int:
     lost = range(len(desk.captions), newest + 1)
     desk.intern([CaptionText(text=f"(caption {index} was lost with its process)", keys=()) for index in lost])
     if lost:
-        log.warning("%d captions of rows younger than the checkpoint are lost; those rows pay nothing for them", len(lost))
+        log.warning("%d captions of rows younger than the checkpoint are lost; those rows pay nothing", len(lost))
     return len(lost)
 
 

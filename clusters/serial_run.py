@@ -30,7 +30,6 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
-from onibi.platform.fragment import EpisodeStatistics
 from onibi.platform.policy import Weights
 from onibi.platform.replay.ring_file import remove_ring
 

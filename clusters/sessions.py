@@ -99,7 +99,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
     asked: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int, _: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)

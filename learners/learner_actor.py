@@ -1,4 +1,4 @@
-"""A learner as a Ray actor: trains in slices, publishes weights, follows reward tables (Ray shell, computes nothing)."""
+"""A learner as a Ray actor: trains in slices, publishes weights, follows reward tables (Ray shell)."""
 
 from __future__ import annotations
 

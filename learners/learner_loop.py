@@ -39,7 +39,8 @@ class LearnerLoop:
         source: where windows come from.
         mixer: turns windows and the newest table into rewards.
         incarnation: of this learner process in its run; orders its weights after those of the ones before it.
-        publish: called with a copy of the weights at the start and every ``publish_period_updates`` updates; must not wait.
+        publish: called with a copy of the weights every ``publish_period_updates`` updates, and at the start where
+            there are any updates; must not wait.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onibi.platform.fragment import Fragment
 from onibi.platform.reward_table import RewardTable, caption_rewards, rewards_by_key
 from onibi.platform.spec import ROLE_STEP
@@ -14,7 +15,7 @@ _OPEN_EPISODES_MAX = 1 << 16
 
 
 class EpisodeLedger:
-    """Undiscounted caption reward of each open episode, before its coefficient, each step paid by the table of its time.
+    """Undiscounted caption reward of each open episode, before its coefficient; each step is paid by its time's table.
 
     Episodes that never end (their actor died) are forgotten, oldest first, past 65,536 open ones.
     """

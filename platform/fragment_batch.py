@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
 
@@ -30,17 +31,18 @@ def to_batch(fragment: Fragment) -> pa.RecordBatch:
         if column.ndim > 2:
             values = pa.FixedSizeListArray.from_arrays(values, len(flat) // rows)
         shape = ",".join(map(str, column.shape[2:]))
-        fields.append(pa.field(name, values.type, False, {"dtype": column.dtype.name, "shape": shape}))
+        metadata = {"dtype": column.dtype.name, "shape": shape}
+        fields.append(pa.field(name, values.type, nullable=False, metadata=metadata))
         arrays.append(values)
     head: dict[str, Any] = {name: getattr(fragment, name) for name in _HEAD_KEYS}
     head["rows_per_lane"] = fragment.rows_per_lane.tolist()
     captions = [[caption.text, [[key.text, key.askable] for key in caption.keys]] for caption in fragment.new_captions]
-    metadata = {
+    others = {
         "fragment": json.dumps(head),
         "captions": json.dumps(captions),
         "episodes": json.dumps([asdict(episode) for episode in fragment.episodes]),
     }
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, others))
 
 
 def from_batch(batch: pa.RecordBatch) -> Fragment:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _ROOMS = ("cellar", "kitchen", "pantry", "hall", "library", "armoury", "chapel", "attic", "vault", "garden")
 
 
-class CaptionCorridor(gym.Env[NDArray[np.float32], int]):
+class CaptionCorridor(gym.Env[NDArray[np.float32], np.int64]):
     """``rooms`` rooms of ``room_length`` cells in a row.
 
     Actions: 0 left, 1 right, 2 and 3 wait. Observation: float32 one-hot of the cell. ``info["caption"]`` tells what
@@ -35,11 +35,11 @@ class CaptionCorridor(gym.Env[NDArray[np.float32], int]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Back to the left end."""
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         self._cell = self._farthest_room = 0
         return self._observe(), {"caption": "You wake up in the cellar."}
 
-    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Walk one cell."""
         target = self._cell + {0: -1, 1: 1}.get(int(action), 0)
         caption = "" if 0 <= target < self._cells else "You bump into the wall."

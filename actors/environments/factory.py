@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
 from onibi.actors.environments.nethack import NetHackEpisodes, is_nethack
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
@@ -33,7 +34,9 @@ class EnvironmentSettings(Settings):
             raise ValueError(f"max_episode_steps is {self.max_episode_steps}; allowed: 1 or more, or null for none")
 
 
-def make_vector_env(settings: EnvironmentSettings, envs: int, observation_keys: tuple[str, ...] = ()) -> VectorEnv:
+def make_vector_env(
+    settings: EnvironmentSettings, envs: int, observation_keys: tuple[str, ...] = ()
+) -> VectorEnv[Any, Any, Any]:
     """E = ``envs`` environments stepping together.
 
     Args:
@@ -55,7 +58,7 @@ def make_vector_env(settings: EnvironmentSettings, envs: int, observation_keys: 
     return vector_env
 
 
-def autoreset_mode(vector_env: VectorEnv, env_id: str) -> AutoresetMode:
+def autoreset_mode(vector_env: VectorEnv[Any, Any, Any], env_id: str) -> AutoresetMode:
     """The declared autoreset mode.
 
     Raises:
@@ -73,7 +76,7 @@ def autoreset_mode(vector_env: VectorEnv, env_id: str) -> AutoresetMode:
         ) from None
 
 
-def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv:
+def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any, Any]:
     options: dict[str, Any] = dict(settings.kwargs)
     if settings.max_episode_steps is not None:
         options["max_episode_steps"] = settings.max_episode_steps
@@ -123,7 +126,7 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
         if is_nethack(settings.id):
             made = NetHackEpisodes(made)
-        return made
+        return made  # type: ignore[no-any-return]
 
     return make
 

@@ -39,7 +39,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if self._game_seeds is not None:
             core, display = (int(number) for number in self._game_seeds.integers(0, 2**31 - 1, size=2))
             self.env.unwrapped.seed(core, display, reseed=False)  # type: ignore[attr-defined]
-        observation, info = self.env.reset(options=options)
+        observation, _ = self.env.reset(options=options)
         self._deepest = self._score = 0.0
         self._note(observation)
         return observation, {}

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 from numpy.typing import NDArray
+
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
-from onibi.platform.replay.schema import flatten_observation, observation_specs
+from onibi.platform.replay.schema import ObservationLeaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,10 @@ class LeavesView:
             if missing:
                 raise SpecError(f"view.keys names {missing}; the observation space has {sorted(space.keys())}.")
             space = gym.spaces.Dict({key: space[key] for key in settings.keys})
-        self._space = space
+        self._leaves = ObservationLeaves(space)
         self.raw_keys = settings.keys
-        self.specs = observation_specs(space)
+        self.specs = self._leaves.specs
 
     def __call__(self, raw: Any) -> dict[str, NDArray[Any]]:
         """Leaves [E, ...] by column name."""
-        return flatten_observation(self._space, raw)
+        return self._leaves.flatten(raw)

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
@@ -217,7 +218,8 @@ def _inventory(object_classes: NDArray[np.uint8]) -> NDArray[np.float32]:
     envs = len(object_classes)
     flat = np.minimum(object_classes, 18).astype(np.int64) + np.arange(envs)[:, None] * 19
     stacks = np.bincount(flat.reshape(-1), minlength=19 * envs).reshape(envs, 19)[:, :18]
-    return np.log2(1.0 + stacks).astype(np.float32)
+    scaled: NDArray[np.float32] = np.log2(1.0 + stacks).astype(np.float32)
+    return scaled
 
 
 def _class_table() -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
 from onibi.platform.spec import ArraySpec
 
 

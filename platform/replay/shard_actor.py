@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+
 from onibi.platform.captions import text_hash
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
@@ -130,7 +131,7 @@ class ShardActor:
         remove_ring(self._shard.path)
 
     async def _learn_captions(self, captions: list[CaptionText]) -> None:
-        """Ask the hub for all unknown captions in one call, before the ring is written: nothing waits inside a commit."""
+        """Ask the hub for all unknown captions at once, before the ring is written: nothing waits inside a commit."""
         unknown = {text_hash(caption.text): caption for caption in captions}
         unknown = {name: caption for name, caption in unknown.items() if name not in self._caption_ids}
         if unknown:
