@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from onibi.platform.annotator import Annotator
+from onibi.platform.process_usage import ProcessUsage, process_usage
 
 _WAIT_SECONDS = 2.0
 
@@ -41,6 +42,10 @@ class AnnotatorActor:
             requests = ray.get(hub.take.remote(self._batch_keys, _WAIT_SECONDS))
             if requests:
                 hub.put.remote(self._annotator.annotate(requests, self._annotator.goal))
+
+    def usage(self) -> ProcessUsage:
+        """Processor time."""
+        return process_usage()
 
     def stop(self) -> None:
         """End ``run`` after the batch at hand."""

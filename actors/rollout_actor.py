@@ -13,6 +13,7 @@ import ray
 from onibi.actors.rollout import Rollout
 from onibi.platform.fragment_batch import to_batch
 from onibi.platform.policy import Weights
+from onibi.platform.process_usage import ProcessUsage, process_usage
 
 _NEWS_WAIT_SECONDS = 30.0
 
@@ -109,15 +110,9 @@ class RolloutActor:
         """End ``run`` after the fragment at hand."""
         self._stopping.set()
 
-    def seconds(self) -> dict[str, float]:
-        """Where ``run`` has spent its time: collecting, sending, waiting for the shard."""
-        return dict(self._seconds)
-
-    def pid(self) -> int:
-        """The process that a test may kill."""
-        import os
-
-        return os.getpid()
+    def usage(self) -> ProcessUsage:
+        """Processor time, and where ``run`` has spent its time: collecting, sending, waiting for the shard."""
+        return process_usage(dict(self._seconds))
 
     def _wait_for(self, pending: deque[Any]) -> None:
         """Until the oldest fragment is taken, or ``stop`` was called: a stopped learner never lets it in."""

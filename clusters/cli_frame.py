@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from onibi.platform.errors import ConfigError, OnibiError
 PRESETS = "onibi.clusters.presets"
 """The package whose YAML files are the presets."""
 
-_CONFIG_EXIT, _ERROR_EXIT, _INTERRUPTED_EXIT = 2, 1, 130  # 130 as shells tell it: 128 + SIGINT
+_CONFIG_EXIT, _ERROR_EXIT = 2, 1
+INTERRUPTED_EXIT = 130  # as shells tell it: 128 + SIGINT
 
 Debug = Annotated[bool, typer.Option("--debug", help="On an error show the traceback; log more.")]
 Overrides = Annotated[
@@ -28,7 +30,9 @@ RunsFolder = Annotated[
     Path, typer.Option("--runs-folder", envvar="ONIBI_RUNS_FOLDER", file_okay=False, help="Where runs are kept.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or 'last'.")]
-DEFAULT_RUNS_FOLDER = Path("runs")
+JOB_RUNS_FOLDER = Path("~/onibi-runs")
+"""Of Ray jobs: their working folder is a copy that Ray removes, and runs must outlive it."""
+DEFAULT_RUNS_FOLDER = JOB_RUNS_FOLDER if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path("runs")
 
 
 @contextmanager
@@ -49,4 +53,4 @@ def told(*, debug: bool) -> Iterator[None]:
         raise typer.Exit(_CONFIG_EXIT if isinstance(error, ConfigError) else _ERROR_EXIT) from error
     except KeyboardInterrupt as interrupt:
         print("onibi: interrupted", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED_EXIT) from interrupt
+        raise typer.Exit(INTERRUPTED_EXIT) from interrupt

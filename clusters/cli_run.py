@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, Overrides, RunName, RunsFolder, told
+from onibi.clusters.cli_frame import (
+    DEFAULT_RUNS_FOLDER,
+    INTERRUPTED_EXIT,
+    JOB_RUNS_FOLDER,
+    Debug,
+    Overrides,
+    RunName,
+    RunsFolder,
+    told,
+)
 
 ConfigName = Annotated[
     str, typer.Argument(metavar="PRESET|FILE", help="A preset's name (see `onibi presets`) or a YAML file.")
@@ -115,9 +124,15 @@ def submit(
         bool, typer.Option("--stage/--no-stage", help="Send this code along, or use what the cluster has installed.")
     ] = True,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job's output until it ends.")] = True,
+    runs_folder: Annotated[
+        str, typer.Option("--runs-folder", help="Where the run is kept, on the cluster's head node.")
+    ] = str(JOB_RUNS_FOLDER),
     debug: Debug = False,
 ) -> None:
     """Hand a run to a Ray cluster as a job; works where onibi is not installed there, too.
+
+    The cluster's Python needs Onibi's dependencies only. Ctrl-C ends the following, not the job. The run lies on the
+    head node afterwards, in --runs-folder.
 
     Examples:
 
@@ -129,8 +144,19 @@ def submit(
         from onibi.clusters import submit as submission
 
         changes = _with_seed(overrides, seed)
-        report = submission.submit(config, address=address, overrides=changes, name=name, stage=stage, wait=wait)
+        report = submission.submit(
+            config,
+            address=address,
+            overrides=changes,
+            name=name,
+            stage=stage,
+            wait=wait,
+            runs_folder=runs_folder,
+            tell=lambda text: print(text, end="", flush=True),
+        )
         print(report.summary())
+    if report.interrupted:
+        raise typer.Exit(INTERRUPTED_EXIT)
     if report.succeeded is False:
         raise typer.Exit(1)
 

@@ -19,6 +19,7 @@ from onibi.platform.captions import CaptionTable
 from onibi.platform.fragment import CaptionText
 from onibi.platform.labels import Label
 from onibi.platform.policy import NO_WEIGHTS
+from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.reward_table import RewardTable
 
 
@@ -112,6 +113,10 @@ class HubActor:
         table = self._desk.table(newer_than=-1)
         assert table is not None, "a desk's first table is version 1"
         return FrozenRewards(CaptionTable.from_arrow(self._desk.captions.to_arrow()), table, count_power)
+
+    async def usage(self) -> ProcessUsage:
+        """Processor time."""
+        return process_usage()
 
     async def statistics(self) -> dict[str, float]:
         """The desk's metrics."""

@@ -20,11 +20,13 @@ from onibi.clusters.roles import build_learner, open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, state_of
 from onibi.clusters.serial_run import evaluate_weights
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import OnibiError, TrainingError
+from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.shard_actor import ShardActor
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ class RayRun:
         self._evaluation: tuple[Any, int] | None = None
         self._drawn_before = 0
         self._rollouts: list[Any] = []
+        self._usage_at_start: tuple[float, dict[str, ProcessUsage]] | None = None
+        self._profile: list[RoleProfile] = []
 
     def run(self) -> RunResult:
         """Train until the budget is used up or ``should_stop`` says so; ends every role and removes the ring.
@@ -94,6 +98,7 @@ class RayRun:
             self._state.seconds,
             report,
             paid,
+            self._profile,
         )
 
     def _start(self) -> None:
@@ -185,6 +190,7 @@ class RayRun:
                 self._count(look)
                 if began is None and self._state.env_steps > seen_steps:
                     began = now
+                    self._usage_at_start = (now, self._usage())
                 if self._state.env_steps > seen_steps or self._learner_moved():
                     waiting_since, seen_steps = now, self._state.env_steps
                 seconds = before if began is None else before + now - began
@@ -197,6 +203,7 @@ class RayRun:
                 budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
             )
             if over or self._should_stop():
+                self._take_profile()
                 return over
             self._finish_evaluation(wait=False)
             period = self._settings.evaluation.period_env_steps
@@ -207,6 +214,28 @@ class RayRun:
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
                 self._save(self._snapshot())
+
+    def _usage(self) -> dict[str, ProcessUsage]:
+        roles = {
+            **{f"rollout {index}": rollout for index, rollout in enumerate(self._rollouts)},
+            "learner": self._learner,
+            "shard": self._shard,
+            "hub": self._hub,
+            "annotator": self._annotator,
+        }
+        asked = {name: role.usage.remote() for name, role in roles.items()}
+        answers = {"coordinator": process_usage()}
+        for name, reference in asked.items():
+            try:
+                answers[name] = ray.get(reference, timeout=_STOP_SECONDS)
+            except ray.exceptions.RayError as error:  # a role that is being replaced has no profile
+                log.debug("no usage of %s: %s", name, error)
+        return answers
+
+    def _take_profile(self) -> None:
+        if self._usage_at_start is not None:
+            began, before = self._usage_at_start
+            self._profile = profile_of(before, self._usage(), time.monotonic() - began)
 
     def _hear(self) -> None:
         """Wait a moment for a role to answer, and deal with what it says."""

@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
+from onibi.clusters.run_profile import RoleProfile, write_profile
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.annotation_desk import CaptionReportRow
 from onibi.platform.checkpoint import (
@@ -53,6 +54,7 @@ class RunResult:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     captions: Sequence[CaptionReportRow] = ()
     paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # by caption, in rollouts
+    profile: list[RoleProfile] = field(default_factory=list)  # of each process; empty in serial mode
 
     @property
     def best_evaluation(self) -> dict[str, Any] | None:
@@ -209,6 +211,7 @@ class RunJournal:
         seconds: float,
         captions: Sequence[CaptionReportRow],
         paid: NDArray[np.float64],
+        profile: list[RoleProfile] | None = None,
     ) -> RunResult:
         """Write curve and captions table, hand everything to MLflow, and end the run."""
         from onibi.clusters.report import captions_csv, learning_curve_png
@@ -219,8 +222,19 @@ class RunJournal:
         # Keys that came after the last reward table have been paid nothing.
         paid = np.pad(paid, (0, max(0, len(captions) - len(paid))))[: len(captions)]
         result = RunResult(
-            self._folder.path, status, env_steps, updates, seconds, dict(self._rows), self.evaluations, captions, paid
+            self._folder.path,
+            status,
+            env_steps,
+            updates,
+            seconds,
+            dict(self._rows),
+            self.evaluations,
+            captions,
+            paid,
+            profile or [],
         )
+        if result.profile:
+            write_profile(result.profile, self._folder.artifacts / "profile.json")
         curve = self._folder.artifacts / "learning_curve.png"
         history, evaluations = read_history(self._folder.history), read_history(self._folder.evaluations)
         if learning_curve_png(history, evaluations, curve, title=self._folder.name):

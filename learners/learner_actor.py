@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.policy import Weights
+from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 
 _IDLE_SECONDS = 0.001
@@ -98,9 +98,9 @@ class LearnerActor:
             parts.loop.updates, parts.feed.drawn_rows, parts.loop.weights(), state, parts.feed.state()
         )
 
-    def pid(self) -> int:
-        """The process that a test may kill."""
-        return os.getpid()
+    def usage(self) -> ProcessUsage:
+        """Processor time, and where training has spent its time."""
+        return process_usage({"wait": self._waited_seconds, **self._parts.loop.spent_seconds})
 
     def _publish(self, weights: Weights) -> None:
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,6 +58,7 @@ class LearnerLoop:
         self._table: RewardTable | None = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
+        self.spent_seconds = {"draw": 0.0, "mix": 0.0, "update": 0.0, "publish": 0.0}
         if learner.updates:
             self._publish_now()  # an untrained network publishes nothing: without weights policies act at random
 
@@ -84,9 +86,13 @@ class LearnerLoop:
 
         Raises: TrainingError as the learner's ``update``.
         """
+        began = time.perf_counter()
         windows = self._source.draw()
+        drawn = time.perf_counter()
         mixed = self._mixer.mix(windows, self._table)
+        paid = time.perf_counter()
         updated = self._learner.update(windows, mixed.total)
+        learnt = time.perf_counter()
         if updated.metrics:
             # Looked at as often as the learner looks: every update would cost more than it tells.
             age = self.updates - updates_of(windows.policy_version)
@@ -102,6 +108,12 @@ class LearnerLoop:
             )
         if self._learner.updates % self._period == 0:
             self._publish_now()
+        for part, seconds in zip(
+            self.spent_seconds,
+            (drawn - began, paid - drawn, learnt - paid, time.perf_counter() - learnt),
+            strict=True,
+        ):
+            self.spent_seconds[part] += seconds
 
     def report(self) -> LearnerReport:
         """Metrics since the last call."""

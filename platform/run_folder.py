@@ -179,11 +179,7 @@ def create_run(root: Path, name: str) -> RunFolder:
 
     Raises: ConfigError for a name that is no plain file name, or a root that cannot be written.
     """
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise ConfigError(
-            f"run name {name!r}: allowed are letters, digits, '.', '_' and '-', at most 100, the first a letter or "
-            f"digit, and none of {', '.join(sorted(_RESERVED))}."
-        )
+    check_run_name(name)
     root = root.expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -196,6 +192,15 @@ def create_run(root: Path, name: str) -> RunFolder:
     except OSError as error:
         raise ConfigError(f"{root}: no run can be made there ({error.strerror}). Choose another folder.") from error
     return RunFolder(path)
+
+
+def check_run_name(name: str) -> None:
+    """Raises: ConfigError for a name that no run can have."""
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"run name {name!r}: allowed are letters, digits, '.', '_' and '-', at most 100, the first a letter or "
+            f"digit, and none of {', '.join(sorted(_RESERVED))}."
+        )
 
 
 def list_runs(root: Path) -> list[RunFolder]:

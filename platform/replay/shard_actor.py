@@ -18,6 +18,7 @@ from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.fragment_batch import from_batch
 from onibi.platform.policy import updates_of
+from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
@@ -114,6 +115,10 @@ class ShardActor:
             "policy_updates": updates_of(versions).tolist(),
             "episodes": episodes,
         }
+
+    async def usage(self) -> ProcessUsage:
+        """Processor time, and how long insertions waited for the limiter."""
+        return process_usage({"insertions waited": self._waited_seconds})
 
     async def paid_by_key(self) -> NDArray[np.float64]:
         """[keys] what each caption key has been paid in rollouts."""
