@@ -113,6 +113,10 @@ def play(
     per_lane = -(-episodes // envs)
     played: list[list[PlayedEpisode]] = [[] for _ in range(envs)]
     ledger = EpisodeLedger(rewards.count_power) if rewards else None
+    if rewards is not None:
+        # A table of its own to intern into; the one that came may be shared, or read-only memory of Ray's.
+        own = CaptionTable.from_arrow(rewards.captions.to_arrow())
+        rewards = dataclasses.replace(rewards, captions=own)
     try:
         while min(map(len, played)) < per_lane and not should_stop():
             fragment = rollout.collect(_no_news)

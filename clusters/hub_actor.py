@@ -15,7 +15,6 @@ from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
 from onibi.platform.annotation_desk import AnnotationDesk, CaptionReportRow
 from onibi.platform.annotator import AnnotationRequest
-from onibi.platform.captions import CaptionTable
 from onibi.platform.fragment import CaptionText
 from onibi.platform.labels import Label
 from onibi.platform.policy import NO_WEIGHTS
@@ -109,10 +108,10 @@ class HubActor:
         return cover_lost_captions(self._desk, newest)
 
     async def frozen_rewards(self, count_power: float) -> FrozenRewards:
-        """A copy of the caption rewards as they are now."""
+        """The caption rewards as they are now."""
         table = self._desk.table(newer_than=-1)
         assert table is not None, "a desk's first table is version 1"
-        return FrozenRewards(CaptionTable.from_arrow(self._desk.captions.to_arrow()), table, count_power)
+        return FrozenRewards(self._desk.captions, table, count_power)
 
     async def usage(self) -> ProcessUsage:
         """Processor time."""

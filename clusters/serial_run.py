@@ -27,7 +27,6 @@ from onibi.clusters.run_state import (
     state_of,
 )
 from onibi.learners.learner_loop import LearnerLoop
-from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.policy import Weights
@@ -223,8 +222,7 @@ class SerialRun:
         intrinsic = self._settings.rewards.intrinsic
         if intrinsic is None:
             return None
-        copy = CaptionTable.from_arrow(self._desk.captions.to_arrow())
-        return FrozenRewards(copy, self._table, intrinsic.count_power)
+        return FrozenRewards(self._desk.captions, self._table, intrinsic.count_power)
 
     def _close(self) -> None:
         for rollout in self._rollouts:

@@ -23,13 +23,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
+
 from onibi.clusters.sessions import read_run_settings
 from onibi.platform.config import to_mapping
 from onibi.platform.errors import ConfigError, SubmitError
 from onibi.platform.redaction import without_secrets
 from onibi.platform.run_folder import check_run_name
 from onibi.platform.yaml_document import to_yaml
-from ray.job_submission import JobStatus, JobSubmissionClient
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ class SubmitReport:
         lines = [f"job {self.job_id} {self.status.value.lower()}: {self.message or 'no reason given'}"]
         if self.missing_module:
             lines.append(
-                "A module was not found: the cluster's Python needs what Onibi stands on (torch, pyarrow, …), and a job "
-                "runs the `python` that is first on the PATH where `ray start` was called. Modules of your own, such "
-                "as environments, are not sent: install them there, or use `ray job submit --working-dir` (docs/clusters.md)."
+                "A module was not found: the cluster's Python needs what Onibi stands on (torch, pyarrow, …), and a "
+                "job runs the `python` that is first on the PATH where `ray start` was called. Modules of your own, "
+                "such as environments, are not sent: install them there, or send your folder with `ray job submit`."
             )
         return "\n".join([*lines, self._commands("logs")])
 
@@ -181,7 +182,8 @@ def _dashboard(address: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"address {_shown(address)!r}: expected the cluster's dashboard, http://HOST:8265 (`ray start --head` prints it)."
+            f"address {_shown(address)!r}: expected the cluster's dashboard, http://HOST:8265, as `ray start --head` "
+            "prints it."
         )
     return url.rstrip("/")
 
@@ -198,9 +200,9 @@ def _connect(address: str) -> JobSubmissionClient:
         pass  # something answers: the client finds out whether it is Ray, and who may enter
     except (OSError, ValueError) as error:
         raise SubmitError(
-            f"{_shown(address)} does not answer ({getattr(error, 'reason', error)}). Start the cluster with `ray start --head "
-            "--dashboard-host 0.0.0.0`, or tunnel to it with `ssh -L 8265:127.0.0.1:8265 HEAD`; --address is the "
-            "dashboard's, port 8265 where not chosen otherwise."
+            f"{_shown(address)} does not answer ({getattr(error, 'reason', error)}). Start a cluster with `ray start "
+            "--head`, or tunnel to its dashboard with `ssh -L 8265:127.0.0.1:8265 HEAD`; the port is 8265 where not "
+            "chosen otherwise."
         ) from error
     try:
         with _address_wins(address):
