@@ -114,7 +114,7 @@ class RunPlan:
 
     def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
         settings = self.settings
-        env = make_vector_env(settings.environment, envs, _raw_keys(settings))
+        env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings)
         return Rollout(
@@ -129,7 +129,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
         EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
             discrete actions, or lacks the captions that the run asks for.
     """
-    env = make_vector_env(settings.environment, 1, _raw_keys(settings))
+    env = make_vector_env(settings.environment, 1, raw_keys(settings))
     try:
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings)
@@ -167,7 +167,7 @@ def hold_threads(threads: int = 1) -> None:
         os.environ[name] = str(threads)
 
 
-def _raw_keys(settings: RunSettings) -> tuple[str, ...]:
+def raw_keys(settings: RunSettings) -> tuple[str, ...]:
     """Raw NetHack keys to ask NLE for, no more than are read: fewer keys step faster."""
     if settings.view.kind != "nethack":  # type: ignore[attr-defined]
         return ()
