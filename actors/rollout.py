@@ -304,14 +304,23 @@ def _with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_
 
 
 def _merge_infos(infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[np.bool_]) -> dict[str, Any]:
-    """Per lane: the final info where the lane ended, the step's info elsewhere."""
+    """Per lane: the final info where the lane ended, the step's info elsewhere.
+
+    An ended lane's own infos are those of its reset: keys that its last step did not give are masked there.
+    """
     merged = dict(infos)
+    for key, mine in infos.items():
+        if key.startswith("_") or key in finals:
+            continue
+        merged[f"_{key}"] = np.asarray(infos.get(f"_{key}", np.ones(len(ended), np.bool_))) & ~ended
+        if isinstance(mine, dict):
+            merged[key] = _merge_infos(mine, {}, ended)
     for key, value in finals.items():
-        mine = infos.get(key)
+        other = infos.get(key)
         if isinstance(value, dict):
-            merged[key] = _merge_infos(mine if isinstance(mine, dict) else {}, value, ended)
+            merged[key] = _merge_infos(other if isinstance(other, dict) else {}, value, ended)
         else:
-            merged[key] = value if mine is None else np.where(ended, value, mine)
+            merged[key] = value if other is None else np.where(ended, value, other)
     return merged
 
 
