@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib
 import importlib.util
 import logging
@@ -193,10 +194,13 @@ def _shown(address: str) -> str:
 
 
 def _connect(address: str) -> JobSubmissionClient:
+    parts = urlsplit(address)
+    # urllib takes user:password@ for a part of the host's name; the client knows better.
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     try:
         # Ray's own check knows no time limit; a host that drops packets would hold it for minutes.
-        urllib.request.urlopen(f"{address}/api/version", timeout=_ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
+        urllib.request.urlopen(f"{bare}/api/version", timeout=_ANSWER_SECONDS).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
         pass  # something answers: the client finds out whether it is Ray, and who may enter
     except (OSError, ValueError) as error:
         raise SubmitError(

@@ -59,7 +59,7 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
     columns: dict[str, NDArray[Any]] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         shape = [int(size) for size in field.metadata[b"shape"].decode().split(",") if size]
-        values = column.flatten() if pa.types.is_fixed_size_list(field.type) else column
+        values = column.values if pa.types.is_fixed_size_list(field.type) else column
         array = values.to_numpy(zero_copy_only=True)
         if field.metadata[b"dtype"] == b"bool":
             array = array.view(np.bool_)

@@ -23,7 +23,7 @@ from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
 
-_RECHECK_SECONDS = 0.002  # of the limiter, by the one insertion that waits at the head of the line
+_RECHECK_SECONDS = 0.005  # of the limiter, by the one insertion that waits at the head of the line
 _SIGHTINGS_SECONDS = 0.5
 _TABLE_WAIT_SECONDS = 10.0
 

@@ -61,7 +61,7 @@ def reference(scripted, lane: int, vector_steps: int, mode: AutoresetMode):
                     "action": action,
                     "reward": reward,
                     "terminated": int(terminated),
-                    "truncated": int(truncated),
+                    "truncated": int(truncated and not terminated),
                     "role": ROLE_STEP,
                     "episode": episode,
                     "step": step,
