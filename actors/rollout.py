@@ -107,11 +107,12 @@ class Rollout:
         self._sequence = identity.next_sequence
         self._sent: set[str] = set()
         self._new_captions: list[CaptionText] = []
-        seeds, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
+        env_seed, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
         self._rng = np.random.default_rng(policy_seed)
         self._state = policy.initial_state(self._envs)
-        env_seeds = [int(number) for number in seeds.generate_state(self._envs)]
-        raw, infos = self._guard(lambda: vector_env.reset(seed=env_seeds))  # type: ignore[arg-type]  # a seed for each
+        # One number: environments with a vector_entry_point of their own take no list of seeds.
+        first_seed = int(env_seed.generate_state(1)[0])
+        raw, infos = self._guard(lambda: vector_env.reset(seed=first_seed))
         self._resetting: NDArray[np.bool_] = np.zeros(self._envs, np.bool_)
         self._observation = self._first_observation(raw, infos, np.ones(self._envs, np.bool_))
 

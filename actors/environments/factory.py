@@ -104,7 +104,8 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
 
 
 def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ...]) -> Callable[[], gym.Env[Any, Any]]:
-    by_path = ":" in settings.id and importlib.util.find_spec(settings.id.split(":")[0].split(".")[0]) is not None
+    package = settings.id.partition(":")[0].partition(".")[0]
+    by_path = ":" in settings.id and (not package or importlib.util.find_spec(package) is not None)
     if by_path and settings.id not in gym.registry:
         maker: Callable[..., Any] = _import_maker(settings.id)
     else:
@@ -173,7 +174,7 @@ def _import_maker(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         maker = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise EnvironmentFault(
             f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}. It must name a callable "
             "as module:callable, and the module must be on the path of every worker."

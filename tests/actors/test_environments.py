@@ -1,0 +1,230 @@
+"""Environments by id and import path, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from onibi.actors.captioners.none import NoCaptioner, NoCaptionerSettings
+from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
+from onibi.actors.rollout import Rollout, RolloutIdentity, RolloutSettings
+from onibi.actors.views.leaves import LeavesSettings, LeavesView
+from onibi.platform.errors import EnvironmentFault, SpecError
+from onibi.platform.policy import NO_WEIGHTS, PolicyStep
+from onibi.platform.spec import ROLE_STEP, ReplaySpec
+
+CORRIDOR = "onibi.actors.environments.corridor:make"
+
+
+class RandomPolicy:
+    version = NO_WEIGHTS
+
+    def __init__(self, actions):
+        self.actions = actions
+
+    def initial_state(self, envs):
+        return None
+
+    def act(self, observation, state, rng):
+        return PolicyStep(action=rng.integers(0, self.actions, len(next(iter(observation.values())))))
+
+    def load(self, weights):
+        raise AssertionError("nothing was published")
+
+
+def random_rollout(env, seed=1, steps=50):
+    view = LeavesView(LeavesSettings(), env.single_observation_space)
+    actions = int(env.single_action_space.n)
+    return Rollout(
+        env,
+        view,
+        NoCaptioner(NoCaptionerSettings()),
+        RandomPolicy(actions),
+        ReplaySpec(observation=view.specs, actions=actions, keys_per_caption=1),
+        RolloutSettings(
+            envs_per_actor=env.num_envs,
+            fragment_steps=steps,
+            fragment_steps_max=steps,
+            fragment_seconds=0.0,
+            caption_counts=False,
+        ),
+        RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=seed),
+        "test",
+    )
+
+
+def refused(**settings):
+    with pytest.raises(EnvironmentFault) as caught:
+        make_vector_env(EnvironmentSettings(**settings), 2).close()
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    return message
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """A module of a user's on the path."""
+    (tmp_path / "ember_envs.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.vector import SyncVectorEnv\n"
+        "def single(render_mode=None): return gym.make('CartPole-v1')\n"
+        "def vector(num_envs): return SyncVectorEnv([single] * num_envs)\n"
+        "def raising(): raise RuntimeError('no display')\n"
+        "def nothing(): return 3\n"
+        "number = 7\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "ember_envs"
+    sys.modules.pop("ember_envs", None)
+
+
+@pytest.mark.parametrize("seeds_differ", [False, True])
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_cartpole_repeats_under_its_seed_and_only_under_it(vectorization, seeds_differ):
+    settings = EnvironmentSettings(id="CartPole-v1", vectorization=vectorization)
+    fragments = []
+    for seed in (1, 2 if seeds_differ else 1):
+        rollout = random_rollout(make_vector_env(settings, 3), seed=seed)
+        fragments.append(rollout.collect(lambda version: None))
+        rollout.close()
+    first, second = (fragment.columns["observation"] for fragment in fragments)
+    assert np.array_equal(first, second) == (not seeds_differ)
+    assert fragments[0].episodes, "50 random steps end episodes"
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_lanes_of_one_actor_do_not_play_the_same_game(vectorization):
+    settings = EnvironmentSettings(id="CartPole-v1", vectorization=vectorization)
+    rollout = random_rollout(make_vector_env(settings, 4))
+    starts = rollout.collect(lambda version: None).columns["observation"][:, 0]
+    rollout.close()
+    assert len({start.tobytes() for start in starts}) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"id": "CartPole-v1"},
+        {"id": "CartPole-v1", "vectorization": "native"},
+        {"id": CORRIDOR, "kwargs": {"rooms": 5, "room_length": 9}},
+    ],
+    ids=["by id", "native", "by import path"],
+)
+def test_a_time_limit_arrives_as_truncated_and_not_as_terminated(settings):
+    limit = 5
+    rollout = random_rollout(make_vector_env(EnvironmentSettings(max_episode_steps=limit, **settings), 2), steps=30)
+    fragment = rollout.collect(lambda version: None)
+    rollout.close()
+    columns = fragment.columns
+    steps = columns["role"][:, :30] == ROLE_STEP
+    assert columns["truncated"][:, :30][steps].sum() >= 6
+    assert columns["terminated"].sum() == 0
+    assert set(columns["step"][:, :30][columns["truncated"][:, :30] == 1]) == {limit - 1}
+    assert {episode.length for episode in fragment.episodes} == {limit}
+    assert not any(episode.terminated for episode in fragment.episodes)
+
+
+@pytest.mark.parametrize(
+    ("maker", "vectorization"), [("single", "sync"), ("vector", "native")], ids=["single", "vector"]
+)
+def test_a_users_environment_is_found_by_its_import_path(maker, vectorization, plugin):
+    settings = EnvironmentSettings(id=f"{plugin}:{maker}", vectorization=vectorization)
+    rollout = random_rollout(make_vector_env(settings, 2))
+    assert rollout.collect(lambda version: None).env_steps > 80
+    rollout.close()
+
+
+def test_arguments_reach_the_environment():
+    env = make_vector_env(EnvironmentSettings(id=CORRIDOR, kwargs={"rooms": 2, "room_length": 3}), 2)
+    assert env.single_observation_space.shape == (6,)
+    env.close()
+
+
+def test_an_unknown_id_names_the_nearest():
+    message = refused(id="CartPol-v1")
+    assert "'CartPol-v1' is not a registered Gymnasium id" in message
+    assert "Nearest: CartPole-v1" in message
+    nethack = refused(id="MiniHack-KeyRoom-S6-v0")
+    assert "MiniHack-KeyRoom-S5-v0" in nethack.split("Nearest:")[1]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "said"),
+    [
+        ("{plugin}:nope", "cannot be imported: AttributeError"),
+        ("{plugin}:number", "is a int, not a callable"),
+        ("{plugin}:raising", "cannot be made with no arguments: RuntimeError: no display. Check environment.kwargs"),
+        ("{plugin}:nothing", "returned int, not a gymnasium.Env"),
+        ("no_such_package.envs:make", "no_such_package"),
+        ("{plugin}.deeper:make", "cannot be imported"),
+        (":make", ":make"),
+        ("{plugin}:", "cannot be imported"),
+        ("", "''"),
+        (".:make", "make"),
+    ],
+)
+def test_a_wrong_import_path_is_told_in_one_message(env_id, said, plugin):
+    env_id = env_id.format(plugin=plugin)
+    message = refused(id=env_id)
+    assert said in message
+    assert env_id in message
+
+
+def test_a_wrong_argument_names_the_arguments_given():
+    message = refused(id=CORRIDOR, kwargs={"rooms": 99})
+    assert (
+        "cannot be made with rooms=99: ValueError: rooms is 99; allowed: 1 to 10. Check environment.kwargs" in message
+    )
+    assert "length=3" in refused(id=CORRIDOR, kwargs={"length": 3})
+
+
+def test_native_needs_a_vector_environment(plugin):
+    assert "has no vector_entry_point of its own; set environment.vectorization=sync" in refused(
+        id="Acrobot-v1", vectorization="native"
+    )
+    made = refused(id=f"{plugin}:single", vectorization="native")
+    assert "environment.vectorization=native" in made or "num_envs" in made
+
+
+@pytest.mark.parametrize("declared", [None, "at_noon"])
+def test_an_environment_that_does_not_declare_its_autoreset_is_refused(declared, tmp_path, monkeypatch):
+    (tmp_path / "mute_envs.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.vector import SyncVectorEnv\n"
+        "def make(num_envs):\n"
+        "    env = SyncVectorEnv([lambda: gym.make('CartPole-v1')] * num_envs)\n"
+        f"    env.metadata = { ({} if declared is None else {'autoreset_mode': declared})!r}\n"
+        "    return env\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = refused(id="mute_envs:make", vectorization="native")
+    sys.modules.pop("mute_envs", None)
+    assert f"is {declared!r}; allowed: " in message
+    assert all(mode.value in message for mode in AutoresetMode)
+
+
+@pytest.mark.parametrize("max_episode_steps", [0, -3])
+def test_a_time_limit_below_one_is_refused(max_episode_steps):
+    with pytest.raises(ValueError, match="allowed: 1 or more"):
+        EnvironmentSettings(id="CartPole-v1", max_episode_steps=max_episode_steps)
+
+
+def test_an_observation_of_no_fixed_width_is_refused_by_name():
+    class Talker(gym.Env):
+        observation_space = gym.spaces.Dict({"text": gym.spaces.Text(20), "place": gym.spaces.Discrete(3)})
+        action_space = gym.spaces.Discrete(2)
+
+    env = SyncVectorEnv([Talker])
+    with pytest.raises(SpecError, match=r"text.*no fixed width"):
+        LeavesView(LeavesSettings(), env.single_observation_space)
+    view = LeavesView(LeavesSettings(keys=("place",)), env.single_observation_space)
+    assert [spec.name for spec in view.specs] == ["observation.place"]
+    with pytest.raises(SpecError, match=r"view.keys names \['plaice'\]; .*'place', 'text'"):
+        LeavesView(LeavesSettings(keys=("plaice",)), env.single_observation_space)
+    env.close()

@@ -1,0 +1,137 @@
+"""Rollouts in the real engine: seeds, time limits, figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
+from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
+from onibi.actors.rollout import Rollout, RolloutIdentity, RolloutSettings
+from onibi.actors.views.nethack import NetHackView, NetHackViewSettings
+from onibi.platform.policy import NO_WEIGHTS, PolicyStep
+from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
+
+KEYS = ("chars", "colors", "blstats", "inv_oclasses", "message", "inv_strs", "inv_letters")
+ENVS, STEPS = 2, 120
+ROOM = EnvironmentSettings(id="MiniHack-Room-Random-5x5-v0", kwargs={"max_episode_steps": 30})
+GAME = EnvironmentSettings(id="NetHackScore-v0", kwargs={"max_episode_steps": 40})
+
+
+class RandomPolicy:
+    version = NO_WEIGHTS
+
+    def __init__(self, actions):
+        self.actions = actions
+
+    def initial_state(self, envs):
+        return None
+
+    def act(self, observation, state, rng):
+        return PolicyStep(action=rng.integers(0, self.actions, ENVS))
+
+    def load(self, weights):
+        raise AssertionError("nothing was published")
+
+
+def play(settings: EnvironmentSettings, seed: int, fragments: int = 1):
+    env = make_vector_env(settings, ENVS, KEYS)
+    view = NetHackView(NetHackViewSettings(whole_map=True), env.single_observation_space)
+    captioner = NetHackCaptioner(NetHackCaptionerSettings())
+    counts = ArraySpec(name="observation.caption_counts", dtype="float32", shape=(captioner.keys_per_caption + 64,))
+    spec = ReplaySpec(
+        observation=(*view.specs, counts),
+        actions=int(env.single_action_space.n),
+        keys_per_caption=captioner.keys_per_caption,
+    )
+    rollout = Rollout(
+        env,
+        view,
+        captioner,
+        RandomPolicy(spec.actions),
+        spec,
+        RolloutSettings(envs_per_actor=ENVS, fragment_steps=STEPS, fragment_steps_max=STEPS, fragment_seconds=0.0),
+        RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=seed),
+        settings.id,
+    )
+    try:
+        return [rollout.collect(lambda version: None) for _ in range(fragments)]
+    finally:
+        rollout.close()
+
+
+@pytest.fixture(scope="module")
+def games():
+    """Fragments by (environment, seed), played twice for seed 5."""
+    return {
+        (settings.id, name): play(settings, seed)
+        for settings in (ROOM, GAME)
+        for name, seed in (("5", 5), ("5 again", 5), ("6", 6))
+    }
+
+
+@pytest.mark.parametrize("settings", [ROOM, GAME], ids=lambda settings: settings.id)
+def test_seeded_games_repeat_bit_for_bit_over_many_episodes(settings, games):
+    (first,), (second,) = games[settings.id, "5"], games[settings.id, "5 again"]
+    assert len(first.episodes) >= 4, "resets within the fragment repeat, too"
+    assert first.columns.keys() == second.columns.keys()
+    for name, column in first.columns.items():
+        assert np.array_equal(column, second.columns[name]), name
+    assert first.new_captions == second.new_captions
+    assert first.episodes == second.episodes
+
+
+@pytest.mark.parametrize("settings", [ROOM, GAME], ids=lambda settings: settings.id)
+def test_another_seed_plays_other_games(settings, games):
+    (first,), (second,) = games[settings.id, "5"], games[settings.id, "6"]
+    assert not np.array_equal(first.columns["observation.map"], second.columns["observation.map"])
+
+
+@pytest.mark.parametrize("settings", [ROOM, GAME], ids=lambda settings: settings.id)
+def test_the_games_of_one_lane_and_of_two_lanes_differ(settings, games):
+    (fragment,) = games[settings.id, "5"]
+    starts = fragment.columns["observation.map"][:, :STEPS][fragment.columns["step"][:, :STEPS] == 0]
+    assert len(starts) >= 6
+    assert len({start.tobytes() for start in starts}) >= len(starts) - 1, "two lucky twins in a small room at most"
+
+
+@pytest.mark.parametrize("settings", [ROOM, GAME], ids=lambda settings: settings.id)
+def test_the_engines_own_time_limit_arrives_as_truncated(settings, games):
+    (fragment,) = games[settings.id, "5"]
+    limit = settings.kwargs["max_episode_steps"]
+    columns = fragment.columns
+    last = (columns["step"] == limit - 1) & (columns["role"] != ROLE_FINAL)
+    last[:, STEPS:] = False
+    assert last.sum() >= 2, "random play meets the limit"
+    assert columns["truncated"][last].all()
+    assert not columns["terminated"][last].any()
+    for episode in fragment.episodes:
+        assert episode.terminated == (episode.length < limit), episode
+        assert episode.extra["success"] == float(episode.terminated and settings is ROOM), episode
+
+
+def test_episodes_tell_score_and_depth(games):
+    (fragment,) = games[GAME.id, "5"]
+    assert all({"score", "depth", "success"} == set(episode.extra) for episode in fragment.episodes)
+    assert all(episode.extra["depth"] >= 1 for episode in fragment.episodes)
+
+
+def test_captions_come_with_their_texts_and_first_ones_are_not_paid(games):
+    (fragment,) = games[GAME.id, "5"]
+    texts = [caption.text for caption in fragment.new_captions]
+    assert any(
+        text.startswith(("Hello", "Welcome", "Velkommen", "Salutations", "Aloha", "Konnichi")) for text in texts
+    ), "the greeting of the first observation is sent: its keys are counted"
+    finals = fragment.columns["role"] == ROLE_FINAL
+    assert finals.any()
+    assert not fragment.columns["caption_hash"][finals].any()
+    assert not fragment.columns["caption_count"][finals].any()
+
+
+def test_a_limit_of_ours_arrives_as_truncated():
+    settings = EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0", max_episode_steps=7)  # too short for luck
+    (fragment,) = play(settings, 1)
+    long = [episode for episode in fragment.episodes if episode.length == 7]
+    assert long
+    assert not any(episode.terminated for episode in long)
+    assert max(episode.length for episode in fragment.episodes) == 7
