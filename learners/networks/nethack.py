@@ -19,8 +19,8 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
 
-_WORD_IDS = 256
-"""Word ids of ``message`` are uint8; 0 pads."""
+_WORD_IDS = 255
+"""Word ids of ``message`` are 1 … 255; 0 pads."""
 _LOCATOR_REACH = 40.0
 """Cells at which the view clips dx and dy."""
 _LOCATOR_NEAR = 4.0
@@ -45,7 +45,7 @@ class NethackEncoder(nn.Module):
     """NetHack view to features; any of its leaves may be absent, leaves of other names are taken as numbers.
 
     The first layer's part for the crop and the message is a sum of rows of its weight matrix (``embedding_bag``): the
-    same function as a linear layer over one-hots, with a fraction of the work.
+    same function as a linear layer over one-hots, with a fraction of the work. Class 0 (blank) and word 0 add nothing.
 
     Args:
         settings: widths.
@@ -87,14 +87,15 @@ class NethackEncoder(nn.Module):
             numbers += self.map_tower.features
 
         first, *rest = settings.hidden
-        bag_rows = self._crop_cells * self._classes + (_WORD_IDS if self._words else 0)
-        active = self._crop_cells + self._words
+        first_row = [at * (self._classes - 1) for at in range(self._crop_cells)]
+        first_row += [self._crop_cells * (self._classes - 1)] * self._words
         self.bag: nn.Parameter | None = None
-        if bag_rows:
-            bound = 1.0 / math.sqrt(active + numbers)  # as PyTorch's linear layer, by the inputs that are not 0
+        if first_row:
+            bag_rows = self._crop_cells * (self._classes - 1) + (_WORD_IDS if self._words else 0)
+            bound = 1.0 / math.sqrt(len(first_row) + numbers)  # as PyTorch's linear layer, by the inputs that may be 1
             self.bag = nn.Parameter(torch.empty(bag_rows, first).uniform_(-bound, bound))
-            cell_base = torch.arange(self._crop_cells) * self._classes
-            self.register_buffer("cell_base", cell_base, persistent=False)
+            # Id 0 has no row: ids count from 1.
+            self.register_buffer("first_row", torch.tensor(first_row) - 1, persistent=False)
         if not numbers and self.bag is None:
             raise SpecError("observation: the NetHack network got no leaf. Choose observation keys for the view.")
         self.numbers = nn.Linear(numbers, first) if numbers else None
@@ -102,7 +103,7 @@ class NethackEncoder(nn.Module):
         self.trunk = Trunk(first, rest, layer_norm=settings.layer_norm)
         self.features = self.trunk.features
 
-    cell_base: Tensor
+    first_row: Tensor
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into the running statistics, where there are any."""
@@ -113,22 +114,24 @@ class NethackEncoder(nn.Module):
         """Each leaf [B, ...] → [B, features] float32."""
         summed: Tensor | None = None
         if self.bag is not None:
-            rows = self._bag_rows(observation)
-            # The word id 0 pads: its row is a constant for every pad, which LayerNorm and bias absorb.
-            summed = functional.embedding_bag(rows, self.bag, mode="sum")
+            summed = self._bag_sum(observation, self.bag)
         if self.numbers is not None:
             linear = self.numbers(self._numbers(observation))
             summed = linear if summed is None else summed + linear
         return self.trunk(functional.relu(self.norm(summed)))  # type: ignore[no-any-return]
 
-    def _bag_rows(self, observation: Mapping[str, Tensor]) -> Tensor:
+    def _bag_sum(self, observation: Mapping[str, Tensor], bag: Tensor) -> Tensor:
+        """Sum of the weight rows of all cells and words that are not 0; most of a crop is blank, and costs nothing."""
         parts = []
         if self._crop_cells:
-            classes = observation[self._names["crop"]].flatten(1).to(torch.int64)
-            parts.append(classes.clamp(max=self._classes - 1) + self.cell_base)
+            parts.append(observation[self._names["crop"]].flatten(1).to(torch.int64).clamp(max=self._classes - 1))
         if self._words:
-            parts.append(observation[self._names["message"]].to(torch.int64) + self._crop_cells * self._classes)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            parts.append(observation[self._names["message"]].to(torch.int64))
+        ids = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        present = ids > 0
+        counts = present.sum(dim=1)
+        rows = (ids + self.first_row)[present]
+        return functional.embedding_bag(rows, bag, counts.cumsum(0) - counts, mode="sum")
 
     def _numbers(self, observation: Mapping[str, Tensor]) -> Tensor:
         parts = [] if self.others is None else [self.others(observation)]

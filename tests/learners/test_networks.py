@@ -108,10 +108,20 @@ def test_the_first_layer_is_a_linear_layer_over_one_hots(specs, make_observation
     leaves = tuple(leaf for leaf in specs["nethack"].observation if leaf.name.endswith(("crop", "message")))
     encoder = build_encoder(NethackSettings(hidden=(16,), layer_norm=False), leaves)
     observation = tensors(make_observation(specs["nethack"], 9, np.random.default_rng(0)))
-    crop = torch.nn.functional.one_hot(observation["observation.crop"].long().flatten(1), 16).flatten(1)
-    words = torch.nn.functional.one_hot(observation["observation.message"].long(), 256).sum(dim=1)
+    observation["observation.crop"][2] = 0  # blank in every cell
+    one_hot = torch.nn.functional.one_hot
+    crop = one_hot(observation["observation.crop"].long().flatten(1), 16)[:, :, 1:].flatten(1)
+    words = one_hot(observation["observation.message"].long(), 256)[:, :, 1:].sum(dim=1)
     one_hots = torch.cat((crop, words), dim=1).float()
     torch.testing.assert_close(encoder(observation), torch.relu(one_hots @ encoder.bag))
+
+
+def test_a_batch_of_blank_crops_is_read():
+    leaf = ArraySpec(name="observation.crop", dtype="uint8", shape=(3, 3))
+    features = build_encoder(NethackSettings(layer_norm=False), (leaf,))(
+        {"observation.crop": torch.zeros(4, 3, 3, dtype=torch.uint8)}
+    )
+    assert features.shape == (4, 128)
 
 
 @pytest.mark.parametrize("absent", ["crop", "locator", "blstats", "message", "map", "caption_counts"])
