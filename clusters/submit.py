@@ -236,10 +236,12 @@ def _address_wins(address: str) -> Iterator[None]:
 def _followed(client: JobSubmissionClient, handed: SubmitReport, tell: Tell) -> SubmitReport:
     """Tell the job's output until it ends or Ctrl-C comes, then ask how it stands."""
     follower = _LogFollower(client, handed.job_id, tell)
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it reports every connection's end
     try:
         tell(f"{handed.summary()}\n\n")
         status = follower.follow()
-        message = client.get_job_info(handed.job_id).message or ""
+        # Ray repeats the log's end after its reason; it has just been told.
+        message = (client.get_job_info(handed.job_id).message or "").partition(", last available logs")[0].strip()
     except KeyboardInterrupt:
         return SubmitReport(**{**vars(handed), "status": JobStatus.RUNNING, "interrupted": True})
     except _TRANSPORT_FAULTS as error:

@@ -6,7 +6,8 @@ Papers: Mnih et al. 2015 (DQN); van Hasselt et al. 2016, arXiv 1509.06461 (doubl
 Differences from the papers: LayerNorm in the default networks; the target network follows by a moving average each
 update (``target.rate`` 1 with ``target.period_updates`` gives the hard copy); window tails give shorter returns instead
 of being dropped; truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so
-late labels count; uniform sampling; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened.
+late labels count; uniform sampling; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened;
+``exploration.temperature`` makes acting and bootstrap those of a softmax policy.
 """
 
 from __future__ import annotations
@@ -221,14 +222,19 @@ class DqnLearner:
 
     @torch.no_grad()
     def _target_values(self, windows: Windows, reward: NDArray[np.float32]) -> Tensor:
-        """[B] n-step targets: the bootstrap action is the network's where double, else the target's."""
+        """[B] n-step targets: the bootstrap action is the network's where double, else the target's.
+
+        With a temperature the bootstrap is the softmax policy's expected value Σₐ π(a) Q(a) (Expected SARSA, van Seijen
+        et al. 2009), as it is that policy which acts.
+        """
         observation = self._tensors(windows.bootstrap_observation)
         values = self._target.action_values(observation)
-        if self.settings.double:
-            best = self._network.action_values(observation).argmax(dim=1, keepdim=True)
-            bootstrap = values.gather(1, best).squeeze(1)
+        chooser = self._network.action_values(observation) if self.settings.double else values
+        temperature = self.settings.exploration.temperature
+        if temperature > 0:
+            bootstrap = (torch.softmax(chooser / temperature, dim=1) * values).sum(dim=1)
         else:
-            bootstrap = values.amax(dim=1)
+            bootstrap = values.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
         discounts = window_discounts(
             self._tensor(windows.continues), self._tensor(windows.used), self.settings.discount
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.learners.exploration import ExplorationSettings, epsilon_greedy, epsilon_ladder
+from onibi.learners.exploration import ExplorationSettings, choose_actions, epsilon_ladder
 from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_mlp import NumpyMlp
 from onibi.platform.config import Settings
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 
 class NumpyQPolicy:
-    """ε-greedy over a flat Q-network in NumPy.
+    """ε-greedy or softmax over a flat Q-network in NumPy.
 
     Args:
         network: without weights yet.
         epsilon: [E] float64, or [1] for any number of environments.
+        temperature: of the softmax, in value units; 0 is greedy.
         actions: A.
     """
 
-    def __init__(self, network: NumpyMlp, epsilon: NDArray[np.float64], actions: int) -> None:
+    def __init__(self, network: NumpyMlp, epsilon: NDArray[np.float64], temperature: float, actions: int) -> None:
         self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._epsilon, self._actions = network, epsilon, actions
+        self._network, self._actions = network, actions
+        self._epsilon, self._temperature = epsilon, temperature
 
     def initial_state(self, envs: int) -> None:
         """None: nothing is remembered between steps."""
@@ -40,8 +42,8 @@ class NumpyQPolicy:
         """See ``Policy.act``."""
         if self.version == NO_WEIGHTS:
             return random_step(observation, self._actions, rng)
-        greedy = self._network.action_values(observation).argmax(axis=1)
-        return PolicyStep(epsilon_greedy(greedy, self._epsilon, self._actions, rng), state)
+        values = self._network.action_values(observation)
+        return PolicyStep(choose_actions(values, self._epsilon, self._temperature, rng), state)
 
     def load(self, weights: Weights) -> None:
         """Take newer weights."""
@@ -50,17 +52,19 @@ class NumpyQPolicy:
 
 
 class TorchQPolicy:
-    """ε-greedy over any Q-network in torch.
+    """ε-greedy or softmax over any Q-network in torch.
 
     Args:
         network: its parameters count only after ``load``.
         epsilon: [E] float64, or [1] for any number of environments.
+        temperature: of the softmax, in value units; 0 is greedy.
         actions: A.
     """
 
-    def __init__(self, network: QNetwork, epsilon: NDArray[np.float64], actions: int) -> None:
+    def __init__(self, network: QNetwork, epsilon: NDArray[np.float64], temperature: float, actions: int) -> None:
         self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._epsilon, self._actions = network.eval(), epsilon, actions
+        self._network, self._actions = network.eval(), actions
+        self._epsilon, self._temperature = epsilon, temperature
 
     def initial_state(self, envs: int) -> None:
         """None: nothing is remembered between steps."""
@@ -73,8 +77,8 @@ class TorchQPolicy:
 
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            greedy = self._network.action_values(tensors).argmax(dim=1).numpy()
-        return PolicyStep(epsilon_greedy(greedy, self._epsilon, self._actions, rng), state)
+            values = self._network.action_values(tensors).numpy()
+        return PolicyStep(choose_actions(values, self._epsilon, self._temperature, rng), state)
 
     def load(self, weights: Weights) -> None:
         """Take newer weights."""
@@ -94,7 +98,10 @@ class NumpyQPolicyFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-        return NumpyQPolicy(NumpyMlp(self.leaves, self.actions), _epsilon(self.exploration, lanes), self.actions)
+        epsilon = _epsilon(self.exploration, lanes)
+        return NumpyQPolicy(
+            NumpyMlp(self.leaves, self.actions), epsilon, self.exploration.temperature, self.actions
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,8 @@ class TorchQPolicyFactory:
             assert isinstance(features, int)
             head = ActionValueHead(features, self.spec.actions, torch.zeros(self.outputs), dueling=self.dueling)
         network = QNetwork(encoder, head, torch.zeros(self.outputs) if self.classified else None)
-        return TorchQPolicy(network, _epsilon(self.exploration, lanes), self.spec.actions)
+        epsilon = _epsilon(self.exploration, lanes)
+        return TorchQPolicy(network, epsilon, self.exploration.temperature, self.spec.actions)
 
 
 def random_step(observation: Mapping[str, NDArray[Any]], actions: int, rng: np.random.Generator) -> PolicyStep:

@@ -1,4 +1,7 @@
-"""The ε-greedy ladder across lanes (Ape-X, Horgan et al. 2018, arXiv 1803.00933). No torch: actors import this."""
+"""How action values become actions: greedy or softmax, under an ε ladder across lanes. No torch: actors import this.
+
+The ladder is Ape-X's (Horgan et al. 2018, arXiv 1803.00933).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class ExplorationSettings(Settings):
     base: Probability = 0.4
     alpha: Annotated[float, Field(ge=0)] = 2.0
     floor: Probability = 0.0
-    evaluation: Probability = 0.0  # ε of the greedy policy
+    evaluation: Probability = 0.0  # ε of the policy that is evaluated
+    # τ in value units: actions ∝ exp(Q/τ) instead of the greedy one, in evaluation too; 0 is greedy. Without memory a
+    # deterministic player of a partially observed game walks into one wall for ever; a softmax one does not.
+    temperature: Annotated[float, Field(ge=0)] = 0.0
 
 
 def epsilon_ladder(settings: ExplorationSettings, lanes: LaneRange) -> NDArray[np.float64]:
@@ -46,17 +52,20 @@ def epsilon_ladder(settings: ExplorationSettings, lanes: LaneRange) -> NDArray[n
     return ladder
 
 
-def epsilon_greedy(
-    greedy: NDArray[np.int64], epsilon: NDArray[np.float64], actions: int, rng: np.random.Generator
+def choose_actions(
+    values: NDArray[np.float32], epsilon: NDArray[np.float64], temperature: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Replace greedy actions by uniformly random ones with probability ε.
+    """Greedy actions, or samples of softmax(Q/τ), replaced by uniformly random ones with probability ε.
 
     Args:
-        greedy: [E] int64.
+        values: [E, A] float32 action values Q.
         epsilon: [E] float64, or [1] for all.
-        actions: A.
-        rng: two draws of E numbers, whatever ε is, so that a run's random numbers do not hang on its weights.
+        temperature: τ ≥ 0 in value units; 0 is greedy.
+        rng: as many draws whatever the values and ε are, so that a run's random numbers do not hang on its weights.
     Returns: [E] int64.
     """
-    explore = rng.random(len(greedy)) < epsilon
-    return np.where(explore, rng.integers(actions, size=len(greedy)), greedy)
+    envs, actions = values.shape
+    explore, at_random = rng.random(envs) < epsilon, rng.integers(actions, size=envs)
+    if temperature > 0:
+        values = values + temperature * rng.gumbel(size=values.shape)  # its argmax is a sample of the softmax
+    return np.where(explore, at_random, values.argmax(axis=1))

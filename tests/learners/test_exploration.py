@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onibi.learners.exploration import ExplorationSettings, epsilon_greedy, epsilon_ladder
+from onibi.learners.exploration import ExplorationSettings, choose_actions, epsilon_ladder
 from onibi.platform.policy import LaneRange
 
 SETTINGS = ExplorationSettings(base=0.4, alpha=2.0, floor=0.0)
@@ -40,16 +40,26 @@ def test_lanes_outside_the_run_are_refused(lanes):
 def test_each_lane_explores_as_often_as_its_epsilon_says():
     rng = np.random.default_rng(0)
     epsilon, draws, actions = np.array([0.0, 0.1, 0.5, 1.0]), 20_000, 4
+    values = np.tile(np.eye(actions, dtype=np.float32)[2], (4, 1))  # action 2 is the best in every lane
     off = np.zeros(4)
     for _ in range(draws):
-        off += epsilon_greedy(np.full(4, 2), epsilon, actions, rng) != 2
+        off += choose_actions(values, epsilon, 0.0, rng) != 2
     expected = epsilon * (actions - 1) / actions
     assert np.abs(off / draws - expected).max() < 4 * np.sqrt(0.25 / draws)
     assert off[0] == 0
 
 
-def test_the_random_numbers_used_do_not_hang_on_epsilon():
+def test_softmax_actions_come_as_often_as_the_exponentials_say():
+    values = np.tile(np.array([0.0, 0.2, 0.4], np.float32), (200_000, 1))
+    chosen = choose_actions(values, np.zeros(1), 0.2, np.random.default_rng(0))
+    shares = np.bincount(chosen, minlength=3) / len(chosen)
+    expected = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()  # Q/τ = 0, 1, 2
+    assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / len(chosen))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_the_random_numbers_used_do_not_hang_on_epsilon(temperature):
     first, second = np.random.default_rng(5), np.random.default_rng(5)
-    epsilon_greedy(np.zeros(3, np.int64), np.zeros(1), 4, first)
-    epsilon_greedy(np.ones(3, np.int64), np.ones(1), 4, second)
+    choose_actions(np.zeros((3, 4), np.float32), np.zeros(1), temperature, first)
+    choose_actions(np.ones((3, 4), np.float32), np.ones(1), temperature, second)
     assert first.bit_generator.state == second.bit_generator.state
