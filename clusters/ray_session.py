@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,18 +44,28 @@ def ray_session(settings: RunSettings) -> Iterator[None]:
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
     )
-    ray.init(
-        **options,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8.
-        runtime_env={"env_vars": _ONE_THREAD},
-    )
+    with _signals_kept():
+        ray.init(
+            **options,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8.
+            runtime_env={"env_vars": _ONE_THREAD},
+        )
     try:
         _check_room(settings)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray's SIGTERM handler ends the process at once; ours saves a checkpoint first (`ray job stop` sends SIGTERM)."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_room(settings: RunSettings) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from onibi.actors.environments.nethack import NetHackEpisodes, is_nethack
+from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
 
@@ -126,7 +126,7 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
         if settings.max_episode_steps is not None and by_path:
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
         if is_nethack(settings.id):
-            made = NetHackEpisodes(made)
+            made = NetHackEpisodes(made, has_goal=has_goal(settings.id))
         return made  # type: ignore[no-any-return]
 
     return make

@@ -11,6 +11,14 @@ _ABORTED, _TASK_SUCCESSFUL = -1, 2  # nle's StepStatus; its import costs half a 
 _BLSTATS_SCORE, _BLSTATS_DEPTH = 9, 12
 
 
+_OPEN_ENDED = ("NetHack-v0", "NetHackScore", "NetHackChallenge")
+
+
+def has_goal(env_id: str) -> bool:
+    """Whether an episode of this NetHack task can succeed."""
+    return not env_id.startswith(_OPEN_ENDED)
+
+
 def is_nethack(env_id: str) -> bool:
     """Whether the id belongs to NLE or MiniHack."""
     return env_id.startswith(("NetHack", "MiniHack"))
@@ -23,11 +31,12 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
       stream from which each later reset of this environment takes its game seeds, so a seeded run repeats.
     * NLE's step limit comes as ``terminated`` with ``end_status`` ABORTED; value targets would take it for death.
     * At an episode's end ``info["episode_figures"]`` holds ``score``, ``depth`` (deepest level reached) and
-      ``success`` (1 where the task's goal was met).
+      ``success`` (1 where the task's goal was met; absent in open-ended games, whose goal nobody meets).
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True) -> None:
         super().__init__(env)
+        self._has_goal = has_goal
         self._game_seeds: np.random.Generator | None = None
         self._deepest = 0.0
         self._score = 0.0
@@ -53,7 +62,9 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         status = int(info["end_status"])
         if status == _ABORTED:
             terminated, truncated = False, True
-        figures = {"score": self._score, "depth": self._deepest, "success": float(status == _TASK_SUCCESSFUL)}
+        figures = {"score": self._score, "depth": self._deepest}
+        if self._has_goal:
+            figures["success"] = float(status == _TASK_SUCCESSFUL)
         return observation, float(reward), terminated, truncated, {"episode_figures": figures}
 
     def _note(self, observation: Any) -> None:
