@@ -1,0 +1,81 @@
+"""A run over two Ray nodes: rollouts on one, replay and learner on the other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+from ray.util.state import list_actors
+
+from onibi.platform.history import read_history
+from onibi.platform.run_folder import RunFolder
+
+STEPS = 3_000
+
+
+@pytest.fixture
+def two_nodes():
+    """(cluster, URL of its dashboard, learners' node, rollouts' node); each node is told apart by a resource of its own."""
+    folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    cluster = Cluster()
+    try:
+        small = {"object_store_memory": 100 * 2**20, "num_gpus": 0, "temp_dir": folder}
+        learners = cluster.add_node(
+            num_cpus=1, resources={"learners": 1}, include_dashboard=True, dashboard_port=port, **small
+        )
+        rollouts = cluster.add_node(num_cpus=1, resources={"rollouts": 1}, **small)
+        cluster.wait_for_nodes()
+        yield cluster, f"http://127.0.0.1:{port}", learners.node_id, rollouts.node_id
+    finally:
+        cluster.shutdown()  # ends the processes that it began, and no others
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_rollouts_on_one_node_feed_the_learner_on_the_other(two_nodes, tmp_path):
+    cluster, dashboard, learners, rollouts = two_nodes
+    assert learners != rollouts
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONIBI_", "RAY_", "MLFLOW_"))}
+    settings = {
+        "actors.count": 1,
+        "placement.rollout_resources": "{rollouts: 0.5}",
+        "placement.learner_resources": "{learners: 0.5}",
+        "budget.max_env_steps": STEPS,
+        "budget.max_seconds": 120,
+        "evaluation.period_env_steps": "null",
+        "evaluation.episodes": 2,
+        "evaluation.envs": 2,
+        "replay.capacity_rows": 20_000,
+        "tracking.enabled": "false",
+    }
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    finished = subprocess.run(
+        [sys.executable, "-m", "onibi", "train", "cartpole-dqn", "--name", "apart", *changes],
+        cwd=tmp_path,
+        env={**kept, "RAY_ADDRESS": cluster.address, "NO_COLOR": "1"},
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+    # Ray keeps the records of actors that have ended.
+    where = {actor.class_name: actor.node_id for actor in list_actors(address=dashboard, detail=True)}
+    assert where["RolloutActor"] == rollouts
+    assert where["ShardActor"] == where["LearnerActor"] == learners
+
+    run = RunFolder(tmp_path / "runs" / "apart")
+    record = run.record()
+    assert record.status == "finished"
+    last = read_history(run.history)[-1]
+    assert last["actors/env_steps"] >= STEPS  # each of them was stepped on the other node
+    assert last["learner/updates"] > 0
+    assert list(Path("/dev/shm").glob(f"*{record.run_id}*")) == []
