@@ -186,9 +186,9 @@ def test_without_staging_the_same_job_fails_and_says_what_is_missing(bare_cluste
 def test_ctrl_c_ends_the_following_and_a_stopped_job_saves_a_checkpoint(bare_cluster, tmp_path):
     url, home = bare_cluster
     run = RunFolder(home / "onibi-runs" / "long")
+    endless = ("--set", "budget.max_env_steps=null", "--set", "budget.max_seconds=3600")
     following = subprocess.Popen(
-        [sys.executable, "-m", "onibi", "submit", "cartpole-dqn", "--name", "long", "--address", url, *SHORT]
-        + ["--set", "budget.max_env_steps=null", "--set", "budget.max_seconds=3600"],
+        [sys.executable, "-m", "onibi", "submit", "cartpole-dqn", "--name", "long", "--address", url, *SHORT, *endless],
         cwd=tmp_path,
         env=environment(),
         text=True,
@@ -225,7 +225,7 @@ def test_staged_are_the_imported_folders_without_hidden_files_and_bytecode(tmp_p
     (package / "platform" / "__pycache__" / "errors.pyc").write_text("")
     with (package / "platform" / "errors.py").open("a") as errors:
         errors.write("\nCHANGED = 1\n")
-    code = f"from pathlib import Path; from onibi.clusters.submit import stage_package as s; s(Path({str(tmp_path)!r}) / 'second')"
+    code = "import pathlib, onibi.clusters.submit as s; s.stage_package(pathlib.Path('../second'))"
     again = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "first", capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     second = {str(path.relative_to(tmp_path / "second" / "onibi")) for path in files(tmp_path / "second")}

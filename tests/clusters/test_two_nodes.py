@@ -22,7 +22,7 @@ STEPS = 3_000
 
 @pytest.fixture
 def two_nodes():
-    """(cluster, URL of its dashboard, learners' node, rollouts' node); each node is told apart by a resource of its own."""
+    """(cluster, URL of its dashboard, learners' node, rollouts' node), each node with a resource of its own."""
     folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
