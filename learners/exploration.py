@@ -66,6 +66,7 @@ def choose_actions(
     """
     envs, actions = values.shape
     explore, at_random = rng.random(envs) < epsilon, rng.integers(actions, size=envs)
+    best = values.argmax(axis=1)
     if temperature > 0:
-        values = values + temperature * rng.gumbel(size=values.shape)  # its argmax is a sample of the softmax
-    return np.where(explore, at_random, values.argmax(axis=1))
+        best = (values + temperature * rng.gumbel(size=values.shape)).argmax(axis=1)  # a sample of the softmax
+    return np.where(explore, at_random, best)
