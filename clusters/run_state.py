@@ -42,9 +42,16 @@ class RunState:
     next_evaluation: int = 0  # env steps
 
     def resumed(self, inserted: int, ring_kept: bool) -> RunState:
-        """The state to go on with: with the ring of the last session its younger rows count, else its rows are gone."""
-        base = self.inserted_base if ring_kept else self.env_steps
+        """The state to go on with: with the ring of the last session its younger rows count, else its rows are gone.
+
+        An empty ring was left by a session that was killed before it wrote down that it began one: it holds nothing.
+        """
+        base = self.inserted_base if ring_kept and inserted else self.env_steps
         return replace(self, session=self.session + 1, inserted_base=base, env_steps=base + inserted)
+
+    def new_ring(self, checkpoint: Checkpoint) -> bool:
+        """Whether this session began with an empty ring, which the checkpoint it resumed from does not know."""
+        return self.inserted_base != state_of(checkpoint).inserted_base
 
     @property
     def learner_incarnation(self) -> int:
@@ -63,6 +70,16 @@ def checkpoint_parts(
     """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states."""
     return CheckpointParts(
         tensors={"learner": learner_state}, tables=desk_state, state={"run": asdict(state), "feed": feed_state}
+    )
+
+
+def renewed_parts(checkpoint: Checkpoint, state: RunState) -> CheckpointParts:
+    """The checkpoint that a session resumed from, with the counters that it goes on with.
+
+    Saved before the first row of a new ring: whoever resumes after a kill must know which env steps are not in it.
+    """
+    return CheckpointParts(
+        tensors=checkpoint.tensors, tables=checkpoint.tables, state={**checkpoint.state, "run": asdict(state)}
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
@@ -22,6 +23,7 @@ from onibi.clusters.run_state import (
     newest_caption,
     open_feed,
     open_shard,
+    renewed_parts,
     restore_learner,
     ring_path,
     state_of,
@@ -72,14 +74,32 @@ class SerialRun:
             self._desk.restore({name: checkpoint.tables[name] for name in _CAPTION_KINDS})
         self._annotator = plan.make_annotator()
         self._ring = ring_path(plan, run_id)
+        self._weights: Weights | None = None
+        self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
+        self._rollouts: list[Rollout] = []
+        self._opened = ExitStack()
         self._shard, kept = open_shard(plan, run_id, self._desk.intern, resume=checkpoint is not None)
+        self._opened.callback(self._shard.close)
+        try:
+            self._open(checkpoint, kept)
+        except BaseException:
+            self._opened.close()
+            if not kept:
+                remove_ring(self._ring)
+            raise
+
+    def _open(self, checkpoint: Checkpoint | None, kept: bool) -> None:
+        """Learner, feed and rollouts, restored from ``checkpoint`` where there is one."""
+        plan, settings = self._plan, self._settings
         if checkpoint is not None:
             if kept:
                 cover_lost_captions(self._desk, newest_caption(self._ring))
             self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
-            plan = dataclasses.replace(plan, session=self._state.session)
-            self._plan = plan
+            plan = self._plan = dataclasses.replace(plan, session=self._state.session)
+            if self._state.new_ring(checkpoint):
+                self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._feed = open_feed(plan, self._ring, self._state.session)
+        self._opened.callback(self._feed.close)
         learner = plan.make_learner()
         if checkpoint is not None:
             restore_learner(learner, checkpoint)
@@ -87,7 +107,6 @@ class SerialRun:
             self._feed.rebase()
         self._learner = learner
         self._drawn_before = self._state.drawn_rows - self._feed.drawn_rows
-        self._weights: Weights | None = None
         self._loop = LearnerLoop(
             learner,
             self._feed,
@@ -96,8 +115,9 @@ class SerialRun:
             self._take_weights,
             settings.learner.publish_period_updates,  # type: ignore[attr-defined]
         )
-        self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
-        self._rollouts = [self._make_rollout(actor) for actor in range(settings.actors.count)]
+        for actor in range(settings.actors.count):
+            self._rollouts.append(self._make_rollout(actor))
+            self._opened.callback(self._rollouts[-1].close)
 
     def run(self) -> RunResult:
         """Train until the budget is used up or ``should_stop`` says so; leaves no ring behind."""
@@ -225,10 +245,7 @@ class SerialRun:
         return FrozenRewards(self._desk.captions, self._table, intrinsic.count_power)
 
     def _close(self) -> None:
-        for rollout in self._rollouts:
-            rollout.close()
-        self._feed.close()
-        self._shard.close()
+        self._opened.close()
         remove_ring(self._ring)
 
 

@@ -67,7 +67,7 @@ def through_a_stream(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 @given(fragment=fragments())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_fragment_is_the_same_on_the_other_side(fragment):
     for carried in (to_batch(fragment), through_a_stream(to_batch(fragment))):
         received = from_batch(carried)
