@@ -46,9 +46,9 @@ class Claim:
 CLAIMS = {
     "cartpole": Claim("cartpole-dqn", (1, 2, 3, 4, 5), "return", 475.0, 20),
     "minihack": Claim("minihack-oni", (1, 2, 3), "success", 0.8, 104),
-    "nethack": Claim("nethack-oni", (1, 2, 3), "intrinsic", None, 56, "last", "random"),
+    "nethack": Claim("nethack-oni", (1, 2, 3), "intrinsic", None, 200, "last", "random"),
     "nethack-twin": Claim(
-        "nethack-oni", (1, 2, 3), "intrinsic", None, 56, "last", "random", ("learner.learning_rate=0.0",), False
+        "nethack-oni", (1, 2, 3), "intrinsic", None, 200, "last", "random", ("learner.learning_rate=0.0",), False
     ),
 }
 _EVALUATION_SEED = 424_242
