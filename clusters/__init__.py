@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onibi.platform.threads import hold_threads
+
 if TYPE_CHECKING:
     from onibi.clusters.judgement import EvaluationReport
     from onibi.clusters.run_journal import RunResult
@@ -39,6 +41,7 @@ def train(
         display: show progress on stderr.
     Raises: ConfigError before anything is started; other OnibiErrors where the run could not go on.
     """
+    hold_threads()  # before the first import of NumPy, where the caller has not imported it
     from onibi.clusters.sessions import train as start
 
     return start(config, overrides, serial, name, Path(runs_folder), display)
@@ -62,6 +65,7 @@ def resume(
         display: show progress on stderr.
     Raises: ConfigError for an unknown run, CheckpointError where it has no whole checkpoint.
     """
+    hold_threads()
     from onibi.clusters.sessions import resume as go_on
 
     return go_on(run, Path(runs_folder), serial, overrides, display)
@@ -87,6 +91,7 @@ def evaluate(
             reward table; the report's ``passed`` then says whether the 95% intervals are apart.
         runs_folder: where runs are kept.
     """
+    hold_threads()
     from onibi.clusters.judgement import evaluate as judge
 
     return judge(run, Path(runs_folder), checkpoint, episodes, seed, against)

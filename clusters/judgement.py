@@ -9,7 +9,7 @@ import numpy as np
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.clusters.compare import Interval, bootstrap_interval, intervals_apart, share_interval
-from onibi.clusters.run_plan import hold_threads, plan_run
+from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk, restore_learner, state_of
 from onibi.platform.checkpoint import Checkpoint, load_checkpoint
@@ -66,7 +66,6 @@ def evaluate(
     run: str, runs_folder: Path, which: str, episodes: int, seed: int, against: str | None
 ) -> EvaluationReport:
     """See ``onibi.clusters.evaluate``."""
-    hold_threads()
     if against not in (None, "random"):
         raise ConfigError(f"--against is {against!r}; allowed: random.")
     if which not in ("best", "last") and not which.isdigit():

@@ -13,11 +13,11 @@ import ray
 
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.errors import ConfigError
+from onibi.platform.threads import ONE_THREAD
 
 log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay ring is not in it
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def ray_session(settings: RunSettings) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8.
-            runtime_env={"env_vars": _ONE_THREAD},
+            runtime_env={"env_vars": ONE_THREAD},
         )
     try:
         _check_room(settings)

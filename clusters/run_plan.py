@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,12 +158,6 @@ def plan_run(settings: RunSettings) -> RunPlan:
         extra=load_class(LEARNERS, settings.learner.kind).needs(settings.learner).extra,  # type: ignore[attr-defined]
     )
     return RunPlan(settings, spec, captioner.key_version)
-
-
-def hold_threads(threads: int = 1) -> None:
-    """Hold BLAS, OpenMP and torch to ``threads``; call it before NumPy works (measured: 8 times slower without)."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(threads)
 
 
 def raw_keys(settings: RunSettings) -> tuple[str, ...]:

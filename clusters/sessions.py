@@ -12,7 +12,7 @@ from typing import Any
 
 from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
-from onibi.clusters.run_plan import RunPlan, hold_threads, plan_run
+from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
 from onibi.platform.checkpoint import Checkpoint, load_checkpoint
@@ -41,7 +41,6 @@ def train(
     display: bool,
 ) -> RunResult:
     """See ``onibi.clusters.train``."""
-    hold_threads()
     settings = read_run_settings(config, overrides)
     plan = plan_run(settings)
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
@@ -56,7 +55,6 @@ def resume(
     run: str, runs_folder: Path, serial: bool | None, overrides: Sequence[str], display: bool
 ) -> RunResult:
     """See ``onibi.clusters.resume``."""
-    hold_threads()
     folder = find_run(runs_folder, run)
     settings = read_settings(
         RunSettings, folder.read_config(), source=str(folder.config), overrides=overrides

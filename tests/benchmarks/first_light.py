@@ -77,7 +77,8 @@ def main() -> int:
             console.print(f"{datetime.now(UTC):%H:%M:%S} {name}, seed {seed} …")
             command = [sys.executable, __file__, "--one", name, str(seed), "--runs-folder", str(options.runs_folder)]
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append({"claim": name, "seed": str(seed), "config_hash": key[2], **json.loads(answer.stdout.splitlines()[-1])})
+            figures = json.loads(answer.stdout.splitlines()[-1])
+            rows.append({"claim": name, "seed": str(seed), "config_hash": key[2], **figures})
             _write(options.csv, rows)
     return _report(console, names, rows)
 
@@ -153,7 +154,8 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
 
 def _report(console: Console, names: list[str], rows: list[dict[str, str]]) -> int:
     table = Table(title="First light: what the presets reach", title_justify="left")
-    for column in ("claim", "seed", "env steps", "updates", "train s", "wall s", "figure", "trained (95%)", "random (95%)", "holds"):
+    columns = "claim, seed, env steps, updates, train s, wall s, figure, trained (95%), random (95%), holds"
+    for column in columns.split(", "):
         table.add_column(column)
     failed = 0
     for name in names:

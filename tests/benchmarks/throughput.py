@@ -3,8 +3,8 @@
     python tests/benchmarks/throughput.py                    # CartPole and NetHack, 5 rounds each
     python tests/benchmarks/throughput.py cartpole --rounds 3
 
-Each round steps the bare environment with random actions in one process (as many at once as one actor has), then runs
-Onibi's whole loop (actors, replay, annotator, learner, tracking, display off) for some seconds, so both see the same
+Each round steps the bare environment with random actions in one process (as many at once as one actor has), then
+runs Onibi's whole loop (actors, replay, annotator, learner, tracking, display off) for some seconds, so both see the same
 neighbours on the machine. `preset` is the shipped preset, whose samples-per-insert limiter holds actors back on purpose;
 `free` lets actors run (1 sample per 4 steps), so the loop's own cost shows. Ratios are per round: median and range.
 """
@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -58,11 +57,11 @@ def bare_steps_per_second(preset: str, overrides: tuple[str, ...], seconds: floa
     envs = settings.actors.rollout.envs_per_actor
     env = make_vector_env(settings.environment, envs, raw_keys(settings))
     env.reset(seed=1)
-    rng = np.random.default_rng(1)
-    actions = rng.integers(0, env.single_action_space.n, (1024, envs))
+    env.action_space.seed(1)
+    actions = [env.action_space.sample() for _ in range(1024)]
     steps, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        env.step(actions[steps // envs % 1024])
+        env.step(actions[steps // envs % len(actions)])
         steps += envs
     rate = steps / (time.perf_counter() - began)
     env.close()
@@ -78,8 +77,8 @@ def main() -> int:
     options = parser.parse_args()
 
     from onibi.clusters import train
-    from onibi.clusters.run_plan import hold_threads
     from onibi.clusters.run_profile import profile_table
+    from onibi.platform.threads import hold_threads
 
     hold_threads()
     console = Console(width=140)
