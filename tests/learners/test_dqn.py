@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings
+from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
 from onibi.platform.config import read_settings, to_mapping
@@ -62,6 +63,15 @@ def test_double_takes_the_networks_action_and_the_targets_value(make_windows):
     assert double.tolist() == [5.5]  # 1 + ½·4 + ¼·10: action 0 is the network's best
     single = learner_with_known_values(double=False)._target_values(windows, reward)
     assert single.tolist() == [10.5]  # 1 + ½·4 + ¼·30
+
+
+def test_with_a_temperature_the_bootstrap_is_the_softmax_policys_expected_value(make_windows):
+    windows, reward = one_window(make_windows), np.array([[1.0, 4.0]], np.float32)
+    softmax = ExplorationSettings(temperature=float(1 / np.log(3)))  # exp(Q/τ) = 3^Q: odds of 3 to 1 for a gap of 1
+    double = learner_with_known_values(double=True, exploration=softmax)._target_values(windows, reward)
+    assert double.tolist() == pytest.approx([6.75])  # 1 + ½·4 + ¼·(¾·10 + ¼·30)
+    single = learner_with_known_values(double=False, exploration=softmax)._target_values(windows, reward)
+    assert single.tolist() == pytest.approx([10.5], abs=1e-6)  # the gap of 20 leaves 3⁻²⁰ to the other action
 
 
 def test_termination_keeps_the_bootstrap_out_and_truncation_keeps_it_in(make_windows):
