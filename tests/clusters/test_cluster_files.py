@@ -81,9 +81,17 @@ def test_the_workers_command_finds_the_address_towards_the_head(cluster):
     assert told.stdout == "127.0.0.1\n"
 
 
+def test_shells_of_ray_exec_and_ray_down_find_ray_and_the_line_is_added_once(cluster, tmp_path):
+    (command,) = (command for command in cluster["setup_commands"] if ".bashrc" in command)
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    assert (tmp_path / ".bashrc").read_text() == "export PATH=/opt/onibi/venv/bin:$PATH\n"
+
+
 def test_it_installs_what_the_package_depends_on(cluster):
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    installed = [word for word in shlex.split(cluster["setup_commands"][-1]) if re.search(r"[<>=]=?\d", word)]
+    (command,) = (command for command in cluster["setup_commands"] if "pip install" in command)
+    installed = [word for word in shlex.split(command) if re.search(r"[<>=]=?\d", word)]
     # The client of Grafana's provisioning runs where the monitoring is set up, not on the nodes.
     assert sorted(installed) == sorted(name for name in needed if not name.startswith("grafana-api"))
 
