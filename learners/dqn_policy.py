@@ -142,4 +142,4 @@ def random_step(observation: Mapping[str, NDArray[Any]], actions: int, rng: np.r
 
 
 def _epsilon(exploration: ExplorationSettings, lanes: LaneRange | None) -> NDArray[np.float64]:
-    return np.full(1, exploration.evaluation) if lanes is None else epsilon_ladder(exploration, lanes)
+    return np.zeros(1) if lanes is None else epsilon_ladder(exploration, lanes)

@@ -28,7 +28,6 @@ class ExplorationSettings(Settings):
     base: Probability = 0.4
     alpha: Annotated[float, Field(ge=0)] = 2.0
     floor: Probability = 0.0
-    evaluation: Probability = 0.0  # ε of the policy that is evaluated
     # τ in value units: actions ∝ exp(Q/τ) instead of the greedy one, in evaluation too; 0 is greedy. Without memory a
     # deterministic player of a partially observed game walks into one wall for ever; a softmax one does not.
     temperature: Annotated[float, Field(ge=0)] = 0.0
