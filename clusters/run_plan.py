@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from onibi.clusters.run_settings import RunSettings
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotator import Annotator
-from onibi.platform.config import load_class
+from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
-from onibi.platform.policy import LaneRange, Weights
+from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.reward_mixer import RewardMixer, value_bounds
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
@@ -34,6 +34,13 @@ def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
     return int(np.random.SeedSequence([settings.seed, role, *numbers]).generate_state(1, np.uint64)[0] >> 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoLearner(Settings):
+    """Stands in a plan for the learner's settings, where nobody learns."""
+
+    kind: Literal["no learner here"] = "no learner here"
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """Settings and the row layout that follows from the environment, and makers of every role's plain part."""
@@ -41,29 +48,34 @@ class RunPlan:
     settings: RunSettings
     spec: ReplaySpec
     key_version: str  # of the captioner
+    needs: ReplayNeeds  # what the learner reads from replay
+    policy_factory: PolicyFactory
     session: int = 0  # how often the run was resumed: each session draws its own random numbers
+
+    def for_actors(self) -> RunPlan:
+        """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""
+        return replace(self, settings=replace(self.settings, learner=NoLearner()))
+
+    def for_stores(self) -> RunPlan:
+        """The plan for roles that do not act either: a policy's factory may need torch, too."""
+        return replace(self.for_actors(), policy_factory=_no_policy)
 
     @property
     def lanes(self) -> int:
         """Environments over all actors."""
         return self.settings.actors.count * self.settings.actors.rollout.envs_per_actor
 
-    @property
-    def rows_per_lane_max(self) -> int:
-        """Most rows that one fragment brings to a lane: SAME_STEP environments give every step a final row at worst."""
-        return 2 * self.settings.actors.rollout.fragment_steps_max
-
     def make_rollout(self, actor: int, incarnation: int, next_sequence: int) -> Rollout:
         """The rollout of one actor; its environments and random numbers follow from (seed, actor, incarnation)."""
         envs = self.settings.actors.rollout.envs_per_actor
-        policy = self._policy_factory()(LaneRange(first=actor * envs, count=envs, total=self.lanes))
+        policy = self.policy_factory(LaneRange(first=actor * envs, count=envs, total=self.lanes))
         seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
         identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed)
         return self._rollout(policy, envs, identity)
 
     def make_evaluation(self, weights: Weights | None, envs: int, seed: int) -> Rollout:
         """A rollout that plays greedily with ``weights``, or uniformly at random without; its seeds train nobody."""
-        policy = self._policy_factory()(None)
+        policy = self.policy_factory(None)
         if weights is not None:
             policy.load(weights)
             if self.settings.evaluation.epsilon > 0:
@@ -87,13 +99,6 @@ class RunPlan:
         )
         return learner
 
-    def needs(self) -> ReplayNeeds:
-        """What the learner reads from replay."""
-        needs: ReplayNeeds = load_class(LEARNERS, self.settings.learner.kind).needs(  # type: ignore[attr-defined]
-            self.settings.learner
-        )
-        return needs
-
     def make_mixer(self) -> RewardMixer:
         """The reward mixer."""
         return RewardMixer(self.settings.rewards)
@@ -107,10 +112,6 @@ class RunPlan:
         )
         return annotator
 
-    def _policy_factory(self) -> Any:
-        owner = load_class(LEARNERS, self.settings.learner.kind)  # type: ignore[attr-defined]
-        return owner.policy_factory(self.settings.learner, self.spec)
-
     def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
         settings = self.settings
         env = make_vector_env(settings.environment, envs, raw_keys(settings))
@@ -119,6 +120,10 @@ class RunPlan:
         return Rollout(
             env, view, captioner, policy, self.spec, settings.actors.rollout, identity, settings.environment.id
         )
+
+
+def _no_policy(lanes: LaneRange | None) -> Policy:
+    raise AssertionError(f"a plan for stores acts for nobody, not for {lanes}")
 
 
 def plan_run(settings: RunSettings) -> RunPlan:
@@ -141,6 +146,8 @@ def plan_run(settings: RunSettings) -> RunPlan:
         _check_captions(settings, captioner, env)
     finally:
         env.close()
+    owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
+    needs: ReplayNeeds = owner.needs(settings.learner)
     observation = list(view.specs)
     has_captions = settings.captioner.kind != "none"  # type: ignore[attr-defined]
     if settings.rewards.intrinsic is not None and not has_captions:
@@ -155,9 +162,9 @@ def plan_run(settings: RunSettings) -> RunPlan:
         observation=tuple(observation),
         actions=int(actions),
         keys_per_caption=max(1, captioner.keys_per_caption),
-        extra=load_class(LEARNERS, settings.learner.kind).needs(settings.learner).extra,  # type: ignore[attr-defined]
+        extra=needs.extra,
     )
-    return RunPlan(settings, spec, captioner.key_version)
+    return RunPlan(settings, spec, captioner.key_version, needs, owner.policy_factory(settings.learner, spec))
 
 
 def raw_keys(settings: RunSettings) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def make_limiter(plan: RunPlan) -> Limiter:
     return Limiter.from_settings(
         plan.settings.replay.limiter,
         fragment_rows=rollout.envs_per_actor * rollout.fragment_steps_max,
-        batch_rows=plan.needs().batch_size,
+        batch_rows=plan.needs.batch_size,
         capacity_rows=plan.settings.replay.capacity_rows,
     )
 
@@ -120,7 +120,7 @@ def open_shard(plan: RunPlan, run_id: str, resolve: Resolve, resume: bool) -> tu
         max_actors=plan.settings.actors.count,
         envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
         capacity_rows=plan.settings.replay.capacity_rows,
-        window_rows=plan.needs().n_steps,
+        window_rows=plan.needs.n_steps,
         run_id=run_id,
         limiter=limiter,
         resolve=resolve,
@@ -130,7 +130,7 @@ def open_shard(plan: RunPlan, run_id: str, resolve: Resolve, resume: bool) -> tu
 
 def open_feed(plan: RunPlan, path: Path, session: int) -> ReplayFeed:
     """The learner's feed from the ring at ``path``."""
-    needs = plan.needs()
+    needs = plan.needs
     reader = RingReader(path)
     sampler = UniformSampler(
         reader,
