@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -16,12 +16,13 @@ from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
+from onibi.clusters.role_calls import PROCESS_DIED, first_answer, start_actor, stuck_message
 from onibi.clusters.roles import build_learner, open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
-from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, state_of
+from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, renewed_parts, state_of
 from onibi.clusters.serial_run import evaluate_weights
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
@@ -37,7 +38,6 @@ _STOP_SECONDS = 10.0
 _STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
 _MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
-_PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 
 
 class RayRun:
@@ -104,10 +104,11 @@ class RayRun:
     def _start(self) -> None:
         settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
         desk_state = None if checkpoint is None else dict(checkpoint.tables)
-        self._hub = _start_actor(HubActor, _MANY_CALLS, functools.partial(make_desk, self._plan), desk_state)
+        stores = self._plan.for_stores()
+        self._hub = start_actor(HubActor, _MANY_CALLS, functools.partial(make_desk, stores), desk_state)
         count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
-        open_shard = functools.partial(open_run_shard, self._plan, self._run_id, checkpoint is not None)
-        self._shard = _start_actor(
+        open_shard = functools.partial(open_run_shard, stores, self._run_id, checkpoint is not None)
+        self._shard = start_actor(
             ShardActor,
             {**_MANY_CALLS, "resources": placement.learner_resources},
             open_shard,
@@ -115,31 +116,31 @@ class RayRun:
             count_power,
         )
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
-        opened = _first_answer(self._shard.start.remote(table), "the replay shard")
+        opened = first_answer(self._shard.start.remote(table), "the replay shard")
         if checkpoint is not None:
             if opened.ring_kept:
                 ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
             self._plan = dataclasses.replace(self._plan, session=self._state.session)
-        self._drawn_before = self._state.drawn_rows - opened.drawn_rows
+            if self._state.new_ring(checkpoint):
+                self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._start_learner(checkpoint)
-        self._annotator = _start_actor(
-            AnnotatorActor, ANNOTATOR_OPTIONS, self._plan.make_annotator, settings.annotation.batch_keys
+        acting = self._plan.for_actors()
+        self._annotator = start_actor(
+            AnnotatorActor, ANNOTATOR_OPTIONS, stores.make_annotator, settings.annotation.batch_keys
         )
         self._run("annotator")
-        self._evaluator = _start_actor(
-            EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, self._plan)
-        )
+        self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
         for actor in range(settings.actors.count):
-            rollout = _start_actor(
+            rollout = start_actor(
                 RolloutActor,
                 {
                     **ROLLOUT_OPTIONS,
                     "num_cpus": placement.rollout_cpus,
                     "resources": placement.rollout_resources,
                 },
-                self._plan.make_rollout,
+                acting.make_rollout,
                 actor,
                 settings.actors.rollout.envs_per_actor,
                 settings.actors.fragments_in_flight,
@@ -150,9 +151,12 @@ class RayRun:
     def _start_learner(self, checkpoint: Checkpoint | None) -> None:
         placement = self._settings.placement
         incarnation = self._state.learner_incarnation + self._learner_deaths
+        before = RunState() if checkpoint is None else state_of(checkpoint)
+        self._drawn_before, self._learner_news = before.drawn_rows, None
+        self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
         # It maps the shard's memory, so it must run on the shard's node.
         node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._shard_node, soft=False)
-        self._learner = _start_actor(
+        self._learner = start_actor(
             LearnerActor,
             {
                 "num_cpus": placement.learner_cpus,
@@ -181,24 +185,26 @@ class RayRun:
         meter = RunMeter(self._counters())
         last_interval = last_checkpoint = time.monotonic()
         waiting_since, seen_steps = time.monotonic(), self._state.env_steps
+        seen_updates = self._state.updates
         while True:
             self._hear()
             now = time.monotonic()
             if now - last_interval >= _INTERVAL_SECONDS:
                 last_interval = now
-                look = _first_answer(self._shard.look.remote(), "the replay shard")
-                self._count(look)
+                look = first_answer(self._shard.look.remote(), "the replay shard")
+                self._count(look["inserted_rows"])
                 if began is None and self._state.env_steps > seen_steps:
                     began = now
                     self._usage_at_start = (now, self._usage())
-                if self._state.env_steps > seen_steps or self._learner_moved():
-                    waiting_since, seen_steps = now, self._state.env_steps
+                if (self._state.env_steps, self._state.updates) != (seen_steps, seen_updates):
+                    waiting_since, seen_steps, seen_updates = now, self._state.env_steps, self._state.updates
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
                 if began is not None and now > began:
                     self._interval(meter, look)
                 if now - waiting_since > _STUCK_SECONDS:
-                    raise TrainingError(self._stuck(look, now - waiting_since))
+                    minimum = self._settings.replay.limiter.minimum_rows
+                    raise TrainingError(stuck_message(look, minimum, now - waiting_since))
             over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
                 budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
             )
@@ -262,7 +268,7 @@ class RayRun:
         # A fault before the first row is a wrong setting; later ones may be an environment's whims.
         if fault and (role in ("learner", "annotator") or self._state.env_steps == self._state.inserted_base):
             raise cause
-        if not fault and not isinstance(cause, _PROCESS_DIED):
+        if not fault and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
         if len(self._deaths) > _DEATHS_ALLOWED:
             raise TrainingError(
@@ -277,13 +283,14 @@ class RayRun:
         else:
             self._run(role)
 
-    def _count(self, look: dict[str, Any]) -> None:
-        news = self._learner_news
+    def _count(self, inserted_rows: int) -> None:
+        self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)
+        if self._learner_news is not None:
+            self._count_learner(self._learner_news)
+
+    def _count_learner(self, told: LearnerNews | LearnerSnapshot) -> None:
         self._state = dataclasses.replace(
-            self._state,
-            env_steps=self._state.inserted_base + look["inserted_rows"],
-            updates=self._state.updates if news is None else news.updates,
-            drawn_rows=self._drawn_before + look["drawn_rows"],
+            self._state, updates=told.updates, drawn_rows=self._drawn_before + told.drawn_rows
         )
 
     def _counters(self) -> RunCounters:
@@ -312,26 +319,20 @@ class RayRun:
             }
         self._journal.interval(row | ray.get(self._hub.statistics.remote()))
 
-    def _learner_moved(self) -> bool:
-        return self._learner_news is not None and self._learner_news.updates != self._state.updates
-
-    def _stuck(self, look: dict[str, Any], seconds: float) -> str:
-        waits_for = "actors" if self._settings.replay.limiter.minimum_rows > look["readable_rows"] else "learner"
-        return (
-            f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} "
-            f"drawn; the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes "
-            "on from the last checkpoint."
-        )
-
-    def _snapshot(self) -> LearnerSnapshot:
-        snapshot: LearnerSnapshot = _first_answer(self._learner.snapshot.remote(), "the learner")
+    def _snapshot(self) -> LearnerSnapshot | None:
+        """None where the learner has just died: the watch replaces it, and the next checkpoint is not far."""
+        try:
+            snapshot: LearnerSnapshot = ray.get(self._learner.snapshot.remote())
+        except PROCESS_DIED as error:
+            log.warning("learner: %s; this checkpoint is left out", error)
+            return None
         return snapshot
 
-    def _save(self, snapshot: LearnerSnapshot) -> bool:
-        self._count(_first_answer(self._shard.look.remote(), "the replay shard") | {"episodes": []})
-        self._state = dataclasses.replace(
-            self._state, updates=snapshot.updates, drawn_rows=self._drawn_before + snapshot.drawn_rows
-        )
+    def _save(self, snapshot: LearnerSnapshot | None) -> bool:
+        if snapshot is None:
+            return False
+        self._count(first_answer(self._shard.inserted_rows.remote(), "the replay shard"))
+        self._count_learner(snapshot)
         tables = ray.get(self._hub.state.remote())
         parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state)
         saved = self._journal.save(self._state.env_steps, parts)
@@ -349,7 +350,7 @@ class RayRun:
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
         snapshot = self._snapshot()
-        if not self._save(snapshot):
+        if snapshot is None or not self._save(snapshot):
             return
         intrinsic = self._settings.rewards.intrinsic
         rewards = None if intrinsic is None else self._hub.frozen_rewards.remote(intrinsic.count_power)
@@ -365,7 +366,7 @@ class RayRun:
         self._evaluation = None
         try:
             episodes = ray.get(played)
-        except _PROCESS_DIED as error:
+        except PROCESS_DIED as error:
             self._journal.note("evaluator died; that evaluation is left out")
             log.warning("evaluator: %s; that evaluation is left out", error)
             return
@@ -395,24 +396,3 @@ class RayRun:
             ray.kill(shard)
         if hasattr(self, "_hub"):
             ray.kill(self._hub)
-
-
-def _start_actor(shell: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
-    """A new Ray actor of the class ``shell``; its handle."""
-    return shell.options(**options).remote(*arguments)
-
-
-def _first_answer(reference: Any, who: str) -> Any:
-    """An answer of a role that the run cannot go on without."""
-    try:
-        return ray.get(reference)
-    except _PROCESS_DIED as error:
-        raise TrainingError(
-            f"{who} died: {error}. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
-        ) from error
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OnibiError):
-            raise error.cause from error
-        raise
-
-

@@ -35,7 +35,7 @@ class LearnerNews:
     """What a slice of training brought. ``metrics`` are means since the last slice."""
 
     updates: int
-    drawn_rows: int
+    drawn_rows: int  # by this process
     overtaken: int
     waited_seconds: float  # for the limiter, since the start of this process
     metrics: dict[str, float]
@@ -46,7 +46,7 @@ class LearnerSnapshot:
     """A consistent picture between two updates: for checkpoints and evaluations."""
 
     updates: int
-    drawn_rows: int
+    drawn_rows: int  # by this process
     weights: Weights
     learner_state: dict[str, NDArray[Any]]
     feed_state: dict[str, Any]
@@ -56,15 +56,14 @@ class LearnerSnapshot:
 class LearnerActor:
     """Args: build: makes the parts in this process, given what publishes weights. hub: handle. threads: of torch."""
 
-    def __init__(
-        self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int
-    ) -> None:
+    def __init__(self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._hub = hub
         self._reference: Any = None
         self._parts = build(self._publish)
+        self._drawn_at_start = self._parts.feed.drawn_rows
         self._waited_seconds = 0.0
         self._table: Any = None
         self._looked = 0.0
@@ -88,19 +87,21 @@ class LearnerActor:
             now = time.monotonic()
         report = loop.report()
         feed = self._parts.feed
-        return LearnerNews(report.updates, feed.drawn_rows, feed.overtaken, self._waited_seconds, report.metrics)
+        return LearnerNews(report.updates, self._drawn_rows(), feed.overtaken, self._waited_seconds, report.metrics)
 
     def snapshot(self) -> LearnerSnapshot:
         """Weights and all state, copied."""
         parts = self._parts
         state = {name: tensor.detach().cpu().numpy() for name, tensor in parts.learner.state_dict().items()}
-        return LearnerSnapshot(
-            parts.loop.updates, parts.feed.drawn_rows, parts.loop.weights(), state, parts.feed.state()
-        )
+        return LearnerSnapshot(parts.loop.updates, self._drawn_rows(), parts.loop.weights(), state, parts.feed.state())
 
     def usage(self) -> ProcessUsage:
         """Processor time, and where training has spent its time."""
         return process_usage({"wait": self._waited_seconds, **self._parts.loop.spent_seconds})
+
+    def _drawn_rows(self) -> int:
+        # The feed's own count is the limiter's: a restore re-bases it.
+        return self._parts.feed.drawn_rows - self._drawn_at_start
 
     def _publish(self, weights: Weights) -> None:
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.

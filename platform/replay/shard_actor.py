@@ -37,7 +37,6 @@ class OpenedShard:
     ring_kept: bool  # the ring is that of an earlier session of the run
     newest_caption: int  # highest caption id in the ring's rows
     inserted_rows: int
-    drawn_rows: int
 
 
 @ray.remote(num_cpus=0.05)
@@ -75,7 +74,6 @@ class ShardActor:
             ring_kept=self._kept,
             newest_caption=self._newest_caption,
             inserted_rows=counters.inserted_rows,
-            drawn_rows=counters.drawn_rows,
         )
 
     async def register(self, actor: int, envs: int) -> Lease:
@@ -119,6 +117,10 @@ class ShardActor:
     async def usage(self) -> ProcessUsage:
         """Processor time, and how long insertions waited for the limiter."""
         return process_usage({"insertions waited": self._waited_seconds})
+
+    async def inserted_rows(self) -> int:
+        """Step rows in all of the ring's time; unlike ``look``, takes no episodes away."""
+        return self._shard.counters().inserted_rows
 
     async def paid_by_key(self) -> NDArray[np.float64]:
         """[keys] what each caption key has been paid in rollouts."""

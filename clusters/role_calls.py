@@ -1,0 +1,45 @@
+"""How the coordinator starts and asks roles, and what it says when one does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from onibi.platform.errors import OnibiError, TrainingError
+
+PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
+"""What Ray raises where a role's process is gone; another one may do its work."""
+
+
+def start_actor(shell: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
+    """A new Ray actor of the class ``shell``; its handle."""
+    return shell.options(**options).remote(*arguments)
+
+
+def first_answer(reference: Any, who: str) -> Any:
+    """An answer of a role that the run cannot go on without.
+
+    Raises: TrainingError where its process died; the OnibiError that it raised itself.
+    """
+    try:
+        return ray.get(reference)
+    except PROCESS_DIED as error:
+        raise TrainingError(
+            f"{who} died: {error}. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OnibiError):
+            raise error.cause from error
+        raise
+
+
+def stuck_message(look: Mapping[str, Any], minimum_rows: int, seconds: float) -> str:
+    """What to say of a run in which neither rows nor updates have come for ``seconds``."""
+    waits_for = "actors" if minimum_rows > look["readable_rows"] else "learner"
+    return (
+        f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} "
+        f"drawn; the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes "
+        "on from the last checkpoint."
+    )
