@@ -30,6 +30,7 @@ from onibi.platform.checkpoint import (
     save_checkpoint,
 )
 from onibi.platform.config import to_mapping
+from onibi.platform.durable import write_durably
 from onibi.platform.errors import CheckpointError
 from onibi.platform.history import History, read_history
 from onibi.platform.run_folder import RunFolder, RunStatus
@@ -152,7 +153,7 @@ class RunJournal:
             log.error("%s", error)
             self.note("checkpoint not written")
             return False
-        self._folder.update(results={"env_steps": float(env_steps)})
+        self._record(results={"env_steps": float(env_steps)})
         return True
 
     def last_checkpoint(self) -> Checkpoint:
@@ -200,8 +201,17 @@ class RunJournal:
     def abandon(self) -> None:
         """The session failed: leave what was written, end display and tracking, and say so in the record."""
         self._end_display()
+        self._history.close()
+        self._evaluations.close()
         self._tracker.close("FAILED", _TRACKER_SECONDS / 6)
-        self._folder.update(status="failed")
+        self._record(status="failed")
+
+    def _record(self, **changes: Any) -> None:
+        """Note in the run's record; a full disk must not end a run, nor hide why one ended."""
+        try:
+            self._folder.update(**changes)
+        except OSError as error:
+            log.error("%s: the run's record was not written (%s). Free some space.", self._folder.path, error.strerror)
 
     def close(
         self,
@@ -214,8 +224,6 @@ class RunJournal:
         profile: list[RoleProfile] | None = None,
     ) -> RunResult:
         """Write curve and captions table, hand everything to MLflow, and end the run."""
-        from onibi.clusters.report import captions_csv, learning_curve_png
-
         self._end_display()
         self._history.close()
         self._evaluations.close()
@@ -233,26 +241,38 @@ class RunJournal:
             paid,
             profile or [],
         )
+        try:
+            self._write_reports(result)
+        except OSError as error:
+            log.error(
+                "%s: curve and tables are not complete (%s). Free some space; the checkpoints are untouched.",
+                self._folder.artifacts,
+                error.strerror,
+            )
+        self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
+        self._record(
+            status=status, results={"env_steps": float(env_steps), "updates": float(updates), "seconds": seconds}
+        )
+        return result
+
+    def _write_reports(self, result: RunResult) -> None:
+        """Curve, tables and figures beside the run, and in the tracker. Raises: OSError where the disk is full."""
+        from onibi.clusters.report import captions_csv, learning_curve_png
+
         if result.profile:
             write_profile(result.profile, self._folder.artifacts / "profile.json")
         curve = self._folder.artifacts / "learning_curve.png"
         history, evaluations = read_history(self._folder.history), read_history(self._folder.evaluations)
         if learning_curve_png(history, evaluations, curve, title=self._folder.name):
             self._tracker.artifact(curve, "")
-        if captions:
+        if result.captions:
             table = self._folder.artifacts / "captions.csv"
-            captions_csv(captions, paid, table)
+            captions_csv(result.captions, result.paid, table)
             self._tracker.artifact(table, "")
         for checkpoint in list_checkpoints(self._folder.checkpoints)[-1:]:
             self._tracker.artifact(checkpoint.path, "checkpoint")
-        (self._folder.artifacts / "result.json").write_text(
-            json.dumps({"status": status, "env_steps": env_steps, "updates": updates, "seconds": seconds})
-        )
-        self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
-        self._folder.update(
-            status=status, results={"env_steps": float(env_steps), "updates": float(updates), "seconds": seconds}
-        )
-        return result
+        figures = {name: getattr(result, name) for name in ("status", "env_steps", "updates", "seconds")}
+        write_durably(self._folder.artifacts / "result.json", json.dumps(figures).encode())
 
 
 def _keep_tracking(folder: RunFolder, run_id: str, uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
-from onibi.platform.checkpoint import Checkpoint, load_checkpoint
+from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
+from onibi.platform.errors import OnibiError
+from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
 from onibi.platform.run_folder import RunFolder, create_run, find_run
 
@@ -48,7 +51,12 @@ def train(
     folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
     folder.write_config(to_mapping(settings))
     folder.update(serial=serial)
-    return _session(folder, plan, serial, None, display)
+    try:
+        return _session(folder, plan, serial, None, display)
+    except OnibiError:
+        if not (list_checkpoints(folder.checkpoints) or read_history(folder.history)):
+            shutil.rmtree(folder.path)  # it never began (too little memory, say): nothing to look at or to resume
+        raise
 
 
 def resume(
