@@ -4,9 +4,10 @@
     python tests/benchmarks/throughput.py cartpole --rounds 3
 
 Each round steps the bare environment with random actions in one process (as many at once as one actor has), then
-runs Onibi's whole loop (actors, replay, annotator, learner, tracking, display off) for some seconds, so both see the same
-neighbours on the machine. `preset` is the shipped preset, whose samples-per-insert limiter holds actors back on purpose;
-`free` lets actors run (1 sample per 4 steps), so the loop's own cost shows. Ratios are per round: median and range.
+runs Onibi's whole loop (actors, replay, annotator, learner, tracking; display off) for some seconds, so both see the
+same neighbours on the machine. `preset` is the shipped preset, whose samples-per-insert limiter holds actors back on
+purpose; `free` lets actors run (1 sample per 4 steps), so the loop's own cost shows. Ratios are per round: median and
+range.
 """
 
 from __future__ import annotations

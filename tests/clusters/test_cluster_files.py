@@ -19,7 +19,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = ROOT / "clusters" / "on-premise" / "ray-up.yaml"
+FILE = ROOT / "clusters" / "on_premise" / "ray-up.yaml"
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
 
 
