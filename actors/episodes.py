@@ -9,17 +9,20 @@ from numpy.typing import NDArray
 
 from onibi.platform.fragment import EpisodeStatistics
 
-_EPISODE_BITS, _INCARNATION_BITS = 32, 16
+_SESSION_BITS, _INCARNATION_BITS, _EPISODE_BITS = 12, 12, 27
 
 
 class EpisodeBook:
     """Episode ids, step numbers, returns and lengths of E lanes.
 
-    An episode id is unique in a run: (actor, incarnation, running number) in 15 + 16 + 32 bits.
+    An episode id is unique in a run: (actor, session, incarnation, running number) in 12 + 12 + 12 + 27 bits.
     """
 
-    def __init__(self, envs: int, actor: int, incarnation: int) -> None:
-        self._next = ((actor << _INCARNATION_BITS) | (incarnation % (1 << _INCARNATION_BITS))) << _EPISODE_BITS
+    def __init__(self, envs: int, actor: int, incarnation: int, session: int) -> None:
+        self._next = actor
+        for number, bits in ((session, _SESSION_BITS), (incarnation, _INCARNATION_BITS)):
+            self._next = (self._next << bits) | (number % (1 << bits))
+        self._next <<= _EPISODE_BITS
         self.episode_id: NDArray[np.int64] = self._next + np.arange(envs, dtype=np.int64)
         self._next += envs
         self.step: NDArray[np.int32] = np.zeros(envs, np.int32)

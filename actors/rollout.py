@@ -63,6 +63,7 @@ class RolloutIdentity:
     incarnation: int
     next_sequence: int
     seed: int
+    session: int = 0  # of the run: a new ring begins its incarnations anew, episode ids go on
 
 
 class Rollout:
@@ -103,7 +104,7 @@ class Rollout:
         self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
         self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
         self._counts_column = any(column.name == "observation.caption_counts" for column in spec.observation)
-        self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation)
+        self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation, identity.session)
         self._sequence = identity.next_sequence
         self._sent: set[str] = set()
         self._new_captions: list[CaptionText] = []

@@ -70,7 +70,9 @@ class RunPlan:
         envs = self.settings.actors.rollout.envs_per_actor
         policy = self.policy_factory(LaneRange(first=actor * envs, count=envs, total=self.lanes))
         seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
-        identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed)
+        identity = RolloutIdentity(
+            actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed, session=self.session
+        )
         return self._rollout(policy, envs, identity)
 
     def make_evaluation(self, weights: Weights | None, envs: int, seed: int) -> Rollout:

@@ -193,12 +193,12 @@ def test_env_steps_are_the_rows_with_an_action_and_sequences_have_no_holes(mode,
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-def test_episode_ids_are_unique_over_lanes_actors_and_incarnations(mode, make_scripted_env, make_rollout):
+def test_episode_ids_are_unique_over_lanes_actors_incarnations_and_sessions(mode, make_scripted_env, make_rollout):
     from onibi.actors.rollout import RolloutIdentity
 
     seen = Counter()
-    for actor, incarnation in [(0, 0), (0, 1), (1, 0)]:
-        identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=0, seed=1)
+    for actor, incarnation, session in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 1, 1), (4095, 4095, 4095)]:
+        identity = RolloutIdentity(actor=actor, incarnation=incarnation, next_sequence=0, seed=1, session=session)
         rollout = make_rollout(make_scripted_env(mode, ENVS), fragment_steps=50, identity=identity)
         lanes, _ = collected(rollout, 1)
         for rows in lanes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from onibi.clusters.serial_run import SerialRun
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import EnvironmentFault, OnibiError
+from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.shard import Shard
+from onibi.platform.spec import ROLE_STEP
 
 LASTING = ("time/seconds", "actors/env_steps_per_second", "learner/updates_per_second", "evaluation/seconds")
 
@@ -31,7 +35,9 @@ def equal_tensors(first, second) -> bool:
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_repeats_bit_for_bit_under_its_seed_and_differs_under_another(workshop):
+def test_a_run_repeats_bit_for_bit_under_its_seed_and_differs_under_another(workshop, monkeypatch):
+    # One row of figures for the whole run: where the seconds of an interval fall is the machine's business.
+    monkeypatch.setattr("onibi.clusters.serial_run._INTERVAL_SECONDS", 1e9)
     results = {name: workshop.train(name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))}
     first, second, other = (learner_of(workshop, name) for name in "abc")
     assert equal_tensors(first, second)
@@ -271,3 +277,50 @@ def test_an_environment_that_raises_ends_the_run_with_its_name_and_without_a_rin
             workshop.train(environment={"id": "fault_envs:Faulty", "kwargs": {"steps": steps}})
         assert list(workshop.rings.iterdir()) == []
         assert list(workshop.runs.iterdir()) == [], "a run that never took shape leaves no folder"
+
+
+def test_episodes_of_all_sessions_have_ids_of_their_own_and_rows_bear_the_weights_that_were_published(
+    workshop, monkeypatch
+):
+    insert, sessions, versions = Shard.insert, [], []
+
+    def noted(shard, fragment):
+        rows = np.arange(fragment.columns["role"].shape[1]) < fragment.rows_per_lane[:, None]
+        sessions[-1].update(fragment.columns["episode_id"][rows].tolist())
+        acted = rows & (fragment.columns["role"] == ROLE_STEP)
+        versions[-1] += fragment.columns["policy_version"][acted].tolist()
+        return insert(shard, fragment)
+
+    monkeypatch.setattr(Shard, "insert", noted)
+    for session in range(3):
+        sessions.append(set())
+        versions.append([])
+        if session:
+            workshop.resume(overrides=[f"budget.max_env_steps={300 * (session + 1)}"])
+        else:
+            workshop.train(budget__max_env_steps=300)
+    assert all(sessions)
+    assert len(set().union(*sessions)) == sum(map(len, sessions))
+    assert versions[0][0] == NO_WEIGHTS
+    published = {version - NO_WEIGHTS - 1 for version in versions[0]} - {-1}
+    assert len(published) > 2
+    assert {version % 10 for version in published} == {0}, "one version every publish_period_updates"
+    assert min(versions[1]) > max(versions[0]), "a later session's weights are newer, and there from the first step"
+
+
+def test_a_tracked_run_arrives_in_the_embedded_store(workshop, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workshop.train(budget__max_env_steps=300, tracking={"enabled": True})
+    record = workshop.record()
+    with sqlite3.connect(workshop.runs / "mlflow.db") as store:
+        status = store.execute("select status from runs where run_uuid = ?", (record["tracking_run_id"],)).fetchone()
+        metrics = dict(
+            store.execute(
+                "select key, max(value) from metrics where run_uuid = ? group by key", (record["tracking_run_id"],)
+            ).fetchall()
+        )
+    store.close()
+    assert status == ("FINISHED",)
+    assert metrics["actors/env_steps"] == record["results"]["env_steps"]
+    assert metrics["learner/updates"] == record["results"]["updates"]
+    assert "evaluation/return_mean" in metrics

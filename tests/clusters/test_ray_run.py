@@ -1,0 +1,215 @@
+"""Runs under Ray: exact counters, and what happens when a process is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+from onibi.clusters.run_state import state_of
+from onibi.platform.checkpoint import load_checkpoint
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
+
+ENDLESS = {"budget__max_env_steps": 10**7, "checkpoint__period_seconds": 1.5, "replay__capacity_rows": 400_000}
+ROWS_OF_ACTORS = 2 * 2 * 8  # in a fragment of each
+IN_FLIGHT = 2
+
+
+def processes_of(process):
+    """Every process below it, whatever became of the processes between: Ray's daemons and workers included."""
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if child.is_running()]
+
+
+def workers(process, role: str):
+    """Ray names a worker's process after its actor."""
+    found = []
+    for child in processes_of(process):
+        try:
+            title = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith(f"ray::{role}"):
+            found.append(child)
+    return found
+
+
+def checkpoint_of(workshop, name="run"):
+    return load_checkpoint(workshop.runs / name / "checkpoints")
+
+
+def learnt(workshop) -> bool:
+    """Whether there is a checkpoint with updates in it; the first one can come before the first row."""
+    return bool(workshop.history()) and bool(workshop.checkpoints()) and state_of(checkpoint_of(workshop)).updates > 0
+
+
+def ring_of(workshop):
+    (ring,) = [path for path in workshop.rings.iterdir() if path.suffix == ".ring"]
+    return ring
+
+
+def check_rows(ring):
+    """No row doubled: in every lane, steps and episodes go on by one, and an episode id belongs to one episode."""
+    reader = RingReader(ring)
+    try:
+        snapshot, slots = reader.snapshot(), reader.layout.slots
+        seen, rows = set(), 0
+        for lane in range(len(snapshot.cursor)):
+            numbers = np.arange(snapshot.oldest[lane], snapshot.cursor[lane])
+            places = lane * slots + numbers % slots
+            episode, step, role = (reader.columns[name][places] for name in ("episode_id", "step", "role"))
+            rows += int((role == ROLE_STEP).sum())
+            begins = np.concatenate([[True], role[:-1] == ROLE_FINAL])
+            ids = episode[begins].tolist()
+            assert len(set(ids)) == len(ids)
+            assert not seen & set(ids)
+            seen |= set(ids)
+            assert (step[begins][1:] == 0).all()
+            goes_on = ~begins[1:]
+            assert (episode[1:][goes_on] == episode[:-1][goes_on]).all()
+            assert (step[1:][goes_on] == step[:-1][goes_on] + 1).all()
+        return rows, snapshot.inserted_rows
+    finally:
+        reader.close()
+
+
+def end(workshop, process, number=signal.SIGINT, seconds=60):
+    """Ask the whole process group to end, as a terminal's Ctrl-C does; its exit code."""
+    os.killpg(process.pid, number)
+    return process.wait(seconds)
+
+
+def finish(process, kept):
+    """Whatever the test did: nothing that it started stays."""
+    process.kill()
+    process.wait()
+    for child in kept:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(kept, timeout=10)
+
+
+def test_killed_roles_are_replaced_and_ctrl_c_leaves_nothing_behind(workshop):
+    """One run: kill -9 of a rollout actor, kill -9 of the learner, then Ctrl-C to the process group."""
+    process = workshop.start(serial=False, **ENDLESS)
+    kept = []
+    try:
+        workshop.wait_for(lambda: learnt(workshop), 150, process)
+        kept = processes_of(process)
+        steps = lambda: workshop.history()[-1]["actors/env_steps"]  # noqa: E731
+
+        victim = workers(process, "RolloutActor")[0]
+        before = steps()
+        victim.kill()
+        workshop.wait_for(lambda: "died and was replaced" in workshop.log_of(), 60, process)
+        workshop.wait_for(lambda: steps() > before + 1_000, 60, process)
+        workshop.wait_for(lambda: len(workers(process, "RolloutActor")) == 2, 60, process)
+        assert victim.pid not in {each.pid for each in workers(process, "RolloutActor")}
+
+        (learner,) = workers(process, "LearnerActor")
+        saved = state_of(checkpoint_of(workshop))
+        learner.kill()
+        workshop.wait_for(lambda: "learner died and was replaced" in workshop.log_of(), 60, process)
+        newest = workshop.checkpoints()[-1].name
+        workshop.wait_for(lambda: workshop.checkpoints()[-1].name > newest, 60, process)
+        again = state_of(checkpoint_of(workshop))
+        assert again.updates > saved.updates > 0
+        assert again.drawn_rows == 16 * again.updates, "drawn rows are those of the updates that count"
+
+        rows, inserted = check_rows(ring_of(workshop))
+        assert 0 < rows <= inserted
+        kept = processes_of(process)
+        assert len(kept) >= 6
+        assert end(workshop, process) == 0, workshop.log_of()
+        _, alive = psutil.wait_procs(kept, timeout=15)
+        assert [each.name() for each in alive] == []
+    finally:
+        finish(process, kept)
+    assert "Traceback" not in workshop.log_of()
+    assert workshop.record()["status"] == "interrupted"
+    assert list(workshop.rings.iterdir()) == []
+    last = state_of(checkpoint_of(workshop))
+    assert last.drawn_rows == 16 * last.updates
+    assert workshop.record()["results"]["env_steps"] == last.env_steps
+    repeated = [row.get("replay/repeated_fragments", 0.0) for row in workshop.history()]
+    assert max(repeated) == 0.0
+
+
+def test_a_run_killed_as_a_whole_goes_on_with_its_counters(workshop):
+    process = workshop.start(serial=False, **ENDLESS)
+    kept = []
+    try:
+        workshop.wait_for(lambda: learnt(workshop), 150, process)
+        kept = processes_of(process)
+        names = {each.pid: each.name() if "ray::" not in each.name() else each.cmdline()[0].strip() for each in kept}
+        process.kill()
+        process.wait()
+        # Ray's two agents notice at their leisure that their raylet is gone; roles and daemons must not linger.
+        working = [each for each in kept if not names[each.pid].endswith("Agent")]
+        _, alive = psutil.wait_procs(working, timeout=30)
+        assert [names[each.pid] for each in alive] == []
+    finally:
+        finish(process, kept)
+    saved = state_of(checkpoint_of(workshop))
+    rows, inserted = check_rows(ring_of(workshop))
+    assert rows == inserted >= saved.env_steps > 0, "nothing was overwritten yet, so every step is there once"
+
+    target = inserted + 1_000
+    again = workshop.start(
+        serial=False,
+        command="resume",
+        overrides=[f"budget.max_env_steps={target}", "checkpoint.period_seconds=1000"],
+    )
+    try:
+        assert again.wait(200) == 0, workshop.log_of(command="resume")
+    finally:
+        finish(again, [])
+    last = state_of(checkpoint_of(workshop))
+    assert workshop.record()["status"] == "finished"
+    assert last.env_steps >= target
+    assert last.updates > saved.updates
+    assert last.drawn_rows == 16 * last.updates
+    assert last.session == saved.session + 1
+    assert list(workshop.rings.iterdir()) == []
+    steps = [row["actors/env_steps"] for row in workshop.history()]
+    assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow  # the test above ends like this, too
+def test_a_run_ends_at_its_env_steps_with_exact_counters(workshop):
+    process = workshop.start(serial=False, budget__max_env_steps=3_000, replay__capacity_rows=40_000)
+    try:
+        assert process.wait(200) == 0, workshop.log_of()
+    finally:
+        finish(process, [])
+    last = state_of(checkpoint_of(workshop))
+    assert workshop.record()["status"] == "finished"
+    assert last.env_steps >= 3_000
+    assert last.updates > 0
+    assert last.drawn_rows == 16 * last.updates
+    assert workshop.record()["results"]["env_steps"] == last.env_steps
+    assert workshop.record()["results"]["updates"] == last.updates
+    assert list(workshop.rings.iterdir()) == []
+
+
+def test_an_environment_that_raises_under_ray_is_one_clear_message(workshop, tmp_path):
+    (tmp_path / "ray_fault_envs.py").write_text(
+        "from onibi.actors.environments.corridor import CaptionCorridor\n"
+        "class Faulty(CaptionCorridor):\n"
+        "    def __init__(self): super().__init__(3, 3); self.left = 0\n"
+        "    def step(self, action): raise OSError('the roof fell in')\n",
+        encoding="utf-8",
+    )
+    process = workshop.start(serial=False, environment={"id": "ray_fault_envs:Faulty"})
+    try:
+        assert process.wait(120) == 1, workshop.log_of()
+    finally:
+        finish(process, [])
+    log = workshop.log_of()
+    assert "ray_fault_envs:Faulty raised in actor" in log
+    assert "OSError: the roof fell in" in log
+    assert "Traceback" not in log
+    assert list(workshop.rings.iterdir()) == []
