@@ -335,7 +335,8 @@ class RayRun:
         self._count_learner(snapshot)
         tables = ray.get(self._hub.state.remote())
         parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state)
-        saved = self._journal.save(self._state.env_steps, parts)
+        evaluated = () if self._evaluation is None else (self._evaluation[1],)  # it may yet be named best
+        saved = self._journal.save(self._state.env_steps, parts, keep=evaluated)
         if saved:
             self._checkpoint = self._journal.last_checkpoint()
         return saved

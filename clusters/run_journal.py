@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +145,14 @@ class RunJournal:
             notes, self._notes = self._notes, []
             self._display.update(self._rows, notes)
 
-    def save(self, env_steps: int, parts: CheckpointParts) -> bool:
-        """Write a checkpoint, named by its env steps. False where the disk refused: the run goes on, and says so."""
+    def save(self, env_steps: int, parts: CheckpointParts, keep: Collection[int] = ()) -> bool:
+        """Write a checkpoint, named by its env steps. False where the disk refused: the run goes on, and says so.
+
+        ``keep``: steps of checkpoints that stay besides the last ones, as one does that is being evaluated.
+        """
+        keep_last = self._settings.checkpoint.keep_last
         try:
-            save_checkpoint(self._folder.checkpoints, env_steps, parts, keep_last=self._settings.checkpoint.keep_last)
+            save_checkpoint(self._folder.checkpoints, env_steps, parts, keep_last=keep_last, keep=keep)
         except CheckpointError as error:
             log.error("%s", error)
             self.note("checkpoint not written")
@@ -180,7 +184,11 @@ class RunJournal:
         before = [float(each["judged"]) for each in self.evaluations]
         self._evaluations.append(row)
         if judged >= max(before, default=judged):  # of equals the later one: it has seen more
-            mark_best(self._folder.checkpoints, env_steps)
+            try:
+                mark_best(self._folder.checkpoints, env_steps)
+            except CheckpointError as error:
+                log.error("%s", error)
+                self.note("best checkpoint not marked")
         figures = {f"evaluation/{name}": value for name, value in row.items() if isinstance(value, float)}
         self._rows.update(figures)
         self._tracker.log(figures, env_steps)

@@ -1,0 +1,49 @@
+"""The journal of a session: which checkpoints stay, and what a failing one does not end."""
+
+from __future__ import annotations
+
+import pytest
+
+from onibi.actors.evaluation import PlayedEpisode
+from onibi.clusters.run_journal import RunJournal
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.checkpoint import CheckpointParts, best_step, list_checkpoints
+from onibi.platform.config import read_settings
+from onibi.platform.run_folder import create_run
+
+
+@pytest.fixture
+def journal(workshop):
+    mapping = workshop.settings()
+    mapping["checkpoint"]["keep_last"] = 1
+    folder = create_run(workshop.runs, "run")
+    made = RunJournal(folder, read_settings(RunSettings, mapping), display=False)
+    yield made
+    made.abandon()
+
+
+def steps_of(workshop):
+    return [entry.step for entry in list_checkpoints(workshop.runs / "run" / "checkpoints")]
+
+
+EPISODES = [PlayedEpisode(1.0, 9, 0.0, {}), PlayedEpisode(0.0, 9, 0.0, {})]
+
+
+def test_a_checkpoint_that_is_being_evaluated_outlives_newer_ones_and_can_be_named_best(journal, workshop):
+    """An evaluation beside the training may last longer than ``keep_last`` checkpoints."""
+    assert journal.save(10, CheckpointParts())
+    for step in (20, 30):
+        assert journal.save(step, CheckpointParts(), keep=(10,))
+    journal.evaluate(10, 1.0, EPISODES)
+    assert best_step(workshop.runs / "run" / "checkpoints") == 10
+    assert journal.save(40, CheckpointParts())
+    assert steps_of(workshop) == [10, 40]
+
+
+def test_an_evaluation_whose_checkpoint_is_gone_is_booked_and_ends_no_run(journal, workshop, caplog):
+    journal.save(10, CheckpointParts())
+    journal.save(20, CheckpointParts())
+    assert steps_of(workshop) == [20]
+    journal.evaluate(10, 1.0, EPISODES)
+    assert [row["env_steps"] for row in journal.evaluations] == [10]
+    assert "no checkpoint of step 10" in caplog.text
