@@ -88,10 +88,30 @@ class RunPlan:
         return self._rollout(policy, envs, identity)
 
     def make_learner(self) -> Learner:
-        """The learner, untrained; deterministic under the run's seed."""
+        """The learner, untrained; deterministic under the run's seed.
+
+        Raises: ConfigError where its settings do not fit the run, or a GPU is asked for that is not there.
+        """
+        import torch
+
+        gpus = self.settings.placement.learner_gpus
+        if gpus > 0 and not torch.cuda.is_available():
+            raise ConfigError(
+                f"placement.learner_gpus is {gpus}, but torch finds no GPU where the learner runs. Set it to 0 to "
+                "learn on the CPU."
+            )
+        return self._learner("cuda" if gpus > 0 else "cpu")
+
+    def check_learner(self) -> None:
+        """Make the learner once where a run is started: what its settings lack is told before anything starts.
+
+        On the CPU, as the GPU may be another machine's. Raises: ConfigError, SpecError.
+        """
+        self._learner("cpu")
+
+    def _learner(self, device: str) -> Learner:
         settings = self.settings
         owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
-        device = "cuda" if settings.placement.learner_gpus > 0 else "cpu"
         learner: Learner = owner(
             settings.learner,
             self.spec,

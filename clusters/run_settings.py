@@ -41,6 +41,12 @@ class CheckpointSettings(Settings):
     period_seconds: float = 60.0
     keep_last: int = 3  # the one named best is kept besides
 
+    def __post_init__(self) -> None:
+        if not self.period_seconds > 0:
+            raise ValueError(f"period_seconds is {self.period_seconds}; allowed: above 0")
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last is {self.keep_last}; allowed: 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySettings(Settings):
@@ -49,6 +55,12 @@ class ReplaySettings(Settings):
     capacity_rows: int = 200_000  # over all lanes; lives in shared memory
     folder: str = "/dev/shm"  # any folder on a memory file system
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
+
+    def __post_init__(self) -> None:
+        if self.capacity_rows < 1:
+            raise ValueError(f"capacity_rows is {self.capacity_rows}; allowed: 1 or more")
+        if not self.folder:
+            raise ValueError("folder is empty; allowed: a folder on a memory file system, as /dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +73,17 @@ class PlacementSettings(Settings):
     learner_threads: int = 1  # torch threads of the learner
     rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
     learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_cpus", "learner_cpus", "learner_gpus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.learner_threads < 1:
+            raise ValueError(f"learner_threads is {self.learner_threads}; allowed: 1 or more")
+        for name in ("rollout_resources", "learner_resources"):
+            for resource, amount in getattr(self, name).items():
+                if resource in ("CPU", "GPU", "memory", "object_store_memory") or amount < 0:
+                    raise ValueError(f"{name} asks for {amount} of {resource!r}; allowed: 0 or more of a custom one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +132,7 @@ class RunSettings(Settings):
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     placement: PlacementSettings = field(default_factory=PlacementSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; allowed: 0 or more")

@@ -48,6 +48,7 @@ def train(
     plan = plan_run(settings)
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotator()  # a lexicon that cannot be read, likewise
+    plan.check_learner()  # and a learner whose settings do not fit the rewards
     folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
     folder.write_config(to_mapping(settings))
     folder.update(serial=serial)

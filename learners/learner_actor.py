@@ -54,16 +54,24 @@ class LearnerSnapshot:
 
 @ray.remote(max_restarts=0)
 class LearnerActor:
-    """Args: build: makes the parts in this process, given what publishes weights. hub: handle. threads: of torch."""
+    """Args: build: makes the parts in this process, given what publishes weights. hub: handle. threads: of torch.
+
+    What goes wrong in the building is raised by the first ``train``: of an exception in a constructor Ray tells no more
+    than its text, as if the process had died, and another one would be started in vain.
+    """
 
     def __init__(self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self._hub = hub
         self._reference: Any = None
-        self._parts = build(self._publish)
-        self._drawn_at_start = self._parts.feed.drawn_rows
+        self._fault: Exception | None = None
+        try:
+            import torch
+
+            torch.set_num_threads(threads)
+            self._parts = build(self._publish)
+            self._drawn_at_start = self._parts.feed.drawn_rows
+        except Exception as error:  # noqa: BLE001 (raised later)
+            self._fault = error
         self._waited_seconds = 0.0
         self._table: Any = None
         self._looked = 0.0
@@ -71,8 +79,10 @@ class LearnerActor:
     def train(self, seconds: float) -> LearnerNews:
         """Update for about ``seconds``, as often as the limiter allows.
 
-        Raises: TrainingError where learning cannot go on.
+        Raises: TrainingError where learning cannot go on; what the building raised.
         """
+        if self._fault is not None:
+            raise self._fault
         loop, end = self._parts.loop, time.monotonic() + seconds
         now = time.monotonic()
         while now < end:

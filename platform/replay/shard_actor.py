@@ -52,7 +52,12 @@ class ShardActor:
 
     def __init__(self, open_shard: Callable[[Resolve], tuple[Shard, bool, int]], hub: Any, count_power: float) -> None:
         self._caption_ids: dict[int, int] = {}
-        self._shard, self._kept, self._newest_caption = open_shard(self._resolve)
+        # Raised by `start`: of an exception in a constructor Ray tells no more than its text, traceback and all.
+        self._fault: Exception | None = None
+        try:
+            self._shard, self._kept, self._newest_caption = open_shard(self._resolve)
+        except Exception as error:  # noqa: BLE001 (raised later)
+            self._fault = error
         self._hub = hub
         self._ledger = EpisodeLedger(count_power)
         self._table: RewardTable | None = None
@@ -64,7 +69,9 @@ class ShardActor:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, newest_table: RewardTable) -> OpenedShard:
-        """Begin the background work; call once."""
+        """Begin the background work; call once. Raises: what opening the ring raised."""
+        if self._fault is not None:
+            raise self._fault
         self._table = newest_table
         self._tasks = [asyncio.create_task(self._follow_tables()), asyncio.create_task(self._send_sightings())]
         counters = self._shard.counters()
@@ -132,6 +139,8 @@ class ShardActor:
 
     async def close(self) -> None:
         """End the writing and remove the ring: a run that ends in order leaves no memory behind."""
+        if self._fault is not None:
+            return
         for task in self._tasks:
             task.cancel()
         self._shard.close()

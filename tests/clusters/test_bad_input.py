@@ -60,6 +60,19 @@ CASES = {
         ["replay.limiter.tolerance_rows", "2 x max"],
     ),
     "minimum beyond the ring": ({"replay.limiter.minimum_rows": 1_900}, 2, ["minimum_rows", "capacity_rows"]),
+    "support without bounds": (
+        {"learner.support": {}, "rewards.extrinsic": {"clip": None}},
+        2,
+        ["learner.support", "clip the reward"],
+    ),
+    "seed below 0": ({"seed": -1}, 2, ["seed is -1", "0 or more"]),
+    "no checkpoint kept": ({"checkpoint.keep_last": 0}, 2, ["checkpoint", "keep_last is 0"]),
+    "no time between checkpoints": ({"checkpoint.period_seconds": 0.0}, 2, ["period_seconds is 0.0"]),
+    "ring without rows": ({"replay.capacity_rows": 0}, 2, ["capacity_rows is 0"]),
+    "ring without a folder": ({"replay.folder": ""}, 2, ["folder is empty"]),
+    "less than no CPU": ({"placement.rollout_cpus": -1.0}, 2, ["placement", "rollout_cpus is -1.0"]),
+    "no threads": ({"placement.learner_threads": 0}, 2, ["learner_threads is 0"]),
+    "CPUs as a resource of their own": ({"placement.learner_resources": {"CPU": 1.0}}, 2, ["'CPU'", "custom"]),
     "no budget": ({"budget.max_env_steps": None}, 2, ["budget", "null"]),
 }
 
@@ -135,6 +148,17 @@ def test_captions_that_never_come_end_the_run_with_what_the_infos_hold(onibi, wo
     assert "no info['caption'] in the first 20 steps" in message[0]
     assert "captioner.kind=none" in message[0]
     assert list(workshop.rings.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_one_message_and_leaves_no_run(onibi, workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    config = tmp_path / "gpu.yaml"
+    config.write_text(yaml.safe_dump({**workshop.settings(), "placement": {"learner_gpus": 1.0}}), encoding="utf-8")
+    found, said = onibi("train", str(config), "--serial")
+    assert (found, said.count("onibi: ")) == (2, 1), said
+    assert "placement.learner_gpus is 1.0" in said
+    assert "Traceback" not in said
+    assert [*workshop.runs.iterdir(), *workshop.rings.iterdir()] == []
 
 
 @pytest.fixture

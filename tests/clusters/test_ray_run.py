@@ -10,7 +10,9 @@ import psutil
 import pytest
 
 from onibi.clusters.run_state import state_of
+from onibi.learners.learner_actor import LearnerActor
 from onibi.platform.checkpoint import load_checkpoint
+from onibi.platform.errors import ConfigError
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
@@ -213,3 +215,26 @@ def test_an_environment_that_raises_under_ray_is_one_clear_message(workshop, tmp
     assert "OSError: the roof fell in" in log
     assert "Traceback" not in log
     assert list(workshop.rings.iterdir()) == []
+
+
+def test_a_ring_that_cannot_be_made_under_ray_is_one_clear_message_and_no_run(workshop):
+    process = workshop.start(serial=False, replay__folder=str(workshop.rings / "nowhere"))
+    try:
+        assert process.wait(120) == 1, workshop.log_of()
+    finally:
+        finish(process, [])
+    log = workshop.log_of()
+    assert "replay.folder" in log
+    assert "Traceback" not in log and "ray::" not in log
+    assert list(workshop.runs.iterdir()) == []
+
+
+def test_what_a_learners_building_raises_is_told_by_its_first_slice_of_training(workshop):
+    """In Ray's hands an exception in a constructor is a process that died: the learner was started again and again."""
+
+    def build(publish):
+        raise ConfigError("no bins can be placed")
+
+    learner = LearnerActor.__ray_actor_class__(build, None, 1)
+    with pytest.raises(ConfigError, match="no bins can be placed"):
+        learner.train(0.1)

@@ -59,7 +59,7 @@ def test_the_picture_has_a_panel_for_each_group_of_figures_there(tmp_path):
     for number, rows in enumerate(
         (
             history(learner__loss=1.0),
-            history(learner__loss=1.0, learner__q_mean=1.0, actors__success_rate=0.01, captions__keys=3.0),
+            history(learner__loss=1.0, learner__q_mean=1.0, actors__success_rate=0.01, annotation__keys=3.0),
         )
     ):
         path = tmp_path / f"{number}.png"

@@ -107,9 +107,8 @@ def test_no_bad_window_is_handed_out_while_the_writer_laps_the_reader(ring, envi
     finally:
         kill(process)
     assert bad == 0
-    assert overtaken > 300  # else the test has shown nothing
+    assert min(drawn, overtaken) > 300  # else the test has shown nothing; which is more is the scheduler's choice
     assert laps > 10
-    assert drawn > overtaken
 
 
 class NoEndCheck(RingReader):
