@@ -46,9 +46,9 @@ class Claim:
 CLAIMS = {
     "cartpole": Claim("cartpole-dqn", (1, 2, 3, 4, 5), "return", 475.0, 20),
     "minihack": Claim("minihack-oni", (1, 2, 3), "success", 0.8, 104),
-    "nethack": Claim("nethack-oni", (1, 2, 3), "intrinsic", None, 200, "last", "random"),
+    "nethack": Claim("nethack-oni", (1, 2, 3), "intrinsic", None, 400, "last", "random"),
     "nethack-twin": Claim(
-        "nethack-oni", (1, 2, 3), "intrinsic", None, 200, "last", "random", ("learner.learning_rate=0.0",), False
+        "nethack-oni", (1,), "intrinsic", None, 400, "last", "random", ("learner.learning_rate=0.0",), False
     ),
 }
 _EVALUATION_SEED = 424_242
@@ -67,7 +67,7 @@ def main() -> int:
         print(json.dumps(_run(options.one[0], int(options.one[1]), options.runs_folder)))
         return 0
     names = options.claims or list(CLAIMS)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=150)  # a log file has room for whole rows
     rows = _read(options.csv)
     for name in names:
         for seed in CLAIMS[name].seeds[: options.seeds]:
@@ -156,7 +156,7 @@ def _report(console: Console, names: list[str], rows: list[dict[str, str]]) -> i
     table = Table(title="First light: what the presets reach", title_justify="left")
     columns = "claim, seed, env steps, updates, train s, wall s, figure, trained (95%), random (95%), holds"
     for column in columns.split(", "):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     failed = 0
     for name in names:
         claim = CLAIMS[name]
