@@ -5,7 +5,8 @@
     ├── SpecError            a space, column or stored layout does not fit what is asked of it
     ├── EnvironmentFault     an environment cannot be made, raised, or broke its contract
     ├── ReplayError          the replay store refused: too little memory, wrong file, lease, or fragment
-    │   └── LeaseError       an actor's incarnation is not the registered one
+    │   ├── LeaseError       an actor's incarnation is not the registered one
+    │   └── SegmentError     a sealed segment of the log is missing, damaged or of another format
     ├── CaptionError         captions, keys or labels contradict each other
     ├── CheckpointError      a checkpoint cannot be written or none can be read
     ├── TrainingError        learning cannot go on (non-finite loss repeated, a role that keeps dying)
@@ -39,6 +40,10 @@ class ReplayError(OnibiError):
 
 class LeaseError(ReplayError):
     """A fragment or call came from an incarnation that is not the registered one."""
+
+
+class SegmentError(ReplayError):
+    """A sealed segment of the log is missing, damaged, or of another format."""
 
 
 class CaptionError(OnibiError):

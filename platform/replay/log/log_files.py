@@ -1,0 +1,236 @@
+"""Where a log's files lie: a local folder, or anything with an address that pyarrow.fs or fsspec reaches.
+
+A file is immutable once it has its name. On a local disk it gets the name when its content is on the disk (write,
+fsync the file, rename, fsync the folder: contracts §9); in an object store an upload that has ended is the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from onibi.platform.durable import sync_folder
+from onibi.platform.errors import ReplayError
+
+PART_SUFFIX = ".part"
+"""Ends the name of a local file whose content may not be on the disk yet."""
+
+
+class Disk(Protocol):
+    """What is done to a local folder, down to the operations behind each of which the power may fail."""
+
+    def names(self) -> dict[str, int]:
+        """Files and their bytes."""
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """Create or replace a file; nothing of it has to survive a power cut yet."""
+
+    def sync(self, name: str) -> None:
+        """From now on the file's content survives a power cut, if its name does."""
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a file another name."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no fault."""
+
+    def sync_folder(self) -> None:
+        """From now on the names survive a power cut."""
+
+
+class LogFiles(Protocol):
+    """Sealed files of one folder, local or remote. All calls raise OSError where the disk or store fails."""
+
+    location: str
+
+    def names(self) -> dict[str, int]:
+        """Files and their bytes, unfinished ones included."""
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+
+    def seal(self, files: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        """Write files that are there, whole and for good, when this returns."""
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files for good."""
+
+
+class FolderDisk:
+    """A folder of the operating system."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> dict[str, int]:
+        """Files and their bytes."""
+        return {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """Create or replace a file."""
+        with (self.path / name).open("wb") as file:
+            file.write(content)
+
+    def sync(self, name: str) -> None:
+        """Fsync of the content."""
+        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, name: str, new: str) -> None:
+        """Atomic, as POSIX has it."""
+        (self.path / name).rename(self.path / new)
+
+    def remove(self, name: str) -> None:
+        """Unlink."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def sync_folder(self) -> None:
+        """Fsync of the folder."""
+        sync_folder(self.path)
+
+
+class LocalFiles:
+    """The log's files on a local disk."""
+
+    def __init__(self, location: str, disk: Disk) -> None:
+        self.location, self._disk = location, disk
+
+    def names(self) -> dict[str, int]:
+        """Files and their bytes, unfinished ones included."""
+        return self._disk.names()
+
+    def read(self, name: str) -> bytes:
+        """All of a file."""
+        return self._disk.read(name)
+
+    def seal(self, files: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        """Content first, names after; where the disk refuses, what was begun is taken back as far as it lets us."""
+        try:
+            for name, content in files:
+                self._disk.write(name + PART_SUFFIX, content)
+                self._disk.sync(name + PART_SUFFIX)
+            for name, _ in files:
+                self._disk.rename(name + PART_SUFFIX, name)
+            self._disk.sync_folder()
+        except OSError:
+            for name, _ in files:
+                for left in (name + PART_SUFFIX, name):
+                    _try_remove(self._disk, left)
+            raise
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Unlink, and make it last."""
+        for name in names:
+            self._disk.remove(name)
+        self._disk.sync_folder()
+
+
+class StoreFiles:
+    """The log's files in an object store or any other ``pyarrow.fs`` file system: one whole upload each."""
+
+    def __init__(self, location: str, filesystem: Any, prefix: str) -> None:
+        self.location, self._filesystem, self._prefix = location, filesystem, prefix.rstrip("/")
+
+    def names(self) -> dict[str, int]:
+        """Files and their bytes."""
+        from pyarrow.fs import FileSelector, FileType
+
+        found = self._filesystem.get_file_info(FileSelector(self._prefix, allow_not_found=True))
+        return {info.base_name: int(info.size or 0) for info in found if info.type == FileType.File}
+
+    def read(self, name: str) -> bytes:
+        """All of an object."""
+        with self._filesystem.open_input_file(f"{self._prefix}/{name}") as file:
+            content: bytes = file.readall()
+        return content
+
+    def seal(self, files: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        """Upload one after the other; closing the stream completes an upload."""
+        self._filesystem.create_dir(self._prefix, recursive=True)
+        for name, content in files:
+            with self._filesystem.open_output_stream(f"{self._prefix}/{name}") as stream:
+                stream.write(content)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete objects; one that is not there is no fault."""
+        there = self.names()
+        for name in names:
+            if name in there:
+                self._filesystem.delete_file(f"{self._prefix}/{name}")
+
+
+def local_folder(location: str | Path) -> Path | None:
+    """The local folder that a location names, None where it is an address of something else."""
+    text = str(location)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return None if "://" in text else Path(text)
+
+
+def arrow_filesystem(location: str | Path) -> tuple[Any, str]:
+    """(file system, path in it) of a location, for pyarrow's own readers.
+
+    Raises: ReplayError where neither pyarrow nor fsspec knows the address.
+    """
+    import pyarrow as pa
+    from pyarrow import fs
+
+    folder = local_folder(location)
+    if folder is not None:
+        return fs.LocalFileSystem(), str(folder.absolute())
+    address = str(location)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(address)
+        return filesystem, path
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # an address of fsspec's
+    except OSError as error:
+        raise ReplayError(f"the replay log at {address} cannot be reached: {error}") from error
+    try:
+        import fsspec
+
+        remote, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise ReplayError(
+            f"the replay log's address {address!r} is known neither to pyarrow nor to fsspec ({error}). Use a folder, "
+            "s3://, gs://, or install the fsspec package of this scheme"
+        ) from error
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
+
+
+def open_files(location: str | Path, *, create: bool = False) -> LogFiles:
+    """The files at a location.
+
+    Args:
+        create: make the folder where it is missing, its name durable.
+    Raises: ReplayError where the address is unknown, OSError where the folder cannot be made.
+    """
+    folder = local_folder(location)
+    if folder is None:
+        filesystem, path = arrow_filesystem(location)
+        return StoreFiles(str(location), filesystem, path)
+    if create and not folder.is_dir():
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            sync_folder(each.parent)
+    return LocalFiles(str(folder), FolderDisk(folder))
+
+
+def _try_remove(disk: Disk, name: str) -> None:
+    try:
+        disk.remove(name)
+    except OSError:  # it is torn, and the next opening removes it
+        return

@@ -1,0 +1,217 @@
+"""A sealed log for reading: what is in it, its tables, and whether all of it is whole.
+
+Rows of a lane are in one piece where their generations follow each other without a gap. A gap (rows dropped because the
+disk did not keep up, or lost with a machine) ends the piece: no row is the next observation of the one before the gap.
+Whole groups may be removed by the run's retention while a log is read; what is read is what was there at opening.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from onibi.platform.errors import ReplayError, SegmentError, SpecError
+from onibi.platform.replay.log.log_files import LogFiles, arrow_filesystem, local_folder, open_files
+from onibi.platform.replay.log.segment_format import (
+    CAPTION_SCHEMA,
+    CAPTIONS,
+    EPISODE_SCHEMA,
+    EPISODES,
+    MANIFEST,
+    ROWS,
+    Manifest,
+    check_rows,
+    decode,
+    file_name,
+    group_of,
+    segment_schema,
+    spec_of_segment,
+)
+from onibi.platform.spec import ReplaySpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One sealed group. Paths are those of ``ReplayLog.filesystem``; None where the group has no such file."""
+
+    shard: int
+    number: int
+    rows_path: str
+    captions_path: str | None
+    episodes_path: str | None
+    rows: int
+    bytes: int  # of its Arrow files
+    lanes: dict[int, tuple[int, int]]  # first and last generation
+    created_unix_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """One fault that ``verify`` found."""
+
+    name: str  # the file
+    fault: str
+
+
+class ReplayLog:
+    """Read-only view of a sealed log as it was at opening.
+
+    ``segments`` are in the order in which they were sealed; ``torn`` names files that no manifest speaks for, of a
+    group that is being sealed right now or whose writer was killed; ``unreadable`` are manifests that are damaged.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """Open the log in a folder or at an address of ``pyarrow.fs`` or fsspec.
+
+        Raises: ReplayError where there is no log.
+        """
+        self.location = str(location)
+        self.filesystem, self._prefix = arrow_filesystem(location)
+        folder = local_folder(location)
+        if folder is not None and not folder.is_dir():
+            raise ReplayError(f"{folder}: no replay log is here. Was the run started with replay.log.enabled=true?")
+        self._files: LogFiles = open_files(location)
+        names = self._names()
+        groups = {name: group for name in sorted(names) if (group := group_of(name)) is not None}
+        sealed = {group for name, group in groups.items() if name == file_name(MANIFEST, *group)}
+        self.torn: tuple[str, ...] = tuple(name for name, group in groups.items() if group not in sealed)
+        self.manifests: dict[tuple[int, int], Manifest] = {}
+        unreadable = []
+        for group in sorted(sealed):
+            name = file_name(MANIFEST, *group)
+            try:
+                self.manifests[group] = Manifest.from_json(self._read(name), self._where(name))
+            except SegmentError as error:
+                unreadable.append(Damage(name=name, fault=str(error)))
+        self.unreadable: tuple[Damage, ...] = tuple(unreadable)
+        if unreadable:
+            log.warning("%s: %d manifests are damaged, their segments are left out", self.location, len(unreadable))
+        if not groups:
+            raise ReplayError(f"{self.location}: no segment of a replay log is here; is this a run's replay folder?")
+        self.segments: tuple[Segment, ...] = tuple(map(self._segment, self.manifests.values()))
+
+    @property
+    def rows(self) -> int:
+        """Over all segments, final rows included."""
+        return sum(segment.rows for segment in self.segments)
+
+    @property
+    def spec(self) -> ReplaySpec:
+        """The row layout. Raises: ReplayError where no segment is sealed, SegmentError where it cannot be read."""
+        if not self.segments:
+            raise ReplayError(f"{self.location}: no segment of this log is sealed yet")
+        path = self.segments[-1].rows_path
+        try:
+            with self.filesystem.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
+                return spec_of_segment(reader.schema)
+        except (pa.ArrowException, OSError, SpecError) as error:
+            raise SegmentError(f"{path}: its schema cannot be read ({error})") from error
+
+    def dataset(self) -> Any:
+        """``pyarrow.dataset.Dataset`` of all rows files in their order; checksums are not looked at."""
+        from pyarrow import dataset
+
+        schema = segment_schema(self.spec)
+        paths = [segment.rows_path for segment in self.segments]
+        return dataset.dataset(paths, schema=schema, format="ipc", filesystem=self.filesystem)
+
+    def read(self, segment: Segment) -> pa.Table:
+        """The rows of a segment, its checksum compared first.
+
+        Raises: SegmentError where the file is missing, damaged, or not what its manifest says.
+        """
+        manifest = self.manifests[segment.shard, segment.number]
+        table = self._table(manifest, ROWS)
+        assert table is not None, "a manifest without a rows file is refused"
+        check_rows(table, manifest, segment.rows_path)
+        return table
+
+    def captions(self) -> pa.Table:
+        """Every caption that rows of the log name, once, by id: ``CAPTION_SCHEMA``. Raises: SegmentError."""
+        tables = [table for manifest in self.manifests.values() if (table := self._table(manifest, CAPTIONS))]
+        if not tables:
+            return CAPTION_SCHEMA.empty_table()
+        every = pa.concat_tables(tables).combine_chunks()
+        first: dict[int, int] = {}
+        for position, caption_id in enumerate(every.column("caption_id").to_pylist()):
+            first.setdefault(caption_id, position)
+        return every.take(pa.array([first[caption_id] for caption_id in sorted(first)], pa.int64()))
+
+    def episodes(self) -> pa.Table:
+        """Figures of all finished episodes: ``EPISODE_SCHEMA``. Raises: SegmentError."""
+        tables = [table for manifest in self.manifests.values() if (table := self._table(manifest, EPISODES))]
+        return pa.concat_tables(tables) if tables else EPISODE_SCHEMA.empty_table()
+
+    def verify(self) -> list[Damage]:
+        """Read everything and compare checksums, row counts, schemas and generations; [] where all is whole.
+
+        Torn groups are no damage: they were never part of the log.
+        """
+        found = list(self.unreadable)
+        newest: dict[int, int] = {}
+        for manifest in self.manifests.values():
+            for kind in (ROWS, CAPTIONS, EPISODES):
+                name = file_name(kind, manifest.shard, manifest.number)
+                try:
+                    table = self._table(manifest, kind)
+                    if kind == ROWS and table is not None:
+                        check_rows(table, manifest, self._where(name))
+                    elif table is not None and not table.schema.equals(_SCHEMAS[kind]):
+                        raise SegmentError(f"{self._where(name)}: its columns are {table.schema.names}")
+                except SegmentError as error:
+                    found.append(Damage(name=name, fault=str(error)))
+            for lane, (first, last) in manifest.lanes.items():
+                if first <= newest.get(lane, -1):
+                    fault = f"lane {lane} begins at row {first}, an earlier segment ends at {newest[lane]}: rows twice"
+                    found.append(Damage(name=file_name(MANIFEST, manifest.shard, manifest.number), fault=fault))
+                newest[lane] = max(last, newest.get(lane, -1))
+        return found
+
+    def _segment(self, manifest: Manifest) -> Segment:
+        def path(kind: str) -> str | None:
+            name = file_name(kind, manifest.shard, manifest.number)
+            return f"{self._prefix}/{name}" if name in manifest.files else None
+
+        rows_path = path(ROWS)
+        assert rows_path is not None, "a manifest without a rows file is refused"
+        return Segment(
+            shard=manifest.shard,
+            number=manifest.number,
+            rows_path=rows_path,
+            captions_path=path(CAPTIONS),
+            episodes_path=path(EPISODES),
+            rows=manifest.rows,
+            bytes=manifest.stored_bytes,
+            lanes=manifest.lanes,
+            created_unix_ns=manifest.created_unix_ns,
+        )
+
+    def _table(self, manifest: Manifest, kind: str) -> pa.Table | None:
+        name = file_name(kind, manifest.shard, manifest.number)
+        if name not in manifest.files:
+            return None
+        return decode(self._read(name), manifest.files[name], self._where(name))
+
+    def _names(self) -> dict[str, int]:
+        try:
+            return self._files.names()
+        except (OSError, pa.ArrowException) as error:
+            raise ReplayError(f"{self.location}: the replay log cannot be listed ({error})") from error
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._files.read(name)
+        except (OSError, pa.ArrowException) as error:
+            raise SegmentError(f"{self._where(name)}: cannot be read ({error})") from error
+
+    def _where(self, name: str) -> str:
+        return f"{self.location.rstrip('/')}/{name}"
+
+
+_SCHEMAS = {CAPTIONS: CAPTION_SCHEMA, EPISODES: EPISODE_SCHEMA}

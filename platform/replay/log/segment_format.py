@@ -1,0 +1,331 @@
+"""What the files of a sealed segment hold: rows, captions, episodes, and the manifest that makes them one.
+
+A group is ``captions-SSSS-NNNNNNNN.arrow``, ``episodes-…``, ``rows-…`` (Arrow IPC files; the first two are left out
+where they would be empty) and, sealed last, ``manifest-SSSS-NNNNNNNN.json``. SSSS is the shard, NNNNNNNN the running
+number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from onibi.platform.errors import ReplayError, SegmentError, SpecError
+from onibi.platform.fragment import CaptionText, EpisodeStatistics
+from onibi.platform.replay.schema import arrow_schema, spec_from_arrow
+from onibi.platform.spec import ReplaySpec
+
+FORMAT_VERSION = 1
+ROWS, CAPTIONS, EPISODES, MANIFEST = "rows", "captions", "episodes", "manifest"
+SEGMENT_METADATA = b"onibi_segment"
+"""Key of a rows file's schema metadata: JSON of format, run_id, shard, number, rows, created_unix_ns."""
+
+PLACE_FIELDS = (
+    pa.field("lane", pa.int32(), nullable=False),
+    pa.field("generation", pa.int64(), nullable=False),
+)
+"""Stand before the columns of ``arrow_schema``: whose row, and its number in its lane."""
+CAPTION_SCHEMA = pa.schema(
+    [
+        pa.field("caption_id", pa.uint32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("keys", pa.list_(pa.string()), nullable=False),
+        pa.field("askable", pa.list_(pa.bool_()), nullable=False),  # of each key
+    ]
+)
+EPISODE_SCHEMA = pa.schema(
+    [
+        pa.field("lane", pa.int32(), nullable=False),
+        pa.field("episode_id", pa.int64(), nullable=False),
+        pa.field("episode_return", pa.float64(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("terminated", pa.bool_(), nullable=False),
+        pa.field("extra", pa.map_(pa.string(), pa.float64()), nullable=False),
+    ]
+)
+_FLAGS = ("terminated", "truncated")  # bool on disk, bytes in the ring
+_NAME = re.compile(r"(rows|captions|episodes|manifest)-(\d{4})-(\d{8})\.(arrow|json)(\.part)?")
+_MOST_MANIFEST_BYTES = 64 << 20
+_BATCH_ROWS = 1 << 16
+
+
+def file_name(kind: str, shard: int, number: int) -> str:
+    """Name of a group's file."""
+    return f"{kind}-{shard:04d}-{number:08d}.{'json' if kind == MANIFEST else 'arrow'}"
+
+
+def group_of(name: str) -> tuple[int, int] | None:
+    """(shard, number) of the group that a file belongs to by its name; None where it is no file of a log."""
+    match = _NAME.fullmatch(name)
+    return (int(match[2]), int(match[3])) if match else None
+
+
+def segment_schema(spec: ReplaySpec) -> pa.Schema:
+    """The columns of a rows file: ``lane``, ``generation``, then those of ``arrow_schema`` with flags as bool.
+
+    Raises: SpecError where a column of the run is called ``lane`` or ``generation``.
+    """
+    row = arrow_schema(spec)
+    taken = {field.name for field in PLACE_FIELDS} & set(row.names)
+    if taken:
+        raise SpecError(f"replay columns {sorted(taken)} have names of the log's own; rename the extra columns")
+    fields = [field.with_type(pa.bool_()) if field.name in _FLAGS else field for field in row]
+    return pa.schema([*PLACE_FIELDS, *fields], metadata=row.metadata)
+
+
+def spec_of_segment(schema: pa.Schema) -> ReplaySpec:
+    """The spec that ``segment_schema`` was made from. Raises: SpecError where it was not."""
+    names = [field.name for field in PLACE_FIELDS]
+    if schema.names[: len(names)] != names:
+        raise SpecError(f"the Arrow schema begins with {schema.names[:4]}, a rows file of a log with {names}")
+    try:
+        spec = spec_from_arrow(pa.schema(list(schema)[len(names) :], metadata=schema.metadata))
+    except (KeyError, ValueError, TypeError) as error:
+        raise SpecError(f"the Arrow schema with fields {schema.names[:8]} has broken metadata: {error!r}") from error
+    if not segment_schema(spec).equals(schema):
+        raise SpecError("the Arrow schema's types differ from those that its own metadata describe")
+    return spec
+
+
+def rows_table(
+    spec: ReplaySpec,
+    lane: NDArray[np.int32],
+    generation: NDArray[np.int64],
+    columns: Mapping[str, NDArray[Any]],
+    identity: Mapping[str, Any],
+) -> pa.Table:
+    """A table that shares the arrays' memory, flags apart.
+
+    Args:
+        lane: [N], with ``generation`` the place of each row.
+        columns: each [N, ...], C-contiguous, in the ring's dtypes.
+        identity: what ``SEGMENT_METADATA`` shall say.
+    """
+    schema = segment_schema(spec)
+    arrays = [pa.array(lane), pa.array(generation)]
+    for field in list(schema)[len(PLACE_FIELDS) :]:
+        values = columns[field.name]
+        if field.name in _FLAGS:
+            arrays.append(pa.array(values.astype(np.bool_)))
+        elif pa.types.is_fixed_size_list(field.type):
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type))
+        else:
+            arrays.append(pa.array(values, type=field.type))
+    said = {**schema.metadata, SEGMENT_METADATA: json.dumps(dict(identity)).encode()}
+    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(said))
+
+
+def captions_table(captions: Mapping[int, CaptionText]) -> pa.Table:
+    """Captions by their id in the run."""
+    return pa.Table.from_pydict(
+        {
+            "caption_id": list(captions),
+            "text": [_valid(caption.text) for caption in captions.values()],
+            "keys": [[_valid(key.text) for key in caption.keys] for caption in captions.values()],
+            "askable": [[key.askable for key in caption.keys] for caption in captions.values()],
+        },
+        schema=CAPTION_SCHEMA,
+    )
+
+
+def episodes_table(episodes: Iterable[EpisodeStatistics]) -> pa.Table:
+    """Figures of finished episodes; their ``lane`` is the ring's."""
+    ended = list(episodes)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(episode, name) for episode in ended] for name in EPISODE_SCHEMA.names if name != "extra"
+    }
+    columns["extra"] = [[(_valid(name), float(value)) for name, value in each.extra.items()] for each in ended]
+    return pa.Table.from_pydict(columns, schema=EPISODE_SCHEMA)
+
+
+def encode(table: pa.Table, compression: str | None) -> pa.Buffer:
+    """The table as an Arrow IPC file, its buffers compressed one by one; in this thread alone."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table, max_chunksize=_BATCH_ROWS)
+    return sink.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedFile:
+    """One file of a group as its manifest has it."""
+
+    bytes: int
+    crc32: int  # zlib.crc32 of the whole file
+    rows: int
+
+    @classmethod
+    def of(cls, content: pa.Buffer, rows: int) -> SealedFile:
+        """What the manifest says of ``content``."""
+        return cls(bytes=content.size, crc32=zlib.crc32(content), rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingOrigin:
+    """Which ring a segment's rows came from, and the generation that row 0 of each of its lanes has in the log."""
+
+    created_unix_ns: int
+    first_generation: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What makes a group one: sealed last, so a group with a manifest is whole."""
+
+    run_id: str
+    shard: int
+    number: int
+    created_unix_ns: int
+    files: dict[str, SealedFile]
+    lanes: dict[int, tuple[int, int]]  # first and last generation in this segment
+    next_generation: tuple[int, ...]  # of each lane of the log, after this segment
+    ring: RingOrigin
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the group's Arrow files."""
+        return sum(file.bytes for file in self.files.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows in the rows file."""
+        return self.files[file_name(ROWS, self.shard, self.number)].rows
+
+    def to_json(self) -> bytes:
+        """The manifest's file, its own checksum in it."""
+        body = {
+            "format": FORMAT_VERSION,
+            "run_id": self.run_id,
+            "shard": self.shard,
+            "number": self.number,
+            "created_unix_ns": self.created_unix_ns,
+            "files": {name: vars(file) for name, file in self.files.items()},
+            "lanes": {str(lane): list(span) for lane, span in self.lanes.items()},
+            "next_generation": list(self.next_generation),
+            "ring": {
+                "created_unix_ns": self.ring.created_unix_ns,
+                "first_generation": list(self.ring.first_generation),
+            },
+        }
+        return json.dumps({**body, "crc32": _checksum(body)}).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, where: str) -> Manifest:
+        """Read and check a manifest.
+
+        Args:
+            where: its file, for messages; the group in its name must be the one inside.
+        Raises: SegmentError where anything of it is not as ``to_json`` writes it.
+        """
+        name = where.rsplit("/", 1)[-1]
+        if len(content) > _MOST_MANIFEST_BYTES:
+            raise SegmentError(f"{where}: {len(content)} bytes are too many for a manifest; the file is damaged")
+        try:
+            body = json.loads(content)
+            found = body.pop("crc32")
+            if found != _checksum(body):
+                raise SegmentError(f"{where}: its checksum differs; the file is damaged. {_RESTORE}")
+            if body["format"] != FORMAT_VERSION:
+                raise SegmentError(
+                    f"{where}: format {body['format']!r}, this version of Onibi reads {FORMAT_VERSION}; open the log "
+                    "with the version that wrote it"
+                )
+            manifest = cls(
+                run_id=str(body["run_id"]),
+                shard=int(body["shard"]),
+                number=int(body["number"]),
+                created_unix_ns=int(body["created_unix_ns"]),
+                files={
+                    each: SealedFile(**{key: int(value) for key, value in file.items()})
+                    for each, file in body["files"].items()
+                },
+                lanes={int(lane): (int(first), int(last)) for lane, (first, last) in body["lanes"].items()},
+                next_generation=tuple(map(int, body["next_generation"])),
+                ring=RingOrigin(
+                    created_unix_ns=int(body["ring"]["created_unix_ns"]),
+                    first_generation=tuple(map(int, body["ring"]["first_generation"])),
+                ),
+            )
+        except SegmentError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+            raise SegmentError(f"{where}: not a manifest ({error!r}); the file is damaged. {_RESTORE}") from error
+        group = (manifest.shard, manifest.number)
+        allowed = {file_name(kind, *group) for kind in (ROWS, CAPTIONS, EPISODES)}
+        if group_of(name) != group or not {file_name(ROWS, *group)} <= manifest.files.keys() <= allowed:
+            raise SegmentError(f"{where}: it describes segment {group} with the files {sorted(manifest.files)}")
+        return manifest
+
+
+_RESTORE = "Restore it from a copy, or remove the group's files to give the segment up"
+
+
+def decode(content: bytes, file: SealedFile, where: str) -> pa.Table:
+    """The table of an Arrow file, after its size and checksum have been compared with the manifest's.
+
+    Raises: SegmentError where they differ, or the content is no table of so many rows.
+    """
+    crc32 = zlib.crc32(content)
+    if len(content) != file.bytes or crc32 != file.crc32:
+        raise SegmentError(
+            f"{where}: {len(content)} bytes with CRC-32 {crc32:#010x}, its manifest says {file.bytes} with "
+            f"{file.crc32:#010x}; the file is damaged. {_RESTORE}"
+        )
+    try:
+        with pa.ipc.open_file(pa.py_buffer(content)) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise SegmentError(f"{where}: not an Arrow file ({error}); {_RESTORE}") from error
+    if table.num_rows != file.rows:
+        raise SegmentError(f"{where}: {table.num_rows} rows, its manifest says {file.rows}")
+    return table
+
+
+def check_rows(table: pa.Table, manifest: Manifest, where: str) -> None:
+    """Compare a rows table with its manifest: schema, lanes, and generations that never fall or repeat in a lane.
+
+    Raises: SegmentError.
+    """
+    try:
+        spec_of_segment(table.schema)
+    except (SpecError, ReplayError) as error:
+        raise SegmentError(f"{where}: {error}") from error
+    lane = table.column("lane").to_numpy()
+    generation = table.column("generation").to_numpy()
+    order = np.lexsort((np.arange(len(lane)), lane))  # by lane, rows of a lane as they lie in the file
+    lane, generation = lane[order], generation[order]
+    same = lane[1:] == lane[:-1]
+    if (np.diff(generation)[same] <= 0).any():
+        raise SegmentError(f"{where}: a lane's generations do not rise from row to row")
+    first = np.flatnonzero(np.r_[True, ~same][: len(lane)])
+    last = np.r_[first[1:], len(lane)] - 1
+    found = {
+        int(lane[begin]): (int(generation[begin]), int(generation[end]))
+        for begin, end in zip(first, last[: len(first)], strict=True)
+    }
+    if found != manifest.lanes:
+        raise SegmentError(f"{where}: it holds the lanes {_short(found)}, its manifest says {_short(manifest.lanes)}")
+
+
+def _short(lanes: Mapping[int, tuple[int, int]]) -> str:
+    shown = str(dict(list(lanes.items())[:4]))
+    return shown if len(lanes) <= 4 else f"{shown} and {len(lanes) - 4} more"
+
+
+def _checksum(body: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _valid(text: str) -> str:
+    """UTF-8 has no lone surrogates; a text that came from broken bytes shows them as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,277 @@
+"""Seals group after group, removes torn ones at opening and the oldest ones by retention. No thread, no ring."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.config import Settings
+from onibi.platform.errors import ReplayError, SegmentError
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
+from onibi.platform.replay.log.log_files import LogFiles
+from onibi.platform.replay.log.segment_format import (
+    CAPTIONS,
+    EPISODES,
+    FORMAT_VERSION,
+    MANIFEST,
+    ROWS,
+    Manifest,
+    RingOrigin,
+    SealedFile,
+    captions_table,
+    decode,
+    encode,
+    episodes_table,
+    file_name,
+    group_of,
+    rows_table,
+    spec_of_segment,
+)
+from onibi.platform.spec import ReplaySpec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionSettings(Settings):
+    """When the oldest groups of a log are removed, whole; null stands for no limit. The newest group always stays."""
+
+    rows: int | None = None
+    bytes: int | None = 10 << 30  # on disk, compressed
+    age_seconds: float | None = None  # since a group was sealed; looked at when the next one is
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "bytes", "age_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; allowed: above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows to be sealed. ``columns[name]`` is [N, ...], C-contiguous, in the ring's dtypes."""
+
+    lane: NDArray[np.int32]
+    generation: NDArray[np.int64]
+    columns: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedLog:
+    """What an opening for writing found. ``last`` is the newest group that can be read."""
+
+    torn: tuple[str, ...] = ()  # names of files that were removed
+    unreadable: tuple[str, ...] = ()  # manifests that are damaged; their groups stay as they are
+    last: Manifest | None = None
+    captions: dict[int, CaptionText] = field(default_factory=dict)
+
+
+class SegmentWriter:
+    """The one writer of a shard's log.
+
+    Args:
+        files: the log's files.
+        spec: of the rows.
+        run_id: named by every group; a log belongs to one run.
+        shard: number of the shard.
+        retention: when groups are removed.
+        compression: of the Arrow buffers.
+        wall_clock: nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        files: LogFiles,
+        spec: ReplaySpec,
+        *,
+        run_id: str,
+        shard: int,
+        retention: RetentionSettings,
+        compression: Literal["zstd", "lz4", "none"],
+        wall_clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Open for writing: torn groups are removed, and the numbering goes on.
+
+        Raises: ReplayError where the log is of another run or row layout; OSError where the disk or store refuses.
+        """
+        self._files, self._spec, self._run_id, self._shard = files, spec, run_id, shard
+        self._retention, self._wall_clock = retention, wall_clock
+        self._compression = None if compression == "none" else compression
+        self._sealed: list[Manifest] = []
+        self.next_number = 0
+        self.removed_groups = 0
+        self.opened = self._open()
+
+    @property
+    def rows(self) -> int:
+        """Rows in the log now."""
+        return sum(manifest.rows for manifest in self._sealed)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the log's Arrow files now."""
+        return sum(manifest.stored_bytes for manifest in self._sealed)
+
+    @property
+    def segments(self) -> int:
+        """Groups in the log now."""
+        return len(self._sealed)
+
+    def seal(
+        self,
+        rows: Rows,
+        captions: Mapping[int, CaptionText],
+        episodes: Sequence[EpisodeStatistics],
+        *,
+        next_generation: Sequence[int],
+        ring: RingOrigin,
+    ) -> Manifest:
+        """Make rows part of the log: when this returns they survive a power cut.
+
+        Args:
+            rows: in a lane's order; a lane's rows may lie apart.
+            captions: those that ``rows`` name, by id.
+            episodes: that ended in ``rows``; their lane is the ring's.
+            next_generation: of every lane, from now on.
+            ring: where the rows came from.
+        Raises: OSError where the disk or store refuses; nothing of the group is part of the log then.
+        """
+        number, created = self.next_number, self._wall_clock()
+        # Never used again, whatever happens: what a failed attempt left must not be mistaken for the next group.
+        self.next_number += 1
+        identity = {
+            "format": FORMAT_VERSION,
+            "run_id": self._run_id,
+            "shard": self._shard,
+            "number": number,
+            "rows": len(rows.lane),
+            "created_unix_ns": created,
+        }
+        tables = {
+            CAPTIONS: captions_table(captions) if captions else None,
+            EPISODES: episodes_table(episodes) if episodes else None,
+            ROWS: rows_table(self._spec, rows.lane, rows.generation, rows.columns, identity),
+        }
+        contents = {
+            file_name(kind, self._shard, number): (encode(table, self._compression), table.num_rows)
+            for kind, table in tables.items()
+            if table is not None
+        }
+        manifest = Manifest(
+            run_id=self._run_id,
+            shard=self._shard,
+            number=number,
+            created_unix_ns=created,
+            files={name: SealedFile.of(content, count) for name, (content, count) in contents.items()},
+            lanes=_spans(rows.lane, rows.generation),
+            next_generation=tuple(next_generation),
+            ring=ring,
+        )
+        self._files.seal([(name, memoryview(content)) for name, (content, _) in contents.items()])
+        self._files.seal([(file_name(MANIFEST, self._shard, number), manifest.to_json())])
+        self._sealed.append(manifest)
+        return manifest
+
+    def retain(self) -> int:
+        """Remove the oldest groups that are beyond a limit. Returns: how many. Raises: OSError."""
+        limit, removed = self._retention, 0
+        now = self._wall_clock()
+        while len(self._sealed) > 1:
+            oldest = self._sealed[0]
+            over = (
+                (limit.rows is not None and self.rows > limit.rows)
+                or (limit.bytes is not None and self.stored_bytes > limit.bytes)
+                or (limit.age_seconds is not None and now - oldest.created_unix_ns > limit.age_seconds * 1e9)
+            )
+            if not over:
+                break
+            # The manifest first, for good: a group without its other files would be damage, the others are only torn.
+            self._files.remove([file_name(MANIFEST, self._shard, oldest.number)])
+            self._sealed.pop(0)
+            self._files.remove(list(oldest.files))
+            removed += 1
+        self.removed_groups += removed
+        return removed
+
+    def _open(self) -> OpenedLog:
+        groups = {name: group for name in self._files.names() if (group := group_of(name)) is not None}
+        mine = {name: number for name, (shard, number) in groups.items() if shard == self._shard}
+        sealed = {number for name, number in mine.items() if name == file_name(MANIFEST, self._shard, number)}
+        torn = sorted(name for name, number in mine.items() if number not in sealed or name.endswith(".part"))
+        unreadable = []
+        for number in sorted(sealed):
+            name = file_name(MANIFEST, self._shard, number)
+            where = f"{self._files.location.rstrip('/')}/{name}"
+            try:
+                self._sealed.append(Manifest.from_json(self._files.read(name), where))
+            except SegmentError as error:
+                log.error("%s", error)
+                unreadable.append(name)
+        self._check_owner()
+        if torn:
+            self._files.remove(torn)
+            log.warning("%s: %d files of torn groups removed: %s", self._files.location, len(torn), ", ".join(torn[:4]))
+        self.next_number = max(mine.values(), default=-1) + 1
+        return OpenedLog(
+            torn=tuple(torn),
+            unreadable=tuple(unreadable),
+            last=self._sealed[-1] if self._sealed else None,
+            captions=self._known_captions(),
+        )
+
+    def _check_owner(self) -> None:
+        others = {manifest.run_id for manifest in self._sealed} - {self._run_id}
+        if others:
+            raise ReplayError(
+                f"{self._files.location} is the replay log of run {others.pop()!r}, not of {self._run_id!r}. Set "
+                "replay.log.url to another place, or resume that run"
+            )
+        for manifest in reversed(self._sealed):
+            name = file_name(ROWS, self._shard, manifest.number)
+            try:
+                table = decode(self._files.read(name), manifest.files[name], name)
+            except (SegmentError, FileNotFoundError) as error:
+                log.error("%s: %s", self._files.location, error)
+                continue
+            if spec_of_segment(table.schema) != self._spec:
+                raise ReplayError(
+                    f"{self._files.location}: the rows of this log are of another layout (columns "
+                    f"{table.schema.names}). Start a new run, or undo the change of environment, view or learner"
+                )
+            return
+
+    def _known_captions(self) -> dict[int, CaptionText]:
+        known: dict[int, CaptionText] = {}
+        for manifest in self._sealed:
+            name = file_name(CAPTIONS, self._shard, manifest.number)
+            if name not in manifest.files:
+                continue
+            try:
+                table = decode(self._files.read(name), manifest.files[name], name)
+            except (SegmentError, FileNotFoundError) as error:
+                log.error("%s: %s", self._files.location, error)
+                continue
+            for row in table.to_pylist():
+                keys = tuple(KeyText(text, askable) for text, askable in zip(row["keys"], row["askable"], strict=True))
+                known[row["caption_id"]] = CaptionText(row["text"], keys)
+        return known
+
+
+def _spans(lane: NDArray[np.int32], generation: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
+    """First and last generation of each lane."""
+    if not len(lane):
+        return {}
+    order = np.lexsort((generation, lane))
+    lane, generation = lane[order], generation[order]
+    first = np.flatnonzero(np.r_[True, lane[1:] != lane[:-1]])
+    last = np.r_[first[1:], len(lane)] - 1
+    return {
+        int(lane[begin]): (int(generation[begin]), int(generation[end])) for begin, end in zip(first, last, strict=True)
+    }
+
