@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import LeaseError, ReplayError
 from onibi.platform.replay.fragment_check import FragmentCheck
+from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, copy_blocks, row_bytes
 from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
 
 log = logging.getLogger(__name__)
-
-REGISTERED = -1
-"""The committed sequence of a group that has registered and not inserted since."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Insertion:
@@ -38,24 +35,6 @@ class Insertion:
     """Lanes whose first observation is not the head in the ring; their open episode was closed."""
     step_rows: int = 0
     """Step rows committed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Commit:
-    """One commit of one group, planned before any store. Arrays are over the group's lanes."""
-
-    group: int
-    number: int
-    cursor: NDArray[np.int64]
-    oldest: NDArray[np.int64]
-    open: NDArray[np.int64]
-    incarnation: int
-    sequence: int
-    inserted: int
-    closed: NDArray[np.int64]  # row numbers of heads that become final, -1 where none
-    first: NDArray[np.int64]  # [E] number of the first row written
-    rows: NDArray[np.int64]  # [E] rows written, head included
-    columns: Mapping[str, NDArray[Any]]
 
 
 class RingWriter:
@@ -73,7 +52,7 @@ class RingWriter:
         self._head_columns = [*(column.name for column in layout.spec.observation), "episode_id", "step"]
         kept = {*self._head_columns, "role"}
         self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
-        self._flat_bytes = {name: _row_bytes(column) for name, column in self._ring.columns.items()}
+        self._flat_bytes = {name: row_bytes(column) for name, column in self._ring.columns.items()}
         self._check = FragmentCheck(path, layout)
         _writers.add(self)
 
@@ -162,10 +141,35 @@ class RingWriter:
         Returns: the new incarnation.
         """
         incarnation = self.lease(group)[0] + 1
-        nothing = np.zeros(0, np.int64)
-        close = np.ones(self.layout.lanes_per_group, np.bool_)
-        self._run(self._plan(group, incarnation, REGISTERED, close, nothing, {}, 0))
+        self._run(self._plan(group, incarnation, REGISTERED, close=self._from_lane(0)))
         return incarnation
+
+    def retire(self, group: int) -> None:
+        """Give up a group whose actor is gone: its rows are no longer drawn, its fragments are refused.
+
+        ``register`` takes the group again, for any actor; its lanes' rows go on counting. Nothing is written where the
+        group is free already.
+        """
+        if not self.is_free(group):
+            incarnation = self.register(group)  # of nobody: what the actor still sends is refused from here on
+            self._run(self._plan(group, incarnation, RETIRED, release=self._from_lane(0)))
+
+    def release_lanes(self, group: int, first: int) -> None:
+        """Stop drawing the rows of a group's lanes from its lane ``first`` on, and close their open episodes.
+
+        For an actor that is replaced by one with fewer environments; the group's lease and other lanes stay.
+        """
+        incarnation, sequence = self.lease(group)
+        lanes = self._from_lane(first)
+        if (self.record("open")[group, lanes] != 0).any():  # closed by a commit of its own: heads are rows from then on
+            self._run(self._plan(group, incarnation, sequence, close=lanes))
+        if (self.record("oldest")[group, lanes] < self.record("cursor")[group, lanes]).any():
+            self._run(self._plan(group, incarnation, sequence, release=lanes))
+
+    def is_free(self, group: int) -> bool:
+        """Whether no actor has the group: it never registered, or was retired since."""
+        incarnation, sequence = self.lease(group)
+        return incarnation == 0 or sequence == RETIRED
 
     def insert(
         self,
@@ -187,11 +191,13 @@ class RingWriter:
             ReplayError: the fragment is too large or does not fit the ring's columns. Nothing was written then.
         """
         registered, last = self.lease(group)
-        if incarnation != registered or registered == 0:
+        if incarnation != registered or registered == 0 or last == RETIRED:
+            why = "Its actor has been replaced, or must register again"
+            if last == RETIRED:
+                why = "The group was retired, as nothing was heard of its actor: it must register again"
             raise LeaseError(
                 f"{self.path}: group {group} is registered with incarnation {registered}, the fragment has "
-                f"{incarnation}. "
-                + ("Call register first" if registered == 0 else "Its actor has been replaced, or must register again")
+                f"{incarnation}. {'Call register first' if registered == 0 else why}"
             )
         if sequence <= last:
             return Insertion(repeated=True)
@@ -204,10 +210,13 @@ class RingWriter:
         self._check_border(group, rows, columns["role"], is_open & ~close[:envs])
         behind = np.arange(columns["role"].shape[1]) < rows[:, None]
         step_rows = int(np.count_nonzero(behind & (columns["role"] == ROLE_STEP)))
-        self._run(self._plan(group, incarnation, sequence, close, rows, columns, step_rows))
+        plan = self._plan(
+            group, incarnation, sequence, close=close, rows=rows, columns=columns, step_rows=step_rows
+        )
+        self._run(plan)
         return Insertion(repeated=False, gap=gap, foreign_heads=int(foreign.sum()), step_rows=step_rows)
 
-    def _run(self, commit: _Commit) -> None:
+    def _run(self, commit: Commit) -> None:
         for _ in self._stores(commit):
             pass
 
@@ -216,11 +225,20 @@ class RingWriter:
         group: int,
         incarnation: int,
         sequence: int,
-        close: NDArray[np.bool_],
-        rows: NDArray[np.int64],
-        columns: Mapping[str, NDArray[Any]],
-        step_rows: int,
-    ) -> _Commit:
+        *,
+        close: NDArray[np.bool_] | None = None,
+        release: NDArray[np.bool_] | None = None,
+        rows: NDArray[np.int64] | None = None,
+        columns: Mapping[str, NDArray[Any]] | None = None,
+        step_rows: int = 0,
+    ) -> Commit:
+        """The next commit of a group: heads of the lanes in ``close`` become rows, rows of those in ``release`` leave.
+
+        ``release`` only where nothing is open: a released head could not be put back by a shorter commit after a cut.
+        """
+        nowhere = np.zeros(self.layout.lanes_per_group, np.bool_)
+        close = nowhere if close is None else close
+        rows = np.zeros(0, np.int64) if rows is None else rows
         committed = int(self._words("committed")[group])
         unfinished = int(self._words("writing")[group]) > committed
         last, next_ = committed & 1, (committed + 1) & 1
@@ -234,9 +252,11 @@ class RingWriter:
         oldest = np.maximum(self._words("oldest")[last, lanes], ahead + 1 - self.layout.slots)
         if unfinished:  # its rows may be overwritten already, whatever shorter commit comes now
             oldest = np.maximum(oldest, self._words("oldest")[next_, lanes])
+        if release is not None:
+            oldest = np.where(release, ahead, oldest)
         now_open = is_open * ~closing
         now_open[:envs] = 1
-        return _Commit(
+        return Commit(
             group=group,
             number=committed + 1,
             cursor=ahead,
@@ -248,10 +268,10 @@ class RingWriter:
             closed=np.where(closing, cursor, -1),
             first=first[:envs],
             rows=rows + 1,
-            columns=columns,
+            columns=columns or {},
         )
 
-    def _stores(self, commit: _Commit) -> Iterator[str]:
+    def _stores(self, commit: Commit) -> Iterator[str]:
         """Every store of a commit in its order, each followed by a yield of its name: tests end the process at each."""
         yield from self._store_record(commit)
         self._words("writing")[commit.group] = commit.number
@@ -266,7 +286,7 @@ class RingWriter:
         self._words("committed")[commit.group] = commit.number
         yield "committed"
 
-    def _store_record(self, commit: _Commit) -> Iterator[str]:
+    def _store_record(self, commit: Commit) -> Iterator[str]:
         record, lanes = commit.number & 1, self._lanes(commit.group)
         # `oldest` first: where this record was begun before, readers look at its `oldest` now.
         self._words("oldest")[record, lanes] = commit.oldest
@@ -279,7 +299,7 @@ class RingWriter:
             self._words(name)[record, commit.group] = getattr(commit, name)
             yield name
 
-    def _store_columns(self, commit: _Commit) -> Iterator[str]:
+    def _store_columns(self, commit: Commit) -> Iterator[str]:
         slots, base = self.layout.slots, commit.group * self.layout.lanes_per_group
         columns = self._ring.columns
         for lane in np.flatnonzero(commit.closed >= 0).tolist():
@@ -289,7 +309,7 @@ class RingWriter:
                 yield f"clear {name}"
             columns["role"][at] = ROLE_FINAL
             yield "close head"
-        blocks = _blocks(commit.first % slots, commit.rows, slots)
+        blocks = copy_blocks(commit.first % slots, commit.rows, slots)
         for name, source in commit.columns.items():
             target = columns[name].reshape(self.layout.lanes, slots, *columns[name].shape[1:])
             for begin, lanes, row, slot, count in blocks:
@@ -348,6 +368,10 @@ class RingWriter:
                 "start the shard with a larger max_actors"
             )
 
+    def _from_lane(self, first: int) -> NDArray[np.bool_]:
+        lanes: NDArray[np.bool_] = np.arange(self.layout.lanes_per_group) >= first
+        return lanes
+
     def _lanes(self, group: int) -> slice:
         return slice(group * self.layout.lanes_per_group, (group + 1) * self.layout.lanes_per_group)
 
@@ -358,32 +382,6 @@ class RingWriter:
             raise ReplayError(
                 f"{self.path}: this writer is closed; open the ring again in the process that writes it"
             ) from None
-
-
-def _row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
-    """A column [rows, ...] as bytes [rows, bytes a row]; no copy."""
-    flat: NDArray[np.uint8] = column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
-    return flat
-
-
-def _blocks(slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int) -> list[tuple[int, int, int, int, int]]:
-    """The copies of a fragment: (first lane, lanes, first row, slot, rows), two per run of lanes in step where the ring
-    wraps.
-
-    Lanes in step, the usual case, make one run: one strided copy per column.
-    """
-    if not len(slot):
-        return []
-    turns = np.flatnonzero((np.diff(slot) != 0) | (np.diff(rows) != 0)) + 1
-    starts = [0, *turns.tolist()]
-    blocks = []
-    for lane, end in zip(starts, [*starts[1:], len(slot)], strict=True):
-        at, count = int(slot[lane]), int(rows[lane])
-        before_wrap = min(count, slots - at)
-        blocks.append((lane, end - lane, 0, at, before_wrap))
-        if count > before_wrap:
-            blocks.append((lane, end - lane, before_wrap, 0, count - before_wrap))
-    return blocks
 
 
 _writers: weakref.WeakSet[RingWriter] = weakref.WeakSet()
