@@ -1,0 +1,184 @@
+"""What lies behind chosen starts: n-step windows, gathered in two passes (contracts §3 and §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.gather_threads import GatherThreads
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.window_starts import Starts
+from onibi.platform.replay.windows import Windows
+from onibi.platform.spec import ROLE_FINAL, ArraySpec
+
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
+"""Makes an uninitialised array of a shape and dtype, in memory of the caller's choice (pinned, shared)."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """Starts with all that is not an observation gathered for them, several batches long; see ``Windows`` for the
+    columns.
+    """
+
+    starts: Starts
+    pair: NDArray[np.int64]  # [m, 2] flat index of o_k and of the bootstrap observation
+    reward: NDArray[np.float32]
+    continues: NDArray[np.float32]
+    used: NDArray[np.bool_]
+    steps: NDArray[np.int32]
+    caption_id: NDArray[np.uint32]
+    caption_count: NDArray[np.uint16]
+    action: NDArray[np.int64]
+    policy_version: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def put(self, at: NDArray[np.int64], newer: Plan) -> None:
+        """Replace the windows at ``at``."""
+        for name in (*PLANNED, "pair"):
+            getattr(self, name)[at] = getattr(newer, name)
+        self.starts.put(at, newer.starts)
+
+
+PLANNED = ("reward", "continues", "used", "steps", "caption_id", "caption_count", "action", "policy_version")
+"""Columns of a plan that are handed out as they are."""
+
+
+def chosen_columns(
+    reader: RingReader, names: Sequence[str] | None
+) -> tuple[tuple[ArraySpec, ...], tuple[ArraySpec, ...]]:
+    """The observation leaves and extra columns named, None for all.
+
+    Raises: ReplayError where a name is neither.
+    """
+    spec = reader.spec
+    known = {column.name for column in (*spec.observation, *spec.extra)}
+    if unknown := set(names or ()) - known:
+        raise ReplayError(f"{reader.path}: no columns {sorted(unknown)}; it has {sorted(known)}")
+    observation = tuple(column for column in spec.observation if names is None or column.name in names)
+    return observation, tuple(column for column in spec.extra if names is None or column.name in names)
+
+
+class WindowGather:
+    """Gathers windows of at most ``n_steps`` from given starts; knows nothing of how they were chosen."""
+
+    def __init__(self, reader: RingReader, *, n_steps: int, columns: Sequence[str] | None, gather_threads: int) -> None:
+        """Raises: ReplayError where windows are longer than the ring was made for, or a column does not exist."""
+        if not 1 <= n_steps <= reader.layout.window_rows:
+            raise ReplayError(
+                f"{reader.path}: windows of {n_steps} steps cannot be drawn, the ring was made for 1 to "
+                f"{reader.layout.window_rows}; create the shard with window_rows >= n_steps"
+            )
+        self._reader, self._n = reader, n_steps
+        self._observation, self._extra = chosen_columns(reader, columns)
+        self._offsets = np.arange(n_steps, dtype=np.int64)
+        self._threads = GatherThreads(gather_threads)
+
+    def allocate(self, batch_size: int, empty: Empty) -> Windows:
+        """Windows for ``gather`` to fill; ``empty`` makes the memory of observations."""
+        b, n = batch_size, self._n
+        pairs = {column.name: empty((b, 2, *column.shape), np.dtype(column.dtype)) for column in self._observation}
+        return Windows(
+            observation={name: pair[:, 0] for name, pair in pairs.items()},
+            bootstrap_observation={name: pair[:, 1] for name, pair in pairs.items()},
+            pairs=pairs,
+            action=np.empty(b, np.int64),
+            reward=np.empty((b, n), np.float32),
+            continues=np.empty((b, n), np.float32),
+            used=np.empty((b, n), np.bool_),
+            steps=np.empty(b, np.int32),
+            caption_id=np.empty((b, n), np.uint32),
+            caption_count=np.empty((b, n, self._reader.spec.keys_per_caption), np.uint16),
+            policy_version=np.empty(b, np.int64),
+            lane=np.empty(b, np.int64),
+            generation=np.empty(b, np.int64),
+            weight=np.ones(b, np.float32),
+            extra={column.name: np.empty((b, *column.shape), np.dtype(column.dtype)) for column in self._extra},
+        )
+
+    def plan(self, starts: Starts) -> Plan:
+        """Window ends and scalar columns of some starts; what was overtaken meanwhile the end check finds."""
+        slots, columns = self._reader.slots, self._reader.columns
+        base = starts.lane * slots
+        first = starts.row % slots
+        left = starts.limit - starts.row  # rows up to the head, at least 1
+        begin = first + base
+        # mode="clip" would hide an index out of range.
+        if len(begin) and (
+            begin.min() < 0 or begin.max() >= len(columns["role"]) or first.max() >= slots or left.min() < 1
+        ):
+            raise ReplayError(f"{self._reader.path}: a window lies outside of the ring; the sampler state is damaged")
+        at = begin[:, None]
+        unused: NDArray[np.bool_] | None = None
+        if self._n > 1:
+            reach = np.minimum(self._offsets, (left - 1)[:, None])  # behind the newest row: read it again, masked below
+            at = first[:, None] + reach
+            at -= slots * (at >= slots)
+            at += base[:, None]
+            unused = np.take(columns["role"], at, mode="clip") == ROLE_FINAL
+            unused |= self._offsets >= left[:, None]
+            np.logical_or.accumulate(unused, axis=1, out=unused)
+        reward = np.take(columns["reward"], at, mode="clip")
+        caption_id = np.take(columns["caption_id"], at, mode="clip")
+        caption_count = np.take(columns["caption_count"], at, axis=0, mode="clip")
+        ends = np.take(columns["terminated"], at, mode="clip") != 0
+        if unused is None:
+            used = np.ones(at.shape, np.bool_)
+            steps = np.ones(len(at), np.int32)
+        else:
+            np.copyto(reward, np.float32(0), where=unused)  # not a product: NaN of an unused row would stay
+            np.copyto(caption_id, np.uint32(0), where=unused)
+            np.copyto(caption_count, np.uint16(0), where=unused[..., None])
+            used = ~unused
+            ends &= used
+            steps = used.sum(axis=1, dtype=np.int32)
+        last = first + steps
+        last -= slots * (last >= slots)
+        last += base
+        return Plan(
+            starts=starts,
+            pair=np.stack([begin, last], axis=1),
+            reward=reward,
+            continues=np.logical_not(ends).astype(np.float32),
+            used=used,
+            steps=steps,
+            caption_id=caption_id,
+            caption_count=caption_count,
+            action=np.take(columns["action"], begin, mode="clip"),
+            policy_version=np.take(columns["policy_version"], begin, mode="clip"),
+        )
+
+    def gather(self, pair: NDArray[np.int64], out: Windows) -> None:
+        """Observations and extra columns of a whole batch, straight into ``out``; all threads are joined then."""
+        columns = self._reader.columns
+        both = pair.reshape(-1)
+        takes = [
+            (columns[column.name], both, out.pairs[column.name].reshape(-1, *column.shape))
+            for column in self._observation
+        ]
+        if self._extra:
+            takes += [(columns[column.name], pair[:, 0], out.extra[column.name]) for column in self._extra]
+        self._threads.take(takes)
+
+    def gather_at(self, pair: NDArray[np.int64], positions: NDArray[np.int64], out: Windows) -> None:
+        """The same for single places of a batch."""
+        columns = self._reader.columns
+        for column in self._observation:
+            out.pairs[column.name][positions] = columns[column.name][pair]
+        for column in self._extra:
+            out.extra[column.name][positions] = columns[column.name][pair[:, 0]]
+
+    def late(self, starts: Starts) -> NDArray[np.int64]:
+        """End check: positions of starts whose first row may have been overwritten by now."""
+        return np.flatnonzero(starts.row < self._reader.oldest_now()[starts.lane])
+
+    def close(self) -> None:
+        """End the gather threads."""
+        self._threads.close()
