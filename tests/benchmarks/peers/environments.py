@@ -1,0 +1,65 @@
+"""Virtual environments of the peers, made when first needed and kept: none of them can live in ours."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+_TORCH = ("-c", str(ROOT / "constraints.txt"), "torch==2.13.0", "numpy==2.4.6")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A package to compare with: its worker's module and what pip is told."""
+
+    title: str
+    worker: str
+    requirements: tuple[str, ...]
+
+
+PEERS = {
+    "cpprb": Peer("cpprb 11.0.0", "cpprb_worker", ("cpprb==11.0.0", "numpy==2.4.6", "setuptools")),
+    "torchrl": Peer("TorchRL 0.14.1", "torchrl_worker", ("torchrl==0.14.1", "tensordict==0.14.3", *_TORCH)),
+    "sb3": Peer("Stable-Baselines3 2.9.2", "sb3_worker", ("stable-baselines3==2.9.2", *_TORCH)),
+    "reverb": Peer(
+        "Reverb 0.14.0", "reverb_worker", ("dm-reverb==0.14.0", "tensorflow-cpu==2.14.1", "numpy<2", "setuptools<81")
+    ),
+}
+
+
+class MissingPeerError(Exception):
+    """A peer cannot be installed here; the message says why."""
+
+
+def python_of(name: str, folder: Path) -> Path:
+    """The interpreter of a peer's environment, made now where it is not there yet.
+
+    Raises: MissingPeerError.
+    """
+    peer = PEERS[name]
+    digest = hashlib.sha256(" ".join((sys.version, *peer.requirements)).encode()).hexdigest()[:8]
+    home = folder / f"{name}-{digest}"
+    python = home / "bin" / "python"
+    if (home / "complete").exists():
+        return python
+    print(f"installing {peer.title} into {home} …", file=sys.stderr, flush=True)
+    shutil.rmtree(home, ignore_errors=True)
+    try:
+        subprocess.run([sys.executable, "-m", "venv", home], check=True, capture_output=True, text=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *peer.requirements], check=True, capture_output=True, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        shutil.rmtree(home, ignore_errors=True)
+        lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or error.stderr.splitlines()
+        raise MissingPeerError(lines[0] if lines else f"pip ended with {error.returncode}") from error
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    (home / "complete").touch()
+    return python
