@@ -9,12 +9,17 @@ import numpy as np
 ROLE_STEP, ROLE_FINAL = 0, 1
 """Values of the ``role`` column: a step with an action, or an episode's last observation (never drawn)."""
 
+NUMBERS, TEXT_HASH = "numbers", "text hash"
+"""What a column holds: values of dtype and unit, or ``captions.text_hash`` of texts in a table beside the rows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
     """One fixed-width column.
 
-    ``shape`` is that of one row; ``low`` and ``high`` are inclusive bounds where the space gives finite ones.
+    ``shape`` is that of one row; ``low`` and ``high`` are inclusive bounds where the space gives finite ones (those
+    that need more than 53 bits are rounded outward). ``content`` tells numbers from 64-bit hashes that stand for texts
+    (``TEXT_HASH``): those name something, their size says nothing.
     """
 
     name: str
@@ -23,6 +28,7 @@ class ArraySpec:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    content: str = NUMBERS
 
     @property
     def row_bytes(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.errors import SpecError
-from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.replay.text_table import TextTable
+from onibi.platform.spec import NUMBERS, TEXT_HASH, ArraySpec, ReplaySpec
 
 OBSERVATION = "observation"
 """Name of the one observation leaf of a bare space, and prefix of the leaves of a nested one."""
 
-_FIXED_WIDTH = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+_FIXED_WIDTH = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
 
 
 def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
@@ -42,7 +45,8 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
 def arrow_schema(spec: ReplaySpec) -> pa.Schema:
     """The schema of a row: a primitive per scalar, a fixed-size list (C order) per array.
 
-    Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``part`` (observation, fixed, extra).
+    Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``content`` (numbers, text hash),
+    ``part`` (observation, fixed, extra).
     The schema's own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of
     the spec.
     """
@@ -59,6 +63,7 @@ def arrow_schema(spec: ReplaySpec) -> pa.Schema:
             "unit": column.unit,
             "low": "" if column.low is None else repr(float(column.low)),
             "high": "" if column.high is None else repr(float(column.high)),
+            "content": column.content,
             "part": part,
         }
         kind = pa.list_(pa.field("item", primitive, nullable=False), width) if column.shape else primitive
@@ -94,6 +99,7 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
                 unit=metadata["unit"],
                 low=float(metadata["low"]) if metadata["low"] else None,
                 high=float(metadata["high"]) if metadata["high"] else None,
+                content=metadata.get("content", NUMBERS),  # stores of 0.1.0 knew nothing else
             )
         )
     spec = ReplaySpec(
@@ -113,84 +119,128 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
 def observation_specs(space: Any) -> tuple[ArraySpec, ...]:
     """One column per leaf of a Gymnasium observation space; nested names are joined by ".", Tuple items by their index.
 
-    Args:
-        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, or Dict/Tuple of them, nested at
-        will.
-    Raises: SpecError where a leaf has no fixed width (Text, Sequence, Graph, OneOf).
-    """
-    from gymnasium import spaces
+    A Text leaf becomes one uint64 column of text hashes, marked by its ``content``; the texts themselves stand in a
+    ``TextTable`` beside the rows. Boolean leaves are uint8: an Arrow bool is bit-packed and has no NumPy view.
 
-    columns = []
-    for name, leaf in _leaves(space, OBSERVATION):
-        low: float | None = None
-        high: float | None = None
-        if isinstance(leaf, spaces.Box):
-            dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
-            if leaf.low.size and np.all(np.isfinite(leaf.low)) and np.all(np.isfinite(leaf.high)):
-                low, high = float(leaf.low.min()), float(leaf.high.max())
-        elif isinstance(leaf, spaces.Discrete):
-            dtype, shape = np.dtype(leaf.dtype), ()
-            low, high = float(leaf.start), float(leaf.start + leaf.n - 1)
-        elif isinstance(leaf, spaces.MultiDiscrete):
-            dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
-            low, high = float(np.min(leaf.start)), float(np.max(leaf.start + leaf.nvec - 1))
-        elif isinstance(leaf, spaces.MultiBinary):
-            dtype, shape = np.dtype(np.int8), tuple(leaf.shape)
-            low, high = 0.0, 1.0
-        else:
-            raise SpecError(
-                f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are "
-                f"{_FIXED_WIDTH}. "
-                "Leave the leaf out with observation.keys, or turn it into a fixed-size array in a wrapper"
-            )
-        if dtype == np.bool_:
-            dtype = np.dtype(np.uint8)  # an Arrow bool is bit-packed and has no NumPy view
-        columns.append(ArraySpec(name=name, dtype=dtype.name, shape=shape, low=low, high=high))
-    return tuple(columns)
+    Args:
+        space: a single environment's space: Box, Discrete, MultiDiscrete, MultiBinary, Text, or Dict/Tuple of them,
+            nested at will.
+    Raises: SpecError where a leaf has no fixed width (Sequence, Graph, OneOf) or names would not be unique.
+    """
+    return tuple(leaf.spec for leaf in _leaves(space, OBSERVATION, ()))
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A column and the keys that lead to its values, outermost first."""
+
+    spec: ArraySpec
+    path: tuple[Any, ...]
 
 
 class ObservationLeaves:
     """The leaves of one space, looked up once: for callers that flatten at every step."""
 
-    def __init__(self, space: Any) -> None:
-        """Raises: SpecError as ``observation_specs``."""
-        self.specs = observation_specs(space)
-        self._paths = [(column.name, np.dtype(column.dtype), column.name.split(".")[1:]) for column in self.specs]
+    def __init__(self, space: Any, texts: TextTable | None = None) -> None:
+        """Take apart a space; ``texts`` interns the texts of Text leaves.
+
+        Raises: SpecError as ``observation_specs``, and for a Text leaf where there is no table to keep its texts.
+        """
+        self._leaves = tuple(_leaves(space, OBSERVATION, ()))
+        self._texts = texts
+        self.specs = tuple(leaf.spec for leaf in self._leaves)
+        spoken = [column.name for column in self.specs if column.content == TEXT_HASH]
+        if spoken and texts is None:
+            raise SpecError(
+                f"observation leaf {spoken[0]!r} is Text: its column holds hashes, and there is no table for the texts "
+                "themselves here. Leave the leaf out with observation.keys, turn it into a fixed-size array in a "
+                "wrapper, or pass texts=TextTable() and keep that table beside the rows"
+            )
 
     def flatten(self, value: Any) -> dict[str, NDArray[Any]]:
         """The leaves of a batched observation by their column names.
 
         Args:
-            value: nested as the space, each leaf [E, ...].
+            value: nested as the space, each leaf [E, ...]; of a Text leaf a sequence of E texts.
 
-        Returns: each leaf [E, ...] in its column's dtype; copied only where the dtype differs.
+        Returns: each leaf [E, ...] in its column's dtype; copied only where the dtype differs. Text: [E] uint64.
         """
         flat = {}
-        for name, dtype, path in self._paths:
-            leaf = value
-            for part in path:
-                leaf = leaf[part] if isinstance(leaf, Mapping) else leaf[int(part)]
-            flat[name] = np.asarray(leaf).astype(dtype, copy=False)
+        for leaf in self._leaves:
+            found = value
+            for key in leaf.path:
+                found = found[key]
+            if leaf.spec.content == TEXT_HASH:
+                assert self._texts is not None, "checked by the constructor"
+                flat[leaf.spec.name] = self._texts.intern(found)
+            else:
+                flat[leaf.spec.name] = np.asarray(found).astype(np.dtype(leaf.spec.dtype), copy=False)
         return flat
 
 
-def flatten_observation(space: Any, value: Any) -> dict[str, NDArray[Any]]:
-    """``ObservationLeaves(space).flatten(value)``, for a single call."""
-    return ObservationLeaves(space).flatten(value)
+def flatten_observation(space: Any, value: Any, texts: TextTable | None = None) -> dict[str, NDArray[Any]]:
+    """``ObservationLeaves(space, texts).flatten(value)``, for a single call."""
+    return ObservationLeaves(space, texts).flatten(value)
 
 
-def _leaves(space: Any, name: str) -> Iterator[tuple[str, Any]]:
+def _leaves(space: Any, name: str, path: tuple[Any, ...]) -> Iterator[_Leaf]:
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
+        names = [str(key) for key in space.spaces]
         for key, child in space.spaces.items():
             if "." in str(key):
                 raise SpecError(
                     f"observation key {key!r} under {name!r} contains '.', which joins nested names; rename it"
                 )
-            yield from _leaves(child, f"{name}.{key}")
+            if names.count(str(key)) > 1:
+                raise SpecError(f"observation key {key!r} under {name!r} reads like another one there; rename it")
+            yield from _leaves(child, f"{name}.{key}", (*path, key))
     elif isinstance(space, spaces.Tuple):
         for index, child in enumerate(space.spaces):
-            yield from _leaves(child, f"{name}.{index}")
+            yield from _leaves(child, f"{name}.{index}", (*path, index))
     else:
-        yield name, space
+        yield _Leaf(_leaf_spec(space, name), path)
+
+
+def _leaf_spec(leaf: Any, name: str) -> ArraySpec:
+    """The column of a space that is no container."""
+    from gymnasium import spaces
+
+    low: float | None = None
+    high: float | None = None
+    content = NUMBERS
+    if isinstance(leaf, spaces.Box):
+        dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
+        if leaf.low.size and np.all(np.isfinite(leaf.low)) and np.all(np.isfinite(leaf.high)):
+            low, high = _below(leaf.low.min().item()), _above(leaf.high.max().item())
+    elif isinstance(leaf, spaces.Discrete):
+        dtype, shape = np.dtype(leaf.dtype), ()
+        low, high = _below(int(leaf.start)), _above(int(leaf.start) + int(leaf.n) - 1)
+    elif isinstance(leaf, spaces.MultiDiscrete):
+        dtype, shape = np.dtype(leaf.dtype), tuple(leaf.shape)
+        start, count = np.asarray(leaf.start).reshape(-1).tolist(), np.asarray(leaf.nvec).reshape(-1).tolist()
+        low, high = _below(min(start)), _above(max(a + b - 1 for a, b in zip(start, count, strict=True)))
+    elif isinstance(leaf, spaces.MultiBinary):
+        dtype, shape = np.dtype(np.int8), tuple(leaf.shape)
+        low, high = 0.0, 1.0
+    elif isinstance(leaf, spaces.Text):
+        dtype, shape, content = np.dtype(np.uint64), (), TEXT_HASH
+    else:
+        raise SpecError(
+            f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are "
+            f"{_FIXED_WIDTH}. Leave the leaf out with observation.keys, or turn it into a fixed-size array in a wrapper"
+        )
+    if dtype == np.bool_:
+        dtype = np.dtype(np.uint8)
+    return ArraySpec(name=name, dtype=dtype.name, shape=shape, low=low, high=high, content=content)
+
+
+def _below(bound: float) -> float:
+    """The largest float64 that is not above an int or float: int64 bounds may need more than its 53 bits."""
+    return float(bound) if float(bound) <= bound else math.nextafter(float(bound), -math.inf)
+
+
+def _above(bound: float) -> float:
+    """The smallest float64 that is not below an int or float."""
+    return float(bound) if float(bound) >= bound else math.nextafter(float(bound), math.inf)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from gymnasium import spaces
 
+from onibi.platform.captions import text_hash
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.schema import (
     ObservationLeaves,
@@ -16,7 +17,8 @@ from onibi.platform.replay.schema import (
     ring_columns,
     spec_from_arrow,
 )
-from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.replay.text_table import TextTable
+from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 
 NESTED = spaces.Dict(
     {
@@ -64,11 +66,54 @@ def test_batched_observation_is_flattened_to_its_columns(space):
 
 
 @pytest.mark.parametrize(
-    "leaf", [spaces.Text(8), spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), spaces.Discrete(2))]
+    "leaf",
+    [
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(spaces.Discrete(2), spaces.Discrete(2)),
+        spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))),
+    ],
 )
 def test_leaf_without_a_fixed_width_is_refused_by_name(leaf):
     with pytest.raises(SpecError, match=rf"'observation\.words' is {type(leaf).__name__}, which has no fixed width"):
         observation_specs(spaces.Dict({"words": leaf}))
+
+
+def test_text_leaf_is_a_column_of_hashes_and_needs_a_table_for_its_texts():
+    space = spaces.Dict({"goal": spaces.Text(8)})
+    (column,) = observation_specs(space)
+    assert (column.name, column.dtype, column.shape, column.content) == ("observation.goal", "uint64", (), TEXT_HASH)
+    spec = ReplaySpec(observation=(column,), actions=1)
+    assert arrow_schema(spec).field("observation.goal").metadata[b"content"] == b"text hash"
+    assert spec_from_arrow(arrow_schema(spec)) == spec
+    with pytest.raises(SpecError, match=r"'observation\.goal' is Text.*no table for the texts"):
+        ObservationLeaves(space)
+    texts = TextTable()
+    flat = flatten_observation(space, {"goal": ("find", "", "find")}, texts)
+    assert flat["observation.goal"].tolist() == [text_hash("find"), 0, text_hash("find")]
+    assert texts.to_arrow().to_pylist() == [{"text_hash": text_hash("find"), "text": "find"}]
+
+
+def test_schema_of_the_first_release_is_read_as_numbers():
+    fields = []
+    for field in arrow_schema(SPEC):
+        old = {key: value for key, value in field.metadata.items() if key != b"content"}
+        fields.append(field.with_metadata(old))
+    assert spec_from_arrow(pa.schema(fields, metadata=arrow_schema(SPEC).metadata)) == SPEC
+
+
+@pytest.mark.parametrize("start", [0, 2**53 + 1, -(2**53) - 1, 2**62 + 3])
+def test_bounds_of_wide_integers_include_them(start):
+    (column,) = observation_specs(spaces.Discrete(4, start=start))
+    assert column.low <= start
+    assert column.high >= start + 3
+    assert abs(column.low - start) < 2**12
+
+
+def test_keys_that_are_no_strings_are_followed_and_those_that_read_alike_refused():
+    space = spaces.Dict({1: spaces.Discrete(2), "b": spaces.Discrete(2)})
+    assert flatten_observation(space, {1: np.array([1]), "b": np.array([0])})["observation.1"].tolist() == [1]
+    with pytest.raises(SpecError, match="reads like another one"):
+        observation_specs(spaces.Dict({1: spaces.Discrete(2), "1": spaces.Discrete(2)}))
 
 
 def test_key_with_a_dot_is_refused_as_it_could_mean_two_leaves():
