@@ -97,7 +97,7 @@ def piece_ends(rows: LaneRows) -> NDArray[np.intp]:
 
 
 def _spans(rows: LaneRows, before: LaneRows | None) -> Iterator[tuple[int, int, bool]]:
-    """(begin, end, whether the piece ends there); (0, 0, True) first where these rows do not follow the waiting ones."""
+    """(begin, end, whether a piece ends there); (0, 0, True) first where these rows do not follow the waiting ones."""
     if before is not None and int(rows.generation[0]) != int(before.generation[-1]) + 1:
         yield 0, 0, True
     begin = 0
