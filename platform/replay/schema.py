@@ -152,9 +152,9 @@ class ObservationLeaves:
         spoken = [column.name for column in self.specs if column.content == TEXT_HASH]
         if spoken and texts is None:
             raise SpecError(
-                f"observation leaf {spoken[0]!r} is Text: its column holds hashes, and there is no table for the texts "
-                "themselves here. Leave the leaf out with observation.keys, turn it into a fixed-size array in a "
-                "wrapper, or pass texts=TextTable() and keep that table beside the rows"
+                f"observation leaf {spoken[0]!r} is Text, which has no fixed width: its column holds hashes, and there "
+                "is no table for the texts themselves here. Leave the leaf out with view.keys, turn it into a "
+                "fixed-size array in a wrapper, or pass texts=TextTable() and keep that table beside the rows"
             )
 
     def flatten(self, value: Any) -> dict[str, NDArray[Any]]:
@@ -229,7 +229,7 @@ def _leaf_spec(leaf: Any, name: str) -> ArraySpec:
     else:
         raise SpecError(
             f"observation leaf {name!r} is {type(leaf).__name__}, which has no fixed width; allowed are "
-            f"{_FIXED_WIDTH}. Leave the leaf out with observation.keys, or turn it into a fixed-size array in a wrapper"
+            f"{_FIXED_WIDTH}. Leave the leaf out with view.keys, or turn it into a fixed-size array in a wrapper"
         )
     if dtype == np.bool_:
         dtype = np.dtype(np.uint8)
