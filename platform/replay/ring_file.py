@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.ring_folder import free_bytes, in_memory, remedy, room, warn_of_disk
 from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, read_header
 from onibi.platform.replay.schema import ring_columns
 
@@ -33,12 +34,17 @@ class MappedRing:
         self.path, self.layout = path, layout
         words, columns, size = layout.offsets()
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        # MAP_POPULATE: without it the first lap through the ring faults page by page, several times slower.
+        self.in_memory = in_memory(path)
+        # MAP_POPULATE: without it the first lap through the ring faults page by page, several times slower. On a disk
+        # it would read the whole file, which is there because it is larger than memory.
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if self.in_memory else 0)
         descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
-            memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=access)
+            memory = mmap.mmap(descriptor, size, flags=flags, prot=access)
         finally:
             os.close(descriptor)
+        if not self.in_memory and not writable:
+            memory.madvise(mmap.MADV_RANDOM)  # draws are: read-ahead would bring 32 pages for each that is wanted
         self.words: dict[str, NDArray[np.int64]] = {}
         for name, shape in layout.word_shapes.items():
             view = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), words[name]).reshape(shape)
@@ -96,27 +102,21 @@ def create_ring_file(path: Path, layout: RingLayout) -> int:
 
 
 def _reserve(descriptor: int, path: Path, layout: RingLayout, size: int) -> None:
-    free = _free_bytes(path.parent)
+    free = free_bytes(path.parent)
     sums = (
         f"{layout.lanes} lanes x {layout.slots} slots x {layout.spec.row_bytes} bytes a row + header = "
         f"{size / _MIB:,.1f} MiB, "
         f"free in {path.parent} are {free / _MIB:,.1f} MiB"
     )
-    remedy = "Lower replay.capacity_rows, or enlarge the folder's memory (docker run --shm-size=...)"
+    missing = f"too little {room(path.parent)} for the replay ring"
     if size > free:
-        raise ReplayError(f"too little shared memory for the replay ring: {sums}. {remedy}")
+        raise ReplayError(f"{missing}: {sums}. {remedy(path.parent)}")
     try:
         # ftruncate alone would succeed on a full tmpfs and die later of SIGBUS, without a Python error.
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        raise ReplayError(
-            f"too little shared memory for the replay ring ({error.strerror}): {sums}. {remedy}"
-        ) from error
-
-
-def _free_bytes(folder: Path) -> int:
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
+        raise ReplayError(f"{missing} ({error.strerror}): {sums}. {remedy(path.parent)}") from error
+    warn_of_disk(path, size)
 
 
 def lock_ring(path: Path, wait_seconds: float = 1.0) -> int:

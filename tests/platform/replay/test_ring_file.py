@@ -48,7 +48,7 @@ def test_memory_taken_by_others_after_the_check_is_an_error_and_not_a_signal(row
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        monkeypatch.setattr(ring_file, "_free_bytes", lambda folder: 2**40)  # what it was a moment ago
+        monkeypatch.setattr(ring_file, "free_bytes", lambda folder: 2**40)  # what it was a moment ago
         with pytest.raises(
             ReplayError, match=r"too little shared memory for the replay ring \(No space left on device\)"
         ):
