@@ -66,7 +66,7 @@ def warn_of_disk(path: Path, ring_bytes: int) -> None:
     memory = available_memory_bytes()
     log.warning(
         "%s lies on a disk: its %.0f MiB are cached as far as memory goes (now %.0f MiB). What does not fit is read "
-        "from the disk at each draw, and every row is written to it. Set replay.folder to /dev/shm if the ring fits there",
+        "from the disk at each draw, and every row is written to it. Set replay.folder to /dev/shm if it fits there",
         path,
         ring_bytes / _MIB,
         memory / _MIB,
