@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.window_gather import Empty
 from onibi.platform.replay.windows import Windows
+
+
+class WindowSampler(Protocol):
+    """What a feed asks of a sampler of windows; every one of them has it."""
+
+    @property
+    def overtaken(self) -> int:
+        """Starts that the writer overwrote before they were handed out."""
+
+    def allocate(self, empty: Empty = ...) -> Windows:
+        """Windows for ``draw`` to fill."""
+
+    def draw(self, out: Windows | None = None) -> Windows:
+        """One batch."""
+
+    def state(self) -> dict[str, Any]:
+        """From which ``restore`` goes on."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
 
 
 class ReplayFeed:
@@ -26,7 +46,7 @@ class ReplayFeed:
     """
 
     def __init__(
-        self, reader: RingReader, sampler: UniformSampler, limiter: Limiter, batch_size: int, buffers: int = 2
+        self, reader: RingReader, sampler: WindowSampler, limiter: Limiter, batch_size: int, buffers: int = 2
     ) -> None:
         self._reader, self._sampler, self._limiter = reader, sampler, limiter
         self._batch_size = batch_size
@@ -64,7 +84,7 @@ class ReplayFeed:
         """
         self._turn = (self._turn + 1) % len(self._buffers)
         windows = self._sampler.draw(out=self._buffers[self._turn])
-        self._drawn.value = self._drawn.value + self._batch_size
+        self._drawn.value = self._drawn.value + windows.drawn_rows
         self._allowed_batches = max(0, self._allowed_batches - 1)
         return windows
 

@@ -64,13 +64,13 @@ class WindowDraws:
         plan, begin = self._pending, self._position
         batch = slice(begin, begin + self._batch)
         self._gather.gather(plan.pair[batch], out)
-        late = self._gather.late(plan.starts.part(batch))
+        late = self._gather.late(plan.starts.lane[batch], plan.starts.row[batch])
         while len(late):
             self.overtaken += len(late)
             again = self._gather.plan(self._choose(len(late)))
             plan.put(begin + late, again)
             self._gather.gather_at(again.pair, late, out)
-            late = late[self._gather.late(again.starts)]
+            late = late[self._gather.late(again.starts.lane, again.starts.row)]
         for name in PLANNED:
             np.copyto(getattr(out, name), getattr(plan, name)[batch])
         np.copyto(out.lane, plan.starts.lane[batch])

@@ -124,7 +124,8 @@ class WindowGather:
             at += base[:, None]
             unused = np.take(columns["role"], at, mode="clip") == ROLE_FINAL
             unused |= self._offsets >= left[:, None]
-            np.logical_or.accumulate(unused, axis=1, out=unused)
+            for step in range(1, self._n):  # column by column: accumulate and sum along a short axis are 4 x slower
+                unused[:, step] |= unused[:, step - 1]
         reward = np.take(columns["reward"], at, mode="clip")
         caption_id = np.take(columns["caption_id"], at, mode="clip")
         caption_count = np.take(columns["caption_count"], at, axis=0, mode="clip")
@@ -138,13 +139,17 @@ class WindowGather:
             np.copyto(caption_count, np.uint16(0), where=unused[..., None])
             used = ~unused
             ends &= used
-            steps = used.sum(axis=1, dtype=np.int32)
+            steps = used[:, 0].astype(np.int32)
+            for step in range(1, self._n):
+                steps += used[:, step]
         last = first + steps
         last -= slots * (last >= slots)
         last += base
+        pair = np.empty((len(begin), 2), np.int64)
+        pair[:, 0], pair[:, 1] = begin, last
         return Plan(
             starts=starts,
-            pair=np.stack([begin, last], axis=1),
+            pair=pair,
             reward=reward,
             continues=np.logical_not(ends).astype(np.float32),
             used=used,
@@ -175,9 +180,9 @@ class WindowGather:
         for column in self._extra:
             out.extra[column.name][positions] = columns[column.name][pair[:, 0]]
 
-    def late(self, starts: Starts) -> NDArray[np.int64]:
+    def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """End check: positions of starts whose first row may have been overwritten by now."""
-        return np.flatnonzero(starts.row < self._reader.oldest_now()[starts.lane])
+        return np.flatnonzero(row < self._reader.oldest_now()[lane])
 
     def close(self) -> None:
         """End the gather threads."""

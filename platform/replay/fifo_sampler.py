@@ -1,0 +1,245 @@
+"""Each row once, in the order of its lane: slabs for on-policy learners (contracts §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.window_gather import Empty, chosen_columns
+from onibi.platform.replay.window_starts import checked_lanes
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
+
+_ROUNDS = 64
+"""How often a draw begins again because the writer lapped it."""
+_FIXED = ("action", "reward", "terminated", "truncated", "role", "policy_version", "caption_id", "caption_count")
+
+
+@dataclass(kw_only=True)
+class Slab:
+    """T consecutive rows of each of B lanes, lane by lane as they lie in the ring. Row t of lane b is row
+    ``generation[b] + t``.
+
+    Final rows are in it and masked (``used``): reward and flags are 0 there. ``observation[:, t + 1]`` is what followed
+    row t.
+    """
+
+    observation: dict[str, NDArray[Any]]
+    """Each leaf [B, T + 1, ...]."""
+    action: NDArray[np.int64]
+    """[B, T]"""
+    reward: NDArray[np.float32]
+    """[B, T], the environment's own."""
+    terminated: NDArray[np.uint8]
+    """[B, T]"""
+    truncated: NDArray[np.uint8]
+    """[B, T]"""
+    role: NDArray[np.uint8]
+    """[B, T]"""
+    policy_version: NDArray[np.int64]
+    """[B, T]"""
+    caption_id: NDArray[np.uint32]
+    """[B, T]"""
+    caption_count: NDArray[np.uint16]
+    """[B, T, K]"""
+    used: NDArray[np.bool_]
+    """[B, T], False for final rows."""
+    begins: NDArray[np.bool_]
+    """[B, T], where an episode piece begins: the row before is final, or was never drawn (row 0, lost rows)."""
+    lane: NDArray[np.int64]
+    """[B], ascending."""
+    generation: NDArray[np.int64]
+    """[B], absolute number of the first row."""
+    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Further declared columns, each [B, T, ...]."""
+
+    @property
+    def drawn_rows(self) -> int:
+        """What the limiter counts: step rows."""
+        return int(np.count_nonzero(self.used))
+
+
+class FifoSampler:
+    """Hands out every row once, oldest first in its lane, as slabs of ``rows`` rows of ``batch_lanes`` lanes.
+
+    Lanes take turns: of those with enough rows the next ones after the last slab's are taken. Where neighbouring lanes
+    are in step (NEXT_STEP actors) a column is one strided copy. Rows that the writer overwrote before they were handed
+    out are gone and counted in ``lost_rows``; the lane then goes on half a ring behind its newest row, for at the
+    oldest one the writer would overtake it again.
+    """
+
+    def __init__(
+        self,
+        reader: RingReader,
+        *,
+        rows: int,
+        batch_lanes: int,
+        lanes: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all).
+
+        Raises: ReplayError where a slab would be longer than half a lane, has more lanes than there are, or a lane or
+        column does not exist.
+        """
+        self._reader, self._rows, self._batch = reader, rows, batch_lanes
+        self._lanes = np.sort(checked_lanes(reader, lanes))
+        if not 1 <= rows <= reader.slots // 2 or not 1 <= batch_lanes <= len(self._lanes):
+            raise ReplayError(
+                f"{reader.path}: slabs of {batch_lanes} lanes x {rows} rows cannot be drawn; allowed are 1 to "
+                f"{len(self._lanes)} lanes and 1 to {reader.slots // 2} rows (half of a lane's slots)"
+            )
+        self._observation, self._extra = chosen_columns(reader, columns)
+        self._position = np.zeros(len(self._lanes), np.int64)  # next row of each lane
+        self._piece_goes_on = np.zeros(len(self._lanes), np.bool_)  # the row before was handed out and is no final one
+        self._turn = 0
+        self.drawn_rows = 0
+        """Step rows handed out over this sampler's life, restored ones included."""
+        self.final_rows = 0
+        """Final rows handed out, masked."""
+        self.lost_rows = 0
+        """Rows, final ones included, that the writer overwrote before they were handed out."""
+        self.overtaken = 0
+        """Lanes of a slab that the writer overtook while it was copied; the slab was drawn again."""
+
+    @property
+    def readable_rows(self) -> int:
+        """Committed rows that were not handed out yet and are still there, final rows included."""
+        snapshot = self._reader.snapshot()
+        cursor, oldest = snapshot.cursor[self._lanes], snapshot.oldest[self._lanes]
+        return int((cursor - np.maximum(oldest, self._position)).clip(0).sum())
+
+    @property
+    def ready(self) -> bool:
+        """Whether a slab can be drawn now."""
+        return int(np.count_nonzero(self._unread() >= self._rows)) >= self._batch
+
+    def allocate(self, empty: Empty = np.empty) -> Slab:
+        """A slab for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation`` only)."""
+        b, t = self._batch, self._rows
+        fixed = {
+            column.name: np.empty((b, t, *column.shape), np.dtype(column.dtype))
+            for column in self._reader.spec.columns
+            if column.name in _FIXED
+        }
+        return Slab(
+            observation={c.name: empty((b, t + 1, *c.shape), np.dtype(c.dtype)) for c in self._observation},
+            **fixed,
+            used=np.empty((b, t), np.bool_),
+            begins=np.empty((b, t), np.bool_),
+            lane=np.empty(b, np.int64),
+            generation=np.empty(b, np.int64),
+            extra={c.name: np.empty((b, t, *c.shape), np.dtype(c.dtype)) for c in self._extra},
+        )
+
+    def draw(self, out: Slab | None = None) -> Slab:
+        """The next slab.
+
+        Raises: ReplayError where too few lanes have ``rows`` rows (ask ``ready`` first), or the writer is so fast that
+        no slab can be copied whole.
+        """
+        out = self.allocate() if out is None else out
+        for _ in range(_ROUNDS):
+            places, turn = self._choose()
+            begin = self._position[places]
+            self._copy(self._lanes[places], begin, out)
+            late = begin < self._reader.oldest_now()[self._lanes[places]]
+            if not late.any():
+                break
+            self.overtaken += int(np.count_nonzero(late))
+        else:
+            raise ReplayError(
+                f"{self._reader.path}: the writer overtook {_ROUNDS} slabs of {self._batch} x {self._rows} rows while "
+                "they were copied; raise replay.capacity_rows, or let the limiter hold the actors back"
+            )
+        final = out.role == ROLE_FINAL
+        np.equal(out.role, ROLE_STEP, out=out.used)
+        out.begins[:, 1:] = final[:, :-1]
+        out.begins[:, 0] = ~self._piece_goes_on[places]
+        out.lane[:], out.generation[:] = self._lanes[places], begin
+        self._position[places] = begin + self._rows
+        self._piece_goes_on[places] = ~final[:, -1]
+        self._turn = turn
+        drawn = out.drawn_rows
+        self.drawn_rows += drawn
+        self.final_rows += out.used.size - drawn
+        return out
+
+    def state(self) -> dict[str, Any]:
+        """Plain values (JSON holds them) from which ``restore`` goes on exactly, given the same ring contents."""
+        return {
+            "position": self._position.tolist(),
+            "piece_goes_on": self._piece_goes_on.tolist(),
+            "turn": self._turn,
+            "drawn_rows": self.drawn_rows,
+            "final_rows": self.final_rows,
+            "lost_rows": self.lost_rows,
+            "overtaken": self.overtaken,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``. Raises: ReplayError where it belongs to another ring or other lanes."""
+        position = np.asarray(state["position"], np.int64)
+        cursor = self._reader.snapshot().cursor[self._lanes]
+        if position.shape != cursor.shape or (position > cursor).any() or (position < 0).any():
+            raise ReplayError(
+                f"{self._reader.path}: the sampler's state stands at rows {position.tolist()[:8]}, this ring has "
+                f"{cursor.tolist()[:8]}; restore it with the ring it was taken from, or start a new sampler"
+            )
+        self._position = position.copy()
+        self._piece_goes_on = np.asarray(state["piece_goes_on"], np.bool_)
+        self._turn = int(state["turn"])
+        self.drawn_rows, self.final_rows = int(state["drawn_rows"]), int(state["final_rows"])
+        self.lost_rows, self.overtaken = int(state["lost_rows"]), int(state["overtaken"])
+
+    def _unread(self) -> NDArray[np.int64]:
+        """[L'] rows that each lane has for a slab, after what the writer overwrote was given up."""
+        snapshot = self._reader.snapshot()
+        cursor, oldest = snapshot.cursor[self._lanes], snapshot.oldest[self._lanes]
+        lapped = self._position < oldest
+        if lapped.any():
+            after = np.maximum(oldest, cursor - self._reader.slots // 2)[lapped]
+            self.lost_rows += int((after - self._position[lapped]).sum())
+            self._position[lapped] = after
+            self._piece_goes_on[lapped] = False
+        return cursor - self._position
+
+    def _choose(self) -> tuple[NDArray[np.int64], int]:
+        """Places of the slab's lanes, ascending, and whose turn it is after them."""
+        unread = self._unread()
+        order = np.roll(np.arange(len(self._lanes)), -self._turn)
+        chosen = order[unread[order] >= self._rows][: self._batch]
+        if len(chosen) < self._batch:
+            raise ReplayError(
+                f"{self._reader.path}: {len(chosen)} lanes have {self._rows} rows that were not handed out, a slab "
+                f"needs {self._batch}; draw when `ready` says so"
+            )
+        return np.sort(chosen), int(chosen[-1] + 1) % len(self._lanes)
+
+    def _copy(self, lanes: NDArray[np.int64], begin: NDArray[np.int64], out: Slab) -> None:
+        slots, t = self._reader.slots, self._rows
+        wide = [(column, out.observation[column.name], t + 1) for column in self._observation]
+        wide += [(column, out.extra[column.name], t) for column in self._extra]
+        wide += [(c, getattr(out, c.name), t) for c in self._reader.spec.columns if c.name in _FIXED]
+        runs = list(_runs(lanes, begin % slots))
+        for column, target, rows in wide:
+            source = self._reader.columns[column.name].reshape(self._reader.lanes, slots, *column.shape)
+            for at, lane, count, slot in runs:
+                before_wrap = min(rows, slots - slot)
+                part, into = source[lane : lane + count], target[at : at + count]
+                np.copyto(into[:, :before_wrap], part[:, slot : slot + before_wrap])
+                if rows > before_wrap:
+                    np.copyto(into[:, before_wrap:], part[:, : rows - before_wrap])
+
+
+def _runs(lanes: NDArray[np.int64], slot: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+    """(place in the slab, first lane, lanes, slot) of each run of neighbouring lanes in step."""
+    turns = np.flatnonzero((np.diff(lanes) != 1) | (np.diff(slot) != 0)) + 1
+    starts = [0, *turns.tolist()]
+    for begin, end in zip(starts, [*starts[1:], len(lanes)], strict=True):
+        yield begin, int(lanes[begin]), end - begin, int(slot[begin])

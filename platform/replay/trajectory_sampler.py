@@ -1,0 +1,143 @@
+"""Draws weighted by the return of their trajectory (Hong et al. 2023, "Harnessing Mixed Offline Reinforcement Learning
+Datasets via Trajectory Weighting").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.trajectory_intake import Trajectories, TrajectoryIntake
+from onibi.platform.replay.window_draws import WindowDraws
+from onibi.platform.replay.window_gather import Empty
+from onibi.platform.replay.window_starts import Starts, checked_lanes
+from onibi.platform.replay.windows import Windows
+
+
+def trajectory_probabilities(episode_return: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """P(i) = exp(g_i / α) / Σ_j exp(g_j / α), with g the returns scaled to [0, 1] by the smallest and largest of them.
+
+    Args:
+        episode_return: [M], M ≥ 1.
+        temperature: α > 0; the larger, the more uniform.
+    Returns: [M]; equal where all returns are.
+    """
+    spread = episode_return.max() - episode_return.min()
+    scaled = (episode_return - episode_return.max()) / spread if spread > 0 else np.zeros(len(episode_return))
+    share: NDArray[np.float64] = np.exp(scaled / temperature)
+    share /= share.sum()
+    return share
+
+
+class TrajectoryWeightedSampler:
+    """Draws a finished trajectory by the softmax of its return, then one of its steps, all with the same probability.
+
+    Trajectories that have not finished (still played, cut by a gap or a dead actor, or partly overwritten) are not
+    drawn from, for their return is not known. Meant for datasets of mixed quality; online, draw only when
+    ``readable_rows`` says that something has finished. Weights stay 1: the shifted distribution is the purpose.
+
+    Differences from the paper: its return weighting only (no baseline of the initial state, which needs a value
+    function); the ring's own trajectories, so the scale moves as they come and go. With ``by_length`` a trajectory also
+    counts in proportion to its steps, as in the authors' published code.
+    """
+
+    def __init__(
+        self,
+        reader: RingReader,
+        *,
+        n_steps: int,
+        batch_size: int,
+        rng: np.random.Generator,
+        temperature: float = 0.1,
+        by_length: bool = False,
+        lanes: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+        batches_ahead: int = 8,
+        gather_threads: int = 1,
+    ) -> None:
+        """As ``UniformSampler``. Raises: ReplayError also where ``temperature`` is not above 0."""
+        if not 0 < temperature < float("inf"):
+            raise ReplayError(f"temperature is {temperature}, it must be a finite number above 0")
+        self._reader, self._rng = reader, rng
+        self._temperature, self._by_length = temperature, by_length
+        self._lanes = checked_lanes(reader, lanes)
+        self._intake = TrajectoryIntake(reader, self._lanes)
+        self._draws = WindowDraws(
+            reader,
+            self._choose,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            columns=columns,
+            batches_ahead=batches_ahead,
+            gather_threads=gather_threads,
+        )
+
+    @property
+    def drawn_rows(self) -> int:
+        """Window starts handed out over this sampler's life, restored ones included."""
+        return self._draws.drawn_rows
+
+    @property
+    def overtaken(self) -> int:
+        """Starts that the writer overwrote before they were handed out; each was drawn again."""
+        return self._draws.overtaken
+
+    @property
+    def readable_rows(self) -> int:
+        """Steps of finished trajectories that can be read now; takes in new rows."""
+        found = self._intake.take()
+        return int((found.end - found.begin).sum())
+
+    def trajectories(self) -> Trajectories:
+        """The finished trajectories that are drawn from now; ``place`` counts this sampler's lanes."""
+        return self._intake.take()
+
+    def allocate(self, empty: Empty = np.empty) -> Windows:
+        """As ``UniformSampler.allocate``."""
+        return self._draws.allocate(empty)
+
+    def draw(self, out: Windows | None = None) -> Windows:
+        """One batch. Raises: ReplayError where no trajectory has finished yet."""
+        return self._draws.draw(self.allocate() if out is None else out)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values (JSON holds them) from which ``restore`` goes on exactly, given the same ring contents."""
+        return {"generator": self._rng.bit_generator.state, "intake": self._intake.state(), **self._draws.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``. Raises: ReplayError where it belongs to another ring."""
+        self._intake.restore(state["intake"])
+        self._rng.bit_generator.state = state["generator"]
+        self._draws.restore(state, self._lanes)
+
+    def close(self) -> None:
+        """End the gather threads; they also end when the sampler is collected."""
+        self._draws.close()
+
+    def _choose(self, count: int) -> Starts:
+        found = self._intake.take()
+        if not len(found):
+            raise ReplayError(
+                f"{self._reader.path}: no trajectory in lanes {self._lanes[:8].tolist()} has finished and lies whole "
+                "in the ring; draw when readable_rows is above 0, and see that an episode fits into a lane's "
+                f"{self._reader.slots} slots"
+            )
+        length = found.end - found.begin
+        share = trajectory_probabilities(found.episode_return, self._temperature)
+        if self._by_length:
+            share = share * length / (share * length).sum()
+        ends = np.cumsum(share)
+        which = np.minimum(np.searchsorted(ends, self._rng.random(count) * ends[-1], side="right"), len(found) - 1)
+        row = found.begin[which] + self._rng.integers(0, length[which])
+        place = found.place[which]
+        return Starts(
+            lane=self._lanes[place],
+            row=row,
+            limit=self._intake.cursor[place],
+            probability=share[which] / length[which],
+        )
