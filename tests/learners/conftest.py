@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -86,3 +89,12 @@ def make_windows():
 @pytest.fixture
 def make_observation():
     return observation_of
+
+
+@pytest.fixture(scope="session")
+def published():
+    """(inputs, what RLax gives for them) as float32 arrays by name; see published_numbers.py."""
+    document = json.loads(Path(__file__).with_name("published_numbers.json").read_text(encoding="utf-8"))
+    return tuple(
+        {name: np.array(rows, np.float32) for name, rows in document[part].items()} for part in ("given", "found")
+    )
