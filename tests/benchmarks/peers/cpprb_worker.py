@@ -7,7 +7,18 @@ from pathlib import Path
 
 import numpy as np
 from cpprb import PrioritizedReplayBuffer, ReplayBuffer
-from peers.rows import FRAGMENT_ROWS, GAMMA, LANES, WIDTHS, Width, fill_steps, transitions, wrong_transitions
+from peers.rows import (
+    FRAGMENT_ROWS,
+    GAMMA,
+    LANES,
+    STEPS,
+    WIDTHS,
+    Width,
+    fill_steps,
+    newest_observation,
+    transitions,
+    wrong_transitions,
+)
 from peers.worker import BATCH, Case, Contender
 
 N_STEPS = 3
@@ -45,18 +56,18 @@ def prepare(rows: int, folder: Path) -> Contender:
         saving = ReplayBuffer(rows, environment(width, next_observation=False), next_of="obs")
         n_step = {"size": N_STEPS, "gamma": GAMMA, "rew": "rew", "next": "next_obs"}
         prioritized = PrioritizedReplayBuffer(rows, environment(width, next_observation=True), alpha=0.6, Nstep=n_step)
-        for number in fill_steps(rows):
+        numbers = fill_steps(rows)
+        for number in numbers:
             columns = transitions(width, number)
             uniform.add(**named(columns, flat))
-            for lane in range(LANES):  # a lane's steps follow each other: both need that
-                of_lane = named(columns, lambda column, lane=lane: column[lane])
-                saving.add(**of_lane)
+            for lane in range(LANES):  # a lane's steps follow each other: next_of needs that
+                saving.add(**named(columns, lambda column, lane=lane: column[lane]))
                 saving.on_episode_end()
-                episode_ends = np.flatnonzero(of_lane["done"]) + 1
-                for begin, end in itertools.pairwise([0, *episode_ends.tolist(), FRAGMENT_ROWS]):
-                    if begin < end:
-                        prioritized.add(**{name: column[begin:end] for name, column in of_lane.items()})
-                        prioritized.on_episode_end()
+        for lane in range(LANES):  # and n-step windows need whole episodes: an end in between would shorten them
+            of_lane = named(transitions(width, np.concatenate([number[lane] for number in numbers])), np.asarray)
+            for begin in range(0, len(of_lane["act"]), STEPS):
+                prioritized.add(**{name: column[begin : begin + STEPS] for name, column in of_lane.items()})
+                prioritized.on_episode_end()
         rng = np.random.default_rng(0)
         priorities = [rng.random(BATCH) for _ in range(64)]
         turn = itertools.count()
@@ -97,5 +108,5 @@ def prepare(rows: int, folder: Path) -> Contender:
         for name, (buffer, n) in checked.items():
             batch = buffer.sample(BATCH)
             columns = (batch["obs"], batch["next_obs"], batch["act"], batch["rew"], batch["done"])
-            wrong[f"{width.name} {name}"] = wrong_transitions(width, n, *columns)
+            wrong[f"{width.name} {name}"] = wrong_transitions(width, n, newest_observation(numbers), *columns)
     return Contender(cases=cases, wrong=wrong)

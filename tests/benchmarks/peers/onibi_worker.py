@@ -49,12 +49,13 @@ def filled_ring(path: Path, width: Width, rows: int) -> RingReader:
     return reader
 
 
-def check(width: Width, n_steps: int, windows: Windows) -> list[str]:
+def check(width: Width, n_steps: int, newest: int, windows: Windows) -> list[str]:
     """The same look at a batch that the peers' batches get."""
     used = np.where(windows.used, GAMMA ** np.arange(n_steps), 0)
     return wrong_transitions(
         width,
         n_steps,
+        newest,
         windows.observation["observation"],
         windows.bootstrap_observation["observation"],
         windows.action,
@@ -94,6 +95,7 @@ def copy_case(target: np.ndarray, row_bytes: int) -> Case:
 def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], dict[str, list[str]]]:
     """Every sampler that is there, each with one reused batch."""
     cases, wrong = {}, {}
+    newest = int(reader.snapshot().cursor[0])
 
     def add(name: str, n_steps: int, sampler, *, update: bool = False) -> None:
         out = sampler.allocate()
@@ -107,7 +109,7 @@ def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], di
             return BATCH
 
         cases[f"{width.name} {name}"] = Case(call)
-        wrong[f"{width.name} {name}"] = check(width, n_steps, sampler.draw(out))
+        wrong[f"{width.name} {name}"] = check(width, n_steps, newest, sampler.draw(out))
 
     def settings(n_steps: int) -> dict:
         return {"n_steps": n_steps, "batch_size": BATCH, "rng": np.random.default_rng(n_steps)}

@@ -82,12 +82,18 @@ def fill_steps(rows: int) -> list[np.ndarray]:
     return [lane_steps(i * FRAGMENT_ROWS, FRAGMENT_ROWS) for i in range(fragments)]
 
 
+def newest_observation(numbers: list[np.ndarray]) -> int:
+    """Number, in its lane, of the observation after the newest of some steps."""
+    return int(numbers[-1][0, -1]) + 1
+
+
 def wrong_transitions(
-    width: Width, n_steps: int, observation, next_observation, action, reward, terminated
+    width: Width, n_steps: int, newest: int, observation, next_observation, action, reward, terminated
 ) -> list[str]:
     """What contradicts the rows in a batch of n-step transitions; [] = all of them are right.
 
     Args:
+        newest: number, in its lane, of the newest observation: windows may end there, being shorter.
         reward: [B] the discounted sum of the window's rewards.
         terminated: [B] whether the window ended in the terminal step; then nobody looks at its next observation.
     """
@@ -95,14 +101,14 @@ def wrong_transitions(
     k = number % LANE_NUMBERS
     place = k % (STEPS + 1)
     left = STEPS - place  # steps up to the terminal one, itself included
-    used = np.minimum(left, n_steps)
+    used = np.minimum(np.minimum(left, n_steps), newest - k)
     expected = sum(np.where(i < used, GAMMA**i * ((k + i) % 7), 0) for i in range(n_steps))
     ended = np.asarray(terminated).reshape(-1) != 0
     wrong = {
         "a start that is no step": place == STEPS,
         "action": np.asarray(action).reshape(-1) != k % 4,
         "reward": ~np.isclose(np.asarray(reward).reshape(-1), expected, rtol=1e-5),
-        "terminated": ended != (left <= n_steps),
+        "terminated": ended != (left <= used),
         "next observation": ~ended & (after != number + used),
         "noise": (np.asarray(observation) != observations(width, number)).reshape(len(number), -1).any(axis=1),
     }

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium import spaces
-from peers.rows import FRAGMENT_ROWS, GAMMA, LANES, WIDTHS, Width, fill_steps, transitions, wrong_transitions
+from peers.rows import (
+    FRAGMENT_ROWS,
+    GAMMA,
+    LANES,
+    WIDTHS,
+    Width,
+    fill_steps,
+    newest_observation,
+    transitions,
+    wrong_transitions,
+)
 from peers.worker import BATCH, Case, Contender
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
@@ -39,7 +49,8 @@ def prepare(rows: int, folder: Path) -> Contender:
         buffers = {1: ReplayBuffer(*arguments)}
         if width.name == "wide":
             buffers[N_STEPS] = NStepReplayBuffer(*arguments, n_steps=N_STEPS, gamma=GAMMA)
-        for number in fill_steps(rows):
+        numbers = fill_steps(rows)
+        for number in numbers:
             for step in fragment(width, number):
                 for buffer in buffers.values():
                     buffer.add(*step)
@@ -56,5 +67,7 @@ def prepare(rows: int, folder: Path) -> Contender:
             cases[name] = Case(lambda buffer=buffer: len(buffer.sample(BATCH).actions))
             batch = buffer.sample(BATCH)
             columns = batch.observations, batch.next_observations, batch.actions, batch.rewards, batch.dones
-            wrong[name] = wrong_transitions(width, n, *(column.numpy() for column in columns))
+            wrong[name] = wrong_transitions(
+                width, n, newest_observation(numbers), *(column.numpy() for column in columns)
+            )
     return Contender(cases=cases, wrong=wrong)

@@ -7,7 +7,16 @@ import logging
 from pathlib import Path
 
 import torch
-from peers.rows import FRAGMENT_ROWS, LANES, WIDTHS, Width, fill_steps, transitions, wrong_transitions
+from peers.rows import (
+    FRAGMENT_ROWS,
+    LANES,
+    WIDTHS,
+    Width,
+    fill_steps,
+    newest_observation,
+    transitions,
+    wrong_transitions,
+)
 from peers.worker import BATCH, Case, Contender
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -28,11 +37,11 @@ def tensordict(width: Width, number) -> TensorDict:
     return TensorDict(steps, [number.size])
 
 
-def wrong_in(width: Width, batch: TensorDict) -> list[str]:
+def wrong_in(width: Width, newest: int, batch: TensorDict) -> list[str]:
     """See ``wrong_transitions``."""
     after = batch["next"]
     columns = batch["observation"], after["observation"], batch["action"], after["reward"], after["terminated"]
-    return wrong_transitions(width, 1, *(column.numpy() for column in columns))
+    return wrong_transitions(width, 1, newest, *(column.numpy() for column in columns))
 
 
 def prepare(rows: int, folder: Path) -> Contender:
@@ -42,7 +51,9 @@ def prepare(rows: int, folder: Path) -> Contender:
     for width in WIDTHS.values():
         storage = LazyTensorStorage(rows)
         plain = TensorDictReplayBuffer(storage=storage, batch_size=BATCH)
-        for number in fill_steps(rows):
+        numbers = fill_steps(rows)
+        newest = newest_observation(numbers)
+        for number in numbers:
             plain.extend(tensordict(width, number))
         prefetching = TensorDictReplayBuffer(storage=storage, batch_size=BATCH, prefetch=PREFETCH)
         sources = itertools.cycle([tensordict(width, number) for number in fill_steps(rows)[:4]])
@@ -64,6 +75,6 @@ def prepare(rows: int, folder: Path) -> Contender:
             ),
             f"{width.name} insert": Case(insert, before=one),
         }
-        wrong[f"{width.name} uniform"] = wrong_in(width, plain.sample())
-        wrong[f"{width.name} uniform prefetch"] = wrong_in(width, prefetching.sample())
+        wrong[f"{width.name} uniform"] = wrong_in(width, newest, plain.sample())
+        wrong[f"{width.name} uniform prefetch"] = wrong_in(width, newest, prefetching.sample())
     return Contender(cases=cases, wrong=wrong)
