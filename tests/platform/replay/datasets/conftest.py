@@ -145,7 +145,7 @@ class Logs:
         return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def logs() -> Logs:
     return Logs()
 

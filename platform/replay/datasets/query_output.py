@@ -1,0 +1,86 @@
+"""Rows of a query as text or as an Arrow file, batch by batch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+
+def limited(batches: Iterable[pa.RecordBatch], rows: int | None) -> Iterator[pa.RecordBatch]:
+    """The first ``rows`` rows; all where None."""
+    left = rows
+    for batch in batches:
+        if left is None:
+            yield batch
+            continue
+        if left <= 0:
+            return
+        yield batch.slice(0, left)
+        left -= min(left, batch.num_rows)
+
+
+def write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: TextIO) -> int:
+    """A header and a line a row; lists and maps as JSON in one cell. Returns: rows."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(schema.names)
+    rows = 0
+    for batch in batches:
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            writer.writerow([_as_json(value) if isinstance(value, list | dict | tuple) else value for value in values])
+        rows += batch.num_rows
+    return rows
+
+
+def write_json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: TextIO) -> int:
+    """An object a row and line (JSON lines); NaN and infinities, which JSON does not have, as null. Returns: rows."""
+    rows = 0
+    for batch in batches:
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            file.write(_as_json(dict(zip(schema.names, values, strict=True))) + "\n")
+        rows += batch.num_rows
+    return rows
+
+
+def write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path) -> int:
+    """An Arrow IPC file with zstd buffers. Returns: rows. Raises: OSError."""
+    rows = 0
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with path.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def cell(value: Any, width: int) -> str:
+    """A value for a table on a terminal: floats short, long lists with their length."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(cell(item, width) for item in value[:8])
+        return f"[{shown}, … {len(value)}]" if len(value) > 8 else f"[{shown}]"
+    text = "" if value is None else str(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(_plain(value), default=str, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):  # DuckDB's sums of integers have 128 bits
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

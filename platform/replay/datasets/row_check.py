@@ -1,0 +1,86 @@
+"""Whether rows make sense beyond their checksums: generations that rise, episodes that end where their flags say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import SegmentError
+from onibi.platform.replay.datasets.row_columns import LaneRows, joined, lanes_of
+from onibi.platform.replay.log.log_reader import Damage, ReplayLog, Segment
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
+
+_CHECKED = ("role", "terminated", "truncated", "episode_id", "step")
+
+
+def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
+    """Read everything: checksums, row counts, generations of each lane, borders of episodes.
+
+    Returns: damage, by file; and what is no damage but worth knowing: torn files, rows that the log never got.
+    """
+    damage = log.verify()
+    damaged = {found.name for found in damage}
+    notes = [f"{name}: torn, its segment was never sealed; no part of the log" for name in log.torn]
+    newest: dict[tuple[int, int], LaneRows] = {}
+    for segment in log.segments:
+        name = segment.rows_path.rsplit("/", 1)[-1]
+        if name in damaged:
+            # What follows cannot be compared with what cannot be read; a missing segment is told once.
+            for lane in segment.lanes:
+                newest.pop((segment.shard, lane), None)
+            continue
+        try:
+            lanes = _segment_lanes(log, segment)
+        except SegmentError as error:  # it was removed by the run's retention just now, or damaged since
+            damage.append(Damage(name=name, fault=str(error)))
+            continue
+        for rows in lanes:
+            place = (segment.shard, rows.lane)
+            before = newest.get(place)
+            both = rows if before is None else joined([before, rows])
+            damage += [Damage(name=name, fault=fault) for fault in _faults(both)]
+            notes += [f"{name}: {note}" for note in _gaps(both)]
+            newest[place] = rows.part(len(rows) - 1, len(rows))
+    return damage, notes
+
+
+def _segment_lanes(log: ReplayLog, segment: Segment) -> list[LaneRows]:
+    return [
+        LaneRows(lane=rows.lane, generation=rows.generation, columns={name: rows.columns[name] for name in _CHECKED})
+        for rows in lanes_of(log.spec, log.read(segment))
+    ]
+
+
+def _gaps(rows: LaneRows) -> Iterator[str]:
+    for at in np.flatnonzero(np.diff(rows.generation) > 1).tolist():
+        first, last = int(rows.generation[at]) + 1, int(rows.generation[at + 1]) - 1
+        yield f"lane {rows.lane}: rows {first} to {last} are not in the log; no window crosses the gap"
+
+
+def _faults(rows: LaneRows) -> Iterator[str]:
+    """Each kind of fault once, with the first row that shows it."""
+    generation, columns = rows.generation, rows.columns
+    if (np.diff(generation) <= 0).any():
+        at = int(np.argmax(np.diff(generation) <= 0))
+        yield f"lane {rows.lane}: row {int(generation[at + 1])} comes after row {int(generation[at])}"
+        return
+    role, flagged = columns["role"], (columns["terminated"] | columns["truncated"]) != 0
+    in_piece = (np.diff(generation) == 1) & (role[:-1] == ROLE_STEP)  # of each row but the first: it goes on
+    checks = (
+        (~np.isin(role, (ROLE_STEP, ROLE_FINAL)), "has a role that is neither 0 nor 1"),
+        (flagged & (role == ROLE_FINAL), "is final, and terminated or truncated"),
+        (_late(in_piece & flagged[:-1] & (role[1:] != ROLE_FINAL)), "follows an episode's end and is not final"),
+        (_late(in_piece & (np.diff(columns["episode_id"]) != 0)), "is of another episode than the step before it"),
+        (_late(in_piece & (np.diff(columns["step"]) != 1)), "has a step that does not follow the one before it"),
+    )
+    for wrong, what in checks:
+        if wrong.any():
+            first, count = int(generation[np.argmax(wrong)]), int(np.count_nonzero(wrong))
+            yield f"lane {rows.lane}: row {first} {what} ({count} such rows)"
+
+
+def _late(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """From pairs of rows to the later row of each."""
+    return np.concatenate([[False], wrong])

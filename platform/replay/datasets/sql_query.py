@@ -1,0 +1,101 @@
+"""SQL over a log or a live ring: DuckDB reads the Arrow files in place, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from onibi.platform.checkpoint import list_checkpoints, load_checkpoint
+from onibi.platform.errors import CheckpointError, ConfigError
+from onibi.platform.replay.datasets.optional_packages import load_package
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.log.segment_format import segment_schema
+
+Views = Mapping[str, Any]
+"""Arrow tables or datasets by the name that SQL has for them."""
+
+_LABELS = "labels"
+_BATCH_ROWS = 65_536
+
+
+def log_views(log: ReplayLog) -> dict[str, Any]:
+    """``rows``, ``captions`` and ``episodes`` of a log. Raises: ReplayError, SegmentError."""
+    from pyarrow import dataset
+
+    # DuckDB has no float of 16 bits; the scan widens them, batch by batch.
+    rows = dataset.dataset(
+        [segment.rows_path for segment in log.segments],
+        schema=widened(segment_schema(log.spec)),
+        format="ipc",
+        filesystem=log.filesystem,
+    )
+    return {"rows": rows, "captions": log.captions(), "episodes": log.episodes()}
+
+
+def widened(schema: pa.Schema) -> pa.Schema:
+    """The schema with float32 where it has float16."""
+    fields = []
+    for field in schema:
+        if pa.types.is_float16(field.type):
+            field = field.with_type(pa.float32())
+        elif pa.types.is_fixed_size_list(field.type) and pa.types.is_float16(field.type.value_type):
+            item = field.type.value_field.with_type(pa.float32())
+            field = field.with_type(pa.list_(item, field.type.list_size))
+        fields.append(field)
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def label_view(checkpoints: Path) -> dict[str, Any]:
+    """``labels`` as a run's newest whole checkpoint has them; nothing where there is none."""
+    if not list_checkpoints(checkpoints):
+        return {}
+    try:
+        tables = load_checkpoint(checkpoints).tables
+    except CheckpointError:
+        return {}
+    return {_LABELS: tables[_LABELS]} if _LABELS in tables else {}
+
+
+def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Run one statement that only reads, over the views and nothing else: no files, no network, no settings.
+
+    Args:
+        sql: one SELECT (WITH, FROM, DESCRIBE, SUMMARIZE) or EXPLAIN. Fixed-size lists are DuckDB arrays:
+            ``observation[1]`` is the first element, ``list_sum(observation)`` their sum.
+    Returns: the columns, and the rows as they are made; drawing them may raise the same errors.
+    Raises: ConfigError with DuckDB's own message.
+    """
+    duckdb = load_package("duckdb", "`onibi replay query`")
+    try:
+        statements = duckdb.extract_statements(sql)
+        if len(statements) != 1:
+            raise ConfigError(f"replay query: {len(statements)} statements in {sql!r}; allowed: one.")
+        if statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+            kind = str(statements[0].type).rpartition(".")[2]
+            raise ConfigError(f"replay query: {kind} is not allowed, as a query only reads; allowed: SELECT, EXPLAIN.")
+        connection = duckdb.connect(":memory:")
+        for name, data in views.items():
+            connection.register(name, data)
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
+    except duckdb.Error as error:
+        raise _told(error, views) from error
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise _told(error, views) from error
+        finally:
+            connection.close()
+
+    return reader.schema, batches()
+
+
+def _told(error: Exception, views: Views) -> ConfigError:
+    """DuckDB's message, with the views that there are."""
+    return ConfigError(f"replay query: {str(error).strip()}\nViews: {', '.join(views)}.")

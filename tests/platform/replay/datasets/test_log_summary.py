@@ -1,0 +1,41 @@
+"""The figures of a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onibi.platform.replay.datasets.log_summary import ReturnSummary, summarize
+from onibi.platform.replay.log.log_reader import ReplayLog
+
+
+def test_a_log_is_told_in_figures(log, logs):
+    summary = summarize(log)
+    figures = [figures for lane in logs.two_lanes() for _, figures in lane.episodes]
+    returns = [each.episode_return for each in figures]
+    assert (summary.rows, summary.steps, summary.segments, summary.lanes, summary.shards) == (35, 31, 4, 2, 1)
+    assert (summary.episodes, summary.captions, summary.run_ids) == (3, 2, ("a-run",))
+    assert summary.returns == ReturnSummary(mean=pytest.approx(sum(returns) / 3), least=min(returns), most=max(returns))
+    assert summary.episode_length_mean == pytest.approx((7 + 4 + 9) / 3)
+    assert summary.bytes == sum(path.stat().st_size for path in Path(log.location).glob("*.arrow"))
+    assert (summary.first_sealed, summary.last_sealed) == ("2001-09-09T01:46:40+00:00", "2001-09-09T01:46:43+00:00")
+    vector = summary.columns[0]
+    assert (vector.name, vector.dtype, vector.shape, vector.unit) == ("observation.vector", "float32", (3,), "metres")
+    assert summary.to_json()["columns"][1]["high"] == 255.0
+
+
+def test_damage_leaves_out_what_it_hides_and_no_more(log, caplog):
+    Path(log.segments[1].episodes_path).write_bytes(b"no Arrow file")
+    Path(log.segments[2].rows_path).write_bytes(b"no Arrow file")
+    summary = summarize(ReplayLog(log.location))
+    assert (summary.rows, summary.steps, summary.episodes, summary.returns) == (35, None, None, None)
+    assert "episodes-0000-00000001" in caplog.text
+
+
+def test_a_log_of_which_nothing_is_sealed_has_no_rows(log):
+    for path in Path(log.location).glob("manifest-*"):
+        path.unlink()
+    summary = summarize(ReplayLog(log.location))
+    assert (summary.rows, summary.segments, summary.first_sealed, summary.columns) == (0, 0, None, ())
+    assert len(summary.torn) == 4 + 1 + 3  # rows, captions, episodes
