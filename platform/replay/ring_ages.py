@@ -1,0 +1,101 @@
+"""How old the rows of each lane are: lanes of gone or slow actors keep old rows that are drawn like new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.policy import updates_of
+from onibi.platform.replay.ring_reader import RingReader, Snapshot
+from onibi.platform.spec import ROLE_STEP
+
+QUANTILES = (0.0, 0.5, 0.9, 1.0)
+"""Of the ages of a lane's rows: its newest row, the median, nine in ten, its oldest."""
+
+_LOOKED_AT = 64
+"""Rows of a lane whose policy version is read, evenly spaced; versions hardly fall along a lane."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowAges:
+    """Ages of the readable rows by lane. NaN where a lane has no such row."""
+
+    rows: NDArray[np.int64]
+    """[L] readable rows, final ones included."""
+    seconds: NDArray[np.float64]
+    """[L, quantiles] since the rows came in; of rows older than the ``RowClock``, at least that."""
+    updates: NDArray[np.float64]
+    """[L, quantiles] learner updates between the policy that chose the action and ``newest_update``."""
+
+    def metrics(self) -> dict[str, float]:
+        """Over the lanes that have rows: median and worst lane of the median and of the oldest row's age."""
+        told = {"lanes_with_rows": float((self.rows > 0).sum())}
+        for unit, ages in (("seconds", self.seconds), ("updates", self.updates)):
+            for quantile, name in ((1, "median"), (3, "oldest")):
+                known = ages[:, quantile][~np.isnan(ages[:, quantile])]
+                if len(known):
+                    told[f"row_age_{name}_{unit}"] = float(np.median(known))
+                    told[f"row_age_{name}_{unit}_worst_lane"] = float(known.max())
+        return told
+
+
+class RowClock:
+    """Remembers when each lane's cursor stood where: the ring itself keeps no times.
+
+    Kept in the process that reports; rows from before its first look count as that old at least. ``marks`` bounds what
+    it keeps: when they are full every other one is forgotten, so that old times get coarser, not lost.
+    """
+
+    def __init__(self, marks: int = 512) -> None:
+        self._limit = max(4, marks)
+        self._times: list[float] = []
+        self._cursors: list[NDArray[np.int64]] = []
+
+    def look(self, snapshot: Snapshot, now: float) -> None:
+        """Note the cursors of this moment; call it about once a second. ``now`` in seconds, never falling."""
+        if len(self._times) >= self._limit:
+            self._times, self._cursors = self._times[::2], self._cursors[::2]
+        self._times.append(now)
+        self._cursors.append(snapshot.cursor.copy())
+
+    def came_in(self, lane: int, row: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[rows] when rows of a lane had come in at the latest: the first look that saw them behind the cursor.
+
+        Rows that no look has seen yet count as of the last one.
+        """
+        seen = np.array([cursor[lane] for cursor in self._cursors], np.int64)
+        first = np.searchsorted(seen, row, side="right")
+        times: NDArray[np.float64] = np.array(self._times)[np.minimum(first, len(seen) - 1)]
+        return times
+
+
+def row_ages(reader: RingReader, clock: RowClock, now: float, newest_update: int) -> RowAges:
+    """The ages of this moment; reads a few rows of each lane and looks at the clock once.
+
+    Args:
+        now: seconds, of the clock's time.
+        newest_update: update number of the newest published weights.
+    """
+    snapshot = reader.snapshot()
+    clock.look(snapshot, now)
+    rows = snapshot.cursor - snapshot.oldest
+    seconds = np.full((reader.lanes, len(QUANTILES)), np.nan)
+    updates = seconds.copy()
+    lanes = np.flatnonzero(rows > 0)
+    share = 1.0 - np.array(QUANTILES)  # age falls along a lane: its q-quantile is the age of the row at 1 - q
+    for lane in lanes.tolist():
+        row = snapshot.oldest[lane] + np.round(share * (rows[lane] - 1)).astype(np.int64)
+        seconds[lane] = now - clock.came_in(lane, row)
+    spread = np.linspace(0.0, 1.0, _LOOKED_AT)
+    row = snapshot.oldest[lanes, None] + np.round(spread * (rows[lanes, None] - 1)).astype(np.int64)
+    at = lanes[:, None] * reader.slots + row % reader.slots
+    version, role = reader.columns["policy_version"][at], reader.columns["role"][at]
+    whole = row >= reader.oldest_now()[lanes, None]  # the end check
+    chosen = whole & (role == ROLE_STEP)  # final rows chose nothing
+    age = newest_update - updates_of(version.reshape(-1)).reshape(version.shape)
+    for index, lane in enumerate(lanes.tolist()):
+        if chosen[index].any():
+            updates[lane] = np.quantile(age[index, chosen[index]], QUANTILES)
+    return RowAges(rows=rows, seconds=seconds, updates=updates)
