@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -103,9 +103,9 @@ class HubActor:
             table = self._desk.table(newer_than=version)
         return table
 
-    async def cover_lost_captions(self, newest: int) -> int:
-        """Reserve the ids of captions that the ring has and the restored table lacks."""
-        return cover_lost_captions(self._desk, newest)
+    async def cover_lost_captions(self, newest: int, logged: Mapping[int, CaptionText]) -> int:
+        """Take captions that ring and log have and the restored table lacks."""
+        return cover_lost_captions(self._desk, newest, logged)
 
     async def frozen_rewards(self, count_power: float) -> FrozenRewards:
         """The caption rewards as they are now."""

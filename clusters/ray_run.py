@@ -22,7 +22,7 @@ from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
-from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, renewed_parts, state_of
+from onibi.clusters.run_state import RunState, captions_of, checkpoint_parts, make_desk, renewed_parts, state_of
 from onibi.clusters.serial_run import evaluate_weights
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _SLICE_SECONDS = 0.25  # of training between two answers of the learner
 _INTERVAL_SECONDS = 1.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
 _STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
 _MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
@@ -107,7 +107,8 @@ class RayRun:
         stores = self._plan.for_stores()
         self._hub = start_actor(HubActor, _MANY_CALLS, functools.partial(make_desk, stores), desk_state)
         count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
-        open_shard = functools.partial(open_run_shard, stores, self._run_id, checkpoint is not None)
+        known = None if checkpoint is None else captions_of(checkpoint)
+        open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
             ShardActor,
             {**_MANY_CALLS, "resources": placement.learner_resources},
@@ -118,8 +119,7 @@ class RayRun:
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
         opened = first_answer(self._shard.start.remote(table), "the replay shard")
         if checkpoint is not None:
-            if opened.ring_kept:
-                ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption))
+            ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
             self._plan = dataclasses.replace(self._plan, session=self._state.session)
             if self._state.new_ring(checkpoint):
@@ -307,6 +307,8 @@ class RayRun:
             "replay/readable_rows": float(look["readable_rows"]),
             "replay/repeated_fragments": float(look["repeated"]),
             "replay/insert_waited_seconds": look["waited_seconds"],
+            "replay/log_waited_seconds": look["log_waited_seconds"],
+            **look["log"],
         }
         if look["policy_updates"]:
             lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
@@ -391,8 +393,7 @@ class RayRun:
                 ray.kill(role)
         shard = getattr(self, "_shard", None)
         if shard is not None:
-            closed, _ = ray.wait([shard.close.remote()], timeout=_STOP_SECONDS)
-            if not closed:
+            if not ray.wait([shard.close.remote()], timeout=_SEAL_SECONDS)[0]:
                 log.warning("the replay shard did not close its ring; `onibi doctor` lists rings left behind")
             ray.kill(shard)
         if hasattr(self, "_hub"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from onibi.clusters.run_plan import RunPlan
@@ -17,15 +17,18 @@ from onibi.clusters.run_state import (
 from onibi.learners.learner_actor import LearnerParts
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
+from onibi.platform.fragment import CaptionText
 from onibi.platform.policy import Weights
 from onibi.platform.replay.shard import Resolve, Shard
 
 
-def open_run_shard(plan: RunPlan, run_id: str, resume: bool, resolve: Resolve) -> tuple[Shard, bool, int]:
+def open_run_shard(
+    plan: RunPlan, run_id: str, captions: Sequence[CaptionText] | None, resolve: Resolve
+) -> tuple[Shard, bool, int]:
     """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
     remove_stale_rings(plan.settings.replay.folder, keep=path)
-    shard, kept = open_shard(plan, run_id, resolve, resume)
+    shard, kept = open_shard(plan, run_id, resolve, captions)
     return shard, kept, newest_caption(path) if kept else 0
 
 

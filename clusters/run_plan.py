@@ -51,6 +51,7 @@ class RunPlan:
     needs: ReplayNeeds  # what the learner reads from replay
     policy_factory: PolicyFactory
     session: int = 0  # how often the run was resumed: each session draws its own random numbers
+    log_location: str | None = None  # of the replay log, as the shard's node sees it; None: no rows are logged
 
     def for_actors(self) -> RunPlan:
         """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""

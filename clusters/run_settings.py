@@ -14,6 +14,7 @@ from onibi.learners.registry import LEARNERS
 from onibi.platform.annotation_desk import AnnotationDeskSettings
 from onibi.platform.config import Settings, selected
 from onibi.platform.replay.limiter import LimiterSettings
+from onibi.platform.replay.log.log_writer import LogSettings
 from onibi.platform.reward_mixer import RewardSettings
 from onibi.platform.tracking import TrackingSettings
 
@@ -50,11 +51,12 @@ class CheckpointSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySettings(Settings):
-    """The hot ring."""
+    """The hot ring, and the log of all rows on disk."""
 
     capacity_rows: int = 200_000  # over all lanes; lives in shared memory
     folder: str = "/dev/shm"  # any folder on a memory file system
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
         if self.capacity_rows < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ import pyarrow as pa
 from onibi.clusters.run_plan import ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
+from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter
-from onibi.platform.replay.ring_file import RING_SUFFIX, orphans, remove_orphan
+from onibi.platform.replay.log.log_files import open_files
+from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
+from onibi.platform.replay.ring_file import RING_SUFFIX, orphans, remove_orphan, remove_ring
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.shard import Resolve, Shard
@@ -106,15 +110,49 @@ def make_limiter(plan: RunPlan) -> Limiter:
     )
 
 
-def open_shard(plan: RunPlan, run_id: str, resolve: Resolve, resume: bool) -> tuple[Shard, bool]:
-    """The run's shard, and whether its ring is that of an earlier session.
+def captions_of(checkpoint: Checkpoint) -> list[CaptionText]:
+    """The captions that a checkpoint knows, by their id."""
+    table = CaptionTable.from_arrow(dict(checkpoint.tables))
+    return [table.caption(index) for index in range(len(table))]
 
-    Raises: ReplayError where the memory is not there.
+
+def open_shard(
+    plan: RunPlan, run_id: str, resolve: Resolve, captions: Sequence[CaptionText] | None
+) -> tuple[Shard, bool]:
+    """The run's shard with its log, and whether its ring is that of an earlier session.
+
+    Args:
+        captions: those that the session resumes with, by id; None starts anew.
+    Raises: ReplayError where the memory is not there, or the log's place cannot be written.
     """
-    path, limiter = ring_path(plan, run_id), make_limiter(plan)
-    if resume and path.exists():
-        return Shard.reopen(path, run_id=run_id, limiter=limiter, resolve=resolve), True
-    shard = Shard.create(
+    path = ring_path(plan, run_id)
+    kept = captions is not None and path.exists()
+    shard = (_reopen_shard if kept else _create_shard)(plan, path, run_id, resolve)
+    if plan.log_location is None:
+        return shard, kept
+    try:
+        files = open_files(plan.log_location, create=True)
+        settings = plan.settings.replay.log
+        shard.attach_log(LogWriter(settings, files, path, run_id=run_id, captions=dict(enumerate(captions or ()))))
+    except (OSError, ReplayError) as error:
+        shard.close()
+        if not kept:
+            remove_ring(path)
+        if isinstance(error, ReplayError):
+            raise
+        raise ReplayError(
+            f"the replay log cannot be kept in {plan.log_location}: {error}. Set replay.log.url to a place that can be "
+            "written, or replay.log.enabled to false"
+        ) from error
+    return shard, kept
+
+
+def _reopen_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
+    return Shard.reopen(path, run_id=run_id, limiter=make_limiter(plan), resolve=resolve)
+
+
+def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
+    return Shard.create(
         path,
         plan.spec,
         max_actors=plan.settings.actors.count,
@@ -122,10 +160,9 @@ def open_shard(plan: RunPlan, run_id: str, resolve: Resolve, resume: bool) -> tu
         capacity_rows=plan.settings.replay.capacity_rows,
         window_rows=plan.needs.n_steps,
         run_id=run_id,
-        limiter=limiter,
+        limiter=make_limiter(plan),
         resolve=resolve,
     )
-    return shard, False
 
 
 def open_feed(plan: RunPlan, path: Path, session: int) -> ReplayFeed:
@@ -150,14 +187,16 @@ def newest_caption(ring: Path) -> int:
         reader.close()
 
 
-def cover_lost_captions(desk: AnnotationDesk, newest: int) -> int:
-    """Reserve the caption ids up to ``newest``, so that no new caption gets one that rows of the ring already have.
+def cover_lost_captions(desk: AnnotationDesk, newest: int, logged: Mapping[int, CaptionText]) -> int:
+    """Give the caption ids that rows younger than the checkpoint have their texts back.
 
-    Rows younger than the checkpoint may have captions whose texts died with the process that knew them; such rows pay
-    nothing for their caption. Returns: how many ids.
+    Those in the log are read from it. Ids up to ``newest``, the highest in the ring, whose texts died with the process
+    that knew them are reserved, so that no new caption gets them; such rows pay nothing for their caption.
+    Returns: how many ids are lost.
     """
-    lost = range(len(desk.captions), newest + 1)
-    desk.intern([CaptionText(text=f"(caption {index} was lost with its process)", keys=()) for index in lost])
+    younger = range(len(desk.captions), max(newest, *logged, 0) + 1)
+    desk.intern([logged.get(index) or lost_caption(index) for index in younger])
+    lost = [index for index in younger if index not in logged]
     if lost:
         log.warning("%d captions of rows younger than the checkpoint are lost; those rows pay nothing", len(lost))
     return len(lost)

@@ -17,6 +17,7 @@ from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
     RunState,
+    captions_of,
     checkpoint_parts,
     cover_lost_captions,
     make_desk,
@@ -32,6 +33,7 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.policy import Weights
+from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
 
 _INTERVAL_SECONDS = 1.0
@@ -78,7 +80,8 @@ class SerialRun:
         self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
         self._rollouts: list[Rollout] = []
         self._opened = ExitStack()
-        self._shard, kept = open_shard(plan, run_id, self._desk.intern, resume=checkpoint is not None)
+        known = None if checkpoint is None else captions_of(checkpoint)
+        self._shard, kept = open_shard(plan, run_id, self._desk.intern, known)
         self._opened.callback(self._shard.close)
         try:
             self._open(checkpoint, kept)
@@ -92,8 +95,8 @@ class SerialRun:
         """Learner, feed and rollouts, restored from ``checkpoint`` where there is one."""
         plan, settings = self._plan, self._settings
         if checkpoint is not None:
-            if kept:
-                cover_lost_captions(self._desk, newest_caption(self._ring))
+            newest = newest_caption(self._ring) if kept else 0
+            cover_lost_captions(self._desk, newest, self._shard.logged_captions())
             self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
             plan = self._plan = dataclasses.replace(plan, session=self._state.session)
             if self._state.new_ring(checkpoint):
@@ -207,13 +210,14 @@ class SerialRun:
         )
 
     def _interval(self, meter: RunMeter) -> None:
-        report, shard = self._loop.report(), self._shard.counters()
+        report, shard, logged = self._loop.report(), self._shard.counters(), self._shard.log_figures()
         self._journal.interval(
             {
                 **meter.row(self._counters()),
                 **report.metrics,
                 "replay/readable_rows": float(shard.readable_rows),
                 "replay/overtaken_draws": float(self._feed.overtaken),
+                **({} if logged is None else log_metrics(logged)),
                 **self._desk.statistics(),
             }
         )

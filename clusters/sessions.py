@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from onibi.clusters.figures import bytes_text, count_text, duration_text
 from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
@@ -21,6 +23,8 @@ from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import OnibiError
 from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
+from onibi.platform.replay.log.log_writer import location_of
+from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.run_folder import RunFolder, create_run, find_run
 
 log = logging.getLogger(__name__)
@@ -81,12 +85,15 @@ def _session(
     folder: RunFolder, plan: RunPlan, serial: bool, checkpoint: Checkpoint | None, display: bool
 ) -> RunResult:
     run_id = folder.record().run_id
+    plan = dataclasses.replace(plan, log_location=location_of(plan.settings.replay.log, folder.path, run_id))
     with folder.lock(), _stop_signals() as should_stop:
         folder.update(status="running", serial=serial)
         remove_stale_rings(plan.settings.replay.folder, keep=ring_path(plan, run_id))
         journal = RunJournal(folder, plan.settings, display)
         if checkpoint is not None:
             journal.cut_after(checkpoint.step)
+        if plan.log_location is not None:
+            journal.note(f"replay log in {plan.log_location}, {_limits(plan.settings.replay.log.retention)}")
         try:
             if serial:
                 from onibi.clusters.serial_run import SerialRun
@@ -99,6 +106,17 @@ def _session(
         except BaseException:
             journal.abandon()
             raise
+
+
+def _limits(retention: RetentionSettings) -> str:
+    limits = []
+    if retention.bytes is not None:
+        limits.append(bytes_text(retention.bytes))
+    if retention.rows is not None:
+        limits.append(f"{count_text(retention.rows)} rows")
+    if retention.age_seconds is not None:
+        limits.append(duration_text(retention.age_seconds))
+    return f"at most {', '.join(limits)}" if limits else "all of it is kept"
 
 
 @contextmanager

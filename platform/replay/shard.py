@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from onibi.platform.captions import text_hash
 from onibi.platform.errors import CaptionError, LeaseError, ReplayError
 from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.replay.limiter import DrawnWord, Limiter
+from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
@@ -78,6 +79,7 @@ class Shard:
         self._texts: dict[CaptionHash, CaptionText] = {}  # met in a fragment, not resolved yet
         self._episodes: list[EpisodeStatistics] = []
         self._envs = np.zeros(writer.layout.groups, np.int64)
+        self._log: LogWriter | None = None
         self._fragments = self._repeated = self._gaps = self._foreign_heads = self._refused = 0
 
     @classmethod
@@ -130,6 +132,10 @@ class Shard:
         """The row layout."""
         return self._writer.layout.spec
 
+    def attach_log(self, log_writer: LogWriter) -> None:
+        """Log every row from now on; ``close`` closes the log too."""
+        self._log = log_writer
+
     def register(self, actor: int, envs: int) -> Lease:
         """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
         now on.
@@ -142,8 +148,11 @@ class Shard:
                 f"{self.path}: actor {actor} asks for {envs} lanes, allowed are 1 to {layout.lanes_per_group}; "
                 "start the shard with a larger envs_per_actor"
             )
+        if self._log is not None:
+            self._log.wait_for_room(actor * layout.lanes_per_group, np.ones(layout.lanes_per_group, np.int64))
         incarnation = self._writer.register(actor)
         self._envs[actor] = envs
+        self._tell_log(actor, layout.lanes_per_group, [])
         return Lease(
             actor=actor,
             incarnation=incarnation,
@@ -188,6 +197,8 @@ class Shard:
                 f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])"
             )
         columns["caption_id"] = self._resolved(fragment, hashes)
+        if self._log is not None:
+            self._log.wait_for_room(*self._lanes_of(fragment))
         outcome = self._writer.insert(
             fragment.actor,
             incarnation=fragment.incarnation,
@@ -208,6 +219,7 @@ class Shard:
                 else f"{outcome.foreign_heads} lanes do not go on where they ended",
             )
         self._episodes.extend(fragment.episodes)
+        self._tell_log(fragment.actor, fragment.envs, fragment.episodes)
         return InsertResult(accepted=True, repeated=False, caption_id=columns["caption_id"])
 
     def may_insert(self, rows: int) -> bool:
@@ -219,6 +231,27 @@ class Shard:
             drawn=self._drawn.value,
             readable=int(readable.sum()),
         )
+
+    def log_has_room(self, fragment: Fragment) -> bool:
+        """Whether the log lets the fragment in now; where not, ``insert`` would wait for the disk.
+
+        Never again where the log has failed and the run is to stop then: ``log_figures`` raises that.
+        """
+        return self._log is None or self._log.has_room(*self._lanes_of(fragment))
+
+    def log_figures(self) -> LogFigures | None:
+        """What became of the logged rows; None without a log.
+
+        Raises: ReplayError where the log has failed and the run is to stop then.
+        """
+        if self._log is None:
+            return None
+        self._log.check()
+        return self._log.figures()
+
+    def logged_captions(self) -> dict[int, CaptionText]:
+        """Captions by id that the log held when it was attached: of earlier sessions of the run."""
+        return {} if self._log is None else self._log.opened.captions
 
     def counters(self) -> ShardCounters:
         """Figures up to now."""
@@ -244,8 +277,26 @@ class Shard:
         return taken
 
     def close(self) -> None:
-        """Free the writer's lock. The files stay, for a resume; ``ring_file.remove_ring`` removes them."""
+        """Seal the log and free the writer's lock.
+
+        The ring's files stay, for a resume; ``ring_file.remove_ring`` removes them.
+        """
+        if self._log is not None:
+            self._log.close()
         self._writer.close()
+
+    def _lanes_of(self, fragment: Fragment) -> tuple[int, NDArray[np.int64]]:
+        """First lane and rows per lane, within what a ring accepts: whether the fragment fits is told by the writer."""
+        layout = self._writer.layout
+        rows = np.asarray(fragment.rows_per_lane, np.int64)[: layout.lanes_per_group]
+        return fragment.actor * layout.lanes_per_group, np.clip(rows, 0, layout.slots // 4)
+
+    def _tell_log(self, group: int, envs: int, episodes: list[EpisodeStatistics]) -> None:
+        if self._log is None:
+            return
+        first = group * self._writer.layout.lanes_per_group
+        ended = [replace(episode, lane=first + episode.lane) for episode in episodes]
+        self._log.note(first, self._writer.record("cursor")[group, :envs], ended)
 
     def _resolved(self, fragment: Fragment, hashes: NDArray[Any]) -> NDArray[np.uint32]:
         """[E, R] caption ids of a fragment; rows behind a lane's head count as empty."""
@@ -272,6 +323,8 @@ class Shard:
             found = self._resolve([self._texts[name] for name in unknown])
             for name, caption_id in zip(unknown, found.tolist(), strict=True):
                 self._caption_ids[name] = caption_id
+                if self._log is not None:
+                    self._log.learn({caption_id: self._texts[name]})
                 self._texts.pop(name)
         ids.reshape(-1)[spoken] = np.array([self._caption_ids[name] for name in names], np.uint32)[inverse]
         return ids

@@ -19,6 +19,7 @@ from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.fragment_batch import from_batch
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
+from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
@@ -37,6 +38,7 @@ class OpenedShard:
     ring_kept: bool  # the ring is that of an earlier session of the run
     newest_caption: int  # highest caption id in the ring's rows
     inserted_rows: int
+    logged_captions: dict[int, CaptionText]  # of earlier sessions, from the log
 
 
 @ray.remote(num_cpus=0.05)
@@ -62,7 +64,7 @@ class ShardActor:
         self._ledger = EpisodeLedger(count_power)
         self._table: RewardTable | None = None
         self._turn = asyncio.Lock()
-        self._waited_seconds = 0.0
+        self._waited_seconds = self._log_waited_seconds = 0.0
         self._sightings: dict[int, int] = {}
         self._episodes: list[tuple[EpisodeStatistics, float]] = []
         self._newest_versions: dict[int, int] = {}
@@ -81,6 +83,7 @@ class ShardActor:
             ring_kept=self._kept,
             newest_caption=self._newest_caption,
             inserted_rows=counters.inserted_rows,
+            logged_captions=self._shard.logged_captions(),
         )
 
     async def register(self, actor: int, envs: int) -> Lease:
@@ -98,6 +101,10 @@ class ShardActor:
             while not self._shard.may_insert(fragment.env_steps):
                 await asyncio.sleep(_RECHECK_SECONDS)
             self._waited_seconds += time.monotonic() - began
+            began = time.monotonic()
+            while not self._shard.log_has_room(fragment):
+                await asyncio.sleep(_RECHECK_SECONDS)
+            self._log_waited_seconds += time.monotonic() - began
             await self._learn_captions(fragment.new_captions)
             inserted = self._shard.insert(fragment)
             self._shard.take_episodes()
@@ -111,19 +118,27 @@ class ShardActor:
             self._newest_versions[fragment.actor] = int(fragment.columns["policy_version"].max(initial=-1))
 
     async def look(self) -> dict[str, Any]:
-        """Counters, and the episodes that ended since the last look with their intrinsic returns."""
+        """Counters, and the episodes that ended since the last look with their intrinsic returns.
+
+        Raises: ReplayError where the log has failed and the run is to stop then.
+        """
+        logged = self._shard.log_figures()
         episodes, self._episodes = self._episodes, []
         versions = np.array(list(self._newest_versions.values()), np.int64)
         return {
             **asdict(self._shard.counters()),
             "waited_seconds": self._waited_seconds,
+            "log": {} if logged is None else log_metrics(logged),
+            "log_waited_seconds": self._log_waited_seconds,
             "policy_updates": updates_of(versions).tolist(),
             "episodes": episodes,
         }
 
     async def usage(self) -> ProcessUsage:
-        """Processor time, and how long insertions waited for the limiter."""
-        return process_usage({"insertions waited": self._waited_seconds})
+        """Processor time, and how long insertions waited for the limiter and for the log's disk."""
+        return process_usage(
+            {"insertions waited": self._waited_seconds, "insertions waited for the log": self._log_waited_seconds}
+        )
 
     async def inserted_rows(self) -> int:
         """Step rows in all of the ring's time; unlike ``look``, takes no episodes away."""
@@ -138,7 +153,7 @@ class ShardActor:
         return self._shard.committed()
 
     async def close(self) -> None:
-        """End the writing and remove the ring: a run that ends in order leaves no memory behind."""
+        """Seal the log and remove the ring: a run that ends in order leaves no memory behind."""
         if self._fault is not None:
             return
         for task in self._tasks:

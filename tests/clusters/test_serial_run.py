@@ -16,11 +16,16 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import EnvironmentFault, OnibiError
 from onibi.platform.policy import NO_WEIGHTS
+from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ROLE_STEP
 
-LASTING = ("time/seconds", "actors/env_steps_per_second", "learner/updates_per_second", "evaluation/seconds")
+LASTING = (
+    *("time/seconds", "actors/env_steps_per_second", "learner/updates_per_second", "evaluation/seconds"),
+    # What the log's thread has sealed by then.
+    *(f"replay/log_{figure}" for figure in ("sealed_rows", "segments", "bytes", "lag_seconds")),
+)
 
 
 def checkpoint_of(workshop, name="run", which="last"):
@@ -199,12 +204,16 @@ def test_a_resumed_run_that_is_killed_before_its_first_checkpoint_loses_no_count
     assert result.env_steps >= seen
 
 
-def test_captions_that_died_with_their_process_are_covered_and_pay_nothing(workshop, monkeypatch):
-    """A checkpoint before the first caption, then rows with captions, then the end without a word."""
-    collect, end = SerialRun._collect, SerialRun._close
+class Killed(BaseException):
+    """Ends a session as kill -9 would, but for the memory."""
 
-    class Killed(BaseException):
-        pass
+
+def kill_before_captions_are_saved(workshop, monkeypatch, **changes):
+    """A checkpoint before the first caption, then rows with captions, then the end without a word; the ring stays.
+
+    Returns: how many captions the checkpoint knows, and the highest caption in the ring.
+    """
+    collect = SerialRun._collect
 
     def early(session, rollout, meter):
         if session._state.env_steps == 0:
@@ -213,23 +222,44 @@ def test_captions_that_died_with_their_process_are_covered_and_pay_nothing(works
         if session._loop.updates > 20:
             raise Killed
 
-    monkeypatch.setattr(SerialRun, "_collect", early)
-    monkeypatch.setattr(SerialRun, "_close", lambda session: session._opened.close())  # the ring stays
-    with pytest.raises(Killed):
-        workshop.train(environment__kwargs={"rooms": 5, "room_length": 2})
-    monkeypatch.setattr(SerialRun, "_collect", collect)
-    monkeypatch.setattr(SerialRun, "_close", end)
+    with monkeypatch.context() as patched:
+        patched.setattr(SerialRun, "_collect", early)
+        patched.setattr(SerialRun, "_close", lambda session: session._opened.close())
+        with pytest.raises(Killed):
+            workshop.train(environment__kwargs={"rooms": 5, "room_length": 2}, **changes)
     (ring,) = [path for path in workshop.rings.iterdir() if path.suffix == ".ring"]
-    newest = newest_caption(ring)
-    known = len(checkpoint_of(workshop).tables["captions"])
+    known, newest = len(checkpoint_of(workshop).tables["captions"]), newest_caption(ring)
     assert newest >= known + 2
+    return known, newest
 
+
+def test_captions_that_died_with_their_process_are_covered_and_pay_nothing(workshop, monkeypatch):
+    known, newest = kill_before_captions_are_saved(workshop, monkeypatch, replay__log={"enabled": False})
     result = workshop.resume(overrides=["budget.max_env_steps=900"])
     texts = checkpoint_of(workshop).tables["captions"].column("text").to_pylist()
     assert sum("was lost with its process" in text for text in texts) == newest + 1 - known
     assert texts.index("You enter the kitchen.") > newest - known, "the same words get an id of their own"
     assert not any("was lost" in row.example for row in result.captions), "no key: nothing is asked or paid for them"
     assert {row.label for row in result.captions} == {"helpful"}
+
+
+@pytest.mark.parametrize("ring_stays", [True, False])
+def test_captions_younger_than_the_checkpoint_come_back_from_the_log_with_their_ids(workshop, monkeypatch, ring_stays):
+    _, newest = kill_before_captions_are_saved(workshop, monkeypatch)
+    if not ring_stays:
+        for path in workshop.rings.iterdir():
+            path.unlink()
+    before = ReplayLog(workshop.runs / "run" / "replay").captions().to_pylist()
+    assert max(caption["caption_id"] for caption in before) == newest
+    workshop.resume(overrides=["budget.max_env_steps=900"])
+    texts = checkpoint_of(workshop).tables["captions"].column("text").to_pylist()
+    log = ReplayLog(workshop.runs / "run" / "replay")
+    assert log.verify() == []
+    assert {caption["caption_id"]: texts[caption["caption_id"]] for caption in before} == {
+        caption["caption_id"]: caption["text"] for caption in before
+    }
+    assert [caption["text"] for caption in log.captions().to_pylist()] == texts[1:]
+    assert not any("was lost" in text for text in texts)
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(workshop, caplog):

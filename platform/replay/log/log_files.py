@@ -116,7 +116,7 @@ class LocalFiles:
         return self._disk.read(name)
 
     def seal(self, files: Sequence[tuple[str, bytes | memoryview]]) -> None:
-        """Content first, names after; where the disk refuses, what was begun is taken back as far as it lets us."""
+        """Content first, names after; where the disk refuses, no unfinished file stays that it lets us remove."""
         try:
             for name, content in files:
                 self._disk.write(name + PART_SUFFIX, content)
@@ -126,8 +126,7 @@ class LocalFiles:
             self._disk.sync_folder()
         except OSError:
             for name, _ in files:
-                for left in (name + PART_SUFFIX, name):
-                    _try_remove(self._disk, left)
+                _try_remove(self._disk, name + PART_SUFFIX)
             raise
 
     def remove(self, names: Sequence[str]) -> None:

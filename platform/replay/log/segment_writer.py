@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
@@ -173,8 +174,12 @@ class SegmentWriter:
             next_generation=tuple(next_generation),
             ring=ring,
         )
-        self._files.seal([(name, memoryview(content)) for name, (content, _) in contents.items()])
-        self._files.seal([(file_name(MANIFEST, self._shard, number), manifest.to_json())])
+        try:
+            self._files.seal([(name, memoryview(content)) for name, (content, _) in contents.items()])
+            self._files.seal([(file_name(MANIFEST, self._shard, number), manifest.to_json())])
+        except (OSError, pa.ArrowException):
+            self._take_back(file_name(MANIFEST, self._shard, number), list(contents))
+            raise
         self._sealed.append(manifest)
         return manifest
 
@@ -198,6 +203,14 @@ class SegmentWriter:
             removed += 1
         self.removed_groups += removed
         return removed
+
+    def _take_back(self, manifest: str, names: Sequence[str]) -> None:
+        """Remove what a failed attempt left, to give a full disk its bytes back; else the next opening does."""
+        try:
+            self._files.remove([manifest])
+            self._files.remove(names)
+        except (OSError, pa.ArrowException) as error:
+            log.warning("%s: a torn group stays until the next start (%s)", self._files.location, error)
 
     def _open(self) -> OpenedLog:
         groups = {name: group for name in self._files.names() if (group := group_of(name)) is not None}

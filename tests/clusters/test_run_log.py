@@ -1,0 +1,162 @@
+"""The replay log of whole runs: what it holds at the end, after kills, and on disks that refuse."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from onibi.platform.history import read_history
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.spec import ROLE_STEP
+
+
+def log_of(workshop, name="run"):
+    return ReplayLog(workshop.runs / name / "replay")
+
+
+def rows_of(log):
+    return pa.concat_tables([log.read(segment) for segment in log.segments])
+
+
+def steps_of(log):
+    return log.dataset().count_rows(filter=pa.compute.field("role") == ROLE_STEP)
+
+
+def test_every_step_of_a_run_is_in_its_log_and_the_figures_say_so(workshop):
+    result = workshop.train(budget__max_env_steps=300)
+    log = log_of(workshop)
+    assert log.verify() == []
+    assert log.torn == ()
+    assert len(log.segments) == 1, "a short run makes one small segment, at its end"
+    assert steps_of(log) == result.env_steps
+    episodes = log.episodes().to_pylist()
+    rows = rows_of(log)
+    ended = rows.filter(pa.compute.or_(rows.column("terminated"), rows.column("truncated")))
+    assert {episode["episode_id"] for episode in episodes} == set(ended.column("episode_id").to_pylist())
+    places = {(row["episode_id"], row["lane"]) for row in ended.select(["episode_id", "lane"]).to_pylist()}
+    assert {(episode["episode_id"], episode["lane"]) for episode in episodes} == places
+    row = read_history(workshop.runs / "run" / "history.jsonl")[-1]
+    assert row["replay/log_rows"] >= result.env_steps
+    assert (row["replay/log_dropped_rows"], row["replay/log_failed"]) == (0, 0)
+
+
+def test_runs_of_one_seed_log_the_same_rows(workshop):
+    tables = []
+    for name in ("a", "b"):
+        workshop.train(name, budget__max_env_steps=200)
+        tables.append(rows_of(log_of(workshop, name)).sort_by([("lane", "ascending"), ("generation", "ascending")]))
+    assert tables[0].num_rows >= 200
+    assert tables[0].equals(tables[1])
+
+
+def test_a_resumed_run_goes_on_in_the_same_log_behind_a_free_number(workshop):
+    workshop.train(budget__max_env_steps=200)
+    before = {lane: last for segment in log_of(workshop).segments for lane, (_, last) in segment.lanes.items()}
+    result = workshop.resume(overrides=["budget.max_env_steps=400"])
+    log = log_of(workshop)
+    assert log.verify() == []
+    assert steps_of(log) == result.env_steps
+    for lane, (first, _) in log.segments[-1].lanes.items():
+        assert first == before[lane] + 2, "the new ring's rows do not go on where the old one's ended"
+
+
+def test_a_run_without_log_has_no_folder_for_it(workshop):
+    result = workshop.train(budget__max_env_steps=200, replay__log={"enabled": False})
+    assert not (workshop.runs / "run" / "replay").exists()
+    assert not any(name.startswith("replay/log") for name in result.figures)
+
+
+def test_a_log_at_an_address_lies_in_a_folder_of_the_runs_id(workshop, tmp_path):
+    workshop.train(budget__max_env_steps=200, replay__log={"url": str(tmp_path / "logs")})
+    (folder,) = (tmp_path / "logs").iterdir()
+    assert folder.name == yaml.safe_load((workshop.runs / "run" / "run.json").read_text(encoding="utf-8"))["run_id"]
+    assert ReplayLog(folder).verify() == []
+
+
+def onibi(workshop, tmp_path, settings, name, runs):
+    config = tmp_path / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "onibi", "train", str(config), "--serial", "--name", name, "--runs-folder", str(runs)],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=200,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A file system of its own; of 100 KiB, or as the test says."""
+    folder, size = tmp_path / "disk", getattr(request, "param", "100k")
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "onibi-test", str(folder)]
+    made = subprocess.run(command, capture_output=True)
+    if made.returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_disk_that_fills_up_in_mid_run_loses_nothing_that_was_sealed(workshop, small_disk, tmp_path, on_error):
+    log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.05, "on_error": on_error}
+    settings = workshop.settings(budget__max_env_steps=1_500, replay__log=log)
+    finished = onibi(workshop, tmp_path, settings, "full", workshop.runs)
+    assert "Traceback" not in finished.stderr, finished.stderr[-3_000:]
+    assert finished.returncode == (0 if on_error == "continue" else 1), finished.stderr[-3_000:]
+    assert "No space left on device" in finished.stderr
+    (folder,) = small_disk.iterdir()
+    sealed = ReplayLog(folder)
+    assert sealed.verify() == []
+    assert 0 < sealed.rows < 1_500
+    assert sealed.torn == ()
+    assert list(workshop.rings.iterdir()) == []
+
+
+@pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(workshop, small_disk, on_error, monkeypatch):
+    from onibi.clusters.serial_run import SerialRun
+    from onibi.platform.errors import ReplayError
+
+    collect, calls = SerialRun._collect, []
+
+    def turn_read_only(session, rollout, meter):
+        calls.append(rollout)
+        collect(session, rollout, meter)
+        if len(calls) == 5:
+            while not session._shard.log_figures().segments:
+                time.sleep(0.01)
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+
+    monkeypatch.setattr(SerialRun, "_collect", turn_read_only)
+    log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.01, "on_error": on_error}
+    changes = {"budget__max_env_steps": 400, "replay__log": log}
+    if on_error == "stop":
+        with pytest.raises(ReplayError, match=r"[Rr]ead-only.*replay\.log\.on_error=continue"):
+            workshop.train(**changes)
+    else:
+        assert workshop.train(**changes).env_steps >= 400
+    (folder,) = small_disk.iterdir()
+    assert ReplayLog(folder).verify() == []
+    assert list(workshop.rings.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_is_told_before_training_and_leaves_no_run(workshop, tmp_path):
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    settings = workshop.settings(replay__log={"url": str(tmp_path / "file")})
+    finished = onibi(workshop, tmp_path, settings, "nowhere", workshop.runs)
+    assert finished.returncode == 1
+    message = [line for line in finished.stderr.splitlines() if line.startswith("onibi: ")]
+    assert len(message) == 1
+    assert "replay.log.url" in message[0]
+    assert "Traceback" not in finished.stderr
+    assert [*workshop.runs.iterdir(), *workshop.rings.iterdir()] == []
