@@ -4,10 +4,13 @@ python ring_process.py lap PATH         insert for ever, as fast as it goes
 python ring_process.py late_writing PATH  the same with `writing` set after the columns: a broken protocol
 python ring_process.py go_on PATH       reopen and go on behind the committed sequence, sending that one again first
 python ring_process.py fork PATH        reopen, fork a child that outlives it, wait
+python ring_process.py read PATH ROWS OVERTAKEN SECONDS
+    draw checked windows until so many rows were looked at and so many starts overtaken; prints the counts as JSON
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -17,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LANES, ROWS, WINDOW, WIDTH = 2, 32, 3, 512
@@ -71,6 +76,35 @@ class LateWriting(RingWriter):
         yield "committed"
 
 
+def bad_windows(windows: Any) -> int:
+    """Windows with any value that is not that of their (lane, generation): every byte is looked at."""
+    key = windows.generation * LANES + windows.lane
+    offsets = np.arange(WINDOW)
+    keys = key[:, None] + offsets * LANES
+    expected_reward = np.where(windows.used, keys % 65_521, 0)
+    count = np.arange(WIDTH)
+    observation = windows.observation["observation"] != key[:, None] * WIDTH + count
+    last = key + windows.steps.astype(np.int64) * LANES
+    bootstrap = windows.bootstrap_observation["observation"] != last[:, None] * WIDTH + count
+    bad = (windows.reward != expected_reward).any(axis=1) | (windows.continues != 1).any(axis=1)
+    bad |= (windows.action != key) | (windows.policy_version != key)
+    return int((bad | observation.any(axis=1) | bootstrap.any(axis=1)).sum())
+
+
+def read(path: Path, rows: int, overtaken: int, seconds: float) -> None:
+    """Two rows a window are looked at in full, its first and the one that it bootstraps from."""
+    reader = RingReader(path)
+    sampler = UniformSampler(
+        reader, n_steps=WINDOW, batch_size=64, rng=np.random.default_rng(os.getpid()), batches_ahead=4
+    )
+    out, bad = sampler.allocate(), 0
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (2 * sampler.drawn_rows >= rows and sampler.overtaken >= overtaken):
+        bad += bad_windows(sampler.draw(out))
+    counts = {"rows": 2 * sampler.drawn_rows, "bad": bad, "overtaken": sampler.overtaken}
+    sys.stdout.write(json.dumps(counts) + "\n")
+
+
 def main(mode: str, path: Path) -> None:
     writer = (LateWriting if mode == "late_writing" else RingWriter).open(path, "test")
     sequence = writer.lease(0)[1]
@@ -91,4 +125,7 @@ def main(mode: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    if sys.argv[1] == "read":
+        read(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
+    else:
+        main(sys.argv[1], Path(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring_snapshot import snapshot_table
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
 
@@ -24,6 +26,7 @@ ring_process = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(ring_process)
 
 LANES, ROWS, WINDOW, WIDTH = ring_process.LANES, ring_process.ROWS, ring_process.WINDOW, ring_process.WIDTH
+bad_windows = ring_process.bad_windows
 
 
 def start(mode, path, environment=None):
@@ -56,21 +59,6 @@ def kill_within_a_commit(process, reader):
         time.sleep(0.0005)
     kill(process)
     raise AssertionError("the writer was never met within a commit")
-
-
-def bad_windows(windows):
-    """Windows with any value that is not that of their (lane, generation): every byte is looked at."""
-    key = windows.generation * LANES + windows.lane
-    offsets = np.arange(WINDOW)
-    keys = key[:, None] + offsets * LANES
-    expected_reward = np.where(windows.used, keys % 65_521, 0)
-    count = np.arange(WIDTH)
-    observation = windows.observation["observation"] != key[:, None] * WIDTH + count
-    last = key + windows.steps.astype(np.int64) * LANES
-    bootstrap = windows.bootstrap_observation["observation"] != last[:, None] * WIDTH + count
-    bad = (windows.reward != expected_reward).any(axis=1) | (windows.continues != 1).any(axis=1)
-    bad |= (windows.action != key) | (windows.policy_version != key)
-    return int((bad | observation.any(axis=1) | bootstrap.any(axis=1)).sum())
 
 
 def race(reader, seconds, enough):
@@ -111,6 +99,67 @@ def test_no_bad_window_is_handed_out_while_the_writer_laps_the_reader(ring, envi
     assert laps > 10
 
 
+def readers_beside_a_lapping_writer(ring, count, rows, overtaken, seconds):
+    """What several reader processes have counted, and how often the writer went round the ring meanwhile."""
+    writer = start("lap", ring)
+    readers = []
+    try:
+        reader = RingReader(ring)
+        deadline = time.monotonic() + 20
+        while not reader.snapshot().cursor.all():
+            assert time.monotonic() < deadline
+        before = int(reader.snapshot().cursor[0])
+        command = [sys.executable, str(SCRIPT), "read", str(ring), str(rows), str(overtaken), str(seconds)]
+        readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        counts = [json.loads(process.communicate()[0]) for process in readers]
+        laps = (int(reader.snapshot().cursor[0]) - before) / reader.slots
+        assert writer.poll() is None
+    finally:
+        for process in readers:
+            if process.poll() is None:
+                kill(process)
+        kill(writer)
+    return counts, laps
+
+
+def test_several_reader_processes_hand_out_no_bad_window_while_the_writer_laps_them(ring):
+    counts, laps = readers_beside_a_lapping_writer(ring, count=2, rows=4_000, overtaken=600, seconds=60)
+    assert sum(count["bad"] for count in counts) == 0
+    assert sum(count["overtaken"] for count in counts) > 1_000
+    assert laps > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_millions_of_checksummed_rows_are_read_by_several_processes_and_none_is_bad(ring):
+    counts, laps = readers_beside_a_lapping_writer(ring, count=3, rows=1_000_000, overtaken=1_000, seconds=900)
+    sys.stdout.write(f"{counts}, {laps:.0f} laps\n")
+    assert sum(count["bad"] for count in counts) == 0
+    assert sum(count["rows"] for count in counts) >= 3_000_000
+    assert sum(count["overtaken"] for count in counts) > 1_000
+
+
+def test_snapshot_of_a_ring_that_is_lapped_meanwhile_holds_whole_rows_only(ring):
+    writer = start("lap", ring)
+    try:
+        reader = RingReader(ring)
+        rows = overtaken = 0
+        deadline = time.monotonic() + 60
+        while (rows < 5_000 or overtaken < 100) and time.monotonic() < deadline:
+            table = snapshot_table(reader, columns=["observation", "action", "reward"])
+            overtaken += int(table.schema.metadata[b"overtaken_rows"])
+            key = table["generation"].to_numpy() * LANES + table["lane"].to_numpy()
+            rows += len(key)
+            if len(key):
+                observation = table["observation"].combine_chunks().flatten().to_numpy().reshape(len(key), WIDTH)
+                np.testing.assert_array_equal(observation, key[:, None] * WIDTH + np.arange(WIDTH))
+                np.testing.assert_array_equal(table["action"].to_numpy(), key)
+                np.testing.assert_array_equal(table["reward"].to_numpy(), key % 65_521)
+    finally:
+        kill(writer)
+    assert (rows >= 5_000, overtaken >= 100) == (True, True), (rows, overtaken)
+
+
 class NoEndCheck(RingReader):
     """Believes that nothing is ever overwritten."""
 
@@ -125,10 +174,17 @@ class CheckByCommitted(RingReader):
         return self._per_lane("oldest", self._words["committed"].copy() & 1)
 
 
+class DerivedByReader(RingReader):
+    """Works out the oldest row from the committed cursor instead of reading what the writer has announced."""
+
+    def oldest_now(self):
+        return self._per_lane("cursor", self._words["committed"].copy() & 1) + 1 - self.slots
+
+
 @pytest.mark.parametrize(
     ("mode", "reader_class"),
-    [("lap", NoEndCheck), ("lap", CheckByCommitted), ("late_writing", RingReader)],
-    ids=["no end check", "end check by committed", "writing set after the columns"],
+    [("lap", NoEndCheck), ("lap", CheckByCommitted), ("lap", DerivedByReader), ("late_writing", RingReader)],
+    ids=["no end check", "end check by committed", "oldest derived", "writing set after the columns"],
 )
 def test_bad_windows_get_through_when_a_part_of_the_protocol_is_left_out(ring, mode, reader_class):
     process = start(mode, ring)
