@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters import cli_run, cli_show
+from onibi.clusters import cli_replay, cli_run, cli_show
 
 app = typer.Typer(
     name="onibi",
@@ -27,6 +27,7 @@ for _command in (
     cli_show.doctor,
 ):
     app.command()(_command)
+app.add_typer(cli_replay.app)
 
 
 def _version(asked: bool) -> None:

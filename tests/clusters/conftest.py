@@ -122,6 +122,11 @@ class Workshop:
         raise AssertionError("waited in vain")
 
 
+@pytest.fixture(scope="session")
+def corridor_settings():
+    return corridor
+
+
 @pytest.fixture
 def workshop(tmp_path):
     return Workshop(tmp_path)

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.spec import ROLE_STEP
+from onibi.platform.replay.ring_snapshot import FLAGS
+from onibi.platform.spec import ROLE_STEP, ArraySpec
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,7 @@ def summarize(opened: ReplayLog) -> LogSummary:
         try:
             from pyarrow import dataset
 
-            columns = tuple(
-                ColumnSummary(
-                    **{field.name: getattr(column, field.name) for field in dataclasses.fields(ColumnSummary)}
-                )
-                for column in opened.spec.columns
-            )
+            columns = tuple(map(_column, opened.spec.columns))
             steps = int(opened.dataset().count_rows(filter=dataset.field("role") == ROLE_STEP))
         except (ReplayError, pa.ArrowException, OSError) as error:
             faults.append(str(error))
@@ -112,6 +108,13 @@ def summarize(opened: ReplayLog) -> LogSummary:
         torn=opened.torn,
         unreadable=tuple(damage.name for damage in opened.unreadable),
     )
+
+
+def _column(column: ArraySpec) -> ColumnSummary:
+    values = {field.name: getattr(column, field.name) for field in dataclasses.fields(ColumnSummary)}
+    if column.name in FLAGS:
+        values["dtype"] = "bool"  # in the log; bytes in the ring
+    return ColumnSummary(**values)
 
 
 def _returns(episodes: pa.Table | None) -> ReturnSummary | None:

@@ -32,6 +32,7 @@ from onibi.platform.replay.datasets.parquet_files import Transfer
 from onibi.platform.replay.log.log_files import local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import segment_schema
+from onibi.platform.replay.schema import OBSERVATION
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 Pieces = Literal["ended", "begun", "all"]
@@ -112,19 +113,29 @@ def spaces_of(spec: ReplaySpec) -> tuple[Any, Any]:
 
 
 def nest(leaves: dict[str, Any]) -> Any:
-    """Leaves by column name as nested dicts; the one leaf of a bare space as it stands."""
-    if list(leaves) == ["observation"]:
-        return leaves["observation"]
+    """Leaves by column name as nested dicts; the one leaf of a bare space as it stands.
+
+    Raises: SpecError where names cannot be told apart, or not be those of HDF5 folders.
+    """
+    if list(leaves) == [OBSERVATION]:
+        return leaves[OBSERVATION]
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         if "/" in name:
             raise SpecError(f"observation column {name!r} contains '/', which Minari's HDF5 files take for a folder")
-        *path, last = name.split(".")[1:]
+        *path, last = leaf_path(name)
         node = tree
         for part in path:
             node = node.setdefault(part, {})
+        if last in node:
+            raise SpecError(f"observation column {name!r} has the place of another one in a nested observation")
         node[last] = leaf
     return tree
+
+
+def leaf_path(name: str) -> list[str]:
+    """Keys that lead to a leaf; a bare leaf with others beside it, as counts of captions, is called as it is."""
+    return name.split(".")[1:] or [OBSERVATION]
 
 
 def dataset_id(name: str) -> str:

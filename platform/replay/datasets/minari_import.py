@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ConfigError, OnibiError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
 from onibi.platform.replay.datasets.log_builder import LogBuilder, captions_of
-from onibi.platform.replay.datasets.minari_export import INFO_COLUMNS, ONIBI_METADATA
+from onibi.platform.replay.datasets.minari_export import INFO_COLUMNS, ONIBI_METADATA, leaf_path
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.datasets.parquet_files import Transfer, group_rows
 from onibi.platform.replay.log.segment_format import spec_of_segment
-from onibi.platform.replay.schema import ObservationLeaves
+from onibi.platform.replay.schema import OBSERVATION, ObservationLeaves
 from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 
@@ -99,9 +99,10 @@ class _Source:
         if self.leaves is not None:
             return self.leaves.flatten(value)
         flat = {}
+        bare = [column.name for column in self.spec.observation] == [OBSERVATION]
         for column in self.spec.observation:
             leaf = value
-            for part in column.name.split(".")[1:]:
+            for part in () if bare else leaf_path(column.name):
                 leaf = leaf[part]
             flat[column.name] = np.asarray(leaf).astype(np.dtype(column.dtype), copy=False)
         return flat

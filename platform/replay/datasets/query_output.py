@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import pyarrow as pa
+
+FileFormat = Literal["csv", "json", "arrow"]
 
 
 def limited(batches: Iterable[pa.RecordBatch], rows: int | None) -> Iterator[pa.RecordBatch]:
@@ -57,6 +59,14 @@ def write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
+
+
+def write_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch], output_format: FileFormat, path: Path) -> int:
+    """One of the three by its name. Returns: rows. Raises: OSError."""
+    if output_format == "arrow":
+        return write_arrow(schema, batches, path)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        return (write_csv if output_format == "csv" else write_json)(schema, batches, file)
 
 
 def cell(value: Any, width: int) -> str:

@@ -17,7 +17,6 @@ from onibi.platform.replay.log.segment_format import segment_schema
 Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""
 
-_LABELS = "labels"
 _BATCH_ROWS = 65_536
 
 
@@ -48,15 +47,19 @@ def widened(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def label_view(checkpoints: Path) -> dict[str, Any]:
-    """``labels`` as a run's newest whole checkpoint has them; nothing where there is none."""
+def checkpoint_views(checkpoints: Path) -> dict[str, Any]:
+    """``captions`` and ``labels`` of a run's newest whole checkpoint, where it has them."""
     if not list_checkpoints(checkpoints):
         return {}
     try:
         tables = load_checkpoint(checkpoints).tables
     except CheckpointError:
         return {}
-    return {_LABELS: tables[_LABELS]} if _LABELS in tables else {}
+    views: dict[str, Any] = {name: tables[name] for name in ("captions", "labels") if name in tables}
+    if "captions" in views:  # there, a caption's id is its place
+        numbers = pa.array(range(views["captions"].num_rows), pa.uint32())
+        views["captions"] = views["captions"].add_column(0, "caption_id", numbers)
+    return views
 
 
 def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

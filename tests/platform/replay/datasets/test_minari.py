@@ -14,7 +14,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from onibi.platform.errors import ConfigError, SegmentError, SpecError
-from onibi.platform.replay.datasets.minari_export import dataset_id, export_minari
+from onibi.platform.replay.datasets.minari_export import dataset_id, export_minari, nest
 from onibi.platform.replay.datasets.minari_import import find_minari, import_minari
 from onibi.platform.replay.datasets.row_columns import row_columns
 from onibi.platform.replay.log.log_reader import ReplayLog
@@ -251,3 +251,11 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(log, tmp_path,
 )
 def test_a_dataset_is_named_after_its_folder_as_minari_allows_it(name, expected):
     assert dataset_id(name) == expected
+
+
+def test_a_bare_leaf_is_the_observation_and_beside_others_a_key_of_its_own():
+    assert nest({"observation": 1}) == 1
+    assert nest({"observation": 1, "observation.caption_counts": 2}) == {"observation": 1, "caption_counts": 2}
+    assert nest({"observation.a.b": 1, "observation.a.c": 2}) == {"a": {"b": 1, "c": 2}}
+    with pytest.raises(SpecError, match="place of another"):
+        nest({"observation": 1, "observation.observation": 2})
