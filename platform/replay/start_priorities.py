@@ -95,14 +95,12 @@ class StartPriorities:
             )
         if not len(lanes):
             return 0
-        if lanes.min() < 0 or lanes.max() >= len(self._place) or (self._place[lanes] < 0).any():
+        place = self._place[lanes] if lanes.min() >= 0 and lanes.max() < len(self._place) else None
+        if place is None or place.min() < 0:
             raise ReplayError(
                 f"{self._reader.path}: priorities of lanes {np.unique(lanes).tolist()[:8]} came in, this sampler draws "
                 f"from {self._lanes.tolist()[:8]}; update the sampler that the windows came from"
             )
-        self._table.check(values)  # all of them: a late NaN is as wrong as one in time
-        current = rows >= self._reader.oldest_now()[lanes]
-        applied = self._table.update(self._place[lanes[current]], rows[current], values[current])
-        count = int(np.count_nonzero(applied))
-        self.late_updates += len(lanes) - count
-        return count
+        applied = self._table.update(place, rows, values, rows >= self._reader.oldest_now()[lanes])
+        self.late_updates += len(lanes) - applied
+        return applied

@@ -70,18 +70,28 @@ class StartTable:
         self._held = np.maximum(self._held, oldest)
 
     def update(
-        self, place: NDArray[np.int64], row: NDArray[np.int64], priority: NDArray[np.float64]
-    ) -> NDArray[np.bool_]:
-        """New priorities, [m] each; of a start named twice the last one holds.
+        self,
+        place: NDArray[np.int64],
+        row: NDArray[np.int64],
+        priority: NDArray[np.float64],
+        current: NDArray[np.bool_],
+    ) -> int:
+        """New priorities, [m] each, where ``current``; of a start named twice the last one holds.
 
-        Returns: [m] whether the start is still in the table; the others are left alone.
+        Returns: how many were applied: starts that are not in the table any more are left alone.
+        Raises: ReplayError for a priority that is none, current or not: nothing is changed then.
         """
-        leaf = place * self._slots + row % self._slots
-        known: NDArray[np.bool_] = self._row[leaf] == row
-        if known.any():
-            self._tree.set(leaf[known], self._powered(priority[known]))
-            self.largest = max(self.largest, float(priority[known].max()))
-        return known
+        value = self._powered(priority)
+        leaf = row % self._slots
+        leaf += place * self._slots
+        known = np.take(self._row, leaf, mode="clip") == row
+        known &= current
+        if not known.all():
+            leaf, value, priority = leaf[known], value[known], priority[known]
+        if len(leaf):
+            self._tree.set(leaf, value)
+            self.largest = max(self.largest, float(priority.max()))
+        return len(leaf)
 
     def draw(
         self, count: int, rng: np.random.Generator
@@ -141,15 +151,12 @@ class StartTable:
         self._first[leaf] = np.asarray(state["first"], np.int64)
         self._held, self.largest = held.copy(), float(state["largest"])
 
-    def check(self, priority: NDArray[np.float64]) -> None:
-        """Raises: ReplayError for priorities that are NaN, infinite, negative, or too large for the exponent."""
-        self._powered(priority)
-
     def _powered(self, priority: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.power(priority, self._exponent)
-        wrong = ~((priority >= 0) & np.isfinite(priority) & (value <= _LARGEST))
-        if wrong.any():
+        # min and max hand a NaN on, and no comparison with one is true.
+        if len(value) and not (priority.min() >= 0 and priority.max() < np.inf and value.max() <= _LARGEST):
+            wrong = ~((priority >= 0) & np.isfinite(priority) & (value <= _LARGEST))
             index = int(np.argmax(wrong))
             raise ReplayError(
                 f"priority {index} of {len(priority)} is {priority[index]}; allowed are finite numbers from 0 whose "

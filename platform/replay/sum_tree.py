@@ -26,6 +26,8 @@ class SumTree:
         self.leaves = leaves
         self._width = 1 << (leaves - 1).bit_length()  # of the leaf level
         self._node = np.zeros(2 * self._width)
+        self._top = min(_TOP, self._width)
+        self._ends: NDArray[np.float64] | None = None  # running sum of that level, until values change
 
     @property
     def total(self) -> float:
@@ -50,6 +52,7 @@ class SumTree:
             raise ValueError(f"leaves {leaf.min()} to {leaf.max()} were named, the tree has 0 to {self.leaves - 1}")
         if not (value >= 0).all() or not np.isfinite(value).all():
             raise ValueError("a value is negative or not finite; a sum tree holds finite values from 0")
+        self._ends = None
         node = leaf + self._width
         self._node[node] = value
         width = self._width
@@ -58,9 +61,9 @@ class SumTree:
             if width <= _DENSE * len(leaf):
                 self._sum_levels(width)
                 return
+            left = node & ~1
             node >>= 1
-            left = node << 1
-            self._node[node] = self._node[left] + self._node[left + 1]
+            self._node[node] = np.take(self._node, left, mode="clip") + np.take(self._node, left + 1, mode="clip")
 
     def find(self, target: NDArray[np.float64]) -> NDArray[np.int64]:
         """[m] the leaf in whose share of [0, total) each target lies, leaf 0's share first.
@@ -68,18 +71,21 @@ class SumTree:
         With targets uniform in [0, total) leaf i is found with probability value_i / total. Rounding may lead to a leaf
         of value 0 (about one in 10¹⁵ times): ask again then.
         """
-        level = min(_TOP, self._width)
-        ends = np.cumsum(self._node[level : 2 * level])
-        node = np.searchsorted(ends, target, side="right")
+        level = self._top
+        if self._ends is None:
+            self._ends = np.zeros(level + 1)
+            np.cumsum(self._node[level : 2 * level], out=self._ends[1:])
+        node = np.searchsorted(self._ends[1:], target, side="right")
         np.minimum(node, level - 1, out=node)
-        rest = target - np.where(node > 0, ends[node - 1], 0.0)
+        rest = target - np.take(self._ends, node, mode="clip")
         node += level
         while level < self._width:
             level <<= 1
             node <<= 1
             left = np.take(self._node, node, mode="clip")
             right = rest >= left
-            rest -= left * right
+            left *= right
+            rest -= left
             node += right
         return np.minimum(node - self._width, self.leaves - 1)
 
