@@ -77,12 +77,12 @@ class LaneOfRows:
                 self.episodes.append((len(self.rows) - 1, figures))
 
 
-def seal_lanes(location: str, lanes: list[LaneOfRows], *, segments: int, shard: int = 0, run_id: str = "a-run") -> None:
+def seal_lanes(location: str, lanes: list[LaneOfRows], *, segments: int, shard: int = 0, spec=SPEC) -> None:
     """Seal the rows in so many segments, a part of every lane in each, as fragments bring them."""
     writer = SegmentWriter(
         open_files(location, create=True),
-        SPEC,
-        run_id=run_id,
+        spec,
+        run_id="a-run",
         shard=shard,
         retention=RetentionSettings(bytes=None),
         compression="zstd",
@@ -94,7 +94,7 @@ def seal_lanes(location: str, lanes: list[LaneOfRows], *, segments: int, shard: 
             (lane, len(lane.rows) * segment // segments, len(lane.rows) * (segment + 1) // segments) for lane in lanes
         ]
         rows = [row for lane, begin, end in spans for row in lane.rows[begin:end]]
-        columns = {column.name: np.stack([row[column.name] for row in rows]) for column in SPEC.columns}
+        columns = {column.name: np.stack([row[column.name] for row in rows]) for column in spec.columns}
         named = set(np.unique(columns["caption_id"]).tolist()) - known - {0}
         known |= named
         writer.seal(
