@@ -162,8 +162,6 @@ class ReplayLog:
                     table = self._table(manifest, kind)
                     if kind == ROWS and table is not None:
                         check_rows(table, manifest, self._where(name))
-                    elif table is not None and not table.schema.equals(_SCHEMAS[kind]):
-                        raise SegmentError(f"{self._where(name)}: its columns are {table.schema.names}")
                 except SegmentError as error:
                     found.append(Damage(name=name, fault=str(error)))
             for lane, (first, last) in manifest.lanes.items():
@@ -196,7 +194,10 @@ class ReplayLog:
         name = file_name(kind, manifest.shard, manifest.number)
         if name not in manifest.files:
             return None
-        return decode(self._read(name), manifest.files[name], self._where(name))
+        table = decode(self._read(name), manifest.files[name], self._where(name))
+        if kind in _SCHEMAS and not table.schema.equals(_SCHEMAS[kind]):
+            raise SegmentError(f"{self._where(name)}: {table.schema.names[:8]} are not the columns of {kind}")
+        return table
 
     def _names(self) -> dict[str, int]:
         try:

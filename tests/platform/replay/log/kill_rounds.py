@@ -1,0 +1,170 @@
+"""Kills writers of a log at random instants, and looks at the log after each kill; a report as JSON on stdout.
+
+python kill_rounds.py FOLDER KILLS SEED keep|lose
+
+``keep``: the ring survives, as it does a kill -9; ``lose``: it goes with the machine, so what was not sealed is lost.
+Every row says whose it is: round, lane, row number in the ring and their sum. Processes are forked: Python's start
+would be most of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onibi.platform.fragment import Fragment
+from onibi.platform.replay.limiter import Limiter
+from onibi.platform.replay.log.log_files import open_files
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.shard import Shard
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+LANES, ROWS, SLOTS, SEAL_SECONDS = 3, 8, 16_384, 0.1
+SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64", shape=(4,)),), actions=2)
+
+
+def open_shard(folder: Path, ring: Path) -> Shard:
+    limiter = Limiter(ratio=1.0, minimum_rows=1, tolerance_rows=1_000_000)
+    place: dict[str, Any] = {"run_id": "test", "limiter": limiter, "resolve": lambda captions: None}
+    if ring.exists():
+        shard = Shard.reopen(ring, **place)
+    else:
+        sizes = {"max_actors": 1, "envs_per_actor": LANES, "capacity_rows": LANES * SLOTS, "window_rows": 3}
+        shard = Shard.create(ring, SPEC, **sizes, **place)
+    settings = LogSettings(seal_seconds=SEAL_SECONDS, segment_bytes=64 << 10)
+    shard.attach_log(LogWriter(settings, open_files(folder, create=True), ring, run_id="test", captions={}))
+    return shard
+
+
+def fragment(round_number: int, sequence: int, incarnation: int, first: np.ndarray) -> Fragment:
+    """ROWS rows a lane from row ``first`` [LANES] on, and heads."""
+    number = first[:, None] + np.arange(ROWS + 1)
+    columns = {column.name: np.zeros((LANES, ROWS + 1, *column.shape), column.dtype) for column in SPEC.columns}
+    del columns["caption_id"]
+    columns["caption_hash"] = np.zeros((LANES, ROWS + 1), np.uint64)
+    parts = np.broadcast_arrays(round_number, np.arange(LANES)[:, None], number)
+    columns["observation"][:] = np.stack([*parts, sum(parts)], axis=-1)
+    columns["policy_version"][:, :ROWS] = time.monotonic_ns()
+    return Fragment(
+        actor=0,
+        incarnation=incarnation,
+        sequence=sequence,
+        rows_per_lane=np.full(LANES, ROWS, np.int32),
+        columns=columns,
+    )
+
+
+def cursors(ring: Path) -> np.ndarray:
+    reader = RingReader(ring)
+    cursor = reader.snapshot().cursor
+    reader.close()
+    return cursor
+
+
+def write_for_ever(folder: Path, ring: Path, round_number: int, ready: int) -> None:
+    shard = open_shard(folder, ring)
+    incarnation = shard.register(0, LANES).incarnation
+    first, sequence = cursors(ring), 0
+    os.write(ready, b"!")
+    while True:
+        shard.insert(fragment(round_number, sequence, incarnation, first))
+        first, sequence = first + ROWS, sequence + 1
+        time.sleep(0.0005)
+
+
+def close_in_order(folder: Path, ring: Path) -> None:
+    open_shard(folder, ring).close()
+
+
+def look(folder: Path, ring: Path, report: Path, killed_ns: int) -> None:
+    """What the log holds now, and what of the ring's rows it does not."""
+    found: dict[str, Any] = {"damaged": 0, "doubled": 0, "wrong": 0, "rows": 0, "segments": 0}
+    places: set[tuple[int, ...]] = set()
+    names = list(folder.glob("manifest-*")) if folder.exists() else []
+    if names:
+        log = ReplayLog(folder)
+        found["damaged"] = len(log.verify())
+        found["segments"], found["torn"] = len(log.segments), len(log.torn)
+        for segment in log.segments:
+            table = log.read(segment)
+            parts = table.column("observation").combine_chunks().flatten().to_numpy().reshape(-1, 4)
+            lane = table.column("lane").to_numpy()
+            found["wrong"] += int(((parts[:, :3].sum(axis=1) != parts[:, 3]) | (lane != parts[:, 1])).sum())
+            found["rows"] += len(parts)
+            places.update(map(tuple, parts[:, :3].tolist()))
+        found["doubled"] = found["rows"] - len(places)
+    reader = RingReader(ring)
+    snapshot = reader.snapshot()
+    oldest_lost, missing = 0, 0
+    for lane in range(LANES):
+        number = np.arange(snapshot.oldest[lane], snapshot.cursor[lane])
+        at = lane * reader.slots + number % reader.slots
+        rows, made = reader.columns["observation"][at], reader.columns["policy_version"][at]
+        absent = np.array([tuple(row) not in places for row in rows[:, :3].tolist()], np.bool_)
+        missing += int(absent.sum())
+        if (made[absent] > 0).any():
+            oldest_lost = max(oldest_lost, killed_ns - int(made[absent & (made > 0)].min()))
+    found["unsealed"], found["unsealed_age_seconds"] = missing, oldest_lost / 1e9
+    found["gaps"] = int(snapshot.oldest.sum())  # the ring must not have gone round: then rows would not be compared
+    report.write_text(json.dumps(found), encoding="utf-8")
+
+
+def fork(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def run(work: Callable[[], None]) -> None:
+    _, status = os.waitpid(fork(work), 0)
+    if status:
+        raise SystemExit(f"a child ended with {status}")
+
+
+def main(folder: Path, kills: int, seed: int, keep: bool) -> None:
+    chance, reports = random.Random(seed), []
+    with tempfile.TemporaryDirectory(prefix="onibi-test-", dir="/dev/shm") as rings:
+        ring, report = Path(rings) / "kill.ring", Path(rings) / "report.json"
+        for number in range(kills):
+            ready_in, ready_out = os.pipe()
+            child = fork(lambda number=number, ready=ready_out: write_for_ever(folder, ring, number, ready))
+            os.close(ready_out)
+            if not os.read(ready_in, 1):
+                raise SystemExit("the writer died by itself")
+            os.close(ready_in)
+            time.sleep(chance.uniform(0.0, 1.2))
+            killed_ns = time.monotonic_ns()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            run(lambda at=killed_ns: look(folder, ring, report, at))
+            reports.append(json.loads(report.read_text(encoding="utf-8")))
+            if not keep:
+                remove_ring(ring)
+        if keep:
+            run(lambda: close_in_order(folder, ring))
+            run(lambda: look(folder, ring, report, 0))
+            reports.append(json.loads(report.read_text(encoding="utf-8")))
+    sys.stdout.write(json.dumps(reports))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "keep")
