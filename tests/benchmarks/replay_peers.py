@@ -43,10 +43,18 @@ class Row:
     slices: int = SLICES
     """Into how many pieces a round's time is cut; 1 where threads in the background fetch in advance."""
 
+    fresh: bool = False
+    """Whether the process gives a batch's memory back to the system: see ``peers.worker.set_allocator``."""
+
+    @property
+    def source(self) -> str:
+        """Worker and case."""
+        return f"{self.worker}: {self.case}"
+
     @property
     def key(self) -> str:
         """Unique in all tables."""
-        return f"{self.worker}: {self.case}"
+        return self.source + (" fresh" if self.fresh else "")
 
 
 @dataclass(frozen=True)
@@ -79,13 +87,18 @@ def sections() -> list[Section]:
         Row("Onibi uniform n = 1, 2 gather threads", "onibi", "wide uniform 1 threads"),
         Row("Onibi uniform n = 3, 2 gather threads", "onibi", "wide uniform 3 threads"),
         Row("Onibi prioritized n = 3, with updates", "onibi", "wide prioritized 3"),
+        Row("Onibi prioritized n = 3, acting on the next draw", "onibi", "wide prioritized 3 at once"),
         Row("cpprb uniform", "cpprb", "wide uniform"),
+        Row("cpprb uniform, fresh allocator", "cpprb", "wide uniform", fresh=True),
         Row("cpprb uniform, next_of", "cpprb", "wide uniform next_of"),
         Row("cpprb prioritized n = 3, with updates", "cpprb", "wide prioritized 3"),
+        Row("cpprb prioritized n = 3, fresh allocator", "cpprb", "wide prioritized 3", fresh=True),
         Row("TorchRL uniform", "torchrl", "wide uniform"),
+        Row("TorchRL uniform, fresh allocator", "torchrl", "wide uniform", fresh=True),
         Row("TorchRL uniform, 2 torch threads", "torchrl", "wide uniform threads"),
         Row("TorchRL uniform, 2 prefetch threads", "torchrl", "wide uniform prefetch", slices=1),
         Row("Stable-Baselines3 uniform", "sb3", "wide uniform"),
+        Row("Stable-Baselines3 uniform, fresh allocator", "sb3", "wide uniform", fresh=True),
         Row("Stable-Baselines3 n = 3", "sb3", "wide uniform 3"),
         Row("Reverb uniform (all cores)", "reverb", "wide uniform", slices=1),
     )
@@ -94,6 +107,7 @@ def sections() -> list[Section]:
         Row("Onibi uniform n = 1", "onibi", "small uniform 1"),
         Row("Onibi uniform n = 3", "onibi", "small uniform 3"),
         Row("Onibi prioritized n = 3, with updates", "onibi", "small prioritized 3"),
+        Row("Onibi prioritized n = 3, acting on the next draw", "onibi", "small prioritized 3 at once"),
         Row("cpprb uniform", "cpprb", "small uniform"),
         Row("cpprb prioritized n = 3, with updates", "cpprb", "small prioritized 3"),
         Row("TorchRL uniform", "torchrl", "small uniform"),
@@ -126,11 +140,13 @@ TARGETS = (
     Target("uniform n = 1 against bare take", "onibi: wide uniform 1", "onibi: wide take", 0.85),
     Target("uniform n = 3 against bare take", "onibi: wide uniform 3", "onibi: wide take", 0.70),
     Target("uniform n = 1 against cpprb", "onibi: wide uniform 1", "cpprb: wide uniform", 3.0),
+    Target("… its allocator fresh", "onibi: wide uniform 1", "cpprb: wide uniform fresh", 3.0),
     Target("uniform n = 1 against TorchRL", "onibi: wide uniform 1", "torchrl: wide uniform", 2.5),
     Target("uniform n = 1 against SB3", "onibi: wide uniform 1", "sb3: wide uniform", 1.0),
     Target("uniform n = 1 against Reverb", "onibi: wide uniform 1", "reverb: wide uniform", 50.0),
     Target("2 gather threads against 1, n = 1", "onibi: wide uniform 1 threads", "onibi: wide uniform 1", 1.6),
     Target("2 gather threads against cpprb", "onibi: wide uniform 1 threads", "cpprb: wide uniform", 6.0),
+    Target("… its allocator fresh", "onibi: wide uniform 1 threads", "cpprb: wide uniform fresh", 6.0),
     Target(
         "2 gather threads against TorchRL, 2 prefetch threads",
         "onibi: wide uniform 1 threads",
@@ -139,6 +155,13 @@ TARGETS = (
     ),
     Target("2 gather threads against SB3", "onibi: wide uniform 1 threads", "sb3: wide uniform", 2.0),
     Target("prioritized n = 3 against cpprb's", "onibi: wide prioritized 3", "cpprb: wide prioritized 3", 3.0),
+    Target("… its allocator fresh", "onibi: wide prioritized 3", "cpprb: wide prioritized 3 fresh", 3.0),
+    Target(
+        "the same, updates acting on the next draw",
+        "onibi: wide prioritized 3 at once",
+        "cpprb: wide prioritized 3",
+        3.0,
+    ),
     Target("RingWriter.insert against bare copy", "onibi: wide insert", "onibi: wide copy", 0.7),
     Target("Shard.insert against bare copy", "onibi: wide insert shard", "onibi: wide copy", 0.7),
 )
@@ -172,13 +195,13 @@ class Bench:
     def round(self, rows: list[Row], seconds: float, order: random.Random) -> None:
         """Measure every row once."""
         totals = {row.key: [0.0, 0.0] for row in rows}
-        turns = [row for row in rows for _ in range(row.slices) if row.key in self.cases]
+        turns = [row for row in rows for _ in range(row.slices) if row.source in self.cases]
         order.shuffle(turns)
         for row in turns:
             if row.worker not in self._workers:
                 continue
             try:
-                found = self._workers[row.worker].measure(row.case, seconds / row.slices)
+                found = self._workers[row.worker].measure(row.case, seconds / row.slices, fresh=row.fresh)
             except WorkerError as error:
                 self.missing[row.worker] = str(error)
                 del self._workers[row.worker]

@@ -11,16 +11,12 @@ from peers.rows import FRAGMENT_ROWS, GAMMA, LANES, WIDTHS, Width, wrong_transit
 from peers.worker import BATCH, Case, Contender
 
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
+from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.shard import Shard
 from onibi.platform.replay.windows import Windows
-
-try:
-    from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-except ImportError:
-    PrioritizedSampler = None
 
 N_STEPS = 3
 GATHER_THREADS = 2
@@ -118,8 +114,9 @@ def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], di
         add(f"uniform {n}", n, UniformSampler(reader, **settings(n)))
     for n in (1, N_STEPS):
         add(f"uniform {n} threads", n, UniformSampler(reader, **settings(n), gather_threads=GATHER_THREADS))
-    if PrioritizedSampler is not None:
-        add(f"prioritized {N_STEPS}", N_STEPS, PrioritizedSampler(reader, **settings(N_STEPS)), update=True)
+    add(f"prioritized {N_STEPS}", N_STEPS, PrioritizedSampler(reader, **settings(N_STEPS)), update=True)
+    at_once = PrioritizedSampler(reader, **settings(N_STEPS), batches_ahead=1)
+    add(f"prioritized {N_STEPS} at once", N_STEPS, at_once, update=True)
     return cases, wrong
 
 

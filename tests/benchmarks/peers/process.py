@@ -52,12 +52,12 @@ class WorkerProcess:
         """
         return self._answer(_PREPARE_SECONDS)
 
-    def measure(self, case: str, seconds: float) -> dict[str, float]:
+    def measure(self, case: str, seconds: float, *, fresh: bool) -> dict[str, float]:
         """Rows, calls and seconds of one measurement.
 
         Raises: WorkerError.
         """
-        self._say({"case": case, "seconds": seconds})
+        self._say({"case": case, "seconds": seconds, "fresh": fresh})
         return self._answer(_ROUND_SECONDS)
 
     def close(self) -> None:

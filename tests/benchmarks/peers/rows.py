@@ -8,6 +8,7 @@ Needs NumPy alone, of any version: the workers of all peers import it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +40,14 @@ SMALL = Width("small", "float32", (4,))
 WIDTHS = {width.name: width for width in (WIDE, SMALL)}
 
 
+@functools.cache
+def _noise(width: Width) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (_POOL, *width.shape)).astype(width.dtype)
+
+
 def observations(width: Width, number: np.ndarray) -> np.ndarray:
     """[..., *shape] observations of some numbers: noise that does not compress, with the number in front."""
-    pool = np.random.default_rng(0).integers(0, 255, (_POOL, *width.shape)).astype(width.dtype)
-    rows = pool[number % _POOL]
+    rows = _noise(width)[number % _POOL]
     if width.dtype == "uint8":
         rows[..., :8] = number.astype("<i8")[..., None].view(np.uint8)
     else:

@@ -1,12 +1,13 @@
 """A process that measures one contender whenever it is told to: ``python -m peers.worker NAME FD``.
 
 It speaks lines of JSON over the socket FD: first ``{"cases": [...], "wrong": {...}}`` or ``{"error": ...}``; then for
-each ``{"case": ..., "seconds": ...}`` one ``{"rows": ..., "calls": ..., "seconds": ...}``. It ends with the
-socket.
+each ``{"case": ..., "seconds": ..., "fresh": ...}`` one ``{"rows": ..., "calls": ..., "seconds": ...}``.
+It ends when the socket does.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BATCH = 256
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,18 @@ class Contender:
     wrong: dict[str, list[str]]
     """What the check of one batch of each case found: [] where every transition was right."""
     close: Callable[[], None] = field(default=lambda: None)
+
+
+def set_allocator(*, fresh: bool) -> None:
+    """What glibc does with the megabytes of a batch that is let go of.
+
+    It keeps them once anything larger has been freed in the process, as in a learner with a network, and as while these
+    stores were filled: the next batch finds its pages in place. In a process that does nothing but sample it hands them
+    back to the system, and each batch is paid for in page faults: that is ``fresh``.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10 if fresh else 32 << 20)
+    libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10 if fresh else 1 << 30)
 
 
 def measure(case: Case, seconds: float) -> dict[str, float]:
@@ -75,6 +89,7 @@ def main() -> None:
     while line := stream.readline():
         order = json.loads(line)
         try:
+            set_allocator(fresh=order["fresh"])
             say(measure(contender.cases[order["case"]], order["seconds"]))
         except BrokenPipeError:
             break
