@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
@@ -16,10 +17,12 @@ from onibi.platform.errors import ReplayError
 Take: TypeAlias = "tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]"
 """(source [N, ...], index [m], target [m, ...]): ``target[i] = source[index[i]]``."""
 
-_Order: TypeAlias = "tuple[Sequence[Take], int, int] | None"
+_Order: TypeAlias = "tuple[Sequence[Take], Iterator[int]] | None"
 
 _WORTH_BYTES = 1 << 18
 """Below this much to copy in one call, waking the threads costs more than they save."""
+_SHARES = 4
+"""Parts per thread that a take is cut into: a thread that is held up by another process leaves more to the others."""
 
 
 class GatherThreads:
@@ -40,19 +43,26 @@ class GatherThreads:
             threading.Thread(target=_serve, args=(orders, self._finished), name="onibi-gather", daemon=True).start()
         self._stop = weakref.finalize(self, _dismiss, self._orders)
 
-    def take(self, takes: Sequence[Take]) -> None:
-        """Carry out all ``takes``, each cut along its index; indices must be in range, ``clip`` would hide others.
+    def take(self, takes: Sequence[Take], meanwhile: Callable[[], None] | None = None) -> None:
+        """Carry out all ``takes``; indices must be in range, ``clip`` would hide others.
 
-        Raises: whatever NumPy raised in any thread, after all of them have ended.
+        ``meanwhile`` is called in this thread while the others copy already (before any copying, where there are none).
+        Raises: whatever NumPy or ``meanwhile`` raised in any thread, after all of them have ended.
         """
         if not self._orders or sum(target.nbytes for _, _, target in takes) < _WORTH_BYTES:
-            _share(takes, 0, 1)
+            if meanwhile is not None:
+                meanwhile()
+            _share(takes, count())
             return
-        for part, orders in enumerate(self._orders):
-            orders.put((takes, part + 1, self.threads))
+        parts = [part for take in takes for part in _parts(take, self.threads * _SHARES)]
+        turn = count()  # next() on it is one step for the interpreter: no part is taken twice
+        for orders in self._orders:
+            orders.put((parts, turn))
         own: BaseException | None = None
         try:
-            _share(takes, 0, self.threads)
+            if meanwhile is not None:
+                meanwhile()
+            _share(parts, turn)
         except BaseException as error:  # noqa: BLE001 - raised again below, once nobody writes to the targets any more
             own = error
         failures = [self._finished.get() for _ in self._orders]
@@ -66,12 +76,24 @@ class GatherThreads:
         self._orders = []
 
 
-def _share(takes: Sequence[Take], part: int, parts: int) -> None:
-    """The ``part``-th of ``parts`` equal shares of every take."""
-    for source, index, target in takes:
+def _parts(take: Take, parts: int) -> Iterator[Take]:
+    """A take, cut along its index unless it is small."""
+    source, index, target = take
+    if target.nbytes < _WORTH_BYTES:
+        parts = 1
+    for part in range(parts):
         begin, end = len(index) * part // parts, len(index) * (part + 1) // parts
+        yield source, index[begin:end], target[begin:end]
+
+
+def _share(takes: Sequence[Take], turn: Iterator[int]) -> None:
+    """The next take whose turn it is, until there is none left."""
+    for number in turn:
+        if number >= len(takes):
+            return
+        source, index, target = takes[number]
         # Without mode="clip" np.take buffers its output (contracts §3).
-        np.take(source, index[begin:end], axis=0, out=target[begin:end], mode="clip")
+        np.take(source, index, axis=0, out=target, mode="clip")
 
 
 def _serve(orders: SimpleQueue[_Order], finished: SimpleQueue[BaseException | None]) -> None:

@@ -25,7 +25,8 @@ class WindowDraws:
     """What every sampler of windows does with its starts.
 
     Indices and scalar columns are made for ``batches_ahead`` batches at once, so a start may be that many draws older
-    than the newest rows (and priorities). What the writer overwrote before the end check is chosen and gathered again.
+    than the newest rows (and priorities); with gather threads one draw more, for the next plan is made while they copy
+    the last batch of this one. What the writer overwrote before the end check is chosen and gathered again.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class WindowDraws:
 
     def draw(self, out: Windows) -> Windows:
         """One batch, into ``out``; every value in it belongs to the rows that ``(lane, generation)`` name."""
-        if self._pending is None or self._position == len(self._pending):
-            self._pending = self._gather.plan(self._choose(self._batch * self._ahead))
-            self._position = 0
+        if self._pending is None:
+            self._plan_ahead()
+            assert self._pending is not None
         plan, begin = self._pending, self._position
         batch = slice(begin, begin + self._batch)
-        self._gather.gather(plan.pair[batch], out)
+        last = begin + self._batch == len(plan)
+        overlapped = last and self._gather.threads > 1 and self._ahead > 1
+        self._gather.gather(plan.pair[batch], out, self._plan_ahead if overlapped else None)
         late = self._gather.late(plan.starts.lane[batch], plan.starts.row[batch])
         while len(late):
             self.overtaken += len(late)
@@ -76,9 +79,16 @@ class WindowDraws:
         np.copyto(out.lane, plan.starts.lane[batch])
         np.copyto(out.generation, plan.starts.row[batch])
         self.probability = plan.starts.probability[batch]
-        self._position += self._batch
+        if not last:
+            self._position += self._batch
+        elif not overlapped:
+            self._pending = None
         self.drawn_rows += self._batch
         return out
+
+    def _plan_ahead(self) -> None:
+        self._pending = self._gather.plan(self._choose(self._batch * self._ahead))
+        self._position = 0
 
     def state(self) -> dict[str, Any]:
         """Plain values: the starts chosen ahead and the counters."""

@@ -80,6 +80,7 @@ class WindowGather:
         self._observation, self._extra = chosen_columns(reader, columns)
         self._offsets = np.arange(n_steps, dtype=np.int64)
         self._threads = GatherThreads(gather_threads)
+        self.threads = gather_threads
 
     def allocate(self, batch_size: int, empty: Empty) -> Windows:
         """Windows for ``gather`` to fill; ``empty`` makes the memory of observations."""
@@ -160,8 +161,11 @@ class WindowGather:
             policy_version=np.take(columns["policy_version"], begin, mode="clip"),
         )
 
-    def gather(self, pair: NDArray[np.int64], out: Windows) -> None:
-        """Observations and extra columns of a whole batch, straight into ``out``; all threads are joined then."""
+    def gather(self, pair: NDArray[np.int64], out: Windows, meanwhile: Callable[[], None] | None = None) -> None:
+        """Observations and extra columns of a whole batch, straight into ``out``; all threads are joined then.
+
+        ``meanwhile`` is called while the other threads copy.
+        """
         columns = self._reader.columns
         both = pair.reshape(-1)
         takes = [
@@ -170,7 +174,7 @@ class WindowGather:
         ]
         if self._extra:
             takes += [(columns[column.name], pair[:, 0], out.extra[column.name]) for column in self._extra]
-        self._threads.take(takes)
+        self._threads.take(takes, meanwhile)
 
     def gather_at(self, pair: NDArray[np.int64], positions: NDArray[np.int64], out: Windows) -> None:
         """The same for single places of a batch."""

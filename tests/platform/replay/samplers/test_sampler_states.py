@@ -134,6 +134,26 @@ def test_last_of_two_priorities_for_one_row_holds_and_the_maximum_is_for_new_row
     assert sampler.total == pytest.approx(held + value * len(new))
 
 
+def test_priorities_of_rows_that_the_sampler_does_not_hold_are_ignored_and_counted(layout):
+    """Final rows, rows that came in since, and rows long gone: several learners may update one another's draws."""
+    sampler = PrioritizedSampler(layout.reader, rng=np.random.default_rng(0), **WINDOWED)
+    sampler.draw()
+    before, total = [len(rows) for rows in layout.rows], sampler.total
+    while [len(rows) for rows in layout.rows] == before:
+        layout.fragment()
+    foreign = [
+        (lane, k)
+        for lane, rows in enumerate(layout.rows)
+        for k, row in enumerate(rows)
+        if not row.is_step or k >= before[lane] or k < layout.oldest[lane]
+    ]
+    assert {0 <= k < layout.oldest[lane] for lane, k in foreign} == {True, False}
+    assert sampler.update(*np.array(foreign).T, np.full(len(foreign), 1e6)) == 0
+    assert sampler.late_updates == len(foreign)
+    assert sampler.total == total
+    assert sampler._table.largest == 1.0
+
+
 def test_row_of_priority_zero_is_never_drawn_and_all_of_them_are_an_error(layout):
     sampler = PrioritizedSampler(layout.reader, rng=np.random.default_rng(0), n_steps=1, batch_size=512)
     sampler.draw()

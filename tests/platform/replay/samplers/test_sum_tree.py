@@ -30,7 +30,7 @@ def test_draws_the_leaves_that_a_scan_draws(leaves):
     values = np.random.default_rng(leaves).integers(0, 9, leaves)  # integers: no rounding to hide behind
     values[0] += 1
     tree = filled(values)
-    targets = np.arange(values.sum()) + 0.5  # every leaf, each by its whole share
+    targets = np.arange(2 * values.sum()) / 2  # every leaf, each by its whole share, from its very edge on
     if leaves > 1_000:
         targets = targets[:: leaves // 100]
     assert tree.find(targets).tolist() == [scan(values, target) for target in targets]
