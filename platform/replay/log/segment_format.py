@@ -88,9 +88,10 @@ def spec_of_segment(schema: pa.Schema) -> ReplaySpec:
         raise SpecError(f"the Arrow schema begins with {schema.names[:4]}, a rows file of a log with {names}")
     try:
         spec = spec_from_arrow(pa.schema(list(schema)[len(names) :], metadata=schema.metadata))
-    except (KeyError, ValueError, TypeError) as error:
+        expected = segment_schema(spec)
+    except (KeyError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise SpecError(f"the Arrow schema with fields {schema.names[:8]} has broken metadata: {error!r}") from error
-    if not segment_schema(spec).equals(schema):
+    if not expected.equals(schema):
         raise SpecError("the Arrow schema's types differ from those that its own metadata describe")
     return spec
 

@@ -1,6 +1,6 @@
 """Kills writers of a log at random instants, and looks at the log after each kill; a report as JSON on stdout.
 
-python kill_rounds.py FOLDER KILLS SEED keep|lose
+python kill_rounds.py FOLDER KILLS SEED keep|lose LONGEST_SECONDS
 
 ``keep``: the ring survives, as it does a kill -9; ``lose``: it goes with the machine, so what was not sealed is lost.
 Every row says whose it is: round, lane, row number in the ring and their sum. Processes are forked: Python's start
@@ -89,8 +89,8 @@ def close_in_order(folder: Path, ring: Path) -> None:
     open_shard(folder, ring).close()
 
 
-def look(folder: Path, ring: Path, report: Path, killed_ns: int) -> None:
-    """What the log holds now, and what of the ring's rows it does not."""
+def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int) -> None:
+    """What the log holds now, and what of the ring's rows it does not; the age of those of the round just killed."""
     found: dict[str, Any] = {"damaged": 0, "doubled": 0, "wrong": 0, "rows": 0, "segments": 0}
     places: set[tuple[int, ...]] = set()
     names = list(folder.glob("manifest-*")) if folder.exists() else []
@@ -115,8 +115,9 @@ def look(folder: Path, ring: Path, report: Path, killed_ns: int) -> None:
         rows, made = reader.columns["observation"][at], reader.columns["policy_version"][at]
         absent = np.array([tuple(row) not in places for row in rows[:, :3].tolist()], np.bool_)
         missing += int(absent.sum())
-        if (made[absent] > 0).any():
-            oldest_lost = max(oldest_lost, killed_ns - int(made[absent & (made > 0)].min()))
+        latest = absent & (made > 0) & (rows[:, 0] == killed)
+        if latest.any():
+            oldest_lost = max(oldest_lost, killed_ns - int(made[latest].min()))
     found["unsealed"], found["unsealed_age_seconds"] = missing, oldest_lost / 1e9
     found["gaps"] = int(snapshot.oldest.sum())  # the ring must not have gone round: then rows would not be compared
     report.write_text(json.dumps(found), encoding="utf-8")
@@ -140,7 +141,7 @@ def run(work: Callable[[], None]) -> None:
         raise SystemExit(f"a child ended with {status}")
 
 
-def main(folder: Path, kills: int, seed: int, keep: bool) -> None:
+def main(folder: Path, kills: int, seed: int, keep: bool, longest: float) -> None:
     chance, reports = random.Random(seed), []
     with tempfile.TemporaryDirectory(prefix="onibi-test-", dir="/dev/shm") as rings:
         ring, report = Path(rings) / "kill.ring", Path(rings) / "report.json"
@@ -151,20 +152,20 @@ def main(folder: Path, kills: int, seed: int, keep: bool) -> None:
             if not os.read(ready_in, 1):
                 raise SystemExit("the writer died by itself")
             os.close(ready_in)
-            time.sleep(chance.uniform(0.0, 1.2))
+            time.sleep(chance.uniform(0.0, longest))
             killed_ns = time.monotonic_ns()
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            run(lambda at=killed_ns: look(folder, ring, report, at))
+            run(lambda at=killed_ns, number=number: look(folder, ring, report, number, at))
             reports.append(json.loads(report.read_text(encoding="utf-8")))
             if not keep:
                 remove_ring(ring)
         if keep:
             run(lambda: close_in_order(folder, ring))
-            run(lambda: look(folder, ring, report, 0))
+            run(lambda: look(folder, ring, report, -1, 0))
             reports.append(json.loads(report.read_text(encoding="utf-8")))
     sys.stdout.write(json.dumps(reports))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "keep")
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "keep", float(sys.argv[5]))

@@ -11,11 +11,10 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("kill_rounds.py")
 SEAL_SECONDS = 0.1  # as the script has it
-SLACK_SECONDS = 20.0  # of a busy machine: sealing itself takes time, and the writer's threads wait for processors
 
 
-def reports_of(folder, kills, seed, ring):
-    command = [sys.executable, str(SCRIPT), str(folder), str(kills), str(seed), ring]
+def reports_of(folder, kills, seed, ring, longest_seconds):
+    command = [sys.executable, str(SCRIPT), str(folder), str(kills), str(seed), ring, str(longest_seconds)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=1_200)
     assert finished.returncode == 0, finished.stderr[-3_000:]
     return json.loads(finished.stdout)
@@ -25,7 +24,6 @@ def check(reports, ring):
     assert sum(report["segments"] for report in reports) > 0, "nothing was ever sealed"
     for report in reports:
         assert (report["damaged"], report["doubled"], report["wrong"]) == (0, 0, 0)
-        assert report["unsealed_age_seconds"] < SEAL_SECONDS + SLACK_SECONDS
         assert report["gaps"] == 0 or ring == "keep"
     if ring == "keep":
         assert reports[-1]["unsealed"] == 0, "what the ring kept is sealed by the next session"
@@ -35,17 +33,18 @@ def check(reports, ring):
 
 @pytest.mark.parametrize("ring", ["keep", "lose"])
 def test_five_kills_damage_and_double_nothing(tmp_path, ring):
-    check(reports_of(tmp_path / "log", 5, 1, ring), ring)
+    check(reports_of(tmp_path / "log", 5, 1, ring, 1.2), ring)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
 @pytest.mark.parametrize(("seed", "ring"), [(2, "keep"), (3, "keep"), (4, "lose"), (5, "lose")])
 def test_fifty_kills_of_each_of_four_logs_damage_and_double_nothing(tmp_path, seed, ring, capsys):
-    reports = reports_of(tmp_path / "log", 50, seed, ring)
+    reports = reports_of(tmp_path / "log", 50, seed, ring, 4.0)
     check(reports, ring)
     lost = sum(report["unsealed"] for report in reports) if ring == "lose" else reports[-1]["unsealed"]
     age = max(report["unsealed_age_seconds"] for report in reports)
+    assert age < SEAL_SECONDS + 2.5, "sealing itself takes a while on a busy disk, but never as long as the sessions"
     with capsys.disabled():
         sys.stdout.write(
             f"\n{ring}: 50 kills, {reports[-1]['rows']} rows sealed in {reports[-1]['segments']} segments, {lost} "
