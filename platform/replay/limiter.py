@@ -43,6 +43,10 @@ class Limiter:
     ratio: float
     minimum_rows: int
     tolerance_rows: float
+    largest_fragment_rows: int = 1
+    """Step rows that an actor may want to insert at once; for ``pacing`` alone."""
+    largest_batch_rows: int = 1
+    """Training rows that the learner may want to draw at once; for ``pacing`` alone."""
 
     @classmethod
     def from_settings(
@@ -75,7 +79,13 @@ class Limiter:
                 f"{capacity_rows} rows: lanes of "
                 "unequal length might never reach it. Lower it or raise replay.capacity_rows"
             )
-        return cls(ratio=ratio, minimum_rows=settings.minimum_rows, tolerance_rows=tolerance)
+        return cls(
+            ratio=ratio,
+            minimum_rows=settings.minimum_rows,
+            tolerance_rows=tolerance,
+            largest_fragment_rows=fragment_rows,
+            largest_batch_rows=batch_rows,
+        )
 
     def surplus(self, inserted: int, drawn: float) -> float:
         """Drawn rows that the learner is behind (positive) or ahead (negative) of the ratio."""

@@ -25,17 +25,18 @@ class Pacing:
     stalled: Side
     reason: str
 
+    def metrics(self) -> dict[str, float]:
+        """1 for the side that is held back at this moment: its mean over a run is the share of time."""
+        return {f"replay/{side}_stalled": float(self.stalled == side) for side in ("actors", "learner")}
 
-def pacing(
-    limiter: Limiter, *, fragment_rows: int, batch_rows: int, inserted: int, drawn: float, readable: int
-) -> Pacing:
-    """Judge the counts of one moment. At most one side is ever stalled (``Limiter``).
+
+def pacing(limiter: Limiter, *, inserted: int, drawn: float, readable: int) -> Pacing:
+    """Judge the counts of one moment, for the largest fragment and batch. At most one side is stalled (``Limiter``).
 
     Args:
-        fragment_rows: step rows that an actor wants to insert next.
-        batch_rows: training rows that the learner wants to draw next.
         inserted, drawn, readable: as the limiter counts them.
     """
+    fragment_rows, batch_rows = limiter.largest_fragment_rows, limiter.largest_batch_rows
     tolerance = f"tolerance {limiter.tolerance_rows:g}"
     if limiter.may_draw(batch_rows, inserted=inserted, drawn=drawn, readable=readable):
         if limiter.may_insert(fragment_rows, inserted=inserted, drawn=drawn, readable=readable):
@@ -83,6 +84,10 @@ class WaitMeter:
         for pair, began in self._since.items():
             total[pair] = total.get(pair, 0.0) + now - began
         return total
+
+    def seconds_for(self, whom: str) -> float:
+        """Seconds that all together have waited for ``whom``."""
+        return sum((seconds for (_, other), seconds in self.seconds().items() if other == whom), 0.0)
 
     def longest(self) -> tuple[str, str, float] | None:
         """(who, for whom, seconds) of the wait that goes on for longest; None where nobody waits."""

@@ -16,6 +16,7 @@ from onibi.platform.errors import CaptionError, LeaseError, ReplayError
 from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
+from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
@@ -138,7 +139,7 @@ class Shard:
 
     def register(self, actor: int, envs: int) -> Lease:
         """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
-        now on.
+        now on. Lanes of the group that it has no environment for are released.
 
         Raises: ReplayError where the ring has no room for the actor or its environments.
         """
@@ -153,6 +154,9 @@ class Shard:
         incarnation = self._writer.register(actor)
         self._envs[actor] = envs
         self._tell_log(actor, layout.lanes_per_group, [])
+        if envs < layout.lanes_per_group:
+            self._wait_for_log(actor)
+            self._writer.release_lanes(actor, envs)
         return Lease(
             actor=actor,
             incarnation=incarnation,
@@ -160,6 +164,17 @@ class Shard:
             lanes=envs,
             next_sequence=0,
         )
+
+    def retire(self, actor: int) -> None:
+        """An actor is gone and not replaced: its rows are no longer drawn, its group may be registered by another one.
+
+        Raises: ReplayError where the ring has no such actor.
+        """
+        if not self._writer.is_free(actor):
+            self.register(actor, self._writer.layout.lanes_per_group)  # by nobody: closes its episodes, logs them
+            self._wait_for_log(actor)
+            self._writer.retire(actor)
+            self._envs[actor] = 0
 
     def insert(self, fragment: Fragment) -> InsertResult:
         """Commit a fragment; may be called again with the same one.
@@ -224,13 +239,13 @@ class Shard:
 
     def may_insert(self, rows: int) -> bool:
         """Whether the limiter lets ``rows`` more step rows in now."""
-        readable = self._writer.record("cursor") - self._writer.record("oldest")
-        return self._limiter.may_insert(
-            rows,
-            inserted=int(self._writer.record("inserted").sum()),
-            drawn=self._drawn.value,
-            readable=int(readable.sum()),
-        )
+        inserted, readable = self._counts()
+        return self._limiter.may_insert(rows, inserted=inserted, drawn=self._drawn.value, readable=readable)
+
+    def pacing(self) -> Pacing:
+        """Which side the limiter holds back now, and why."""
+        inserted, readable = self._counts()
+        return pacing(self._limiter, inserted=inserted, drawn=self._drawn.value, readable=readable)
 
     def log_has_room(self, fragment: Fragment) -> bool:
         """Whether the log lets the fragment in now; where not, ``insert`` would wait for the disk.
@@ -255,9 +270,10 @@ class Shard:
 
     def counters(self) -> ShardCounters:
         """Figures up to now."""
+        inserted, readable = self._counts()
         return ShardCounters(
-            inserted_rows=int(self._writer.record("inserted").sum()),
-            readable_rows=int((self._writer.record("cursor") - self._writer.record("oldest")).sum()),
+            inserted_rows=inserted,
+            readable_rows=readable,
             drawn_rows=self._drawn.value,
             fragments=self._fragments,
             repeated=self._repeated,
@@ -284,6 +300,18 @@ class Shard:
         if self._log is not None:
             self._log.close()
         self._writer.close()
+
+    def _counts(self) -> tuple[int, int]:
+        """Step rows in all of the ring's time, and committed rows that are still there."""
+        readable = self._writer.record("cursor") - self._writer.record("oldest")
+        return int(self._writer.record("inserted").sum()), int(readable.sum())
+
+    def _wait_for_log(self, group: int) -> None:
+        """Return when all rows of a group are copied for the log: released ones could not be any more."""
+        layout = self._writer.layout
+        if self._log is not None:
+            whole = np.full(layout.lanes_per_group, layout.slots - 2, np.int64)  # room for these is left by no other
+            self._log.wait_for_room(group * layout.lanes_per_group, whole)
 
     def _lanes_of(self, fragment: Fragment) -> tuple[int, NDArray[np.int64]]:
         """First lane and rows per lane, within what a ring accepts: whether the fragment fits is told by the writer."""

@@ -20,11 +20,12 @@ from onibi.platform.fragment_batch import from_batch
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.log.log_writer import log_metrics
+from onibi.platform.replay.pacing import InsertionLine, WaitMeter
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
 
-_RECHECK_SECONDS = 0.005  # of the limiter, by the one insertion that waits at the head of the line
+_RECHECK_SECONDS = 0.005  # of the log's room, by the one insertion at the head of the line
 _SIGHTINGS_SECONDS = 0.5
 _TABLE_WAIT_SECONDS = 10.0
 
@@ -63,8 +64,9 @@ class ShardActor:
         self._hub = hub
         self._ledger = EpisodeLedger(count_power)
         self._table: RewardTable | None = None
-        self._turn = asyncio.Lock()
-        self._waited_seconds = self._log_waited_seconds = 0.0
+        self._waits = WaitMeter()
+        self._line = InsertionLine(self._waits)
+        self._log_waited_seconds = 0.0
         self._sightings: dict[int, int] = {}
         self._episodes: list[tuple[EpisodeStatistics, float]] = []
         self._newest_versions: dict[int, int] = {}
@@ -96,11 +98,7 @@ class ShardActor:
         Raises: as ``Shard.insert``.
         """
         fragment = from_batch(batch)
-        async with self._turn:
-            began = time.monotonic()
-            while not self._shard.may_insert(fragment.env_steps):
-                await asyncio.sleep(_RECHECK_SECONDS)
-            self._waited_seconds += time.monotonic() - began
+        async with self._line.turn(f"actor {fragment.actor}", lambda: self._shard.may_insert(fragment.env_steps)):
             began = time.monotonic()
             while not self._shard.log_has_room(fragment):
                 await asyncio.sleep(_RECHECK_SECONDS)
@@ -127,7 +125,8 @@ class ShardActor:
         versions = np.array(list(self._newest_versions.values()), np.int64)
         return {
             **asdict(self._shard.counters()),
-            "waited_seconds": self._waited_seconds,
+            "waited_seconds": self._waits.seconds_for("learner"),
+            "pacing": self._shard.pacing().metrics(),
             "log": {} if logged is None else log_metrics(logged),
             "log_waited_seconds": self._log_waited_seconds,
             "policy_updates": updates_of(versions).tolist(),
@@ -136,8 +135,9 @@ class ShardActor:
 
     async def usage(self) -> ProcessUsage:
         """Processor time, and how long insertions waited for the limiter and for the log's disk."""
+        waited = self._waits.seconds_for("learner")
         return process_usage(
-            {"insertions waited": self._waited_seconds, "insertions waited for the log": self._log_waited_seconds}
+            {"insertions waited": waited, "insertions waited for the log": self._log_waited_seconds}
         )
 
     async def inserted_rows(self) -> int:

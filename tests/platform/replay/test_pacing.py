@@ -10,7 +10,9 @@ import pytest
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter, pacing
 
-LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80)
+LIMITER = Limiter(
+    ratio=4.0, minimum_rows=100, tolerance_rows=80, largest_fragment_rows=8, largest_batch_rows=16
+)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +26,11 @@ LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80)
     ],
 )
 def test_stalled_side_is_told_with_the_sum_that_holds_it(inserted, drawn, readable, stalled, reason):
-    found = pacing(LIMITER, fragment_rows=8, batch_rows=16, inserted=inserted, drawn=drawn, readable=readable)
+    found = pacing(LIMITER, inserted=inserted, drawn=drawn, readable=readable)
     assert (found.stalled, found.reason) == (stalled, reason)
+    assert [name for name, value in found.metrics().items() if value] == (
+        [] if stalled == "none" else [f"replay/{stalled}_stalled"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -33,7 +38,7 @@ def test_judgement_agrees_with_what_the_limiter_allows(seed):
     rng = np.random.default_rng(seed)
     inserted, drawn = int(rng.integers(0, 300)), int(rng.integers(0, 900))
     counts = {"inserted": inserted, "drawn": drawn, "readable": int(rng.integers(50, 300))}
-    found = pacing(LIMITER, fragment_rows=8, batch_rows=16, **counts)
+    found = pacing(LIMITER, **counts)
     allowed = {"actors": LIMITER.may_insert(8, **counts), "learner": LIMITER.may_draw(16, **counts)}
     assert [side for side, may in allowed.items() if not may] == ([] if found.stalled == "none" else [found.stalled])
 
@@ -61,6 +66,7 @@ def test_waits_are_summed_by_who_and_for_whom_and_include_those_that_go_on():
     assert meter.longest() == ("learner", "actors", 3.0)
     clock.now = 6.0
     assert meter.seconds() == {("actor 1", "learner"): 5.0, ("learner", "actors"): 4.0}
+    assert (meter.seconds_for("learner"), meter.seconds_for("nobody")) == (5.0, 0.0)
     meter.end("learner", "actors")
     assert meter.longest() is None
 
