@@ -1,0 +1,140 @@
+"""Logs elsewhere than in a local folder, groups with next to nothing in them, and the settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onibi.platform.config import read_settings
+from onibi.platform.errors import ConfigError, ReplayError, SegmentError
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
+from onibi.platform.replay.log.log_files import open_files
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.log.log_writer import LogSettings, location_of
+from onibi.platform.replay.log.segment_format import RingOrigin
+from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+SPEC = ReplaySpec(
+    observation=(
+        ArraySpec(name="observation.half", dtype="float16", shape=(2,)),
+        ArraySpec(name="observation.wide", dtype="int64", shape=(2, 1, 3)),
+    ),
+    actions=2,
+)
+
+
+def open_writer(location, retention=None, run_id="test", spec=SPEC):
+    return SegmentWriter(
+        open_files(location, create=True),
+        spec,
+        run_id=run_id,
+        shard=0,
+        retention=retention or RetentionSettings(),
+        compression="lz4",
+    )
+
+
+def seal(writer, first, count, text="a key"):
+    columns = {column.name: np.zeros((count, *column.shape), column.dtype) for column in SPEC.columns}
+    columns["observation.wide"] += first
+    rows = Rows(lane=np.full(count, 3, np.int32), generation=first + np.arange(count), columns=columns)
+    caption = {1: CaptionText(text, (KeyText("a key"),))} if count else {}
+    episodes = [EpisodeStatistics(3, first, 1.0, count, False)]
+    origin = RingOrigin(created_unix_ns=1, first_generation=(0,) * 4)
+    return writer.seal(rows, caption, episodes, next_generation=[0, 0, 0, first + count], ring=origin)
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def location(request, tmp_path):
+    return {
+        "folder": tmp_path / "deep" / "log",
+        "file": f"file://{tmp_path}/log",
+        "memory": f"memory://{tmp_path.name}/log",
+    }[request.param]
+
+
+def test_a_log_is_written_retained_verified_and_gone_on_with_wherever_it_lies(location):
+    writer = open_writer(location, RetentionSettings(rows=8))
+    for number in range(4):
+        seal(writer, 4 * number, 4)
+        assert writer.retain() == (1 if number >= 2 else 0)
+    log = ReplayLog(location)
+    assert [(segment.number, segment.rows, segment.lanes) for segment in log.segments] == [
+        (2, 4, {3: (8, 11)}),
+        (3, 4, {3: (12, 15)}),
+    ]
+    assert (log.verify(), log.torn, log.spec, log.rows) == ([], (), SPEC, 8)
+    assert log.dataset().to_table(columns=["generation"]).column(0).to_pylist() == list(range(8, 16))
+    assert log.captions().column("text").to_pylist() == ["a key"]
+    open_files(location).seal([("rows-0000-00000004.arrow", b"half an upload")])
+    assert ReplayLog(location).torn == ("rows-0000-00000004.arrow",)
+    writer = open_writer(location)
+    assert writer.opened.torn == ("rows-0000-00000004.arrow",)
+    assert writer.opened.last is not None
+    assert writer.opened.last.next_generation == (0, 0, 0, 16)
+    assert seal(writer, 16, 2).number == 5
+    assert (ReplayLog(location).torn, ReplayLog(location).verify()) == ((), [])
+
+
+def test_a_group_without_rows_keeps_its_episodes(location):
+    seal(open_writer(location), 0, 0)
+    log = ReplayLog(location)
+    assert (log.verify(), log.rows) == ([], 0)
+    assert log.episodes().column("episode_id").to_pylist() == [0]
+    assert log.captions().num_rows == 0
+    assert log.dataset().count_rows() == 0
+
+
+def test_a_log_with_another_row_layout_or_run_is_refused(location):
+    seal(open_writer(location), 0, 3)
+    with pytest.raises(ReplayError, match="of another layout"):
+        open_writer(location, spec=ReplaySpec(observation=SPEC.observation[:1], actions=2))
+    with pytest.raises(ReplayError, match="of run 'test', not of 'other'"):
+        open_writer(location, run_id="other")
+
+
+def test_rows_twice_and_files_that_are_gone_are_found(location):
+    writer = open_writer(location)
+    seal(writer, 0, 3)
+    seal(writer, 2, 3)
+    files = open_files(location)
+    files.remove(["captions-0000-00000000.arrow"])
+    log = ReplayLog(location)
+    faults = {damage.name: damage.fault for damage in log.verify()}
+    assert set(faults) == {"captions-0000-00000000.arrow", "manifest-0000-00000001.json"}
+    assert "rows twice" in faults["manifest-0000-00000001.json"]
+    with pytest.raises(SegmentError, match="cannot be read"):
+        log.captions()
+
+
+def test_no_log_and_unknown_addresses_are_told(tmp_path):
+    with pytest.raises(ReplayError, match=r"replay\.log\.enabled"):
+        ReplayLog(tmp_path / "nothing")
+    with pytest.raises(ReplayError, match="no segment of a replay log"):
+        ReplayLog(tmp_path)
+    with pytest.raises(ReplayError, match="known neither to pyarrow nor to fsspec"):
+        ReplayLog("nonsense://place/log")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seal_seconds": 0.0},
+        {"segment_bytes": 100},
+        {"url": ""},
+        {"overflow": "wait"},
+        {"retention": {"bytes": 0}},
+        {"retention": {"age_seconds": -1.0}},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        read_settings(LogSettings, wrong)
+
+
+def test_the_place_of_a_log_follows_from_its_settings(tmp_path):
+    assert location_of(LogSettings(enabled=False), tmp_path, "id") is None
+    assert location_of(LogSettings(), tmp_path, "id") == f"{tmp_path}/replay"
+    assert location_of(LogSettings(url="s3://bucket/logs/"), tmp_path, "id") == "s3://bucket/logs/id"
+    assert location_of(LogSettings(url=f"file://{tmp_path}"), tmp_path, "id") == f"{tmp_path}/id"
