@@ -308,7 +308,7 @@ class RayRun:
             "replay/repeated_fragments": float(look["repeated"]),
             "replay/insert_waited_seconds": look["waited_seconds"],
             "replay/log_waited_seconds": look["log_waited_seconds"],
-            **look["log"],
+            **(look["log"] | look["pacing"]),
         }
         if look["policy_updates"]:
             lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
