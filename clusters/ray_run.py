@@ -16,7 +16,7 @@ from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
-from onibi.clusters.role_calls import PROCESS_DIED, first_answer, start_actor, stuck_message
+from onibi.clusters.role_calls import PROCESS_DIED, check_stores_live, first_answer, start_actor, stuck_message
 from onibi.clusters.roles import build_learner, open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
@@ -260,8 +260,8 @@ class RayRun:
     def _replace(self, role: str, error: ray.exceptions.RayError) -> None:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        fault = isinstance(cause, OnibiError)
-        now = time.monotonic()
+        check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
+        fault, now = isinstance(cause, OnibiError), time.monotonic()
         self._deaths.append(now)
         while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
             self._deaths.popleft()
@@ -272,8 +272,8 @@ class RayRun:
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
         if len(self._deaths) > _DEATHS_ALLOWED:
             raise TrainingError(
-                f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role}: {cause}. "
-                "What was learnt is in the last checkpoint; resume when the cause is gone."
+                f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role} "
+                f"({str(cause).splitlines()[0]}). The last checkpoint has what was learnt; resume goes on from it."
             ) from error
         self._journal.note(f"{role} {'raised' if fault else 'died'} and was replaced")
         log.warning("%s: %s; replaced", role, cause)

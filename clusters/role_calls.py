@@ -35,6 +35,22 @@ def first_answer(reference: Any, who: str) -> Any:
         raise
 
 
+def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
+    """Tell the death of a role that is never replaced from that of the role which called it.
+
+    Args:
+        cause: what a role's call raised.
+        stores: actor handles by what they are called in a message.
+    Raises: TrainingError where ``cause`` is the death of one of them.
+    """
+    dead = getattr(cause, "actor_id", None)
+    for name, handle in stores.items():
+        if dead == handle._actor_id.hex():  # noqa: SLF001 (Ray has no public name for it)
+            raise TrainingError(
+                f"{name} died. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
+            ) from cause
+
+
 def stuck_message(look: Mapping[str, Any], minimum_rows: int, seconds: float) -> str:
     """What to say of a run in which neither rows nor updates have come for ``seconds``."""
     waits_for = "actors" if minimum_rows > look["readable_rows"] else "learner"

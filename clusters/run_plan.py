@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -111,7 +112,10 @@ class RunPlan:
         self._learner("cpu")
 
     def _learner(self, device: str) -> Learner:
+        import torch
+
         settings = self.settings
+        torch.manual_seed(settings.seed)  # a user's network may draw from the global generator (dropout)
         owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
         learner: Learner = owner(
             settings.learner,
@@ -211,7 +215,8 @@ def _make_captioner(settings: RunSettings) -> Captioner:
 
 
 def _check_captions(settings: RunSettings, captioner: Captioner, env: Any) -> None:
-    missing = sorted(set(captioner.observation_keys) - set(getattr(env.single_observation_space, "spaces", {})))
+    leaves = getattr(env.single_observation_space, "spaces", {})
+    missing = sorted(set(captioner.observation_keys) - set(leaves if isinstance(leaves, Mapping) else {}))
     if missing:
         raise ConfigError(
             f"captioner.kind={settings.captioner.kind} reads {missing}, which the observation of "  # type: ignore[attr-defined]
@@ -224,7 +229,9 @@ def _value_bounds(settings: RunSettings) -> tuple[float, float] | None:
     """Bounds of the discounted return, None where the rewards have none: only a learner that needs them complains."""
     try:
         return value_bounds(
-            settings.rewards, settings.learner.discount, settings.environment.max_episode_steps  # type: ignore[attr-defined]
+            settings.rewards,
+            settings.learner.discount,  # type: ignore[attr-defined]
+            settings.environment.max_episode_steps,
         )
     except ConfigError:
         return None

@@ -20,7 +20,7 @@ from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
-from onibi.platform.errors import OnibiError
+from onibi.platform.errors import OnibiError, RunInUseError
 from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
 from onibi.platform.replay.log.log_writer import location_of
@@ -57,36 +57,52 @@ def train(
     folder.write_config(to_mapping(settings))
     folder.update(serial=serial)
     try:
-        return _session(folder, plan, serial, None, display)
+        return _session(folder, plan, serial, lambda: None, display)
     except OnibiError:
         if not (list_checkpoints(folder.checkpoints) or read_history(folder.history)):
             shutil.rmtree(folder.path)  # it never began (too little memory, say): nothing to look at or to resume
         raise
 
 
-def resume(
-    run: str, runs_folder: Path, serial: bool | None, overrides: Sequence[str], display: bool
-) -> RunResult:
+def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence[str], display: bool) -> RunResult:
     """See ``onibi.clusters.resume``."""
     folder = find_run(runs_folder, run)
-    settings = read_settings(
-        RunSettings, folder.read_config(), source=str(folder.config), overrides=overrides
-    )
+    settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config), overrides=overrides)
     plan = plan_run(settings)
-    checkpoint = load_checkpoint(folder.checkpoints)
-    if overrides:
-        folder.write_config(to_mapping(settings))
+    former = folder.read_config()
+
+    def begin() -> Checkpoint:
+        checkpoint = load_checkpoint(folder.checkpoints)
+        if overrides:
+            folder.write_config(to_mapping(settings))
+        return checkpoint
+
     if serial is None:
         serial = folder.record().serial
-    return _session(folder, plan, serial, checkpoint, display)
+    reached = _newest_step(folder)
+    try:
+        return _session(folder, plan, serial, begin, display)
+    except RunInUseError:
+        raise
+    except OnibiError:
+        if overrides and _newest_step(folder) == reached:
+            folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
+        raise
+
+
+def _newest_step(folder: RunFolder) -> int:
+    """Env steps of the newest checkpoint, −1 where there is none; a session may save the one it found anew."""
+    return max((entry.step for entry in list_checkpoints(folder.checkpoints)), default=-1)
 
 
 def _session(
-    folder: RunFolder, plan: RunPlan, serial: bool, checkpoint: Checkpoint | None, display: bool
+    folder: RunFolder, plan: RunPlan, serial: bool, begin: Callable[[], Checkpoint | None], display: bool
 ) -> RunResult:
+    """``begin`` gives the checkpoint to go on from; called when the run is this process's."""
     run_id = folder.record().run_id
     plan = dataclasses.replace(plan, log_location=location_of(plan.settings.replay.log, folder.path, run_id))
     with folder.lock(), _stop_signals() as should_stop:
+        checkpoint = begin()
         folder.update(status="running", serial=serial)
         remove_stale_rings(plan.settings.replay.folder, keep=ring_path(plan, run_id))
         journal = RunJournal(folder, plan.settings, display)
@@ -140,5 +156,3 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -2,6 +2,7 @@
 
     OnibiError
     ├── ConfigError          a run's YAML, preset or --set names something that is not allowed (exit code 2)
+    │   └── RunInUseError    another process trains in the run's folder
     ├── SpecError            a space, column or stored layout does not fit what is asked of it
     ├── EnvironmentFault     an environment cannot be made, raised, or broke its contract
     ├── ReplayError          the replay store refused: too little memory, wrong file, lease, or fragment
@@ -24,6 +25,10 @@ class OnibiError(Exception):
 
 class ConfigError(OnibiError):
     """A setting is unknown or has a value that is not allowed."""
+
+
+class RunInUseError(ConfigError):
+    """Another process trains in the run's folder."""
 
 
 class SpecError(OnibiError):

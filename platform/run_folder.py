@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from onibi.platform.durable import write_durably
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import ConfigError, RunInUseError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,9 @@ class RunRecord:
     tracking_uri: str | None = None
     tracking_run_id: str | None = None
     results: dict[str, float] = field(default_factory=dict)
+
+
+_RECORD = TypeAdapter(RunRecord)
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,13 @@ class RunFolder:
         try:
             mapping = json.loads(path.read_text(encoding="utf-8"))
             # A newer Onibi may have written further fields: they are of no use here and no reason to refuse the run.
-            return RunRecord(**{name: value for name, value in mapping.items() if name in names})
+            known = {name: value for name, value in mapping.items() if name in names}
+            return _RECORD.validate_json(json.dumps(known), strict=True)  # a strict dataclass takes no dict
         except (OSError, ValueError, TypeError, AttributeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
             raise ConfigError(
-                f"{path}: not readable as a run's record ({error}). "
+                f"{path}: not readable as a run's record ({reason}). "
                 "Name another run (`onibi runs` lists them), or start a new one."
             ) from error
 
@@ -154,7 +161,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process: one trainer per folder. The kernel frees it when the process dies.
 
-        Raises: ConfigError where another process holds it.
+        Raises: RunInUseError where another process holds it.
         """
         # Python opens with O_CLOEXEC, so a child that is exec'd (a Ray worker, a shell) does not inherit the lock.
         descriptor = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -163,7 +170,7 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 owner = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
-                raise ConfigError(
+                raise RunInUseError(
                     f"{self.path}: run {self.name!r} is in use by process {owner}; one process may train in it. "
                     "Wait for it, end it, or start a new run."
                 ) from error

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
+from onibi.platform.errors import SpecError
 from onibi.platform.fragment import CaptionText
 
 
@@ -33,7 +36,12 @@ class Captioner(Protocol):
 
 
 def envs_of(raw: Any) -> int:
-    """E of a batched observation."""
+    """E of a batched observation, by its first array; texts (a tuple of E) tell it where there is none."""
     while isinstance(raw, Mapping | tuple):
-        raw = next(iter(raw.values())) if isinstance(raw, Mapping) else raw[0]
+        leaves = list(raw.values()) if isinstance(raw, Mapping) else list(raw)
+        if not leaves:
+            raise SpecError("the observation has no leaf: an empty Dict or Tuple space cannot be learnt from")
+        if isinstance(leaves[0], str):
+            break
+        raw = next((leaf for leaf in leaves if isinstance(leaf, np.ndarray)), leaves[0])
     return len(raw)

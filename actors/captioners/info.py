@@ -63,7 +63,10 @@ class InfoCaptioner:
         found = []
         for env in range(envs):
             text = texts[env] if given is None or given[env] else None
-            caption = EMPTY_TEXT if text is None or text == "" else self._cache.get(text)
+            if text is None or text == "":
+                found.append(EMPTY_TEXT)
+                continue
+            caption = self._cache.get(text) if isinstance(text, str) else None
             found.append(self._read(text, env) if caption is None else caption)
         self._silent_calls = -1  # an environment that captions may be silent for as long as it likes
         return found
@@ -74,7 +77,8 @@ class InfoCaptioner:
                 f"environment {env}: info[{self.settings.info_key!r}] is {text!r} ({type(text).__name__}); it "
                 "must be text. Convert it in the environment, or set captioner.kind=none"
             )
-        words = " ".join(text[: self.settings.max_characters].split())
+        # A lone surrogate has no UTF-8 form: it could be neither hashed nor stored.
+        words = " ".join(text[: self.settings.max_characters].encode(errors="replace").decode().split())
         key = _NUMBER.sub("#", words) if self.settings.numbers == "normalise" else words
         caption = CaptionText(words, (KeyText(key),)) if words else EMPTY_TEXT
         if len(self._cache) >= _CACHED_TEXTS:

@@ -12,7 +12,7 @@ from onibi.actors.captioners.info import InfoCaptioner, InfoCaptionerSettings
 from onibi.actors.captioners.registry import CAPTIONERS
 from onibi.platform.captions import EMPTY_TEXT, CaptionTable
 from onibi.platform.config import load_class, read_settings
-from onibi.platform.errors import CaptionError, ConfigError
+from onibi.platform.errors import CaptionError, ConfigError, SpecError
 
 
 class Speaker(gym.Env):
@@ -106,6 +106,19 @@ def test_a_caption_that_is_no_text_is_refused():
         info_captions("fine", 3)
 
 
+@pytest.mark.parametrize("given", [["a", "b"], {"a": 1}, b"bytes"])
+def test_a_caption_that_cannot_even_be_looked_up_is_refused_alike(given):
+    with pytest.raises(CaptionError, match="environment 1: info\\['caption'\\] is"):
+        info_captions("fine", given)
+
+
+def test_a_lone_surrogate_becomes_text_that_can_be_hashed_and_stored():
+    captions = info_captions("bad \udce4 sign")
+    table = CaptionTable(1, "a test")
+    table.intern(captions)
+    assert CaptionTable.from_arrow(table.to_arrow()).caption(1).text == "bad ? sign"
+
+
 def test_an_environment_that_never_speaks_is_told_apart_from_one_that_is_silent_for_long():
     silent = InfoCaptioner(InfoCaptionerSettings(give_up_calls=3))
     observation = np.zeros((2, 4))
@@ -121,6 +134,13 @@ def test_an_environment_that_never_speaks_is_told_apart_from_one_that_is_silent_
 
 def test_the_number_of_environments_is_read_from_any_nesting():
     assert envs_of({"a": (np.zeros((5, 2)), np.zeros(5))}) == 5
+
+
+def test_texts_and_empty_spaces_do_not_confuse_the_number_of_environments():
+    assert envs_of({"text": ("one", "two", "three"), "box": np.zeros((3, 9))}) == 3
+    assert envs_of({"text": ("one", "two", "three")}) == 3
+    with pytest.raises(SpecError, match="no leaf"):
+        envs_of({})
 
 
 def test_wrong_settings_are_refused():

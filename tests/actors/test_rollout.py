@@ -183,6 +183,23 @@ def test_finished_episodes_are_told_once_with_return_length_and_figures(
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_a_policys_state_begins_anew_with_each_episode(mode, scripted, make_scripted_env, make_rollout):
+    met = []
+
+    class Counting(scripted[1]):
+        """Its state counts the steps of the episode, which the observation tells, too."""
+
+        def act(self, observation, state, rng):
+            met.append((state[:, 0].tolist(), observation["observation"][:, 2].tolist()))
+            return super().act(observation, state, rng)
+
+    collected(make_rollout(make_scripted_env(mode, ENVS), policy=Counting(), fragment_steps=STEPS), 1)
+    assert len(met) == STEPS
+    assert all(counted == told for counted, told in met)
+    assert {0.0, 1.0, 2.0} < {count for counted, _ in met for count in counted}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_env_steps_are_the_rows_with_an_action_and_sequences_have_no_holes(mode, make_scripted_env, make_rollout):
     lanes, fragments = collected(make_rollout(make_scripted_env(mode, ENVS), fragment_steps=6), 10)
     steps = sum(int(row["role"]) == ROLE_STEP for rows in lanes for row in rows)

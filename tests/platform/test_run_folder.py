@@ -99,6 +99,16 @@ def test_a_damaged_record_is_left_out_with_a_warning_and_others_are_listed(tmp_p
     assert str(bad.path) in caplog.text
 
 
+@pytest.mark.parametrize("changed", [{"used_at": 7}, {"status": "resting"}, {"results": [1]}, {"run_id": None}])
+def test_a_record_with_a_value_of_the_wrong_type_is_left_out_too(tmp_path, caplog, changed):
+    good, bad = create_run(tmp_path, "good"), create_run(tmp_path, "bad")
+    path = bad.path / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with caplog.at_level(logging.WARNING):
+        assert list_runs(tmp_path) == [good]
+    assert next(iter(changed)) in caplog.text
+
+
 def test_updates_of_two_threads_are_both_kept(tmp_path):
     run = create_run(tmp_path, "a")
     changes = (

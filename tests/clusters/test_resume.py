@@ -1,0 +1,56 @@
+"""What a refused resume leaves behind, and observations that are no Dict."""
+
+from __future__ import annotations
+
+import pytest
+
+from onibi.platform.errors import CheckpointError, RunInUseError
+from onibi.platform.run_folder import find_run
+
+
+def test_a_resume_refused_for_its_settings_leaves_the_run_as_it_was(workshop):
+    workshop.train()
+    config = workshop.runs / "run" / "config.yaml"
+    before = config.read_bytes()
+    with pytest.raises(CheckpointError, match="does not fit these settings"):
+        workshop.resume(overrides=["learner.network={kind: mlp, hidden: [7]}", "budget.max_env_steps=700"])
+    assert config.read_bytes() == before
+    result = workshop.resume(overrides=["budget.max_env_steps=700"])
+    assert result.env_steps >= 700
+    assert config.read_bytes() != before
+
+
+def test_a_resume_of_a_run_in_use_changes_nothing_of_it(workshop):
+    workshop.train()
+    config = workshop.runs / "run" / "config.yaml"
+    before = config.read_bytes()
+    with find_run(workshop.runs, "run").lock(), pytest.raises(RunInUseError, match="in use by process"):
+        workshop.resume(overrides=["learner.discount=0.5"])
+    assert config.read_bytes() == before
+
+
+@pytest.mark.parametrize("space", ["tuple", "text beside"])
+def test_observations_that_are_tuples_or_hold_texts_beside_train(workshop, tmp_path, monkeypatch, space):
+    (tmp_path / "odd_spaces.py").write_text(
+        "import gymnasium as gym\n"
+        "import numpy as np\n"
+        "BOX = gym.spaces.Box(-1, 1, (3,), np.float32)\n"
+        "SPACES = {\n"
+        "    'tuple': gym.spaces.Tuple((BOX, gym.spaces.Discrete(3))),\n"
+        "    'text beside': gym.spaces.Dict({'a': gym.spaces.Text(9), 'b': BOX}),\n"
+        "}\n"
+        "class Odd(gym.Env):\n"
+        "    action_space = gym.spaces.Discrete(2)\n"
+        "    def __init__(self, space): self.observation_space = SPACES[space]\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        self.steps = 0\n"
+        "        return self.observation_space.sample(), {'caption': 'You begin.'}\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        return self.observation_space.sample(), 1.0, self.steps == 9, False, {'caption': 'You go on.'}\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changes = {"view": {"kind": "leaves", "keys": ["b"]}} if space == "text beside" else {}
+    result = workshop.train(environment={"id": "odd_spaces:Odd", "kwargs": {"space": space}}, **changes)
+    assert result.updates > 20
