@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -201,18 +200,17 @@ def test_help_of_each_command_shows_an_example_of_it(onibi, command):
     assert f"onibi replay {command}" in out.partition("Example")[2]
 
 
-def test_the_live_ring_of_a_running_run_is_asked_from_another_process(workshop):
+def test_the_live_ring_of_a_run_in_another_process_is_asked(onibi, workshop):
     process = workshop.start(budget__max_env_steps=None, budget__max_seconds=60.0, checkpoint__period_seconds=1.0)
-    command = [sys.executable, "-m", "onibi", "replay", "query", "run"]
-    rest = ["--live", "--format", "json", "--runs-folder", str(workshop.runs)]
+    sql = "select count(*) as rows, max(step) as step, count(distinct lane) as lanes from rows"
 
     def asked():
-        sql = "select count(*) as rows, max(step) as step, count(distinct lane) as lanes from rows"
-        answered = subprocess.run([*command, sql, *rest], text=True, capture_output=True, cwd=workshop.runs.parent)
-        return json.loads(answered.stdout) if answered.returncode == 0 else None
+        code, out, _ = onibi("query", "run", sql, "--live", "--format", "json", "--runs-folder", str(workshop.runs))
+        answer = json.loads(out) if code == 0 else {"rows": 0}
+        return answer["rows"] > 100 and answer
 
     try:
-        found = workshop.wait_for(lambda: (answer := asked()) and answer["rows"] > 100 and answer, process=process)
+        found = workshop.wait_for(asked, process=process)
     finally:
         process.terminate()
         process.wait(60)
