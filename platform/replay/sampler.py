@@ -102,12 +102,15 @@ class UniformSampler:
 
     def _choose(self, count: int) -> Starts:
         span = readable_span(self._reader, self._lanes)
-        ends = np.cumsum(span.cursor - span.oldest)
+        count_of = span.cursor - span.oldest
+        ends = np.cumsum(count_of)
         before = span.cursor - ends  # row = number in the spans laid end to end + before[place]
+        alike = int(count_of[0]) if (count_of == count_of[0]).all() else 0
 
         def propose(missing: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             number = self._rng.integers(0, ends[-1], missing)
-            place = np.searchsorted(ends, number, side="right")
+            # Lanes in step, the usual case: a division finds the same places faster than a search.
+            place = number // alike if alike else np.searchsorted(ends, number, side="right")
             return place, number + before[place]
 
         def fall_back(place: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -47,6 +47,8 @@ class Plan:
         self.starts.put(at, newer.starts)
 
 
+_NONE = np.zeros(0, np.int64)
+
 PLANNED = ("reward", "continues", "used", "steps", "caption_id", "caption_count", "action", "policy_version")
 """Columns of a plan that are handed out as they are."""
 
@@ -186,6 +188,8 @@ class WindowGather:
 
     def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """End check: positions of starts whose first row may have been overwritten by now."""
+        if (row >= np.take(self._reader.oldest_ceiling(), lane)).all():  # the usual case
+            return _NONE
         return np.flatnonzero(row < self._reader.oldest_now()[lane])
 
     def close(self) -> None:

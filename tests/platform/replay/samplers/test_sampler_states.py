@@ -54,7 +54,7 @@ def batches(sampler, count, seed):
         weight = out.weight.tobytes() if hasattr(out, "weight") else b""
         made.append((out.lane.tolist(), out.generation.tolist(), out.reward.tobytes(), weight))
         if hasattr(sampler, "update"):
-            sampler.update(out.lane, out.generation, rng.random(len(out.lane)))
+            sampler.update(out.lane, out.generation, 5 * rng.random(len(out.lane)))
     return made
 
 
