@@ -155,13 +155,17 @@ class ReplayLog:
         """
         found = list(self.unreadable)
         newest: dict[int, int] = {}
+        layout: ReplaySpec | None = None
         for manifest in self.manifests.values():
             for kind in (ROWS, CAPTIONS, EPISODES):
                 name = file_name(kind, manifest.shard, manifest.number)
                 try:
                     table = self._table(manifest, kind)
                     if kind == ROWS and table is not None:
-                        check_rows(table, manifest, self._where(name))
+                        spec = check_rows(table, manifest, self._where(name))
+                        layout = layout or spec
+                        if spec != layout:
+                            raise SegmentError(f"{self._where(name)}: its rows have another layout than those before")
                 except SegmentError as error:
                     found.append(Damage(name=name, fault=str(error)))
             for lane, (first, last) in manifest.lanes.items():

@@ -292,13 +292,13 @@ def decode(content: bytes, file: SealedFile, where: str) -> pa.Table:
     return table
 
 
-def check_rows(table: pa.Table, manifest: Manifest, where: str) -> None:
+def check_rows(table: pa.Table, manifest: Manifest, where: str) -> ReplaySpec:
     """Compare a rows table with its manifest: schema, lanes, and generations that never fall or repeat in a lane.
 
-    Raises: SegmentError.
+    Returns: the row layout. Raises: SegmentError.
     """
     try:
-        spec_of_segment(table.schema)
+        spec = spec_of_segment(table.schema)
     except (SpecError, ReplayError) as error:
         raise SegmentError(f"{where}: {error}") from error
     lane = table.column("lane").to_numpy()
@@ -316,6 +316,7 @@ def check_rows(table: pa.Table, manifest: Manifest, where: str) -> None:
     }
     if found != manifest.lanes:
         raise SegmentError(f"{where}: it holds the lanes {_short(found)}, its manifest says {_short(manifest.lanes)}")
+    return spec
 
 
 def _short(lanes: Mapping[int, tuple[int, int]]) -> str:
