@@ -67,15 +67,15 @@ class LogBuilder:
     ) -> None:
         """One segment: rows [N], in each lane by rising generation. Captions come with the first rows that name them.
 
-        Raises: ReplayError where a lane's generations do not rise; OSError where the disk refuses.
+        Raises: ConfigError where a lane's generations do not rise; OSError where the disk refuses.
         """
         following = self._next_generation.setdefault(shard, {})
         for number in np.unique(lane).tolist():
             mine = generation[lane == number]
             if mine[0] < following.get(number, 0) or (np.diff(mine) <= 0).any():
-                raise ReplayError(
+                raise ConfigError(
                     f"{self.location}: the rows of lane {number} do not come by rising generation (segment "
-                    f"{self.segments}, generations from {mine.min()}); sort the rows by lane and generation first"
+                    f"{self.segments}, generations from {mine.min()}); sort the rows by lane and generation first."
                 )
             following[number] = int(mine[-1]) + 1
         lanes = 1 + max(following, default=-1)

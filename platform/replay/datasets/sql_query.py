@@ -83,7 +83,6 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         for name, data in views.items():
             connection.register(name, data)
         connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
         reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
     except duckdb.Error as error:
         raise _told(error, views) from error

@@ -110,6 +110,15 @@ def test_what_is_no_export_is_refused(log, tmp_path):
         import_parquet(str(tmp_path / "parquet"), str(tmp_path / "again"))
 
 
+def test_rows_out_of_order_are_refused(log, tmp_path):
+    export_parquet(log, str(tmp_path / "parquet"))
+    path = tmp_path / "parquet" / "rows-0000.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.take(list(range(rows.num_rows))[::-1]), path)
+    with pytest.raises(ConfigError, match="lane 0 do not come by rising generation"):
+        import_parquet(str(tmp_path / "parquet"), str(tmp_path / "again"))
+
+
 def test_an_import_that_fails_takes_back_what_it_sealed(log, tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_files, "group_rows", lambda spec: 10)
     export_parquet(log, str(tmp_path / "parquet"))
