@@ -31,6 +31,7 @@ TrackingEnd = Literal["FINISHED", "KILLED", "FAILED"]
 
 _NOT_IN_A_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)
 _NAME_CHARACTERS = 250
+_PATIENCE_SECONDS = 5.0  # of a wait at the end before it is explained
 _POINTS_PER_BATCH = 1_000  # MLflow's limit of one request
 
 
@@ -123,6 +124,7 @@ class MlflowTracker:
         artifacts = None if "://" in self.uri and not self.uri.startswith("sqlite:") else runs_root / "mlartifacts"
         self._store = MlflowStore(self.uri, settings.experiment, artifacts, settings.request_timeout_seconds)
         self._points: deque[MetricPoint] = deque()
+        self._in_flight: list[MetricPoint] = []
         self._files: deque[tuple[Path, str]] = deque()
         self._changed = threading.Condition()
         self._closing: TrackingEnd | None = None
@@ -168,9 +170,17 @@ class MlflowTracker:
             self._closing = end
             self._deadline = time.monotonic() + timeout_seconds
             self._changed.notify()
-        self._thread.join(timeout_seconds)
+        self._thread.join(min(_PATIENCE_SECONDS, timeout_seconds))
+        if self._thread.is_alive() and timeout_seconds > _PATIENCE_SECONDS:
+            log.warning(
+                "tracking: %s is slow; waiting up to %.0f s for the last figures. Ctrl-C (twice) gives up on them: the "
+                "run's folder has them all",
+                self._store.shown_uri,
+                timeout_seconds - _PATIENCE_SECONDS,
+            )
+            self._thread.join(timeout_seconds - _PATIENCE_SECONDS)
         with self._changed:
-            left = len(self._points) + len(self._files)
+            left = len(self._points) + len(self._in_flight) + len(self._files)
         if not self._flushed:
             log.warning(
                 "tracking: %d figures and files did not reach %s within %.0f s; the run's folder has them all",
@@ -194,6 +204,7 @@ class MlflowTracker:
             with self._changed:
                 self._changed.wait_for(lambda: self._points or self._files or self._closing)
                 points = [self._points.popleft() for _ in range(min(len(self._points), _POINTS_PER_BATCH))]
+                self._in_flight = points
                 file = self._files[0] if self._files and not points else None
                 end = self._closing
             if points:
@@ -209,6 +220,7 @@ class MlflowTracker:
     def _send(self, points: list[MetricPoint]) -> _Answer:
         answer = self._persist(partial(self._store.log, points))
         with self._changed:
+            self._in_flight = []
             if answer is _Answer.TAKEN:
                 self._sent += len(points)
             elif answer is _Answer.REFUSED:
