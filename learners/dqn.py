@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import NumpyQPolicyFactory, TorchQPolicyFactory
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.learner import ReplayNeeds, Update
@@ -37,7 +38,14 @@ from onibi.learners.networks.build import (
 from onibi.learners.networks.leaves import flat_leaf
 from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
-from onibi.learners.value_losses import LossTerms, ValueHead, ValueLossName
+from onibi.learners.value_losses import (
+    BINNED_LOSSES,
+    LossTerms,
+    ValueHead,
+    ValueLossName,
+    check_loss_options,
+    head_form,
+)
 from onibi.platform.config import Settings, selected
 from onibi.platform.errors import CheckpointError, TrainingError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
@@ -49,6 +57,7 @@ log = logging.getLogger(__name__)
 _SKIPS_IN_A_ROW = 10
 """Non-finite updates in a row after which learning is given up: one bad batch passes by, a broken network does not."""
 _DEFAULT_HUBER_DELTA = 1.0
+_DEFAULT_QUANTILES = 32
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 _COUNTERS = ("updates", "skipped_updates", "skips_in_a_row")
 
@@ -77,8 +86,9 @@ class DqnSettings(Settings):
     double: bool = True
     dueling: bool = True
     value_loss: ValueLossName = "hl_gauss"
-    support: SupportSettings = field(default_factory=SupportSettings)  # hl_gauss alone
-    huber_delta: Positive | None = None  # value units, huber alone; 1 where unset
+    support: SupportSettings = field(default_factory=SupportSettings)  # hl_gauss, two_hot and c51
+    huber_delta: Positive | None = None  # value units; huber, quantile and iqn; 1 where unset
+    quantiles: Annotated[int, Field(ge=2, le=1000)] | None = None  # quantile and iqn; 32 where unset
     learning_rate: Annotated[float, Field(ge=0)] = 5e-4
     adam_epsilon: Positive = 1.5e-4
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
@@ -91,10 +101,7 @@ class DqnSettings(Settings):
 
     def __post_init__(self) -> None:
         """Refuse options that the chosen value loss would not read."""
-        if self.value_loss != "hl_gauss" and self.support != SupportSettings():
-            raise ValueError(f"support is read by value_loss hl_gauss alone, not by {self.value_loss}: leave it out")
-        if self.value_loss != "huber" and self.huber_delta is not None:
-            raise ValueError(f"huber_delta is read by value_loss huber alone, not by {self.value_loss}: leave it out")
+        check_loss_options(self.value_loss, self.support, self.huber_delta, self.quantiles)
 
 
 class DqnLearner:
@@ -129,6 +136,7 @@ class DqnLearner:
         self._network = network.to(self._device)
         self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
         self._value_head.to(self._device)
+        self._generator = torch.Generator().manual_seed(seed)  # of iqn's fractions; on the CPU, the same on any device
         self._parameters: list[Tensor] = list(self._network.parameters())
         self._target_parameters: list[Tensor] = list(self._target.parameters())
         self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
@@ -159,11 +167,16 @@ class DqnLearner:
         observation = self._tensors(windows.observation)
         action = self._tensor(windows.action)
         weight = self._tensor(windows.weight)
-        target = self._target_values(windows, reward)
-
-        outputs = self._network(observation)
+        fractions = self._fractions(len(action))
+        outputs = self._network(observation, fractions)
         prediction = outputs[torch.arange(len(action), device=self._device), action]
-        terms = self._value_head.terms(prediction, target)
+        if self._value_head.takes_distributions:
+            values, probabilities = self._target_distribution(windows, reward)
+            target = (values * probabilities).sum(dim=1)
+            terms = self._value_head.distribution_terms(prediction, fractions, values, probabilities)
+        else:
+            target = self._target_values(windows, reward)
+            terms = self._value_head.terms(prediction, target)
         loss = (weight * terms.loss).mean()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -190,8 +203,10 @@ class DqnLearner:
         counters = (self.updates, self.skipped_updates, self._skips_in_a_row)
         for name, count in zip(_COUNTERS, counters, strict=True):
             state[f"counters.{name}"] = torch.tensor(count, dtype=torch.int64)
-        # An update of ours draws nothing; a user's network with dropout does, from the global generator.
+        # An update of ours draws nothing from the global generator; a user's network with dropout does.
         state["rng.torch"] = torch.get_rng_state()
+        if self._value_head.form.implicit:
+            state["rng.fractions"] = self._generator.get_state()
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -204,11 +219,11 @@ class DqnLearner:
                 f"the checkpoint's network does not fit these settings: {error}\n"
                 "Resume with the settings it was saved under, or start a new run."
             ) from error
-        missing = [name for name in _COUNTERS if f"counters.{name}" not in state]
-        if missing or "rng.torch" not in state:
-            raise CheckpointError(
-                f"the checkpoint lacks the learner's {missing or 'rng.torch'}; take an older checkpoint."
-            )
+        implicit = self._value_head.form.implicit
+        names = [*(f"counters.{name}" for name in _COUNTERS), "rng.torch", *["rng.fractions"] * implicit]
+        missing = [name for name in names if name not in state]
+        if missing:
+            raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")
         for name, parameter in self._network.named_parameters():
             moments = {key: state.get(f"optimizer.{key}.{name}") for key in _ADAM_STATE}
             self._optimizer.state[parameter] = {
@@ -219,6 +234,8 @@ class DqnLearner:
         counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
         self.updates, self.skipped_updates, self._skips_in_a_row = counters
         torch.set_rng_state(state["rng.torch"].cpu())
+        if implicit:
+            self._generator.set_state(state["rng.fractions"].cpu())
 
     @torch.no_grad()
     def _target_values(self, windows: Windows, reward: NDArray[np.float32]) -> Tensor:
@@ -235,10 +252,32 @@ class DqnLearner:
             bootstrap = (torch.softmax(chooser / temperature, dim=1) * values).sum(dim=1)
         else:
             bootstrap = values.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
-        discounts = window_discounts(
-            self._tensor(windows.continues), self._tensor(windows.used), self.settings.discount
-        )
-        return n_step_return(self._tensor(reward), discounts, bootstrap)
+        return n_step_return(self._tensor(reward), self._discounts(windows), bootstrap)
+
+    @torch.no_grad()
+    def _target_distribution(self, windows: Windows, reward: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Values and probabilities, both [B, M], of the n-step target: the same policy's as in ``_target_values``."""
+        observation = self._tensors(windows.bootstrap_observation)
+        outputs = self._target(observation, self._fractions(len(reward)))
+        chooser = (self._network if self.settings.double else self._target).action_values(observation)
+        temperature = self.settings.exploration.temperature
+        if temperature > 0:
+            policy = torch.softmax(chooser / temperature, dim=1)
+        else:
+            outputs = outputs[torch.arange(len(outputs), device=self._device), chooser.argmax(dim=1)][:, None]
+            policy = torch.ones_like(chooser[:, :1])
+        values, probabilities = self._value_head.mixture(outputs, policy)
+        return n_step_distribution(self._tensor(reward), self._discounts(windows), values), probabilities
+
+    def _fractions(self, rows: int) -> Tensor | None:
+        """[B, N] fractions drawn for ``iqn``; None for the other losses."""
+        if not self._value_head.form.implicit:
+            return None
+        drawn = torch.rand(rows, self._value_head.outputs, generator=self._generator)
+        return drawn.to(self._device, non_blocking=True)
+
+    def _discounts(self, windows: Windows) -> Tensor:
+        return window_discounts(self._tensor(windows.continues), self._tensor(windows.used), self.settings.discount)
 
     def _step(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Move the parameters, where loss and gradient are finite; whether they were."""
@@ -307,16 +346,20 @@ def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
     if acts_in_numpy(network, spec.observation):
         leaves = tuple(flat_leaf(leaf) for leaf in spec.observation)
         return NumpyQPolicyFactory(settings.exploration, leaves, spec.actions)
-    classified = settings.value_loss == "hl_gauss"
-    outputs = settings.support.bins if classified else 1
-    return TorchQPolicyFactory(settings.exploration, network, spec, outputs, classified, settings.dueling)
+    form = head_form(settings.value_loss, settings.support.bins, _quantiles(settings))
+    return TorchQPolicyFactory(settings.exploration, network, spec, form, settings.dueling)
 
 
 def _value_head(settings: DqnSettings, value_bounds: tuple[float, float] | None) -> ValueHead:
-    if settings.value_loss != "hl_gauss":
-        return ValueHead(settings.value_loss, None, 0.0, settings.huber_delta or _DEFAULT_HUBER_DELTA)
+    delta = settings.huber_delta or _DEFAULT_HUBER_DELTA
+    if settings.value_loss not in BINNED_LOSSES:
+        return ValueHead(settings.value_loss, None, 0.0, delta, _quantiles(settings))
     support = resolve_support(settings.support, value_bounds)
-    return ValueHead("hl_gauss", support, resolve_sigma(settings.support, support), _DEFAULT_HUBER_DELTA)
+    return ValueHead(settings.value_loss, support, resolve_sigma(settings.support, support), delta)
+
+
+def _quantiles(settings: DqnSettings) -> int:
+    return _DEFAULT_QUANTILES if settings.quantiles is None else settings.quantiles
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

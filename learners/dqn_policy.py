@@ -18,6 +18,7 @@ from onibi.platform.spec import ReplaySpec
 
 if TYPE_CHECKING:
     from onibi.learners.networks.build import QNetwork
+    from onibi.learners.value_losses import HeadForm
 
 
 class NumpyQPolicy:
@@ -114,8 +115,7 @@ class TorchQPolicyFactory:
     exploration: ExplorationSettings
     network: Settings
     spec: ReplaySpec
-    outputs: int
-    classified: bool
+    form: HeadForm
     dueling: bool
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
@@ -123,14 +123,15 @@ class TorchQPolicyFactory:
         import torch
 
         from onibi.learners.networks.build import QNetwork, build_encoder
-        from onibi.learners.networks.heads import ActionValueHead
+        from onibi.learners.networks.heads import build_head
 
         with torch.random.fork_rng(devices=[]):
             encoder = build_encoder(self.network, self.spec.observation)
             features = encoder.features
             assert isinstance(features, int)
-            head = ActionValueHead(features, self.spec.actions, torch.zeros(self.outputs), dueling=self.dueling)
-        network = QNetwork(encoder, head, torch.zeros(self.outputs) if self.classified else None)
+            zeros = torch.zeros(self.form.outputs)
+            head = build_head(self.form, features, self.spec.actions, zeros, dueling=self.dueling)
+        network = QNetwork(encoder, head, zeros.clone() if self.form.classified else None)
         epsilon = _epsilon(self.exploration, lanes)
         return TorchQPolicy(network, epsilon, self.exploration.temperature, self.spec.actions)
 

@@ -1,9 +1,15 @@
-"""The support of a value distribution: where the bins lie, and how it follows from the bounds of the returns."""
+"""The support of a value distribution: where its bins lie, and how it follows from the bounds of the returns.
+
+``hl_gauss`` has bins between edges, the outermost of which are ``low`` and ``high``; ``two_hot`` and ``c51`` have
+atoms, the outermost of which are ``low`` and ``high``. Both may lie at equal distances in value units or in symlog
+units: the latter gives returns of 1 and of 1,000 the same relative resolution, while they are read in value units.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +21,18 @@ from onibi.platform.errors import ConfigError
 _AUTO_MARGIN = 0.1
 """Share of the range added at either end: the read-out is biased within two bins of an edge."""
 
+Spacing = Literal["linear", "symlog"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SupportSettings(Settings):
-    """Where the bins of ``hl_gauss`` lie. ``low`` and ``high`` are edges; both unset: from the reward's bounds."""
+    """Where the bins lie. ``low`` and ``high`` are edges or outermost atoms; both unset: from the reward's bounds."""
 
     low: float | None = None  # value units
     high: float | None = None  # value units
     bins: Annotated[int, Field(ge=3, le=1001)] = 51
-    # Width of the Gaussian: 0.75 bins where neither is set. Its best size in value units does not hang on the bins.
+    spacing: Spacing = "linear"  # symlog: equal widths in sign(x)·ln(1 + |x|), for returns of very different sizes
+    # Width of hl_gauss's Gaussian: 0.75 bins where neither is set. Its best size in value units does not hang on bins.
     sigma_bins: Annotated[float, Field(gt=0)] | None = None  # σ in bin widths
     sigma_value: Annotated[float, Field(gt=0)] | None = None  # σ in value units
 
@@ -35,31 +44,47 @@ class SupportSettings(Settings):
             raise ValueError(f"low {self.low} is not below high {self.high}")
         if self.sigma_bins is not None and self.sigma_value is not None:
             raise ValueError("sigma_bins and sigma_value both set the width of the Gaussian: set one")
+        if self.spacing == "symlog" and self.sigma_value is not None:
+            raise ValueError("sigma_value is one width for all values, symlog bins have many: set sigma_bins instead")
 
 
 @dataclass(frozen=True)
 class Support:
-    """Bins of equal width between ``low`` and ``high``, which are edges."""
+    """Bins of equal width between ``low`` and ``high``: in value units where linear, else in symlog units."""
 
     low: float
     high: float
     bins: int
+    spacing: Spacing = "linear"
 
     @property
     def width(self) -> float:
-        """Width of a bin in value units."""
-        return (self.high - self.low) / self.bins
+        """Width of a bin in the units of the spacing."""
+        low, high = self._ends
+        return float(high - low) / self.bins
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """[bins + 1], rising."""
-        return np.linspace(self.low, self.high, self.bins + 1)
+        """[bins + 1] in the units of the spacing, rising."""
+        return np.linspace(*self._ends, self.bins + 1)
 
     @property
     def centres(self) -> NDArray[np.float64]:
-        """[bins]"""
+        """[bins] middles between the edges, in value units."""
         edges = self.edges
-        return (edges[:-1] + edges[1:]) / 2
+        return self._values((edges[:-1] + edges[1:]) / 2)
+
+    @property
+    def atoms(self) -> NDArray[np.float64]:
+        """[bins] in value units, ``low`` and ``high`` the outermost."""
+        return self._values(np.linspace(*self._ends, self.bins))
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return (self.low, self.high) if self.spacing == "linear" else (_symlog(self.low), _symlog(self.high))
+
+    def _values(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        return places if self.spacing == "linear" else np.sign(places) * np.expm1(np.abs(places))
 
 
 def resolve_support(settings: SupportSettings, value_bounds: tuple[float, float] | None) -> Support:
@@ -71,7 +96,7 @@ def resolve_support(settings: SupportSettings, value_bounds: tuple[float, float]
     Raises: ConfigError where the range is auto and the bounds are unknown, infinite or empty.
     """
     if settings.low is not None and settings.high is not None:
-        return Support(settings.low, settings.high, settings.bins)
+        return Support(settings.low, settings.high, settings.bins, settings.spacing)
     if value_bounds is None or not all(np.isfinite(value_bounds)):
         raise ConfigError(
             f"learner.support: the bounds of the return are {value_bounds}, so the bins cannot be placed. Set "
@@ -85,12 +110,24 @@ def resolve_support(settings: SupportSettings, value_bounds: tuple[float, float]
             "component a coefficient other than 0, or set support.low and support.high."
         )
     # Without negative rewards 0 is an end of the range, and the commonest value: it must not lie on an edge either.
-    margin = _AUTO_MARGIN * (high - low)
-    return Support(low - margin, high + margin, settings.bins)
+    if settings.spacing == "linear":
+        margin = _AUTO_MARGIN * (high - low)
+        return Support(low - margin, high + margin, settings.bins)
+    margin = _AUTO_MARGIN * (_symlog(high) - _symlog(low))
+    ends = _symexp(_symlog(low) - margin), _symexp(_symlog(high) + margin)
+    return Support(*ends, settings.bins, settings.spacing)
 
 
 def resolve_sigma(settings: SupportSettings, support: Support) -> float:
-    """σ in value units: as set, or 0.75 of a bin's width (the paper's choice)."""
+    """σ in the units of the spacing: as set, or 0.75 of a bin's width (the paper's choice)."""
     if settings.sigma_value is not None:
         return settings.sigma_value
     return (0.75 if settings.sigma_bins is None else settings.sigma_bins) * support.width
+
+
+def _symlog(value: float) -> float:
+    return math.copysign(math.log1p(abs(value)), value)
+
+
+def _symexp(place: float) -> float:
+    return math.copysign(math.expm1(abs(place)), place)

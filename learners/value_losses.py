@@ -1,10 +1,13 @@
 """Value losses by name: what a value head emits, how it is read, and what it is taught.
 
-``mse`` and ``huber`` regress on the scalar. ``hl_gauss`` (Farebrother et al. 2024, arXiv 2403.03950) classifies: the
-target is a Gaussian around the scalar, histogrammed over the bins of the support.
+Scalar targets, for every learner: ``mse`` and ``huber`` regress on the scalar; ``two_hot`` and ``hl_gauss``
+(Farebrother et al. 2024, arXiv 2403.03950) classify, with the scalar shared between two atoms, or as a Gaussian
+histogrammed over bins. Distributions as targets, for Q-learners with n-step windows: ``c51``, ``quantile`` and ``iqn``
+of ``distributional_losses.py``.
 
 Differences from the paper: targets outside the support are clamped to it and counted (unclamped they tend to 0/0); σ
-may be given in value units; the head starts at value 0 instead of the middle of the support.
+may be given in value units; the head starts at value 0 instead of the middle of the support; bins may be spaced by
+symlog (Hafner et al. 2023, arXiv 2301.04104), read in value units and therefore without bias under noise.
 """
 
 from __future__ import annotations
@@ -17,10 +20,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from onibi.learners.distributional_losses import categorical_projection, quantile_huber, quantile_midpoints
 from onibi.learners.shapes import check_shapes
-from onibi.learners.support import Support
+from onibi.learners.support import Support, SupportSettings
+from onibi.learners.value_rescaling import symlog
 
-ValueLossName = Literal["hl_gauss", "mse", "huber"]
+ScalarLossName = Literal["hl_gauss", "two_hot", "mse", "huber"]
+ValueLossName = Literal["hl_gauss", "two_hot", "mse", "huber", "c51", "quantile", "iqn"]
+DISTRIBUTION_LOSSES = ("c51", "quantile", "iqn")
+"""Their target is a distribution: only a Q-learner with n-step windows can give it."""
+BINNED_LOSSES = ("hl_gauss", "two_hot", "c51")
+"""They read a support."""
+_OPTION_READERS = {
+    "support": BINNED_LOSSES,
+    "support.sigma_bins or sigma_value": ("hl_gauss",),
+    "huber_delta": ("huber", "quantile", "iqn"),
+    "quantiles": ("quantile", "iqn"),
+}
+_CENTRING_STEPS = 3
+"""Of the search for a Gaussian whose mean over symlog bins is the target: they leave less than 10⁻³ of a bin."""
 _INITIAL_SPREAD = 1e-3
 """Probability spread over all bins at the start: 0 would start logits at −∞, much more would start values above 0."""
 
@@ -50,6 +68,18 @@ def huber(prediction: Tensor, target: Tensor, delta: float) -> Tensor:
     return functional.huber_loss(prediction, target.detach(), reduction="none", delta=delta)
 
 
+def two_hot_target(value: Tensor, atoms: Tensor) -> Tensor:
+    """Probabilities of the two atoms around y, by nearness: Σ_i p_i z_i = y exactly, at any spacing of the atoms.
+
+    Args:
+        value: [B] float32 y, clamped to the outermost atoms.
+        atoms: [K] float32, rising.
+    Returns: [B, K] float32 without gradient, rows sum to 1. Raises: ValueError where shapes disagree.
+    """
+    check_shapes("B", value=value)
+    return categorical_projection(value[:, None], torch.ones_like(value)[:, None], atoms)
+
+
 def hl_gauss_target(value: Tensor, edges: Tensor, sigma: float) -> Tensor:
     """Probabilities of the bins  p_i = [Φ((e_i − y)/σ) − Φ((e_{i−1} − y)/σ)] / [Φ((e_m − y)/σ) − Φ((e_0 − y)/σ)].
 
@@ -69,6 +99,27 @@ def hl_gauss_target(value: Tensor, edges: Tensor, sigma: float) -> Tensor:
     straddles = (distance[:, :-1] < 0) & (distance[:, 1:] >= 0)
     mass = torch.where(straddles, 2.0 - left - right, (left - right).abs())
     return mass / mass.sum(dim=1, keepdim=True)
+
+
+def centred_hl_gauss_target(value: Tensor, edges: Tensor, centres: Tensor, sigma: float) -> Tensor:
+    """HL-Gauss over symlog bins, with Σ_i p_i z_i = y in value units.
+
+    A Gaussian around symlog(y) would read too high, as bins grow outwards: its place is moved until the mean is y. So
+    the mean over noisy targets is read as it is, without the bias of transforming the targets and inverting the mean.
+
+    Args:
+        value: [B] float32 y in value units, clamped to the support.
+        edges: [m + 1] float32 in symlog units, rising.
+        centres: [m] float32 z in value units.
+        sigma: σ > 0 in symlog units.
+    Returns: [B, m] float32 without gradient, rows sum to 1. Raises: ValueError where shapes disagree.
+    """
+    wanted = symlog(value.detach()).clamp(edges[0], edges[-1])
+    place = wanted
+    for _ in range(_CENTRING_STEPS):
+        read = symlog(hl_gauss_target(place, edges, sigma) @ centres)
+        place = (place + wanted - read).clamp(edges[0], edges[-1])
+    return hl_gauss_target(place, edges, sigma)
 
 
 def cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
@@ -100,8 +151,8 @@ class LossTerms:
 
     Args:
         loss: [B] float32, with gradient.
-        floor: [B] float32, the least that ``loss`` can be (0 for regressions).
-        clipped: [B] bool, whether the target lay outside the support.
+        floor: [B] float32, what ``loss`` cannot go below (0 for regressions).
+        clipped: [B] bool, whether the target lay outside the support; for ``c51`` float32, which share of it did.
     """
 
     loss: Tensor
@@ -109,69 +160,174 @@ class LossTerms:
     clipped: Tensor
 
 
+@dataclass(frozen=True)
+class HeadForm:
+    """What a head emits for each action; enough to build it without a loss, in an actor.
+
+    Args:
+        outputs: K numbers; for an implicit head the K fractions that acting averages over.
+        classified: logits of bins, read through their centres; else values, read by their mean.
+        implicit: quantiles at fractions that are an input of the head.
+    """
+
+    outputs: int
+    classified: bool
+    implicit: bool
+
+
+def head_form(name: ValueLossName, bins: int, quantiles: int) -> HeadForm:
+    """The form of the head that a loss teaches."""
+    if name in BINNED_LOSSES:
+        return HeadForm(bins, classified=True, implicit=False)
+    outputs = quantiles if name in ("quantile", "iqn") else 1
+    return HeadForm(outputs, classified=False, implicit=name == "iqn")
+
+
+def check_loss_options(
+    name: ValueLossName, support: SupportSettings, huber_delta: float | None, quantiles: int | None
+) -> None:
+    """Refuse options that the loss would not read. Raises: ValueError naming the option and who reads it."""
+    given = {
+        "support": support != SupportSettings(),
+        "support.sigma_bins or sigma_value": (support.sigma_bins, support.sigma_value) != (None, None),
+        "huber_delta": huber_delta is not None,
+        "quantiles": quantiles is not None,
+    }
+    for option, is_given in given.items():
+        readers = _OPTION_READERS[option]
+        if is_given and name not in readers:
+            named = " and ".join(readers)
+            raise ValueError(f"{option} is read by value_loss {named} alone, not by {name}: leave it out")
+
+
+def check_scalar_loss(name: str, learner: str) -> None:
+    """Refuse a loss on distributions where the targets are scalars. Raises: ValueError naming the pair."""
+    if name in DISTRIBUTION_LOSSES:
+        raise ValueError(
+            f"value_loss {name} learns a distribution from the n-step windows of a Q-learner; the targets of "
+            f"{learner} are scalars: take hl_gauss, two_hot, mse or huber, or learner.kind dqn"
+        )
+
+
 class ValueHead:
     """A value loss with the form of the head that it teaches.
 
     Args:
         name: the loss.
-        support: bins, needed by ``hl_gauss`` alone.
-        sigma: width of the Gaussian in value units, ``hl_gauss`` alone.
-        huber_delta: δ, ``huber`` alone.
+        support: bins, needed by ``hl_gauss``, ``two_hot`` and ``c51``.
+        sigma: width of the Gaussian in the units of the support's spacing, ``hl_gauss`` alone.
+        huber_delta: δ, ``huber``; κ, ``quantile`` and ``iqn``.
+        quantiles: N, ``quantile`` and ``iqn``.
     """
 
-    def __init__(self, name: ValueLossName, support: Support | None, sigma: float, huber_delta: float) -> None:
+    def __init__(
+        self, name: ValueLossName, support: Support | None, sigma: float, huber_delta: float, quantiles: int = 0
+    ) -> None:
         self.name = name
         self.support = support
         self.sigma = sigma
         self.huber_delta = huber_delta
-        if name == "hl_gauss":
+        self.form = head_form(name, 0 if support is None else support.bins, quantiles)
+        self.outputs = self.form.outputs
+        self.takes_distributions = name in DISTRIBUTION_LOSSES
+        self.centres: Tensor | None = None
+        self._edges, self._bounds = torch.zeros(0), torch.zeros(2)
+        self._fractions = torch.zeros(0)
+        if name in BINNED_LOSSES:
             if support is None:
-                raise ValueError("hl_gauss needs a support")
-            self.outputs = support.bins
+                raise ValueError(f"{name} needs a support")
+            centres = support.centres if name == "hl_gauss" else support.atoms
+            self.centres = torch.tensor(centres, dtype=torch.float32)
             self._edges = torch.tensor(support.edges, dtype=torch.float32)
-            self.centres: Tensor | None = torch.tensor(support.centres, dtype=torch.float32)
-        else:
-            self.outputs = 1
-            self._edges = torch.zeros(0)
-            self.centres = None
+            self._bounds = torch.tensor([support.low, support.high], dtype=torch.float32)
+        elif name in ("quantile", "iqn"):
+            self._fractions = quantile_midpoints(quantiles)
 
     def to(self, device: torch.device) -> ValueHead:
         """Move the bins to a device; returns itself."""
-        self._edges = self._edges.to(device)
+        self._edges, self._bounds = self._edges.to(device), self._bounds.to(device)
+        self._fractions = self._fractions.to(device)
         if self.centres is not None:
             self.centres = self.centres.to(device)
         return self
 
     def decode(self, prediction: Tensor) -> Tensor:
-        """Values that outputs stand for: softmax expectation over the centres, or the scalar itself.
+        """Values that outputs stand for: softmax expectation over the centres, mean of quantiles, or the scalar itself.
 
         Args:
             prediction: [..., K] float32.
         Returns: [...] float32; gradients flow.
         """
         if self.centres is None:
-            return prediction.squeeze(-1)
+            return prediction.squeeze(-1) if self.outputs == 1 else prediction.mean(-1)
         return torch.softmax(prediction, dim=-1) @ self.centres
 
     def initial_bias(self) -> Tensor:
         """[K] float32 outputs that decode to 0, or to the end of the support nearest to it."""
         if self.centres is None:
-            return torch.zeros(1)
-        probabilities = hl_gauss_target(torch.zeros(1, device=self._edges.device), self._edges, self.sigma)[0]
+            return torch.zeros(1 if self.form.implicit else self.outputs)
+        probabilities = self._encode(torch.zeros(1, device=self._edges.device), self.centres)[0]
         return (probabilities + _INITIAL_SPREAD / self.outputs).log().cpu()
 
     def terms(self, prediction: Tensor, target: Tensor) -> LossTerms:
-        """Loss of each row, its floor, and which targets were clipped.
+        """Loss of each row towards a scalar, its floor, and which targets were clipped.
 
         Args:
             prediction: [B, K] float32.
             target: [B] float32.
-        Raises: ValueError where shapes disagree.
+        Raises: ValueError where shapes disagree, or the loss takes distributions.
         """
-        if self.name == "hl_gauss":
-            probabilities = hl_gauss_target(target, self._edges, self.sigma)
-            clipped = (target < self._edges[0]) | (target > self._edges[-1])
-            return LossTerms(cross_entropy(prediction, probabilities), entropy(probabilities), clipped)
+        if self.takes_distributions:
+            raise ValueError(f"{self.name} takes a distribution as target: see distribution_terms")
+        if self.centres is not None:
+            probabilities = self._encode(target, self.centres)
+            return LossTerms(cross_entropy(prediction, probabilities), entropy(probabilities), self._outside(target))
         scalar = self.decode(prediction)
         loss = mse(scalar, target) if self.name == "mse" else huber(scalar, target, self.huber_delta)
         return LossTerms(loss, torch.zeros_like(target), torch.zeros_like(target, dtype=torch.bool))
+
+    def mixture(self, outputs: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
+        """The distribution Σ_a π(a) Z(a) that a policy bootstraps from.
+
+        Args:
+            outputs: [B, A, K] float32.
+            policy: [B, A] float32 π, rows sum to 1.
+        Returns: values and their probabilities, both [B, M]. Raises: ValueError where the loss takes scalars.
+        """
+        if self.centres is not None:
+            probabilities = (policy[:, :, None] * torch.softmax(outputs, dim=-1)).sum(dim=1)
+            return self.centres.expand_as(probabilities), probabilities
+        return outputs.flatten(1), (policy / outputs.shape[2]).repeat_interleave(outputs.shape[2], dim=1)
+
+    def distribution_terms(
+        self, prediction: Tensor, fractions: Tensor | None, values: Tensor, probabilities: Tensor
+    ) -> LossTerms:
+        """Loss of each row towards a distribution, its floor, and the share of the target outside the support.
+
+        Args:
+            prediction: [B, K] float32.
+            fractions: [B, K] float32 τ at which ``iqn`` was asked; None for the other losses.
+            values: [B, M] float32, of the target.
+            probabilities: [B, M] float32, rows sum to 1.
+        Raises: ValueError where shapes disagree, or the loss takes scalars.
+        """
+        if not self.takes_distributions:
+            raise ValueError(f"{self.name} takes a scalar as target: see terms")
+        if self.centres is not None:
+            projected = categorical_projection(values, probabilities, self.centres)
+            clipped = (probabilities * self._outside(values)).sum(dim=1)
+            return LossTerms(cross_entropy(prediction, projected), entropy(projected), clipped)
+        at = self._fractions.expand_as(prediction) if fractions is None else fractions
+        loss = quantile_huber(prediction, at, values, probabilities, self.huber_delta)
+        return LossTerms(loss, torch.zeros_like(loss), torch.zeros_like(loss, dtype=torch.bool))
+
+    def _encode(self, value: Tensor, centres: Tensor) -> Tensor:
+        """[B] → [B, K] target probabilities of a binned loss."""
+        if self.name != "hl_gauss":
+            return two_hot_target(value, centres)
+        if self.support is not None and self.support.spacing == "symlog":
+            return centred_hl_gauss_target(value, self._edges, centres, self.sigma)
+        return hl_gauss_target(value, self._edges, self.sigma)
+
+    def _outside(self, value: Tensor) -> Tensor:
+        return (value < self._bounds[0]) | (value > self._bounds[1])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from onibi.learners.networks.heads import ActionValueHead
+from onibi.learners.networks.heads import ActionValueHead, ImplicitQuantileHead, build_head
 from onibi.learners.networks.leaves import is_image, leaf_name
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.config import Settings, load_class
@@ -77,20 +77,24 @@ class QNetwork(nn.Module):
     Args:
         encoder: observation to features.
         head: features to outputs.
-        centres: [K] float32, or None where an output is the value itself.
+        centres: [K] float32, or None where outputs are values themselves.
     """
 
     centres: Tensor | None
 
-    def __init__(self, encoder: nn.Module, head: ActionValueHead, centres: Tensor | None) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: ActionValueHead | ImplicitQuantileHead, centres: Tensor | None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.register_buffer("centres", centres)
 
-    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Each leaf [B, ...] → outputs [B, A, K] float32."""
-        return self.head(self.encoder(observation))  # type: ignore[no-any-return]
+    def forward(self, observation: Mapping[str, Tensor], fractions: Tensor | None = None) -> Tensor:
+        """Each leaf [B, ...] → outputs [B, A, K] float32; an implicit head reads fractions [B, K] as well."""
+        if fractions is None:
+            return self.head(self.encoder(observation))  # type: ignore[no-any-return]
+        return self.head(self.encoder(observation), fractions)  # type: ignore[no-any-return]
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into the encoder's running statistics, where it keeps any."""
@@ -98,8 +102,7 @@ class QNetwork(nn.Module):
 
     def action_values(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → values [B, A] float32."""
-        outputs = self(observation)
-        return outputs.squeeze(-1) if self.centres is None else torch.softmax(outputs, dim=-1) @ self.centres
+        return self.head.action_values(self.encoder(observation), self.centres)
 
 
 def build_encoder(settings: Settings, observation: tuple[ArraySpec, ...]) -> nn.Module:
@@ -126,7 +129,7 @@ def build_q_network(
         encoder = build_encoder(settings, spec.observation)
         features = encoder.features
         assert isinstance(features, int)
-        head = ActionValueHead(features, spec.actions, value_head.initial_bias(), dueling=dueling)
+        head = build_head(value_head.form, features, spec.actions, value_head.initial_bias(), dueling=dueling)
     centres = None if value_head.centres is None else value_head.centres.clone()
     return QNetwork(encoder, head, centres)
 

@@ -48,8 +48,14 @@ class NumpyMlp:
             deviation = np.sqrt(arrays["encoder.normalizer.variance"] + np.float32(_VARIANCE_FLOOR))
             scale = np.reciprocal(deviation).astype(np.float32)
             self._shift_scale = (arrays["encoder.normalizer.mean"].copy(), scale)
-        self._head = _linear(arrays, "head.advantage.")
-        self._value = _linear(arrays, "head.value.") if "head.value.weight" in arrays else None
+        if "head.embedding.weight" in arrays:
+            mean = _mean_embedding(arrays)
+            self._head = _scaled(_linear(arrays, "head.values.advantage."), mean)
+            dueling = "head.values.value.weight" in arrays
+            self._value = _scaled(_linear(arrays, "head.values.value."), mean) if dueling else None
+        else:
+            self._head = _linear(arrays, "head.advantage.")
+            self._value = _linear(arrays, "head.value.") if "head.value.weight" in arrays else None
         self._centres = arrays["centres"].copy() if "centres" in arrays else None
 
     def action_values(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -80,7 +86,7 @@ class NumpyMlp:
             weight, bias = self._value
             outputs += (features @ weight + bias)[:, None] - outputs.mean(axis=1, keepdims=True)
         if self._centres is None:
-            return outputs[:, :, 0]
+            return outputs[:, :, 0] if outputs.shape[2] == 1 else outputs.mean(axis=2)  # of quantiles
         outputs -= outputs.max(axis=2, keepdims=True)
         np.exp(outputs, out=outputs)
         values: NDArray[np.float32] = (outputs @ self._centres) / outputs.sum(axis=2)
@@ -89,3 +95,17 @@ class NumpyMlp:
 
 def _linear(arrays: Mapping[str, NDArray[Any]], prefix: str) -> _Pair:
     return np.ascontiguousarray(arrays[prefix + "weight"].T), arrays[prefix + "bias"].copy()
+
+
+def _mean_embedding(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """[F]: an implicit quantile head's embedding, averaged over its fractions."""
+    weight, bias = _linear(arrays, "head.embedding.")
+    orders, fractions = np.arange(len(weight), dtype=np.float32), arrays["head.fractions"]
+    cosines = np.cos(np.float32(np.pi) * orders * fractions[:, None])
+    return np.maximum(cosines @ weight + bias, 0.0).mean(axis=0)  # type: ignore[no-any-return]
+
+
+def _scaled(layer: _Pair, scale: NDArray[np.float32]) -> _Pair:
+    """The layer that reads features without their scale as this one reads them with it."""
+    weight, bias = layer
+    return np.ascontiguousarray(weight * scale[:, None]), bias

@@ -13,7 +13,6 @@ from onibi.learners.support import SupportSettings
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import CheckpointError, ConfigError, TrainingError
 from onibi.platform.policy import weights_version
-from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SUPPORT = SupportSettings(low=-1.0, high=2.0, bins=31)
@@ -255,8 +254,12 @@ def test_one_seed_makes_one_learner(specs):
 @pytest.mark.parametrize(
     ("mapping", "said"),
     [
-        ({"value_loss": "mse", "support": {"bins": 101}}, "support is read by value_loss hl_gauss alone"),
-        ({"value_loss": "hl_gauss", "huber_delta": 2.0}, "huber_delta is read by value_loss huber alone"),
+        ({"value_loss": "mse", "support": {"bins": 101}}, "support is read by .* c51 alone, not by mse"),
+        ({"value_loss": "quantile", "support": {"spacing": "symlog"}}, "support is read by .* not by quantile"),
+        ({"value_loss": "c51", "support": {"sigma_bins": 0.5}}, "sigma_bins .* is read by value_loss hl_gauss alone"),
+        ({"value_loss": "hl_gauss", "huber_delta": 2.0}, "huber_delta is read by value_loss huber and quantile"),
+        ({"value_loss": "c51", "quantiles": 8}, "quantiles is read by value_loss quantile and iqn alone, not by c51"),
+        ({"support": {"spacing": "symlog", "sigma_value": 1.0}}, "set sigma_bins instead"),
         ({"value_loss": "hlgauss"}, "hl_gauss"),
         ({"discount": 1.5}, "discount"),
         ({"network": {"kind": "transformer"}}, "mlp"),
@@ -286,76 +289,6 @@ def test_auto_support_follows_the_bounds_that_are_given(specs):
     assert (learner.value_head.support.low, learner.value_head.support.high) == (-1.0, 11.0)
     with pytest.raises(ConfigError, match="support"):
         DqnLearner(DqnSettings(), specs["flat"], None, 0, "cpu")
-
-
-# --- learning ---
-
-STATES, GOAL, DISCOUNT = 5, 4, 0.9
-CHAIN = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64", low=0, high=STATES - 1),), actions=2)
-
-
-def chain_windows(rng, rows, n_steps):
-    """A walk on 5 cells: 1 steps right, 0 steps left; entering the last cell pays 1 and ends.
-
-    Only the first action varies, later ones step right: so the n-step targets are those of the best policy.
-    """
-    state, action = rng.integers(STATES - 1, size=rows), rng.integers(2, size=rows)
-    reward, continues = np.zeros((rows, n_steps), np.float32), np.ones((rows, n_steps), np.float32)
-    used, at, alive = np.zeros((rows, n_steps), bool), state.copy(), np.ones(rows, bool)
-    for step in range(n_steps):
-        used[:, step] = alive
-        move = np.where(action == 1, 1, -1) if step == 0 else np.ones(rows, int)
-        at = np.where(alive, np.clip(at + move, 0, GOAL), at)
-        arrived = alive & (at == GOAL)
-        reward[arrived, step], continues[arrived, step] = 1.0, 0.0
-        alive &= ~arrived
-    return Windows(
-        observation={"observation": state},
-        bootstrap_observation={"observation": at},
-        action=action,
-        reward=reward,
-        continues=continues,
-        used=used,
-        steps=used.sum(axis=1).astype(np.int32),
-        caption_id=np.zeros((rows, n_steps), np.uint32),
-        caption_count=np.zeros((rows, n_steps, 1), np.uint16),
-        policy_version=np.zeros(rows, np.int64),
-        lane=np.zeros(rows, np.int64),
-        generation=np.zeros(rows, np.int64),
-        weight=np.ones(rows, np.float32),
-    )
-
-
-def chain_error(loss, learning_rate, n_steps, seed):
-    """Largest error of the values learnt, against those known: γ^(steps to the goal after the action)."""
-    support = SupportSettings(low=-0.2, high=1.2) if loss == "hl_gauss" else SupportSettings()
-    settings = DqnSettings(
-        discount=DISCOUNT,
-        n_steps=n_steps,
-        value_loss=loss,
-        support=support,
-        learning_rate=learning_rate,
-        network=MlpSettings(hidden=(32,)),
-        target=TargetSettings(rate=0.05),
-    )
-    learner, rng = DqnLearner(settings, CHAIN, None, seed, "cpu"), np.random.default_rng(seed)
-    for _ in range(400):
-        windows = chain_windows(rng, 32, n_steps)
-        learner.update(windows, windows.reward)
-    right = DISCOUNT ** (GOAL - 1 - np.arange(STATES - 1))
-    left = DISCOUNT ** (GOAL - np.maximum(np.arange(STATES - 1) - 1, 0))
-    with torch.no_grad():
-        values = learner._network.action_values({"observation": torch.arange(STATES - 1)}).numpy()
-    return np.abs(values - np.stack((left, right), axis=1)).max()
-
-
-@pytest.mark.parametrize(("loss", "n_steps"), [("hl_gauss", 1), ("hl_gauss", 3), ("mse", 3), ("huber", 1)])
-def test_the_known_values_of_a_chain_are_learnt(loss, n_steps):
-    assert chain_error(loss, 3e-3, n_steps, seed=0) < 0.05
-
-
-def test_the_same_chain_stays_unlearnt_without_a_learning_rate():
-    assert chain_error("hl_gauss", 0.0, 3, seed=0) > 0.5
 
 
 # --- another device ---

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from onibi.learners.distributional_losses import categorical_projection, quantile_huber
 from onibi.learners.off_policy_returns import retrace_returns, vtrace_returns
 from onibi.learners.returns import generalized_advantages, lambda_returns
+from onibi.learners.value_losses import two_hot_target
 from onibi.learners.value_rescaling import rescale_value, restore_value
 
 
@@ -46,3 +48,27 @@ def test_value_rescaling_is_rlaxs_numbers(published):
     np.testing.assert_allclose(rescale_value(scalars * 50.0, 1e-3).numpy(), expected["rescale_value"], rtol=1e-5)
     # RLax's inverse is worked out in float32 as the paper writes it and keeps three digits near 0.
     np.testing.assert_allclose(restore_value(scalars, 1e-3).numpy(), expected["restore_value"], atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["atoms", "uneven_atoms"])
+def test_the_projection_is_rlaxs_numbers(published, name):
+    given_arrays, expected = published
+    source = (torch.tensor(given_arrays[key]) for key in ("source_atoms", "source_probabilities"))
+    found = categorical_projection(*source, torch.tensor(given_arrays[name]))
+    np.testing.assert_allclose(found.numpy(), expected[f"projection {name}"], atol=2e-6)
+
+
+def test_two_hot_targets_are_rlaxs_numbers(published):
+    given_arrays, expected = published
+    scalars, atoms = torch.tensor(given_arrays["scalars"]), torch.tensor(given_arrays["atoms"])
+    assert ((scalars < atoms[0]) | (scalars > atoms[-1])).any()
+    np.testing.assert_allclose(two_hot_target(scalars, atoms).numpy(), expected["two_hot"], atol=2e-6)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0])
+def test_quantile_losses_are_rlaxs_numbers(published, delta):
+    given_arrays, expected = published
+    quantiles, fractions, targets = (torch.tensor(given_arrays[key]) for key in ("quantiles", "fractions", "targets"))
+    probabilities = torch.full_like(targets, 1 / targets.shape[1])
+    found = quantile_huber(quantiles, fractions, targets, probabilities, delta)
+    np.testing.assert_allclose(found.numpy(), expected[f"quantile {delta}"], rtol=1e-5)

@@ -37,12 +37,32 @@ def test_the_width_of_the_gaussian_is_given_in_bins_or_in_values():
     assert resolve_sigma(SupportSettings(sigma_value=2.0), support) == 2.0
 
 
+def test_symlog_bins_are_equal_in_symlog_units_and_lie_in_value_units():
+    e = math.e
+    support = Support(1 - e, e**3 - 1, 4, "symlog")  # −1 to 3 in symlog units
+    assert support.edges.tolist() == pytest.approx([-1.0, 0.0, 1.0, 2.0, 3.0])
+    assert support.width == pytest.approx(1.0)
+    assert support.centres.tolist() == pytest.approx([1 - e**0.5, e**0.5 - 1, e**1.5 - 1, e**2.5 - 1])
+    assert support.atoms.tolist() == pytest.approx([1 - e, e ** (1 / 3) - 1, e ** (5 / 3) - 1, e**3 - 1])
+
+
+def test_linear_atoms_reach_from_end_to_end():
+    assert Support(-1.0, 1.0, 5).atoms.tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_symlog_auto_leaves_a_tenth_of_the_symlog_range_at_either_end():
+    support = resolve_support(SupportSettings(spacing="symlog"), (0.0, math.e**10 - 1))
+    assert (support.low, support.high) == pytest.approx((1 - math.e, math.e**11 - 1))
+    assert support.spacing == "symlog"
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"low": 0.0}, "go together"),
         ({"low": 1.0, "high": 1.0}, "not below"),
         ({"sigma_bins": 1.0, "sigma_value": 1.0}, "set one"),
+        ({"spacing": "symlog", "sigma_value": 1.0}, "set sigma_bins instead"),
     ],
 )
 def test_half_a_range_and_two_widths_are_refused(settings, named):

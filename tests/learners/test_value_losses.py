@@ -132,11 +132,6 @@ def test_the_mean_over_the_centres_is_the_value_read():
     assert head.decode(logits).tolist() == pytest.approx([1.0, 3.5])
 
 
-def test_hl_gauss_without_a_support_is_refused():
-    with pytest.raises(ValueError, match="needs a support"):
-        ValueHead("hl_gauss", None, 1.0, 1.0)
-
-
 def test_the_target_of_hl_gauss_carries_no_gradient():
     value = torch.tensor([0.5], requires_grad=True)
     assert not hl_gauss_target(value, torch.tensor(SUPPORT.edges, dtype=torch.float32), 0.3).requires_grad
