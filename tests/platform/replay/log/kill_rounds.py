@@ -32,7 +32,7 @@ from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
-LANES, ROWS, SLOTS, SEAL_SECONDS = 3, 8, 16_384, 0.1
+LANES, ROWS, SLOTS, SEAL_SECONDS = 3, 8, 65_536, 0.1
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64", shape=(4,)),), actions=2)
 
 
@@ -82,7 +82,7 @@ def write_for_ever(folder: Path, ring: Path, round_number: int, ready: int) -> N
     while True:
         shard.insert(fragment(round_number, sequence, incarnation, first))
         first, sequence = first + ROWS, sequence + 1
-        time.sleep(0.0005)
+        time.sleep(0.001)
 
 
 def close_in_order(folder: Path, ring: Path) -> None:
@@ -98,7 +98,7 @@ def place_of(parts: np.ndarray) -> np.ndarray:
 def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int) -> None:
     """What the log holds now, and what of the ring's rows it does not; the age of those of the round just killed."""
     found: dict[str, Any] = {"damaged": 0, "doubled": 0, "wrong": 0, "rows": 0, "segments": 0}
-    places = [np.zeros(0, np.int64)]
+    places, in_lanes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     names = list(folder.glob("manifest-*")) if folder.exists() else []
     if names:
         log = ReplayLog(folder)
@@ -111,8 +111,13 @@ def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int) ->
             found["wrong"] += int(((parts[:, :3].sum(axis=1) != parts[:, 3]) | (lane != parts[:, 1])).sum())
             found["rows"] += len(parts)
             places.append(place_of(parts))
+            in_lanes.append(lane.astype(np.int64) << 40 | table.column("generation").to_numpy())
     logged = np.unique(np.concatenate(places))
     found["doubled"] = found["rows"] - len(logged)
+    # Between two rings one number of a lane is free; all others follow each other.
+    generation = np.sort(np.concatenate(in_lanes))
+    found["holes"] = int((np.diff(generation)[np.diff(generation >> 40) == 0] > 2).sum())
+    found["free"] = int((np.diff(generation)[np.diff(generation >> 40) == 0] == 2).sum())
     reader = RingReader(ring)
     snapshot = reader.snapshot()
     oldest_lost, missing = 0, 0
@@ -128,6 +133,10 @@ def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int) ->
     found["unsealed"], found["unsealed_age_seconds"] = missing, oldest_lost / 1e9
     found["gaps"] = int(snapshot.oldest.sum())  # the ring must not have gone round: then rows would not be compared
     report.write_text(json.dumps(found), encoding="utf-8")
+
+
+def manifests(folder: Path) -> int:
+    return len(list(folder.glob("manifest-*.json"))) if folder.exists() else 0
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -159,6 +168,9 @@ def main(folder: Path, kills: int, seed: int, keep: bool, longest: float) -> Non
             if not os.read(ready_in, 1):
                 raise SystemExit("the writer died by itself")
             os.close(ready_in)
+            sealed, patience = manifests(folder), time.monotonic() + 60
+            while number % 2 and manifests(folder) == sealed and time.monotonic() < patience:
+                time.sleep(0.01)  # every other session seals something, however busy the machine
             time.sleep(chance.uniform(0.0, longest))
             killed_ns = time.monotonic_ns()
             os.kill(child, signal.SIGKILL)

@@ -23,9 +23,10 @@ def reports_of(folder, kills, seed, ring, longest_seconds):
 def check(reports, ring):
     assert sum(report["segments"] for report in reports) > 0, "nothing was ever sealed"
     for report in reports:
-        assert (report["damaged"], report["doubled"], report["wrong"]) == (0, 0, 0)
+        assert [report[name] for name in ("damaged", "doubled", "wrong", "holes")] == [0, 0, 0, 0]
         assert report["gaps"] == 0 or ring == "keep"
     if ring == "keep":
+        assert reports[-1]["free"] == 0
         assert reports[-1]["unsealed"] == 0, "what the ring kept is sealed by the next session"
     rows = [report["rows"] for report in reports]
     assert rows == sorted(rows), "what was sealed stays"
