@@ -31,13 +31,13 @@ class RowAges:
 
     def metrics(self) -> dict[str, float]:
         """Over the lanes that have rows: median and worst lane of the median and of the oldest row's age."""
-        told = {"lanes_with_rows": float((self.rows > 0).sum())}
+        told = {"replay/lanes_with_rows": float((self.rows > 0).sum())}
         for unit, ages in (("seconds", self.seconds), ("updates", self.updates)):
             for quantile, name in ((1, "median"), (3, "oldest")):
                 known = ages[:, quantile][~np.isnan(ages[:, quantile])]
                 if len(known):
-                    told[f"row_age_{name}_{unit}"] = float(np.median(known))
-                    told[f"row_age_{name}_{unit}_worst_lane"] = float(known.max())
+                    told[f"replay/row_age_{name}_{unit}"] = float(np.median(known))
+                    told[f"replay/row_age_{name}_{unit}_worst_lane"] = float(known.max())
         return told
 
 

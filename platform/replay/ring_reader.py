@@ -49,11 +49,14 @@ class RingReader:
     What was read counts only if ``oldest_now`` afterwards is not above the earliest row read.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Map the ring at ``path``. Raises: ReplayError where it is missing, foreign, damaged or cut off."""
+    def __init__(self, path: Path, ring: MappedRing | None = None) -> None:
+        """Map the ring at ``path``, or use a mapping of it that this process has already (and its owner ends).
+
+        Raises: ReplayError where it is missing, foreign, damaged or cut off.
+        """
         self.path = path
         self.layout = read_header(path).layout
-        self._ring = MappedRing(path, self.layout, writable=False)
+        self._ring = ring or MappedRing(path, self.layout, writable=False)
         self._words = self._ring.words
         self.columns: dict[str, NDArray[Any]] = self._ring.columns
         self._groups = np.arange(self.layout.groups)

@@ -19,6 +19,7 @@ from onibi.platform.replay.fragment_check import FragmentCheck
 from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, copy_blocks, row_bytes
 from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,10 @@ class RingWriter:
             self._lock = -1
         self._ring.release()
         _writers.discard(self)
+
+    def reader(self) -> RingReader:
+        """A reader of the same mapping; it ends with the writer."""
+        return RingReader(self.path, self._ring)
 
     def committed(self) -> NDArray[np.int64]:
         """[G] the number of the last commit of each group."""
@@ -236,8 +241,7 @@ class RingWriter:
 
         ``release`` only where nothing is open: a released head could not be put back by a shorter commit after a cut.
         """
-        nowhere = np.zeros(self.layout.lanes_per_group, np.bool_)
-        close = nowhere if close is None else close
+        close = np.zeros(self.layout.lanes_per_group, np.bool_) if close is None else close
         rows = np.zeros(0, np.int64) if rows is None else rows
         committed = int(self._words("committed")[group])
         unfinished = int(self._words("writing")[group]) > committed

@@ -17,6 +17,7 @@ from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics,
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
+from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
@@ -81,6 +82,7 @@ class Shard:
         self._episodes: list[EpisodeStatistics] = []
         self._envs = np.zeros(writer.layout.groups, np.int64)
         self._log: LogWriter | None = None
+        self._clock = RowClock()
         self._fragments = self._repeated = self._gaps = self._foreign_heads = self._refused = 0
 
     @classmethod
@@ -246,6 +248,10 @@ class Shard:
         """Which side the limiter holds back now, and why."""
         inserted, readable = self._counts()
         return pacing(self._limiter, inserted=inserted, drawn=self._drawn.value, readable=readable)
+
+    def row_ages(self, now: float, newest_update: int) -> RowAges:
+        """How old each lane's rows are; call it about once a second, with the same clock."""
+        return row_ages(self._writer.reader(), self._clock, now, newest_update)
 
     def log_has_room(self, fragment: Fragment) -> bool:
         """Whether the log lets the fragment in now; where not, ``insert`` would wait for the disk.

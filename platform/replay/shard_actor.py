@@ -122,14 +122,15 @@ class ShardActor:
         """
         logged = self._shard.log_figures()
         episodes, self._episodes = self._episodes, []
-        versions = np.array(list(self._newest_versions.values()), np.int64)
+        updates = updates_of(np.array(list(self._newest_versions.values()), np.int64))
+        ages = self._shard.row_ages(time.monotonic(), int(updates.max(initial=0)))
         return {
             **asdict(self._shard.counters()),
             "waited_seconds": self._waits.seconds_for("learner"),
-            "pacing": self._shard.pacing().metrics(),
+            "pacing": self._shard.pacing().metrics() | ages.metrics(),
             "log": {} if logged is None else log_metrics(logged),
             "log_waited_seconds": self._log_waited_seconds,
-            "policy_updates": updates_of(versions).tolist(),
+            "policy_updates": updates.tolist(),
             "episodes": episodes,
         }
 

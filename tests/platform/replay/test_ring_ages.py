@@ -73,9 +73,9 @@ def test_lane_of_a_silent_actor_grows_old_and_the_others_do_not(ring):
     assert ages.updates[1].tolist() == [96.0] * 4
     assert np.isnan(ages.seconds[2]).all()
     metrics = ages.metrics()
-    assert metrics["lanes_with_rows"] == 2
-    assert metrics["row_age_oldest_seconds_worst_lane"] == 99.0
-    assert metrics["row_age_oldest_updates_worst_lane"] == 96.0
+    assert metrics["replay/lanes_with_rows"] == 2
+    assert metrics["replay/row_age_oldest_seconds_worst_lane"] == 99.0
+    assert metrics["replay/row_age_oldest_updates_worst_lane"] == 96.0
 
 
 def test_final_rows_chose_nothing_and_have_no_policy_age(ring):

@@ -128,3 +128,16 @@ def test_side_that_the_limiter_holds_back_is_told_with_the_reason(rows, ring_pat
     DrawnWord(drawn_path(ring_path), writable=True).value += 20
     assert shard.pacing().stalled == "none"
     assert shard.may_insert(ENVS * STEPS)
+
+
+def test_ages_of_rows_are_told_by_lane_from_the_writers_own_mapping(rows, shard):
+    leases = [shard.register(actor, ENVS) for actor in range(ACTORS)]
+    insert(rows, shard, leases[1], 0)
+    for second in range(5):
+        insert(rows, shard, leases[0], second)
+        ages = shard.row_ages(float(second), newest_update=second)
+    assert ages.rows.tolist() == [20, 20, 4, 4]
+    assert ages.seconds[:, 3].tolist() == [4.0] * 4  # all began in the first second
+    assert ages.seconds[:, 0].tolist() == [0.0, 0.0, 4.0, 4.0]  # and two go on
+    assert ages.metrics()["replay/row_age_median_seconds_worst_lane"] == 4.0
+    insert(rows, shard, leases[0], 5)  # the writer goes on with its mapping
