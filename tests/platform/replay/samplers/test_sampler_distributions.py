@@ -62,7 +62,12 @@ def test_uniform(layout):
 def test_uniform_with_two_gather_threads_draws_the_same(layout):
     one, two = (
         UniformSampler(
-            layout.reader, n_steps=3, batch_size=BATCH * 8, rng=np.random.default_rng(1), gather_threads=threads
+            layout.reader,
+            n_steps=3,
+            batch_size=BATCH * 8,
+            rng=np.random.default_rng(1),
+            batches_ahead=2,
+            gather_threads=threads,
         )
         for threads in (1, 2)
     )
