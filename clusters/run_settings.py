@@ -53,8 +53,8 @@ class CheckpointSettings(Settings):
 class ReplaySettings(Settings):
     """The hot ring, and the log of all rows on disk."""
 
-    capacity_rows: int = 200_000  # over all lanes; lives in shared memory
-    folder: str = "/dev/shm"  # any folder on a memory file system
+    capacity_rows: int = 200_000  # over all lanes; in the ring
+    folder: str = "/dev/shm"  # a memory file system; on a disk the ring may be larger than memory, and is slower
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -62,7 +62,7 @@ class ReplaySettings(Settings):
         if self.capacity_rows < 1:
             raise ValueError(f"capacity_rows is {self.capacity_rows}; allowed: 1 or more")
         if not self.folder:
-            raise ValueError("folder is empty; allowed: a folder on a memory file system, as /dev/shm")
+            raise ValueError("folder is empty; allowed: a folder, best on a memory file system as /dev/shm")
 
 
 @dataclass(frozen=True, kw_only=True)
