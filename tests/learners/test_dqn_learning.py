@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings, policy_factory
 from onibi.learners.networks.mlp import MlpSettings
@@ -91,3 +92,38 @@ def test_the_known_values_of_a_chain_are_learnt_over_symlog_bins(loss):
 @pytest.mark.parametrize("loss", ["hl_gauss", "two_hot", "c51", "quantile", "iqn"])
 def test_the_same_chain_stays_unlearnt_without_a_learning_rate(loss):
     assert chain_error(chain_settings(loss, 3, learning_rate=0.0)) > 0.5
+
+
+def coin_shares(loss, learning_rate):
+    """What is learnt of a reward of 0 or 1 with equal odds, then the end: ((lower, upper) quantile or share, mean)."""
+    support = {"support": SupportSettings(low=-0.5, high=1.5, bins=9)} if loss == "c51" else {"huber_delta": 0.05}
+    learner = DqnLearner(chain_settings(loss, 1, learning_rate, **support), CHAIN, None, 0, "cpu")
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        windows = chain_windows(rng, 32, 1)
+        windows.continues[:] = 0.0
+        learner.update(windows, rng.integers(2, size=(32, 1)).astype(np.float32))
+    observation = {"observation": torch.arange(STATES - 1)}
+    with torch.no_grad():
+        mean = learner._network.action_values(observation).mean().item()
+        if loss == "iqn":
+            outputs = learner._network(observation, torch.tensor([[0.2, 0.8]]).expand(STATES - 1, -1))
+        else:
+            outputs = learner._network(observation)
+    outputs = torch.softmax(outputs, -1) if loss == "c51" else outputs
+    at = {"c51": [2, 6], "quantile": [6, 25], "iqn": [0, 1]}[loss]  # atoms 0 and 1; fractions 0.2 and 0.8
+    return outputs.mean(dim=(0, 1))[at].tolist(), mean
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("c51", [0.5, 0.5]), ("quantile", [0.0, 1.0]), ("iqn", [0.0, 1.0])])
+def test_a_coin_is_learnt_as_two_outcomes_and_acted_on_by_its_mean(loss, expected):
+    found, mean = coin_shares(loss, 3e-3)
+    assert found == pytest.approx(expected, abs=0.15)
+    assert mean == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("loss", "start"), [("c51", [1.0, 0.0]), ("quantile", [0.0, 0.0]), ("iqn", [0.0, 0.0])])
+def test_the_same_coin_stays_a_point_at_zero_without_a_learning_rate(loss, start):
+    found, mean = coin_shares(loss, 0.0)
+    assert found == pytest.approx(start, abs=0.05)
+    assert mean == pytest.approx(0.0, abs=0.05)

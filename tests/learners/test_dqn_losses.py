@@ -152,6 +152,15 @@ def test_metrics_tell_the_mean_target_and_what_lay_outside(specs, make_windows, 
     assert 0 < metrics["loss_above_floor"] <= metrics["loss"]
 
 
+@pytest.mark.parametrize("loss", ["c51", "quantile"])
+def test_the_target_mean_that_is_told_weights_values_by_their_probabilities(specs, make_windows, loss):
+    learner = learner_of(loss, specs["flat"], metrics_period_updates=1)
+    scatter(learner)
+    windows = make_windows(specs["flat"], 32, 3, np.random.default_rng(0))
+    expected = learner._target_values(windows, windows.reward).mean().item()
+    assert learner.update(windows, windows.reward).metrics["target_mean"] == pytest.approx(expected, abs=1e-4)
+
+
 # --- policies ---
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from onibi.learners.distributional_losses import quantile_huber
 from onibi.learners.support import Support
 from onibi.learners.value_losses import (
     ValueHead,
@@ -138,6 +139,17 @@ def test_a_mixture_holds_each_actions_distribution_with_the_share_of_the_action(
     square = ((values**2) * probabilities).sum(1)
     own = torch.softmax(outputs, -1) @ head.centres**2 if name == "c51" else (outputs**2).mean(-1)
     torch.testing.assert_close(square, (policy * own).sum(1))
+
+
+def test_quantiles_are_taught_at_their_midpoints_and_implicit_ones_at_the_fractions_asked_for():
+    values, probabilities = torch.tensor([[0.0, 4.0]]), torch.tensor([[0.75, 0.25]])
+    prediction, asked = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.9, 0.1]])
+    fixed = ValueHead("quantile", None, 0.0, 0.5, 2).distribution_terms(prediction, None, values, probabilities)
+    midpoints = torch.tensor([[0.25, 0.75]])
+    assert torch.equal(fixed.loss, quantile_huber(prediction, midpoints, values, probabilities, 0.5))
+    drawn = ValueHead("iqn", None, 0.0, 0.5, 2).distribution_terms(prediction, asked, values, probabilities)
+    assert torch.equal(drawn.loss, quantile_huber(prediction, asked, values, probabilities, 0.5))
+    assert not torch.equal(drawn.loss, fixed.loss)
 
 
 # --- wrong pairs ---
