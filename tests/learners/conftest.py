@@ -93,7 +93,7 @@ def make_observation():
 
 @pytest.fixture(scope="session")
 def published():
-    """(inputs, what RLax gives for them) as float32 arrays by name; see published_numbers.py."""
+    """(inputs, what published implementations give for them) as float32 arrays by name; see published_numbers.py."""
     document = json.loads(Path(__file__).with_name("published_numbers.json").read_text(encoding="utf-8"))
     return tuple(
         {name: np.array(rows, np.float32) for name, rows in document[part].items()} for part in ("given", "found")

@@ -1,8 +1,8 @@
-"""Writes published_numbers.json: what RLax, a published implementation, gives for inputs drawn here.
+"""Writes published_numbers.json: what published implementations, RLax and hl-gauss-pytorch, give for inputs drawn here.
 
-RLax stands on JAX, too heavy for the development extra, so it is run by hand in an environment of its own:
+RLax stands on JAX, too heavy for the development extra, so they are run by hand in an environment of their own:
 
-    python -m venv v && v/bin/pip install rlax==0.1.9 && v/bin/python tests/learners/published_numbers.py
+    python -m venv v && v/bin/pip install rlax==0.1.9 hl-gauss-pytorch==0.3.0 && v/bin/python THIS_FILE
 
 The tests of returns and value losses compare with the file. Episodes that terminate within a sequence are in the
 discounts; RLax knows no truncation, which the tests check against plain loops.
@@ -11,6 +11,7 @@ discounts; RLax knows no truncation, which the tests check against plain loops.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,25 @@ def inputs() -> dict[str, np.ndarray]:
         "fractions": rng.random((ROWS, QUANTILES)),
         "targets": rng.normal(size=(ROWS, QUANTILES + 2)) * 2.0,
         "scalars": np.linspace(-2.5, 3.5, 13),
+        "hl_gauss_values": rng.uniform(-10, 10, size=12),
+        "hl_gauss_logits": rng.normal(size=(12, 51)),
     }
     return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def hl_gauss(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import torch
+    from hl_gauss_pytorch import HLGaussLoss
+
+    values, logits = torch.tensor(given["hl_gauss_values"]), torch.tensor(given["hl_gauss_logits"])
+    layer = HLGaussLoss(-10.0, 10.0, 51, sigma_to_bin_ratio=0.75)
+    losses = [layer(logits[[row]], values[[row]]).item() for row in range(len(values))]
+    read = layer.transform_from_probs(torch.softmax(logits, -1))
+    return {
+        "hl_gauss_target": layer.transform_to_probs(values).numpy(),
+        "hl_gauss_loss": np.array(losses),
+        "hl_gauss_read": read.numpy(),
+    }
 
 
 def main() -> None:
@@ -100,8 +118,10 @@ def main() -> None:
         )
     found["rescale_value"] = rlax.signed_hyperbolic(x["scalars"] * 50.0)
     found["restore_value"] = rlax.signed_parabolic(x["scalars"])
+    found |= hl_gauss(given)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("rlax", "jax", "hl-gauss-pytorch"))
     document = {
-        "made_by": f"rlax {rlax.__version__}, jax {jax.__version__}",
+        "made_by": versions,
         "given": {name: array.tolist() for name, array in given.items()},
         "found": {name: np.asarray(array, np.float64).tolist() for name, array in found.items()},
     }

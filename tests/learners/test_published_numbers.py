@@ -1,4 +1,4 @@
-"""Our functions against the numbers that RLax gives for the same inputs; published_numbers.py made the file."""
+"""Ours against numbers of RLax and hl-gauss-pytorch for the same inputs; published_numbers.py made the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from onibi.learners.distributional_losses import categorical_projection, quantile_huber
 from onibi.learners.off_policy_returns import retrace_returns, vtrace_returns
 from onibi.learners.returns import generalized_advantages, lambda_returns
-from onibi.learners.value_losses import two_hot_target
+from onibi.learners.support import Support
+from onibi.learners.value_losses import ValueHead, hl_gauss_target, two_hot_target
 from onibi.learners.value_rescaling import rescale_value, restore_value
 
 
@@ -72,3 +73,15 @@ def test_quantile_losses_are_rlaxs_numbers(published, delta):
     probabilities = torch.full_like(targets, 1 / targets.shape[1])
     found = quantile_huber(quantiles, fractions, targets, probabilities, delta)
     np.testing.assert_allclose(found.numpy(), expected[f"quantile {delta}"], rtol=1e-5)
+
+
+def test_hl_gauss_is_hl_gauss_pytorchs_numbers(published):
+    given_arrays, expected = published
+    support = Support(-10.0, 10.0, 51)
+    head = ValueHead("hl_gauss", support, 0.75 * support.width, 1.0)
+    values, logits = (torch.tensor(given_arrays[key]) for key in ("hl_gauss_values", "hl_gauss_logits"))
+    edges = torch.tensor(support.edges, dtype=torch.float32)
+    target = hl_gauss_target(values, edges, head.sigma)
+    np.testing.assert_allclose(target.numpy(), expected["hl_gauss_target"], atol=2e-6)
+    np.testing.assert_allclose(head.terms(logits, values).loss.numpy(), expected["hl_gauss_loss"], rtol=1e-5)
+    np.testing.assert_allclose(head.decode(logits).numpy(), expected["hl_gauss_read"], atol=1e-5)
