@@ -132,7 +132,8 @@ class RunJournal:
 
     def note(self, text: str) -> None:
         """Something worth telling once: an actor replaced, a checkpoint written."""
-        log.info(text)
+        if self._display is None:
+            log.info(text)
         self._notes = [*self._notes, text][-3:]
 
     def interval(self, row: dict[str, float]) -> None:

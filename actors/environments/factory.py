@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -90,9 +91,7 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
             )
         made = _call_maker(
             settings.id,
-            lambda **given: gym.make_vec(
-                settings.id, num_envs=envs, vectorization_mode="vector_entry_point", **given
-            ),
+            lambda **given: gym.make_vec(settings.id, num_envs=envs, vectorization_mode="vector_entry_point", **given),
             options,
         )
     if not isinstance(made, VectorEnv):
@@ -162,7 +161,9 @@ def _require_registered(env_id: str) -> None:
 
 def _register_nethack(env_id: str) -> None:
     try:
-        importlib.import_module("minihack" if env_id.startswith("MiniHack") else "nle")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)  # minihack's business
+            importlib.import_module("minihack" if env_id.startswith("MiniHack") else "nle")
     except ImportError as error:
         raise EnvironmentFault(
             f"environment.id: {env_id} needs the packages nle and minihack ({error}). "

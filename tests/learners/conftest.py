@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
+
+torch.set_num_threads(1)  # small networks: on busy cores torch's own threads wait for each other
 
 
 def observation_of(spec: ReplaySpec, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
