@@ -134,9 +134,7 @@ def _no_news(version: int) -> None:
 
 
 def _played(episode: EpisodeStatistics, paid: Mapping[int, float]) -> PlayedEpisode:
-    return PlayedEpisode(
-        episode.episode_return, episode.length, paid.get(episode.episode_id, 0.0), dict(episode.extra)
-    )
+    return PlayedEpisode(episode.episode_return, episode.length, paid.get(episode.episode_id, 0.0), dict(episode.extra))
 
 
 def _pay(fragment: Fragment, rewards: FrozenRewards | None, ledger: EpisodeLedger | None) -> dict[int, float]:
@@ -148,5 +146,3 @@ def _pay(fragment: Fragment, rewards: FrozenRewards | None, ledger: EpisodeLedge
     ids = np.array([rewards.captions.caption_index(int(each)) or 0 for each in hashes], np.uint32)
     table = dataclasses.replace(rewards.table, caption_keys=rewards.captions.caption_keys)
     return ledger.add(fragment, ids[places].reshape(fragment.columns["caption_hash"].shape), table)
-
-

@@ -330,9 +330,7 @@ def _replace_lanes(raw: Any, finals: Any, lanes: NDArray[np.intp]) -> Any:
     if isinstance(raw, dict):
         per_key = finals if isinstance(finals, dict) else None
         return {
-            key: _replace_lanes(
-                value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes
-            )
+            key: _replace_lanes(value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes)
             for key, value in raw.items()
         }
     replaced = np.array(raw)

@@ -119,5 +119,3 @@ class RolloutActor:
         ready, _ = ray.wait([pending[0]], timeout=0.5)
         if ready:
             ray.get(pending.popleft())
-
-

@@ -128,4 +128,3 @@ class HubActor:
     async def caption_report(self) -> list[CaptionReportRow]:
         """Rows of the captions table."""
         return self._desk.caption_report()
-

@@ -221,4 +221,3 @@ def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
         prompt_version=annotator.prompt_version if annotator else "none",
         clock=clock,
     )
-

@@ -226,9 +226,7 @@ class SerialRun:
         self._state = dataclasses.replace(
             self._state, updates=self._loop.updates, drawn_rows=self._drawn_before + self._feed.drawn_rows
         )
-        parts = checkpoint_parts(
-            self._state, self._learner.state_dict(), self._desk.state(), self._feed.state()
-        )
+        parts = checkpoint_parts(self._state, self._learner.state_dict(), self._desk.state(), self._feed.state())
         return self._journal.save(self._state.env_steps, parts)
 
     def _evaluate(self) -> None:

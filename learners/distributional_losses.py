@@ -67,9 +67,7 @@ def quantile_midpoints(quantiles: int) -> Tensor:
     return (torch.arange(quantiles, dtype=torch.float32) + 0.5) / quantiles
 
 
-def quantile_huber(
-    quantiles: Tensor, fractions: Tensor, values: Tensor, probabilities: Tensor, delta: float
-) -> Tensor:
+def quantile_huber(quantiles: Tensor, fractions: Tensor, values: Tensor, probabilities: Tensor, delta: float) -> Tensor:
     """Σ_i Σ_j p_j |τ_i − 1[u_ij < 0]| L_κ(u_ij)/κ  with u_ij = z_j − θ_i   (QR-DQN, eq. 10; IQN, eq. 3).
 
     L_κ(u) = ½u² for |u| ≤ κ, else κ(|u| − ½κ). Where returns differ by less than κ the θ tend to expectiles instead of

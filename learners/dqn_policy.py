@@ -100,9 +100,7 @@ class NumpyQPolicyFactory:
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
         epsilon = _epsilon(self.exploration, lanes)
-        return NumpyQPolicy(
-            NumpyMlp(self.leaves, self.actions), epsilon, self.exploration.temperature, self.actions
-        )
+        return NumpyQPolicy(NumpyMlp(self.leaves, self.actions), epsilon, self.exploration.temperature, self.actions)
 
 
 @dataclass(frozen=True)

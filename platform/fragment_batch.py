@@ -69,6 +69,4 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
         for text, keys in json.loads(metadata[b"captions"])
     ]
     episodes = [EpisodeStatistics(**episode) for episode in json.loads(metadata[b"episodes"])]
-    return Fragment(
-        rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, episodes=episodes, **head
-    )
+    return Fragment(rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, episodes=episodes, **head)

@@ -24,6 +24,7 @@ from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, kw_only=True)
 class Insertion:
     """What became of one fragment."""
@@ -215,9 +216,7 @@ class RingWriter:
         self._check_border(group, rows, columns["role"], is_open & ~close[:envs])
         behind = np.arange(columns["role"].shape[1]) < rows[:, None]
         step_rows = int(np.count_nonzero(behind & (columns["role"] == ROLE_STEP)))
-        plan = self._plan(
-            group, incarnation, sequence, close=close, rows=rows, columns=columns, step_rows=step_rows
-        )
+        plan = self._plan(group, incarnation, sequence, close=close, rows=rows, columns=columns, step_rows=step_rows)
         self._run(plan)
         return Insertion(repeated=False, gap=gap, foreign_heads=int(foreign.sum()), step_rows=step_rows)
 

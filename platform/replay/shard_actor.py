@@ -137,9 +137,7 @@ class ShardActor:
     async def usage(self) -> ProcessUsage:
         """Processor time, and how long insertions waited for the limiter and for the log's disk."""
         waited = self._waits.seconds_for("learner")
-        return process_usage(
-            {"insertions waited": waited, "insertions waited for the log": self._log_waited_seconds}
-        )
+        return process_usage({"insertions waited": waited, "insertions waited for the log": self._log_waited_seconds})
 
     async def inserted_rows(self) -> int:
         """Step rows in all of the ring's time; unlike ``look``, takes no episodes away."""

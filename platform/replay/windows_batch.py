@@ -21,9 +21,7 @@ _DERIVED = ("observation", "bootstrap_observation")
 
 def stacked_windows(like: Windows, draws: int) -> tuple[Windows, list[Windows]]:
     """Room for several draws one behind the other: all of it, and each draw's part, C-contiguous like ``like``."""
-    room = {
-        name: np.empty((draws * len(array), *array.shape[1:]), array.dtype) for name, array in window_arrays(like)
-    }
+    room = {name: np.empty((draws * len(array), *array.shape[1:]), array.dtype) for name, array in window_arrays(like)}
     size = like.batch_size
     room["weight"][:] = np.tile(like.weight, draws)  # the one array that allocate() fills and uniform draws leave alone
     parts = [

@@ -181,7 +181,5 @@ def test_acting_values_are_the_mean_of_the_quantiles_at_the_midpoints(dueling):
     head, features = implicit_head(dueling, fractions=7), torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     midpoints = quantile_midpoints(7).expand(5, -1)
     assert torch.equal(head(features), head(features, midpoints))
-    torch.testing.assert_close(
-        head.action_values(features, None), head(features).mean(-1), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(head.action_values(features, None), head(features).mean(-1), atol=1e-4, rtol=1e-4)
     assert head(features).std(dim=2).min() > 0.1  # or the mean would say little

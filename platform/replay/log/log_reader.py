@@ -154,7 +154,7 @@ class ReplayLog:
         Torn groups are no damage: they were never part of the log.
         """
         found = list(self.unreadable)
-        newest: dict[int, int] = {}
+        newest: dict[tuple[int, int], int] = {}
         layout: ReplaySpec | None = None
         for manifest in self.manifests.values():
             for kind in (ROWS, CAPTIONS, EPISODES):
@@ -169,10 +169,11 @@ class ReplayLog:
                 except SegmentError as error:
                     found.append(Damage(name=name, fault=str(error)))
             for lane, (first, last) in manifest.lanes.items():
-                if first <= newest.get(lane, -1):
-                    fault = f"lane {lane} begins at row {first}, an earlier segment ends at {newest[lane]}: rows twice"
+                place = manifest.shard, lane
+                if first <= newest.get(place, -1):
+                    fault = f"lane {lane} begins at row {first}, an earlier segment ends at {newest[place]}: rows twice"
                     found.append(Damage(name=file_name(MANIFEST, manifest.shard, manifest.number), fault=fault))
-                newest[lane] = max(last, newest.get(lane, -1))
+                newest[place] = max(last, newest.get(place, -1))
         return found
 
     def _segment(self, manifest: Manifest) -> Segment:

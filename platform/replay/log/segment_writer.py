@@ -287,4 +287,3 @@ def _spans(lane: NDArray[np.int32], generation: NDArray[np.int64]) -> dict[int, 
     return {
         int(lane[begin]): (int(generation[begin]), int(generation[end])) for begin, end in zip(first, last, strict=True)
     }
-

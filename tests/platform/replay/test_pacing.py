@@ -10,9 +10,7 @@ import pytest
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter, pacing
 
-LIMITER = Limiter(
-    ratio=4.0, minimum_rows=100, tolerance_rows=80, largest_fragment_rows=8, largest_batch_rows=16
-)
+LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80, largest_fragment_rows=8, largest_batch_rows=16)
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,7 @@ def test_fragments_of_a_retired_actor_are_refused_before_and_after_the_group_is_
 
 
 def test_groups_may_register_late_while_others_go_round_the_ring(rows, ring_path):
-    writer = RingWriter.create(
-        ring_path, rows.SPEC, groups=3, lanes_per_group=1, slots=40, window_rows=2, run_id="run"
-    )
+    writer = RingWriter.create(ring_path, rows.SPEC, groups=3, lanes_per_group=1, slots=40, window_rows=2, run_id="run")
     assert [writer.is_free(group) for group in range(3)] == [True, True, True]
     reader = RingReader(ring_path)
     for turn in range(60):

@@ -24,12 +24,12 @@ SPEC = ReplaySpec(
 )
 
 
-def open_writer(location, retention=None, run_id="test", spec=SPEC):
+def open_writer(location, retention=None, run_id="test", spec=SPEC, shard=0):
     return SegmentWriter(
         open_files(location, create=True),
         spec,
         run_id=run_id,
-        shard=0,
+        shard=shard,
         retention=retention or RetentionSettings(),
         compression="lz4",
     )
@@ -106,6 +106,13 @@ def test_rows_twice_and_files_that_are_gone_are_found(location):
     assert "rows twice" in faults["manifest-0000-00000001.json"]
     with pytest.raises(SegmentError, match="cannot be read"):
         log.captions()
+
+
+def test_shards_number_their_lanes_each_for_itself(location):
+    for shard in (0, 1):
+        seal(open_writer(location, shard=shard), 0, 3)
+    log = ReplayLog(location)
+    assert (log.rows, log.verify()) == (6, [])
 
 
 def test_no_log_and_unknown_addresses_are_told(tmp_path):

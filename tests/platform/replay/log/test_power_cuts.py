@@ -122,9 +122,7 @@ def seal(writer, first):
     columns = {column.name: np.zeros((SEGMENT_ROWS, *column.shape), column.dtype) for column in SPEC.columns}
     columns["observation"] = first + np.arange(SEGMENT_ROWS)
     columns["caption_id"] += 1
-    rows = Rows(
-        lane=np.zeros(SEGMENT_ROWS, np.int32), generation=first + np.arange(SEGMENT_ROWS), columns=columns
-    )
+    rows = Rows(lane=np.zeros(SEGMENT_ROWS, np.int32), generation=first + np.arange(SEGMENT_ROWS), columns=columns)
     episodes = [EpisodeStatistics(0, first, 1.0, SEGMENT_ROWS, True)]
     caption = CaptionText("a key", (KeyText("a key"),))
     writer.seal(rows, {1: caption}, episodes, next_generation=[first + SEGMENT_ROWS], ring=ORIGIN)
