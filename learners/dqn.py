@@ -13,23 +13,26 @@ late labels count; uniform sampling; the head starts at value 0; a gradient long
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import NumpyQPolicyFactory, TorchQPolicyFactory
 from onibi.learners.exploration import ExplorationSettings, Probability
+from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import (
     NETWORKS,
+    QNetwork,
     acts_in_numpy,
     as_arrays,
     build_q_network,
@@ -40,26 +43,20 @@ from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
 from onibi.learners.value_losses import (
     BINNED_LOSSES,
-    LossTerms,
     ValueHead,
     ValueLossName,
     check_loss_options,
     head_form,
 )
 from onibi.platform.config import Settings, selected
-from onibi.platform.errors import CheckpointError, TrainingError
+from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.replay.draws import WindowDraws
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ReplaySpec
 
-log = logging.getLogger(__name__)
-
-_SKIPS_IN_A_ROW = 10
-"""Non-finite updates in a row after which learning is given up: one bad batch passes by, a broken network does not."""
 _DEFAULT_HUBER_DELTA = 1.0
 _DEFAULT_QUANTILES = 32
-_ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
-_COUNTERS = ("updates", "skipped_updates", "skips_in_a_row")
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -98,10 +95,31 @@ class DqnSettings(Settings):
     network: Settings = selected(NETWORKS, "auto")
     publish_period_updates: Count = 10
     metrics_period_updates: Count = 50
+    acceleration: AccelerationSettings = field(default_factory=AccelerationSettings)
 
     def __post_init__(self) -> None:
         """Refuse options that the chosen value loss would not read."""
         check_loss_options(self.value_loss, self.support, self.huber_delta, self.quantiles)
+
+
+class Learnt(NamedTuple):
+    """What a batch's loss was made of.
+
+    Args:
+        loss: [B], and
+        floor: [B], and
+        clipped: [B], of ``LossTerms``.
+        prediction: [B, K], of the actions taken.
+        outputs: [B, A, K]
+        target: [B], its mean where it is a distribution.
+    """
+
+    loss: Tensor
+    floor: Tensor
+    clipped: Tensor
+    prediction: Tensor
+    outputs: Tensor
+    target: Tensor
 
 
 class DqnLearner:
@@ -127,9 +145,6 @@ class DqnLearner:
         device: str,
     ) -> None:
         self.settings = settings
-        self.updates = 0
-        self.skipped_updates = 0
-        self._skips_in_a_row = 0
         self._device = torch.device(device)
         self._value_head = _value_head(settings, value_bounds)
         network = build_q_network(settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed)
@@ -140,19 +155,34 @@ class DqnLearner:
         self._parameters: list[Tensor] = list(self._network.parameters())
         self._target_parameters: list[Tensor] = list(self._target.parameters())
         self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
-        self._optimizer = torch.optim.Adam(
-            self._parameters, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
+        self._gradient = GradientStep(
+            self._network,
+            learning_rate=settings.learning_rate,
+            adam_epsilon=settings.adam_epsilon,
+            gradient_norm=settings.gradient_norm,
+            acceleration=settings.acceleration,
         )
+        self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
 
     @staticmethod
     def needs(settings: DqnSettings) -> ReplayNeeds:
         """Uniform windows of ``n_steps``; no extra columns."""
-        return ReplayNeeds(sampling="uniform", n_steps=settings.n_steps, batch_size=settings.batch_size)
+        return ReplayNeeds(draws=WindowDraws(n_steps=settings.n_steps, batch_size=settings.batch_size))
 
     @staticmethod
     def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
         """See the function of this name."""
         return policy_factory(settings, spec)
+
+    @property
+    def updates(self) -> int:
+        """Updates made, skipped and restored ones included."""
+        return self._gradient.updates
+
+    @property
+    def skipped_updates(self) -> int:
+        """Updates whose loss or gradient was not finite."""
+        return self._gradient.skipped_updates
 
     @property
     def value_head(self) -> ValueHead:
@@ -164,30 +194,15 @@ class DqnLearner:
 
         A loss or gradient that is not finite changes nothing but the counters.
         """
-        observation = self._tensors(windows.observation)
-        action = self._tensor(windows.action)
-        weight = self._tensor(windows.weight)
-        fractions = self._fractions(len(action))
-        outputs = self._network(observation, fractions)
-        prediction = outputs[torch.arange(len(action), device=self._device), action]
-        if self._value_head.takes_distributions:
-            values, probabilities = self._target_distribution(windows, reward)
-            target = (values * probabilities).sum(dim=1)
-            terms = self._value_head.distribution_terms(prediction, fractions, values, probabilities)
-        else:
-            target = self._target_values(windows, reward)
-            terms = self._value_head.terms(prediction, target)
-        loss = (weight * terms.loss).mean()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradient_norm = nn.utils.clip_grad_norm_(self._parameters, self.settings.gradient_norm)
-        self.updates += 1
-        if self._step(loss, gradient_norm):
-            self._network.learn_statistics(observation)
+        inputs = self._inputs(windows, reward)
+        result, learnt = self._program.step(inputs)
+        if result.applied:
+            self._network.learn_statistics(inputs["observation"])
+            self._gradient.share_buffers(self._network)
             self._follow()
-        if self.updates % self.settings.metrics_period_updates:
+        if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update()
-        return Update(self._metrics(terms, prediction.detach(), outputs.detach(), target, gradient_norm))
+        return Update(self._metrics(learnt, result.gradient_norm))
 
     def weights(self, version: WeightsVersion) -> Weights:
         """A copy of the network's parameters and buffers."""
@@ -197,12 +212,7 @@ class DqnLearner:
         """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
         state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
         state |= {f"target.{name}": tensor for name, tensor in self._target.state_dict().items()}
-        for name, parameter in self._network.named_parameters():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                state[f"optimizer.{key}.{name}"] = value
-        counters = (self.updates, self.skipped_updates, self._skips_in_a_row)
-        for name, count in zip(_COUNTERS, counters, strict=True):
-            state[f"counters.{name}"] = torch.tensor(count, dtype=torch.int64)
+        state |= self._gradient.state_dict()
         # An update of ours draws nothing from the global generator; a user's network with dropout does.
         state["rng.torch"] = torch.get_rng_state()
         if self._value_head.form.implicit:
@@ -220,46 +230,69 @@ class DqnLearner:
                 "Resume with the settings it was saved under, or start a new run."
             ) from error
         implicit = self._value_head.form.implicit
-        names = [*(f"counters.{name}" for name in _COUNTERS), "rng.torch", *["rng.fractions"] * implicit]
-        missing = [name for name in names if name not in state]
+        missing = [name for name in ("rng.torch", *["rng.fractions"] * implicit) if name not in state]
         if missing:
             raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")
-        for name, parameter in self._network.named_parameters():
-            moments = {key: state.get(f"optimizer.{key}.{name}") for key in _ADAM_STATE}
-            self._optimizer.state[parameter] = {
-                key: value.clone().to(torch.float32 if key == "step" else parameter.dtype).to(self._device)
-                for key, value in moments.items()
-                if value is not None
-            }
-        counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
-        self.updates, self.skipped_updates, self._skips_in_a_row = counters
+        self._gradient.load_state_dict(state)
         torch.set_rng_state(state["rng.torch"].cpu())
         if implicit:
             self._generator.set_state(state["rng.fractions"].cpu())
 
+    def _inputs(self, windows: Windows, reward: NDArray[np.float32]) -> dict[str, dict[str, Tensor]]:
+        """All that the loss reads, on the device. The fractions of ``iqn`` are drawn here: prediction, then target."""
+        batch = {
+            "action": self._tensor(windows.action),
+            "weight": self._tensor(windows.weight),
+            "reward": self._tensor(reward),
+            "continues": self._tensor(windows.continues),
+            "used": self._tensor(windows.used),
+        }
+        if self._value_head.form.implicit:
+            batch |= {name: self._fractions(len(reward)) for name in ("fractions", "target_fractions")}
+        return {
+            "batch": batch,
+            "observation": self._tensors(windows.observation),
+            "bootstrap": self._tensors(windows.bootstrap_observation),
+        }
+
+    def _losses(self, inputs: Inputs) -> tuple[Tensor, Learnt]:
+        """The loss [] of a batch, and what it was made of."""
+        batch = inputs["batch"]
+        fractions = batch.get("fractions")
+        outputs = self._outputs(self._network, inputs["observation"], fractions)
+        prediction = outputs[torch.arange(len(outputs), device=self._device), batch["action"]]
+        if self._value_head.takes_distributions:
+            values, probabilities = self._target_distribution(inputs)
+            target = (values * probabilities).sum(dim=1)
+            terms = self._value_head.distribution_terms(prediction, fractions, values, probabilities)
+        else:
+            target = self._target_values(inputs)
+            terms = self._value_head.terms(prediction, target)
+        loss = (batch["weight"] * terms.loss).mean()
+        return loss, Learnt(terms.loss, terms.floor, terms.clipped, prediction, outputs, target)
+
     @torch.no_grad()
-    def _target_values(self, windows: Windows, reward: NDArray[np.float32]) -> Tensor:
+    def _target_values(self, inputs: Inputs) -> Tensor:
         """[B] n-step targets: the bootstrap action is the network's where double, else the target's.
 
         With a temperature the bootstrap is the softmax policy's expected value Σₐ π(a) Q(a) (Expected SARSA, van Seijen
         et al. 2009), as it is that policy which acts.
         """
-        observation = self._tensors(windows.bootstrap_observation)
-        values = self._target.action_values(observation)
-        chooser = self._network.action_values(observation) if self.settings.double else values
+        values = self._action_values(self._target, inputs["bootstrap"])
+        chooser = self._action_values(self._network, inputs["bootstrap"]) if self.settings.double else values
         temperature = self.settings.exploration.temperature
         if temperature > 0:
             bootstrap = (torch.softmax(chooser / temperature, dim=1) * values).sum(dim=1)
         else:
             bootstrap = values.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
-        return n_step_return(self._tensor(reward), self._discounts(windows), bootstrap)
+        return n_step_return(inputs["batch"]["reward"], self._discounts(inputs), bootstrap)
 
     @torch.no_grad()
-    def _target_distribution(self, windows: Windows, reward: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    def _target_distribution(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Values and probabilities, both [B, M], of the n-step target: the same policy's as in ``_target_values``."""
-        observation = self._tensors(windows.bootstrap_observation)
-        outputs = self._target(observation, self._fractions(len(reward)))
-        chooser = (self._network if self.settings.double else self._target).action_values(observation)
+        observation = inputs["bootstrap"]
+        outputs = self._outputs(self._target, observation, inputs["batch"].get("target_fractions"))
+        chooser = self._action_values(self._network if self.settings.double else self._target, observation)
         temperature = self.settings.exploration.temperature
         if temperature > 0:
             policy = torch.softmax(chooser / temperature, dim=1)
@@ -267,35 +300,31 @@ class DqnLearner:
             outputs = outputs[torch.arange(len(outputs), device=self._device), chooser.argmax(dim=1)][:, None]
             policy = torch.ones_like(chooser[:, :1])
         values, probabilities = self._value_head.mixture(outputs, policy)
-        return n_step_distribution(self._tensor(reward), self._discounts(windows), values), probabilities
+        return n_step_distribution(inputs["batch"]["reward"], self._discounts(inputs), values), probabilities
 
-    def _fractions(self, rows: int) -> Tensor | None:
-        """[B, N] fractions drawn for ``iqn``; None for the other losses."""
-        if not self._value_head.form.implicit:
-            return None
+    def _features(self, network: QNetwork, observation: Mapping[str, Tensor]) -> Tensor:
+        """[B, F] float32. Where bf16 is chosen encoders run in it; heads, values and losses never do."""
+        with self._gradient.autocast():
+            features: Tensor = network.encoder(observation)
+        return features.float()
+
+    def _outputs(self, network: QNetwork, observation: Mapping[str, Tensor], fractions: Tensor | None) -> Tensor:
+        """[B, A, K]"""
+        features = self._features(network, observation)
+        outputs: Tensor = network.head(features) if fractions is None else network.head(features, fractions)
+        return outputs
+
+    def _action_values(self, network: QNetwork, observation: Mapping[str, Tensor]) -> Tensor:
+        """[B, A]"""
+        return network.head.action_values(self._features(network, observation), network.centres)
+
+    def _fractions(self, rows: int) -> Tensor:
+        """[B, N] drawn for ``iqn``."""
         drawn = torch.rand(rows, self._value_head.outputs, generator=self._generator)
         return drawn.to(self._device, non_blocking=True)
 
-    def _discounts(self, windows: Windows) -> Tensor:
-        return window_discounts(self._tensor(windows.continues), self._tensor(windows.used), self.settings.discount)
-
-    def _step(self, loss: Tensor, gradient_norm: Tensor) -> bool:
-        """Move the parameters, where loss and gradient are finite; whether they were."""
-        if bool(torch.isfinite(loss) & torch.isfinite(gradient_norm)):
-            self._optimizer.step()
-            self._skips_in_a_row = 0
-            return True
-        self.skipped_updates += 1
-        self._skips_in_a_row += 1
-        if self._skips_in_a_row == 1:
-            log.warning("update %d: loss or gradient is not finite; the batch was skipped", self.updates)
-        if self._skips_in_a_row >= _SKIPS_IN_A_ROW:
-            raise TrainingError(
-                f"update {self.updates}: loss or gradient was not finite {_SKIPS_IN_A_ROW} times in a row. Look "
-                "for NaN in the observations or rewards, or lower learner.learning_rate; then resume from the last "
-                "checkpoint."
-            )
-        return False
+    def _discounts(self, inputs: Inputs) -> Tensor:
+        return window_discounts(inputs["batch"]["continues"], inputs["batch"]["used"], self.settings.discount)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -307,20 +336,18 @@ class DqnLearner:
             of_target.copy_(of_network)
 
     @torch.no_grad()
-    def _metrics(
-        self, terms: LossTerms, prediction: Tensor, outputs: Tensor, target: Tensor, gradient_norm: Tensor
-    ) -> dict[str, float]:
-        values = self._value_head.decode(outputs)
-        td_error = target - self._value_head.decode(prediction)
+    def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
+        values = self._value_head.decode(learnt.outputs.detach())
+        td_error = learnt.target - self._value_head.decode(learnt.prediction.detach())
         metrics = {
-            "loss": terms.loss.mean(),
-            "loss_above_floor": (terms.loss - terms.floor).mean(),
+            "loss": learnt.loss.mean(),
+            "loss_above_floor": (learnt.loss - learnt.floor).mean(),
             "q_mean": values.mean(),
             "q_max": values.max(),
-            "target_mean": target.mean(),
+            "target_mean": learnt.target.mean(),
             "td_abs": td_error.abs().mean(),
             "gradient_norm": gradient_norm,
-            "clipped_share": terms.clipped.float().mean(),
+            "clipped_share": learnt.clipped.float().mean(),
         }
         numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
         return dict(zip(metrics, numbers, strict=True)) | {

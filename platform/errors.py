@@ -10,7 +10,9 @@
     │   └── SegmentError     a sealed segment of the log is missing, damaged or of another format
     ├── CaptionError         captions, keys or labels contradict each other
     ├── CheckpointError      a checkpoint cannot be written or none can be read
-    ├── TrainingError        learning cannot go on (non-finite loss repeated, a role that keeps dying)
+    ├── TrainingError        learning cannot go on (a role that keeps dying, a run in which nothing moves)
+    │   ├── NonFiniteError   loss or gradient was not finite many times in a row
+    │   └── LearnerLostError another of several learner workers is gone
     └── SubmitError          a job could not be handed to a cluster
 
 Each message says where, what was found, what is allowed, and what to do next.
@@ -61,6 +63,14 @@ class CheckpointError(OnibiError):
 
 class TrainingError(OnibiError):
     """Learning cannot go on."""
+
+
+class NonFiniteError(TrainingError):
+    """Loss or gradient was not finite many times in a row."""
+
+
+class LearnerLostError(TrainingError):
+    """Another of several learner workers is gone: all have to start again."""
 
 
 class SubmitError(OnibiError):

@@ -49,6 +49,10 @@ def learner_with_known_values(**others):
     return learner
 
 
+def targets(learner, windows, reward):
+    return learner._target_values(learner._inputs(windows, reward))
+
+
 def one_window(make_windows, continues=(1.0, 1.0), used=(True, True)):
     windows = make_windows(ONE_NUMBER, 1, 2, np.random.default_rng(0))
     windows.bootstrap_observation["observation"] = np.array([[1.0]], np.float32)
@@ -58,27 +62,27 @@ def one_window(make_windows, continues=(1.0, 1.0), used=(True, True)):
 
 def test_double_takes_the_networks_action_and_the_targets_value(make_windows):
     windows, reward = one_window(make_windows), np.array([[1.0, 4.0]], np.float32)
-    double = learner_with_known_values(double=True)._target_values(windows, reward)
+    double = targets(learner_with_known_values(double=True), windows, reward)
     assert double.tolist() == [5.5]  # 1 + ½·4 + ¼·10: action 0 is the network's best
-    single = learner_with_known_values(double=False)._target_values(windows, reward)
+    single = targets(learner_with_known_values(double=False), windows, reward)
     assert single.tolist() == [10.5]  # 1 + ½·4 + ¼·30
 
 
 def test_with_a_temperature_the_bootstrap_is_the_softmax_policys_expected_value(make_windows):
     windows, reward = one_window(make_windows), np.array([[1.0, 4.0]], np.float32)
     softmax = ExplorationSettings(temperature=float(1 / np.log(3)))  # exp(Q/τ) = 3^Q: odds of 3 to 1 for a gap of 1
-    double = learner_with_known_values(double=True, exploration=softmax)._target_values(windows, reward)
+    double = targets(learner_with_known_values(double=True, exploration=softmax), windows, reward)
     assert double.tolist() == pytest.approx([6.75])  # 1 + ½·4 + ¼·(¾·10 + ¼·30)
-    single = learner_with_known_values(double=False, exploration=softmax)._target_values(windows, reward)
+    single = targets(learner_with_known_values(double=False, exploration=softmax), windows, reward)
     assert single.tolist() == pytest.approx([10.5], abs=1e-6)  # the gap of 20 leaves 3⁻²⁰ to the other action
 
 
 def test_termination_keeps_the_bootstrap_out_and_truncation_keeps_it_in(make_windows):
     learner, reward = learner_with_known_values(), np.array([[1.0, 0.0]], np.float32)
     terminated = one_window(make_windows, continues=(0.0, 1.0), used=(True, False))
-    assert learner._target_values(terminated, reward).tolist() == [1.0]
+    assert targets(learner, terminated, reward).tolist() == [1.0]
     truncated = one_window(make_windows, continues=(1.0, 1.0), used=(True, False))
-    assert learner._target_values(truncated, reward).tolist() == [6.0]  # 1 + ½·10
+    assert targets(learner, truncated, reward).tolist() == [6.0]  # 1 + ½·10
 
 
 def test_the_mixed_reward_is_learnt_and_not_the_environments(specs, make_windows):

@@ -50,7 +50,8 @@ def test_the_target_is_the_chosen_actions_distribution_moved_by_the_n_step_retur
     windows.continues[:8, 1] = 0.0  # terminated in the second step
     learner = learner_of(loss, spec, n_steps=2, discount=0.5, double=double)
     scatter(learner)
-    values, probabilities = (tensor.numpy() for tensor in learner._target_distribution(windows, windows.reward))
+    inputs = learner._inputs(windows, windows.reward)
+    values, probabilities = (tensor.numpy() for tensor in learner._target_distribution(inputs))
     observation = {"observation": torch.from_numpy(windows.bootstrap_observation["observation"])}
     with torch.no_grad():
         outputs = learner._target(observation)
@@ -77,10 +78,11 @@ def test_the_targets_mean_is_the_scalar_target_of_the_same_network(specs, make_w
     windows.used[4:8, 2], windows.reward[4:8, 2] = False, 0.0
     learner = learner_of(loss, spec, double=double, exploration=ExplorationSettings(temperature=temperature))
     scatter(learner)
-    values, probabilities = learner._target_distribution(windows, windows.reward)
+    values, probabilities = learner._target_distribution(learner._inputs(windows, windows.reward))
     torch.testing.assert_close(probabilities.sum(1), torch.ones(32))
     mean = (values * probabilities).sum(1)
-    torch.testing.assert_close(mean, learner._target_values(windows, windows.reward), atol=1e-4, rtol=1e-4)
+    scalar = learner._target_values(learner._inputs(windows, windows.reward))
+    torch.testing.assert_close(mean, scalar, atol=1e-4, rtol=1e-4)
 
 
 def test_iqn_draws_new_fractions_for_prediction_and_target(specs, make_windows):
@@ -91,7 +93,7 @@ def test_iqn_draws_new_fractions_for_prediction_and_target(specs, make_windows):
     assert ((first >= 0) & (first <= 1)).all()
     scatter(learner)
     windows = make_windows(specs["flat"], 16, 3, np.random.default_rng(0))
-    targets = [learner._target_distribution(windows, windows.reward)[0] for _ in range(2)]
+    targets = [learner._target_distribution(learner._inputs(windows, windows.reward))[0] for _ in range(2)]
     assert not torch.equal(*targets)
 
 
@@ -157,7 +159,7 @@ def test_the_target_mean_that_is_told_weights_values_by_their_probabilities(spec
     learner = learner_of(loss, specs["flat"], metrics_period_updates=1)
     scatter(learner)
     windows = make_windows(specs["flat"], 32, 3, np.random.default_rng(0))
-    expected = learner._target_values(windows, windows.reward).mean().item()
+    expected = learner._target_values(learner._inputs(windows, windows.reward)).mean().item()
     assert learner.update(windows, windows.reward).metrics["target_mean"] == pytest.approx(expected, abs=1e-4)
 
 

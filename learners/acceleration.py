@@ -1,0 +1,61 @@
+"""How fast a learner computes, and nothing about what it learns: precision, compilation, micro-batches, prefetch.
+
+Every learner has these settings as its section ``acceleration``. The defaults change nothing: float32, plain PyTorch,
+one drawn batch a step, no threads; a serial run repeats bit for bit.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from onibi.platform.config import Settings
+from onibi.platform.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccelerationSettings(Settings):
+    """What may be switched on where it pays.
+
+    ``precision: bf16`` runs matrix products and convolutions of the forward and backward pass in bfloat16 (autocast);
+    parameters, Adam's moments, losses and returns stay float32.
+    ``compile: default`` hands the loss to ``torch.compile``; ``graphs`` records the whole step once as a CUDA graph.
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: Literal["none", "default", "graphs"] = "none"
+    accumulation: Annotated[int, Field(ge=1, le=1024)] = 1  # drawn batches whose gradients make one step
+    prefetch_batches: Annotated[int, Field(ge=0, le=16)] = 0  # drawn ahead by a thread; 0: drawn when they are due
+
+    def __post_init__(self) -> None:
+        """Refuse pairs that exclude each other."""
+        if self.compile == "graphs" and self.accumulation > 1:
+            raise ValueError(
+                f"accumulation is {self.accumulation}, but a CUDA graph is one whole step: set it to 1 and raise "
+                "batch_size, or take compile: default"
+            )
+
+
+def check_acceleration(settings: AccelerationSettings, device: torch.device) -> None:
+    """Refuse what this device cannot do. Raises: ConfigError."""
+    if settings.compile == "graphs" and device.type != "cuda":
+        raise ConfigError(
+            f"learner.acceleration.compile is graphs, but the learner runs on {device}: CUDA graphs need CUDA. Set "
+            "placement.learner_gpus to 1, or compile to none or default."
+        )
+    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(
+            f"learner.acceleration.precision is bf16, which {torch.cuda.get_device_name(device)} cannot compute in. "
+            "Set it to fp32."
+        )
+
+
+def autocast(settings: AccelerationSettings, device: torch.device) -> AbstractContextManager[object]:
+    """The context for forward passes and losses. Outputs may be bfloat16 in it: take them with ``.float()``."""
+    if settings.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

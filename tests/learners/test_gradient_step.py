@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from onibi.learners.acceleration import AccelerationSettings
+from onibi.learners.gradient_step import SKIPS_IN_A_ROW, GradientStep
+from onibi.platform.config import read_settings
+from onibi.platform.errors import CheckpointError, ConfigError, NonFiniteError, TrainingError
+
+PLAIN = AccelerationSettings()
+
+
+def network_of(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+
+def gradient_of(network, acceleration=PLAIN, gradient_norm=1e9, **others):
+    arguments = {"learning_rate": 0.01, "adam_epsilon": 1e-5} | others
+    return GradientStep(network, gradient_norm=gradient_norm, acceleration=acceleration, **arguments)
+
+
+def batches_of(count, rows=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(rows, 3, generator=generator) for _ in range(count)]
+
+
+def loss_of(network, batch):
+    return (network(batch).squeeze(1) - batch.sum(dim=1)).square().mean()
+
+
+def parameters_of(network):
+    return torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
+
+
+# --- against plain PyTorch, and by hand ---
+
+
+@pytest.mark.parametrize(
+    ("weight_decay", "reference"), [(0.0, torch.optim.Adam), (0.1, torch.optim.AdamW)], ids=["adam", "adamw"]
+)
+def test_a_step_is_bit_for_bit_that_of_a_plain_loop(weight_decay, reference):
+    ours, plain = network_of(), network_of()
+    gradient = gradient_of(ours, gradient_norm=0.5, weight_decay=weight_decay)
+    optimizer = reference(plain.parameters(), lr=0.01, eps=1e-5, weight_decay=weight_decay, fused=True)
+    for batch in batches_of(20):
+        result = gradient.step(loss_of(ours, batch))
+        optimizer.zero_grad()
+        loss_of(plain, batch).backward()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        assert result.completed
+        assert result.applied
+        assert result.gradient_norm == norm
+    assert torch.equal(parameters_of(ours), parameters_of(plain))
+    assert gradient.updates == 20
+
+
+def test_the_first_step_of_adam_moves_by_the_learning_rate_against_the_gradients_sign():
+    weight = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        weight.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    gradient_of(weight, learning_rate=0.25, adam_epsilon=1e-12).step((weight.weight * torch.tensor([3.0, -4.0])).sum())
+    torch.testing.assert_close(weight.weight.detach(), torch.tensor([[0.75, -1.75]]))
+
+
+def test_a_gradient_longer_than_allowed_is_shortened_and_its_length_told():
+    network = network_of()
+    result = gradient_of(network, gradient_norm=1e-3).step(1e3 * loss_of(network, batches_of(1)[0]))
+    kept = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    assert result.gradient_norm > 1.0
+    assert kept.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+# --- what is not finite ---
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_moves_neither_parameters_nor_moments(bad):
+    network = network_of()
+    gradient = gradient_of(network)
+    gradient.step(loss_of(network, batches_of(1)[0]))
+    before, moments = parameters_of(network), {name: each.clone() for name, each in gradient.state_dict().items()}
+    result = gradient.step(loss_of(network, batches_of(1)[0]) * bad)
+    assert not result.applied
+    assert not result.finite
+    assert torch.equal(before, parameters_of(network))
+    after = gradient.state_dict()
+    assert all(torch.equal(moments[name], after[name]) for name in after if name.startswith("optimizer."))
+    assert (gradient.updates, gradient.skipped_updates, gradient.skips_in_a_row) == (2, 1, 1)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is():
+    network = network_of()
+    gradient, before = gradient_of(network), parameters_of(network)
+    loss = torch.sqrt((network(batches_of(1)[0]) * 0.0).sum())  # 0, with the slope 1/√0
+    assert torch.isfinite(loss)
+    assert not gradient.step(loss).applied
+    assert torch.equal(before, parameters_of(network))
+
+
+def test_the_tenth_skip_in_a_row_gives_up_and_a_sound_step_between_begins_the_count_again():
+    network = network_of()
+    gradient, batch = gradient_of(network), batches_of(1)[0]
+    for _ in range(2):
+        for _ in range(SKIPS_IN_A_ROW - 1):
+            gradient.step(loss_of(network, batch) * math.nan)
+        assert gradient.step(loss_of(network, batch)).applied
+    for _ in range(SKIPS_IN_A_ROW - 1):
+        gradient.step(loss_of(network, batch) * math.nan)
+    with pytest.raises(NonFiniteError, match=r"update 30: .* 10 times in a row.*learning_rate"):
+        gradient.step(loss_of(network, batch) * math.nan)
+    assert issubclass(NonFiniteError, TrainingError)
+
+
+# --- accumulation ---
+
+
+def test_accumulated_batches_make_the_step_of_one_batch_that_holds_them_all():
+    parts, whole = network_of(), network_of()
+    accumulating = gradient_of(parts, AccelerationSettings(accumulation=4), gradient_norm=0.5)
+    plain = gradient_of(whole, gradient_norm=0.5)
+    for number, batch in enumerate(batches_of(12)):
+        result = accumulating.step(loss_of(parts, batch))
+        assert result.completed == (number % 4 == 3)
+        assert result.applied == result.completed
+    for four in torch.cat(batches_of(12)).split(32):
+        plain.step(loss_of(whole, four))
+    assert accumulating.updates == plain.updates == 3
+    torch.testing.assert_close(parameters_of(parts), parameters_of(whole))
+
+
+def test_one_batch_that_is_not_finite_spoils_the_step_that_it_is_part_of_and_no_other():
+    network = network_of()
+    gradient = gradient_of(network, AccelerationSettings(accumulation=2))
+    good, before = batches_of(1)[0], parameters_of(network)
+    gradient.step(loss_of(network, good) * math.nan)
+    assert not gradient.step(loss_of(network, good)).applied
+    assert torch.equal(before, parameters_of(network))
+    gradient.step(loss_of(network, good))
+    assert gradient.step(loss_of(network, good)).applied
+
+
+# --- state ---
+
+
+@pytest.mark.parametrize("steps", [0, 3, 4])
+def test_a_restored_step_goes_on_bit_for_bit_in_the_midst_of_accumulation_too(steps):
+    acceleration, batches = AccelerationSettings(accumulation=2), batches_of(9)
+    first, second = network_of(), network_of(1)
+    kept = gradient_of(first, acceleration)
+    for batch in batches[:steps]:
+        kept.step(loss_of(first, batch))
+    restored = gradient_of(second, acceleration)
+    restored.step(loss_of(second, batches[0]))  # what it had before is gone
+    second.load_state_dict(first.state_dict())
+    restored.load_state_dict({name: tensor.clone() for name, tensor in kept.state_dict().items()})
+    for batch in batches[steps:]:
+        for network, gradient in ((first, kept), (second, restored)):
+            gradient.step(loss_of(network, batch))
+    assert torch.equal(parameters_of(first), parameters_of(second))
+    assert kept.updates == restored.updates == 4
+
+
+def test_a_state_names_moments_by_parameter_and_counters_by_name():
+    network = network_of()
+    gradient = gradient_of(network)
+    gradient.step(loss_of(network, batches_of(1)[0]))
+    state = gradient.state_dict()
+    assert {name.split(".")[0] for name in state} == {"optimizer", "counters"}
+    assert state["optimizer.exp_avg.0.weight"].shape == (5, 3)
+    assert state["optimizer.step.2.bias"] == 1
+    assert state["counters.updates"] == 1
+    del state["counters.skipped_updates"]
+    with pytest.raises(CheckpointError, match=r"lacks the learner's \['counters.skipped_updates'\]"):
+        gradient.load_state_dict(state)
+
+
+def test_parameters_that_take_no_gradient_are_left_alone():
+    network = network_of()
+    network[0].requires_grad_(requires_grad=False)
+    before = network[0].weight.clone()
+    gradient = gradient_of(network)
+    gradient.step(loss_of(network, batches_of(1)[0]))
+    assert torch.equal(before, network[0].weight)
+    assert not any(".0.weight" in name for name in gradient.state_dict())
+
+
+# --- settings ---
+
+
+def test_bf16_computes_in_bfloat16_within_the_context_and_keeps_parameters_in_float32():
+    network, batch = network_of(), batches_of(1)[0]
+    gradient = gradient_of(network, AccelerationSettings(precision="bf16"))
+    with gradient.autocast():
+        features = network(batch)
+    assert features.dtype == torch.bfloat16
+    with gradient_of(network_of()).autocast():
+        assert network(batch).dtype == torch.float32
+    gradient.step((features.float().squeeze(1) - batch.sum(dim=1)).square().mean())
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_graphs_are_refused_without_cuda_and_together_with_accumulation():
+    with pytest.raises(ConfigError, match=r"compile is graphs.*cpu.*learner_gpus"):
+        gradient_of(network_of(), AccelerationSettings(compile="graphs"))
+    with pytest.raises(ConfigError, match=r"accumulation is 2.*one whole step"):
+        read_settings(AccelerationSettings, {"compile": "graphs", "accumulation": 2})
+    with pytest.raises(ConfigError, match="bf16"):
+        read_settings(AccelerationSettings, {"precision": "fp16"})
