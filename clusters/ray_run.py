@@ -203,8 +203,7 @@ class RayRun:
                 if began is not None and now > began:
                     self._interval(meter, look)
                 if now - waiting_since > _STUCK_SECONDS:
-                    minimum = self._settings.replay.limiter.minimum_rows
-                    raise TrainingError(stuck_message(look, minimum, now - waiting_since))
+                    raise TrainingError(stuck_message(look, now - waiting_since))
             over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
                 budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
             )
@@ -314,11 +313,7 @@ class RayRun:
             lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
             row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
         if news is not None:
-            row |= news.metrics
-            row |= {
-                "replay/overtaken_draws": float(news.overtaken),
-                "learner/waited_seconds": news.waited_seconds,
-            }
+            row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
         self._journal.interval(row | ray.get(self._hub.statistics.remote()))
 
     def _snapshot(self) -> LearnerSnapshot | None:

@@ -51,9 +51,9 @@ def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
             ) from cause
 
 
-def stuck_message(look: Mapping[str, Any], minimum_rows: int, seconds: float) -> str:
+def stuck_message(look: Mapping[str, Any], seconds: float) -> str:
     """What to say of a run in which neither rows nor updates have come for ``seconds``."""
-    waits_for = "actors" if minimum_rows > look["readable_rows"] else "learner"
+    waits_for = "actors" if look["pacing"]["replay/learner_stalled"] else "learner"
     return (
         f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} "
         f"drawn; the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
+    feed_state_of,
     newest_caption,
     open_feed,
     open_shard,
@@ -45,7 +46,7 @@ def build_learner(
     learner = plan.make_learner()
     if checkpoint is not None:
         restore_learner(learner, checkpoint)
-        feed.restore(checkpoint.state["feed"])
+        feed.restore(feed_state_of(checkpoint))
         feed.rebase()
     loop = LearnerLoop(
         learner,

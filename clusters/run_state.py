@@ -18,14 +18,17 @@ from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText
+from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.feed import ReplayFeed
+from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
 from onibi.platform.replay.ring_file import RING_SUFFIX, orphans, remove_orphan, remove_ring
+from onibi.platform.replay.ring_layout import lane_slots
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.shard import Resolve, Shard
+from onibi.platform.replay.window_gather import Empty
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +72,20 @@ def state_of(checkpoint: Checkpoint) -> RunState:
 
 
 def checkpoint_parts(
-    state: RunState, learner_state: Mapping[str, Any], desk_state: Mapping[str, pa.Table], feed_state: Mapping[str, Any]
+    state: RunState, learner_state: Mapping[str, Any], desk_state: Mapping[str, pa.Table], feed_state: FeedState
 ) -> CheckpointParts:
     """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states."""
+    tensors: dict[str, Mapping[str, Any]] = {"learner": learner_state}
+    if feed_state.arrays:
+        tensors["feed"] = feed_state.arrays
     return CheckpointParts(
-        tensors={"learner": learner_state}, tables=desk_state, state={"run": asdict(state), "feed": feed_state}
+        tensors=tensors, tables=desk_state, state={"run": asdict(state), "feed": dict(feed_state.plain)}
     )
+
+
+def feed_state_of(checkpoint: Checkpoint) -> FeedState:
+    """What the feed of a checkpoint goes on from."""
+    return FeedState(plain=checkpoint.state["feed"], arrays=checkpoint.tensors.get("feed", {}))
 
 
 def renewed_parts(checkpoint: Checkpoint, state: RunState) -> CheckpointParts:
@@ -100,13 +111,23 @@ def ring_path(plan: RunPlan, run_id: str) -> Path:
 
 
 def make_limiter(plan: RunPlan) -> Limiter:
-    """The limiter, checked against the largest fragment and the batch."""
-    rollout = plan.settings.actors.rollout
+    """The limiter, checked against the largest fragment and the batch. Raises: ConfigError, with the sum."""
+    rollout, replay, draws = plan.settings.actors.rollout, plan.settings.replay, plan.needs.draws
+    fragment_rows = rollout.envs_per_actor * rollout.fragment_steps_max
+    if isinstance(draws, SlabDraws):
+        return Limiter.for_slabs(
+            replay.limiter,
+            draws,
+            lanes=plan.lanes,
+            lanes_per_actor=rollout.envs_per_actor,
+            fragment_rows=fragment_rows,
+            slots=lane_slots(replay.capacity_rows, plan.lanes),
+        )
     return Limiter.from_settings(
-        plan.settings.replay.limiter,
-        fragment_rows=rollout.envs_per_actor * rollout.fragment_steps_max,
-        batch_rows=plan.needs.batch_size,
-        capacity_rows=plan.settings.replay.capacity_rows,
+        replay.limiter,
+        fragment_rows=fragment_rows,
+        batch_rows=draws.batch_rows,
+        capacity_rows=replay.capacity_rows,
     )
 
 
@@ -158,24 +179,29 @@ def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> S
         max_actors=plan.settings.actors.count,
         envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
         capacity_rows=plan.settings.replay.capacity_rows,
-        window_rows=plan.needs.n_steps,
+        window_rows=plan.needs.draws.window_rows,
         run_id=run_id,
         limiter=make_limiter(plan),
         resolve=resolve,
     )
 
 
-def open_feed(plan: RunPlan, path: Path, session: int) -> ReplayFeed:
-    """The learner's feed from the ring at ``path``."""
-    needs = plan.needs
-    reader = RingReader(path)
-    sampler = UniformSampler(
-        reader,
-        n_steps=needs.n_steps,
-        batch_size=needs.batch_size,
-        rng=np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session)),
+def open_feed(
+    plan: RunPlan,
+    path: Path,
+    session: int,
+    *,
+    lanes: Sequence[int] | None = None,
+    buffers: int = 2,
+    empty: Empty = np.empty,
+) -> ReplayFeed:
+    """The learner's feed from the ring at ``path``; the last three arguments as those of ``ReplayFeed``."""
+    # The lanes of one learner of several begin with its number: each draws random numbers of its own.
+    numbers = () if lanes is None else (min(lanes),)
+    rng = np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session, *numbers))
+    return ReplayFeed(
+        RingReader(path), plan.needs.draws, make_limiter(plan), rng, lanes=lanes, buffers=buffers, empty=empty
     )
-    return ReplayFeed(reader, sampler, make_limiter(plan), needs.batch_size)
 
 
 def newest_caption(ring: Path) -> int:

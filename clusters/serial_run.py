@@ -20,6 +20,7 @@ from onibi.clusters.run_state import (
     captions_of,
     checkpoint_parts,
     cover_lost_captions,
+    feed_state_of,
     make_desk,
     newest_caption,
     open_feed,
@@ -106,7 +107,7 @@ class SerialRun:
         learner = plan.make_learner()
         if checkpoint is not None:
             restore_learner(learner, checkpoint)
-            self._feed.restore(checkpoint.state["feed"])
+            self._feed.restore(feed_state_of(checkpoint))
             self._feed.rebase()
         self._learner = learner
         self._drawn_before = self._state.drawn_rows - self._feed.drawn_rows
@@ -216,7 +217,7 @@ class SerialRun:
                 **meter.row(self._counters()),
                 **report.metrics,
                 "replay/readable_rows": float(shard.readable_rows),
-                "replay/overtaken_draws": float(self._feed.overtaken),
+                **self._feed.figures(),
                 **({} if logged is None else log_metrics(logged)),
                 **self._desk.statistics(),
             }

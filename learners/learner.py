@@ -1,32 +1,31 @@
-"""What every learner is: a plain class that turns drawn windows and mixed rewards into updates of a network."""
+"""What every learner is: a plain class that turns drawn batches and mixed rewards into updates of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.draws import Draws
 from onibi.platform.spec import ArraySpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Sampling = Literal["uniform"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayNeeds:
-    """How a learner wants to be fed. ``extra`` are columns that its policy writes beside the fixed ones."""
+    """How a learner wants to be fed.
 
-    sampling: Sampling
-    n_steps: int
-    batch_size: int
+    ``extra`` are columns that its policy writes beside the fixed ones (``PolicyStep.extra``); they are 0 in final rows.
+    """
+
+    draws: Draws
     extra: tuple[ArraySpec, ...] = ()
 
 
@@ -35,17 +34,20 @@ class Update:
     """What one update tells. ``metrics`` is empty but for every ``metrics_period_updates``-th update."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    priorities: NDArray[np.float32] | None = None  # [B], for the windows drawn; None where sampling takes none
+    priorities: NDArray[np.float32] | None = None  # [B], of the batch drawn; None where nothing is prioritized
 
 
 class Learner(Protocol):
-    """A learner: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments."""
+    """A learner: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments.
+
+    Its settings have at least ``kind``, ``discount``, ``publish_period_updates`` and ``metrics_period_updates``.
+    """
 
     Settings: ClassVar[type[Settings]]
 
     @property
     def updates(self) -> int:
-        """Updates made so far, restored ones included."""
+        """Gradient steps made so far, restored ones included."""
 
     @staticmethod
     def needs(settings: Any) -> ReplayNeeds:
@@ -55,12 +57,12 @@ class Learner(Protocol):
     def policy_factory(settings: Any, spec: Any) -> PolicyFactory:
         """A picklable maker of the policies that read this learner's weights."""
 
-    def update(self, windows: Windows, reward: NDArray[np.float32]) -> Update:
-        """One gradient step.
+    def update(self, batch: Any, reward: NDArray[np.float32]) -> Update:
+        """Learn from a batch: one gradient step, or several.
 
         Args:
-            windows: drawn windows; read only, not kept.
-            reward: [B, n] float32, the mixed reward; replaces ``windows.reward``.
+            batch: ``Windows``, ``Sequences`` or ``Slab``, as ``needs`` asked for; read only, not kept.
+            reward: float32, the mixed reward; in place of ``batch.reward`` and of its shape.
         Raises: TrainingError where learning cannot go on.
         """
 

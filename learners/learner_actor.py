@@ -15,6 +15,7 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.policy import Weights
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
+from onibi.platform.replay.feed_state import FeedState
 
 _IDLE_SECONDS = 0.001
 _TABLE_LOOK_SECONDS = 0.1
@@ -36,9 +37,9 @@ class LearnerNews:
 
     updates: int
     drawn_rows: int  # by this process
-    overtaken: int
     waited_seconds: float  # for the limiter, since the start of this process
     metrics: dict[str, float]
+    figures: dict[str, float]  # of drawing, up to now
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LearnerSnapshot:
     drawn_rows: int  # by this process
     weights: Weights
     learner_state: dict[str, NDArray[Any]]
-    feed_state: dict[str, Any]
+    feed_state: FeedState
 
 
 @ray.remote(max_restarts=0)
@@ -96,8 +97,13 @@ class LearnerActor:
                 self._waited_seconds += time.monotonic() - now
             now = time.monotonic()
         report = loop.report()
-        feed = self._parts.feed
-        return LearnerNews(report.updates, self._drawn_rows(), feed.overtaken, self._waited_seconds, report.metrics)
+        return LearnerNews(
+            updates=report.updates,
+            drawn_rows=self._drawn_rows(),
+            waited_seconds=self._waited_seconds,
+            metrics=report.metrics,
+            figures=self._parts.feed.figures(),
+        )
 
     def snapshot(self) -> LearnerSnapshot:
         """Weights and all state, copied."""

@@ -7,21 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from onibi.learners.learner import Learner
 from onibi.platform.policy import Weights, updates_of, weights_version
+from onibi.platform.replay.draws import Batch
+from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
-from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_mixer import MixedRewards, RewardMixer
 from onibi.platform.reward_table import RewardTable
 
 
-class WindowSource(Protocol):
-    """A sampler over a replay store, with the limiter's word for how much may be drawn."""
+class BatchSource(Protocol):
+    """A sampler over a replay store, with the limiter's word for how much may be drawn: a ``ReplayFeed``."""
 
     def may_draw(self) -> bool:
         """Whether the limiter allows one more batch now."""
 
-    def draw(self) -> Windows:
+    def draw(self) -> Batch:
         """The next batch; counted as drawn."""
+
+    def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
+        """New priorities [B] of a drawn batch; how many were applied."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +45,17 @@ class LearnerLoop:
 
     Args:
         learner: updated in place.
-        source: where windows come from.
-        mixer: turns windows and the newest table into rewards.
+        source: where batches come from.
+        mixer: turns batches and the newest table into rewards.
         incarnation: of this learner process in its run; orders its weights after those of the ones before it.
-        publish: called with a copy of the weights every ``publish_period_updates`` updates, and at the start where
-            there are any updates; must not wait.
+        publish: called with a copy of the weights whenever ``publish_period_updates`` more updates are made, and at the
+            start where there are any updates; must not wait.
     """
 
     def __init__(
         self,
         learner: Learner,
-        source: WindowSource,
+        source: BatchSource,
         mixer: RewardMixer,
         incarnation: int,
         publish: Callable[[Weights], None],
@@ -82,31 +90,26 @@ class LearnerLoop:
         return self._source.may_draw()
 
     def update(self) -> None:
-        """One batch: draw, pay, learn, publish when due.
+        """One batch: draw, pay, learn, hand its priorities back, publish when due.
 
         Raises: TrainingError as the learner's ``update``.
         """
         began = time.perf_counter()
-        windows = self._source.draw()
+        batch = self._source.draw()
         drawn = time.perf_counter()
-        mixed = self._mixer.mix(windows, self._table)
+        mixed = self._mixer.mix(batch, self._table)
         paid = time.perf_counter()
-        updated = self._learner.update(windows, mixed.total)
+        before = self.updates
+        updated = self._learner.update(batch, mixed.total)
+        if updated.priorities is not None:
+            self._source.update_priorities(batch, updated.priorities)
         learnt = time.perf_counter()
         if updated.metrics:
             # Looked at as often as the learner looks: every update would cost more than it tells.
-            age = self.updates - updates_of(windows.policy_version)
             self._note({f"learner/{name}": value for name, value in updated.metrics.items()})
-            self._note(
-                {
-                    "learner/labelled_share": mixed.labelled_share,
-                    "learner/reward_clipped_share": mixed.clipped_share,
-                    "learner/data_age_mean_updates": float(age.mean()),
-                    "learner/data_age_max_updates": float(age.max()),
-                    **{f"learner/reward_{name}": float(part.mean()) for name, part in mixed.components.items()},
-                }
-            )
-        if self._learner.updates % self._period == 0:
+            self._note(batch_metrics(batch, mixed, before))
+        # An update may take several gradient steps, and so step over a multiple of the period.
+        if self.updates // self._period > before // self._period:
             self._publish_now()
         for part, seconds in zip(
             self.spent_seconds,
@@ -132,3 +135,34 @@ class LearnerLoop:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
+
+
+def learning_rows(batch: Batch) -> NDArray[np.bool_] | None:
+    """Which rows of a batch are learned from: [T, B] of sequences, [B, T] of a slab; None for windows: every start."""
+    if isinstance(batch, Windows):
+        return None
+    return batch.learning_mask if isinstance(batch, Sequences) else batch.used
+
+
+def batch_metrics(batch: Batch, mixed: MixedRewards, updates: int) -> dict[str, float]:
+    """What a batch was like, over the rows that are learned from.
+
+    Args:
+        batch: as drawn.
+        mixed: its rewards.
+        updates: made before it was learned from; rows of the newest weights have the age 0.
+    """
+    rows = learning_rows(batch)
+    metrics = {
+        "learner/labelled_share": mixed.labelled_share,
+        "learner/reward_clipped_share": mixed.clipped_share,
+    }
+    versions = batch.policy_version if rows is None else batch.policy_version[rows]
+    if not len(versions):  # a slab of final rows
+        return metrics
+    age = updates - updates_of(versions)
+    metrics["learner/data_age_mean_updates"] = float(age.mean())
+    metrics["learner/data_age_max_updates"] = float(age.max())
+    for name, part in mixed.components.items():
+        metrics[f"learner/reward_{name}"] = float((part if rows is None else part[rows]).mean())
+    return metrics

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.draws import Batch, Draws, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.feed_state import FeedState
+from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.limiter import DrawnWord, Limiter
+from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.sequence_sampler import SequenceSampler
+from onibi.platform.replay.sequences import Tail
 from onibi.platform.replay.window_gather import Empty
-from onibi.platform.replay.windows import Windows
+
+log = logging.getLogger(__name__)
+
+BatchT = TypeVar("BatchT")
+
+_RING_FREE = (
+    *("generator", "importance_exponent", "drawn_rows", "overtaken", "late_updates", "replaced_priorities"),
+    *("final_rows", "lost_rows"),
+)
+"""Keys of a sampler's state that say nothing about the rows of a ring."""
 
 
-class WindowSampler(Protocol):
-    """What a feed asks of a sampler of windows; every one of them has it."""
+class BatchSampler(Protocol[BatchT]):
+    """What a feed asks of a sampler; every one has it."""
 
     @property
     def overtaken(self) -> int:
-        """Starts that the writer overwrote before they were handed out."""
+        """Starts, sequences or lanes of a slab that the writer overwrote before they were handed out."""
 
-    def allocate(self, empty: Empty = ...) -> Windows:
-        """Windows for ``draw`` to fill."""
+    def allocate(self, empty: Empty = ...) -> BatchT:
+        """A batch for ``draw`` to fill."""
 
-    def draw(self, out: Windows | None = None) -> Windows:
+    def draw(self, out: BatchT | None = None) -> BatchT:
         """One batch."""
 
     def state(self) -> dict[str, Any]:
@@ -32,28 +53,113 @@ class WindowSampler(Protocol):
         """Go on from ``state``."""
 
 
+def make_sampler(
+    reader: RingReader,
+    draws: Draws,
+    rng: np.random.Generator,
+    *,
+    lanes: Sequence[int] | None = None,
+    columns: Sequence[str] | None = None,
+    gather_threads: int = 1,
+) -> UniformSampler | PrioritizedSampler | SequenceSampler | FifoSampler:
+    """The sampler that ``draws`` describes.
+
+    Args:
+        reader: the ring.
+        draws: what to draw.
+        rng: all draws come from it; slabs ask for none.
+        lanes: to draw from, None for all.
+        columns: observation leaves and extra columns to gather, None for all.
+        gather_threads: threads that copy rows of windows and sequences.
+    Raises: ReplayError where the ring does not allow it.
+    """
+    if isinstance(draws, WindowDraws):
+        common: dict[str, Any] = {
+            "n_steps": draws.n_steps,
+            "batch_size": draws.batch_size,
+            "rng": rng,
+            "lanes": lanes,
+            "columns": columns,
+            "gather_threads": gather_threads,
+        }
+        if draws.priorities is None:
+            return UniformSampler(reader, **common)
+        return PrioritizedSampler(
+            reader,
+            **common,
+            exponent=draws.priorities.exponent,
+            importance_exponent=draws.priorities.importance_exponent_at(0),
+        )
+    if isinstance(draws, SequenceDraws):
+        priorities = draws.priorities
+        return SequenceSampler(
+            reader,
+            length=draws.length,
+            burn_in=draws.burn_in,
+            period=draws.period,
+            tail=Tail(draws.tail),
+            batch_size=draws.batch_size,
+            rng=rng,
+            exponent=0.0 if priorities is None else priorities.exponent,
+            importance_exponent=0.0 if priorities is None else priorities.importance_exponent_at(0),
+            lanes=lanes,
+            columns=columns,
+            first_row_columns=draws.first_row_columns,
+            gather_threads=gather_threads,
+        )
+    return FifoSampler(reader, rows=draws.rows, batch_lanes=draws.batch_lanes, lanes=lanes, columns=columns)
+
+
 class ReplayFeed:
     """Draws batches while the limiter allows, and tells the shard through shared memory how many rows were drawn.
 
-    The header is looked at only when the last look's allowance is used up: insertion can only add to it.
+    The header is looked at only when the last look's allowance is used up: insertion can only add to it. Slabs, whose
+    rows are drawn once, are allowed whenever their rows are there: it is the actors that wait then.
 
     Args:
         reader: the ring, mapped in this process.
-        sampler: draws from it.
+        draws: what to draw; the sampler is made from it.
         limiter: the same as the shard's.
-        batch_size: B windows a batch.
+        rng: of the sampler.
+        lanes: to draw from, None for all.
+        columns: observation leaves and extra columns to gather, None for all.
         buffers: sets of arrays that batches take turns in; a batch is overwritten ``buffers`` draws later.
+        empty: makes the memory of observations (pinned memory for a GPU).
+        gather_threads: threads that copy rows.
     """
 
     def __init__(
-        self, reader: RingReader, sampler: WindowSampler, limiter: Limiter, batch_size: int, buffers: int = 2
+        self,
+        reader: RingReader,
+        draws: Draws,
+        limiter: Limiter,
+        rng: np.random.Generator,
+        *,
+        lanes: Sequence[int] | None = None,
+        columns: Sequence[str] | None = None,
+        buffers: int = 2,
+        empty: Empty = np.empty,
+        gather_threads: int = 1,
     ) -> None:
-        self._reader, self._sampler, self._limiter = reader, sampler, limiter
-        self._batch_size = batch_size
+        self._reader, self._draws, self._limiter = reader, draws, limiter
+        made = make_sampler(reader, draws, rng, lanes=lanes, columns=columns, gather_threads=gather_threads)
+        self._sampler: BatchSampler[Any] = made
+        self._fifo = made if isinstance(made, FifoSampler) else None
+        self._priorities = None if isinstance(draws, SlabDraws) else draws.priorities
+        self._prioritized = (
+            made if self._priorities is not None and isinstance(made, (PrioritizedSampler, SequenceSampler)) else None
+        )
+        self._state_fits = f"{_kind(draws)}, lanes {'all' if lanes is None else sorted(lanes)}"
         self._drawn = DrawnWord(drawn_path(reader.path), writable=True)
         self._allowed_batches = 0
-        self._buffers = [sampler.allocate() for _ in range(buffers)]
+        self._batches = 0
+        self._lost_rows = 0
+        self._buffers: list[Any] = [made.allocate(empty) for _ in range(buffers)]
         self._turn = 0
+        if self._fifo is not None and self._drawn.value:
+            skipped = self._fifo.skip_to_newest()
+            self.rebase()
+            log.info("%d rows of an earlier learner are left out: slabs begin with the newest rows", skipped)
 
     @property
     def drawn_rows(self) -> int:
@@ -61,40 +167,104 @@ class ReplayFeed:
         return self._drawn.value
 
     @property
-    def overtaken(self) -> int:
-        """Starts that the writer overwrote before they were handed out."""
-        return self._sampler.overtaken
+    def draws(self) -> Draws:
+        """What is drawn."""
+        return self._draws
+
+    def figures(self) -> dict[str, float]:
+        """Metrics of drawing, by name.
+
+        Overtaken draws were made again; lost rows were overwritten before they were drawn, which none should be; late
+        priorities came after their row was overwritten.
+        """
+        figures = {"replay/overtaken_draws": float(self._sampler.overtaken)}
+        if self._fifo is not None:
+            figures["replay/lost_rows"] = float(self._fifo.lost_rows)
+        if self._prioritized is not None:
+            figures["replay/late_priorities"] = float(self._prioritized.late_updates)
+            figures["replay/importance_exponent"] = self._prioritized.importance_exponent
+        return figures
 
     def may_draw(self) -> bool:
-        """Whether the limiter allows one more batch now."""
+        """Whether one more batch may be drawn now."""
+        if self._fifo is not None:
+            ready = self._fifo.ready
+            self._give_up_lost_rows()
+            return ready
         if self._allowed_batches == 0:
             snapshot = self._reader.snapshot()
             self._allowed_batches = self._limiter.batches_allowed(
-                self._batch_size,
+                self._draws.batch_rows,
                 inserted=snapshot.inserted_rows,
                 drawn=self._drawn.value,
                 readable=snapshot.readable_rows,
             )
         return self._allowed_batches > 0
 
-    def draw(self) -> Windows:
+    def draw(self) -> Batch:
         """The next batch; its arrays are used again ``buffers`` draws later.
 
         Raises: ReplayError where no row can be drawn.
         """
+        if self._prioritized is not None and self._priorities is not None:
+            self._prioritized.importance_exponent = self._priorities.importance_exponent_at(self._batches)
         self._turn = (self._turn + 1) % len(self._buffers)
-        windows = self._sampler.draw(out=self._buffers[self._turn])
-        self._drawn.value = self._drawn.value + windows.drawn_rows
+        batch: Batch = self._sampler.draw(out=self._buffers[self._turn])
+        self._drawn.value = self._drawn.value + batch.drawn_rows
         self._allowed_batches = max(0, self._allowed_batches - 1)
-        return windows
+        self._batches += 1
+        self._give_up_lost_rows()
+        return batch
 
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {"sampler": self._sampler.state(), "drawn_rows": self._drawn.value}
+    def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
+        """New priorities [B] of a drawn batch; call it before the batch's arrays are used again.
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on drawing from the same generator state. The drawn word is the store's business: see ``rebase``."""
-        self._sampler.restore(state["sampler"])
+        Returns: how many were applied; those of rows that were overwritten are not, and without priorities none is.
+        Raises: ReplayError for a priority that is NaN, infinite or negative.
+        """
+        if self._prioritized is None:
+            return 0
+        return self._prioritized.update(batch.lane, batch.generation, priorities)
+
+    def state(self) -> FeedState:
+        """For a checkpoint."""
+        return FeedState.split(
+            {
+                "sampler": self._sampler.state(),
+                "drawn_rows": self._drawn.value,
+                "batches": self._batches,
+                "ring": self._reader.created_unix_ns,
+                "draws": self._state_fits,
+            }
+        )
+
+    def restore(self, state: FeedState) -> None:
+        """Go on drawing from ``state``. The drawn word is the store's business: see ``rebase``.
+
+        What belongs to the rows of another ring (the checkpoint's is gone), to draws of another kind, or to rows that
+        are not there is left out, and that is logged: the generator and the counters go on all the same. Slabs go on
+        with the newest rows in any case.
+        """
+        whole = state.joined()
+        told, fresh = whole["sampler"], self._sampler.state()
+        self._batches = int(whole.get("batches", 0))
+        if self._fifo is not None:
+            reason = ""
+        elif whole.get("ring") != self._reader.created_unix_ns:
+            reason = "the ring of the checkpoint is gone"
+        elif whole.get("draws") != self._state_fits:
+            reason = f"the checkpoint drew {whole.get('draws')}, this session draws {self._state_fits}"
+        else:
+            try:
+                self._sampler.restore(told)
+                return
+            except ReplayError as error:
+                reason = str(error)
+        self._sampler.restore({**fresh, **{name: told[name] for name in _RING_FREE if name in told}})
+        if self._fifo is not None:
+            self._lost_rows = self._fifo.lost_rows
+        if reason:
+            log.warning("what the sampler knew of single rows is left out: %s", reason)
 
     def rebase(self) -> None:
         """Set the limiter's surplus to 0, after a restore with rows missing or added.
@@ -102,11 +272,39 @@ class ReplayFeed:
         Without it the learner would make a burst of updates, or wait for rows that are lost.
         """
         snapshot = self._reader.snapshot()
-        self._drawn.value = self._limiter.rebased_drawn(
-            inserted=snapshot.inserted_rows, readable=snapshot.readable_rows
-        )
+        if self._fifo is not None:
+            self._drawn.value = max(0, snapshot.inserted_rows - self._fifo.readable_rows)
+        else:
+            self._drawn.value = self._limiter.rebased_drawn(
+                inserted=snapshot.inserted_rows, readable=snapshot.readable_rows
+            )
         self._allowed_batches = 0
 
     def close(self) -> None:
         """Let go of the ring's memory."""
         self._reader.close()
+
+    def _give_up_lost_rows(self) -> None:
+        """Count rows as drawn that were overwritten before: else the actors would wait for ever for that."""
+        if self._fifo is None or self._fifo.lost_rows == self._lost_rows:
+            return
+        log.warning(
+            "%d rows were overwritten before they were learned from (%d in all); raise replay.capacity_rows",
+            self._fifo.lost_rows - self._lost_rows,
+            self._fifo.lost_rows,
+        )
+        self._lost_rows = self._fifo.lost_rows
+        self.rebase()
+
+
+def _kind(draws: Draws) -> str:
+    """All that a sampler's state of rows depends on, in words."""
+    if isinstance(draws, WindowDraws):
+        return "windows" if draws.priorities is None else f"windows by priority^{draws.priorities.exponent:g}"
+    if isinstance(draws, SequenceDraws):
+        exponent = 0.0 if draws.priorities is None else draws.priorities.exponent
+        return (
+            f"sequences of {draws.burn_in} + {draws.length} rows every {draws.period} ({draws.tail}) by "
+            f"priority^{exponent:g}"
+        )
+    return "slabs"

@@ -52,7 +52,7 @@ class Slab:
     begins: NDArray[np.bool_]
     """[B, T], where an episode piece begins: the row before is final, or was never drawn (row 0, lost rows)."""
     lane: NDArray[np.int64]
-    """[B], ascending."""
+    """[B], ascending; a lane is met twice where others have too few rows."""
     generation: NDArray[np.int64]
     """[B], absolute number of the first row."""
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -65,12 +65,15 @@ class Slab:
 
 
 class FifoSampler:
-    """Hands out every row once, oldest first in its lane, as slabs of ``rows`` rows of ``batch_lanes`` lanes.
+    """Hands out every row once, oldest first in its lane, as slabs of ``batch_lanes`` pieces of ``rows`` rows.
 
-    Lanes take turns: of those with enough rows the next ones after the last slab's are taken. Where neighbouring lanes
-    are in step (NEXT_STEP actors) a column is one strided copy. Rows that the writer overwrote before they were handed
-    out are gone and counted in ``lost_rows``; the lane then goes on half a ring behind its newest row, for at the
-    oldest one the writer would overtake it again.
+    Lanes take turns: of those with enough rows the next ones after the last slab's are taken. Where they are too few, a
+    lane with rows for several pieces gives several: an actor that has died or is slow stops nobody. So a slab can be
+    drawn whenever lanes × (rows − 1) + (batch_lanes − 1) × rows + 1 rows wait.
+
+    Where neighbouring lanes are in step (NEXT_STEP actors) a column is one strided copy. Rows that the writer overwrote
+    before they were handed out are gone and counted in ``lost_rows``; the lane then goes on half a ring behind its
+    newest row, for at the oldest one the writer would overtake it again.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class FifoSampler:
     @property
     def ready(self) -> bool:
         """Whether a slab can be drawn now."""
-        return int(np.count_nonzero(self._unread() >= self._rows)) >= self._batch
+        return int((self._unread() // self._rows).sum()) >= self._batch
 
     def allocate(self, empty: Empty = np.empty) -> Slab:
         """A slab for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation`` only)."""
@@ -146,7 +149,8 @@ class FifoSampler:
         out = self.allocate() if out is None else out
         for _ in range(_ROUNDS):
             places, turn = self._choose()
-            begin = self._position[places]
+            ordinal = np.arange(self._batch) - np.searchsorted(places, places)  # 0, and 1, 2 … of a lane met again
+            begin = self._position[places] + ordinal * self._rows
             self._copy(self._lanes[places], begin, out)
             late = begin < self._reader.oldest_now()[self._lanes[places]]
             if not late.any():
@@ -161,9 +165,11 @@ class FifoSampler:
         np.equal(out.role, ROLE_STEP, out=out.used)
         out.begins[:, 1:] = final[:, :-1]
         out.begins[:, 0] = ~self._piece_goes_on[places]
+        out.begins[1:, 0] = np.where(ordinal[1:] > 0, final[:-1, -1], out.begins[1:, 0])
         out.lane[:], out.generation[:] = self._lanes[places], begin
-        self._position[places] = begin + self._rows
-        self._piece_goes_on[places] = ~final[:, -1]
+        last = np.append(places[1:] != places[:-1], True)  # which pieces are the last ones of their lanes
+        self._position[places[last]] = begin[last] + self._rows
+        self._piece_goes_on[places[last]] = ~final[last, -1]
         self._turn = turn
         drawn = out.drawn_rows
         self.drawn_rows += drawn
@@ -197,6 +203,16 @@ class FifoSampler:
         self.drawn_rows, self.final_rows = int(state["drawn_rows"]), int(state["final_rows"])
         self.lost_rows, self.overtaken = int(state["lost_rows"]), int(state["overtaken"])
 
+    def skip_to_newest(self) -> int:
+        """Go on with the rows that come from now on: those there are belong to a learner that is gone.
+
+        Returns: how many readable rows are left out, final rows included.
+        """
+        left = self.readable_rows
+        self._position = self._reader.snapshot().cursor[self._lanes]
+        self._piece_goes_on[:] = False
+        return left
+
     def _unread(self) -> NDArray[np.int64]:
         """[L'] rows that each lane has for a slab, after what the writer overwrote was given up."""
         snapshot = self._reader.snapshot()
@@ -210,15 +226,21 @@ class FifoSampler:
         return cursor - self._position
 
     def _choose(self) -> tuple[NDArray[np.int64], int]:
-        """Places of the slab's lanes, ascending, and whose turn it is after them."""
-        unread = self._unread()
-        order = np.roll(np.arange(len(self._lanes)), -self._turn)
-        chosen = order[unread[order] >= self._rows][: self._batch]
-        if len(chosen) < self._batch:
+        """Places of the slab's lanes, ascending, and whose turn it is after them; one that gives several pieces is
+        named several times.
+        """
+        pieces = self._unread() // self._rows
+        if (there := int(pieces.sum())) < self._batch:
             raise ReplayError(
-                f"{self._reader.path}: {len(chosen)} lanes have {self._rows} rows that were not handed out, a slab "
+                f"{self._reader.path}: there are {there} pieces of {self._rows} rows that were not handed out, a slab "
                 f"needs {self._batch}; draw when `ready` says so"
             )
+        order = np.roll(np.arange(len(self._lanes)), -self._turn)
+        chosen = order[:0]
+        while len(chosen) < self._batch:
+            more = order[pieces[order] > 0]
+            chosen = np.concatenate([chosen, more[: self._batch - len(chosen)]])
+            pieces -= 1
         return np.sort(chosen), int(chosen[-1] + 1) % len(self._lanes)
 
     def _copy(self, lanes: NDArray[np.int64], begin: NDArray[np.int64], out: Slab) -> None:

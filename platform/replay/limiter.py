@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import numpy as np
 
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError, ReplayError
+from onibi.platform.replay.draws import SlabDraws
+
+_MINIMUM_ROWS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +22,14 @@ class LimiterSettings(Settings):
     """Pacing of actors and learner."""
 
     samples_per_insert: float = 8.0  # drawn training rows per inserted step row
-    minimum_rows: int = 1_000  # readable rows before the first draw
+    minimum_rows: int | None = None  # readable rows before the first draw; null: 1,000, and none for on-policy learners
     # Drawn rows that either side may run ahead; null: the least that cannot lock, or 10% of what drawing starts with.
     tolerance_rows: float | None = None
 
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
             raise ValueError(f"samples_per_insert is {self.samples_per_insert}, it must be above 0")
-        if self.minimum_rows < 1:
+        if self.minimum_rows is not None and self.minimum_rows < 1:
             raise ValueError(f"minimum_rows is {self.minimum_rows}, it must be at least 1")
         if self.tolerance_rows is not None and not self.tolerance_rows > 0:
             raise ValueError(f"tolerance_rows is {self.tolerance_rows}, it must be above 0 or null")
@@ -47,6 +51,8 @@ class Limiter:
     """Step rows that an actor may want to insert at once; for ``pacing`` alone."""
     largest_batch_rows: int = 1
     """Training rows that the learner may want to draw at once; for ``pacing`` alone."""
+    once: bool = False
+    """Each row is drawn once: drawing never runs ahead of insertion."""
 
     @classmethod
     def from_settings(
@@ -61,30 +67,98 @@ class Limiter:
         Raises: ConfigError, with the sum that does not come out.
         """
         ratio = settings.samples_per_insert
+        minimum = _MINIMUM_ROWS if settings.minimum_rows is None else settings.minimum_rows
         least = 2 * max(ratio * fragment_rows, batch_rows)
         at_once = f"{ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows"
         sums = f"2 x max({at_once}) = {least:g}"
         tolerance = settings.tolerance_rows
         if tolerance is None:
-            tolerance = max(least, 0.1 * ratio * settings.minimum_rows)
+            tolerance = max(least, 0.1 * ratio * minimum)
         if tolerance < least:
             raise ConfigError(
                 f"replay.limiter.tolerance_rows is {tolerance:g}, below {sums}: actors and learner could both "
                 f"wait for ever. "
                 "Raise it, set it to null, or use shorter fragments"
             )
-        if settings.minimum_rows > capacity_rows // 2:
+        if minimum > capacity_rows // 2:
             raise ConfigError(
-                f"replay.limiter.minimum_rows is {settings.minimum_rows}, more than half of the ring's "
+                f"replay.limiter.minimum_rows is {minimum}, more than half of the ring's "
                 f"{capacity_rows} rows: lanes of "
                 "unequal length might never reach it. Lower it or raise replay.capacity_rows"
             )
         return cls(
             ratio=ratio,
-            minimum_rows=settings.minimum_rows,
+            minimum_rows=minimum,
             tolerance_rows=tolerance,
             largest_fragment_rows=fragment_rows,
             largest_batch_rows=batch_rows,
+        )
+
+    @classmethod
+    def for_slabs(
+        cls,
+        settings: LimiterSettings,
+        draws: SlabDraws,
+        *,
+        lanes: int,
+        lanes_per_actor: int,
+        fragment_rows: int,
+        slots: int,
+    ) -> Limiter:
+        """The limiter of a learner that draws every row once: the actors wait while ``tolerance_rows`` rows wait for it.
+
+            least = lanes × (T − 1) + (B − 1) × T + fragment rows
+
+        With fewer, T-row pieces for B might be missing although no actor may insert any more; so many are the default,
+        for rows that wait grow old. At least one actor's lanes must have room for all of them.
+
+        Args:
+            settings: as read.
+            draws: B pieces of T rows.
+            lanes: of the ring.
+            lanes_per_actor: of one actor.
+            fragment_rows: step rows of the largest fragment, over all its lanes.
+            slots: of a lane.
+        Raises: ConfigError, with the sum that does not come out.
+        """
+        if settings.samples_per_insert != 1:
+            raise ConfigError(
+                f"replay.limiter.samples_per_insert is {settings.samples_per_insert:g}, but this learner is on-policy: it "
+                "learns from each row once. Set replay.limiter.samples_per_insert to 1"
+            )
+        if settings.minimum_rows is not None:
+            raise ConfigError(
+                f"replay.limiter.minimum_rows is {settings.minimum_rows}, but this learner is on-policy: it learns from "
+                "rows as soon as they are there. Leave it out, or set it to null"
+            )
+        if draws.batch_lanes > lanes:
+            raise ConfigError(
+                f"the learner draws {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or raise "
+                "actors.count or actors.rollout.envs_per_actor"
+            )
+        rows, at_once = draws.rows, draws.batch_lanes
+        least = lanes * (rows - 1) + (at_once - 1) * rows + fragment_rows
+        sums = f"{lanes} lanes x ({rows} - 1) + ({at_once} - 1) x {rows} + {fragment_rows} fragment rows = {least}"
+        tolerance = float(least) if settings.tolerance_rows is None else settings.tolerance_rows
+        if tolerance < least:
+            raise ConfigError(
+                f"replay.limiter.tolerance_rows is {tolerance:g}, below {sums}: actors and learner could both wait for "
+                "ever. Raise it, set it to null, or use shorter fragments"
+            )
+        needed = math.ceil(tolerance / lanes_per_actor) + fragment_rows // lanes_per_actor + rows + 1
+        if slots < needed:
+            raise ConfigError(
+                f"replay.capacity_rows gives {slots} rows a lane, but {needed} may wait for the learner there: "
+                f"tolerance {tolerance:g} / {lanes_per_actor} lanes of an actor + a fragment + {rows} + 1. Raise "
+                f"replay.capacity_rows to {needed * lanes}, or use shorter fragments"
+            )
+        return cls(
+            ratio=1.0,
+            minimum_rows=0,
+            tolerance_rows=tolerance,
+            largest_fragment_rows=fragment_rows,
+            largest_batch_rows=draws.batch_rows,
+            once=True,
         )
 
     def surplus(self, inserted: int, drawn: float) -> float:
@@ -99,7 +173,8 @@ class Limiter:
 
     def may_draw(self, rows: int, *, inserted: int, drawn: float, readable: int) -> bool:
         """Whether ``rows`` more training rows may be drawn."""
-        return readable >= self.minimum_rows and self.surplus(inserted, drawn + rows) >= -self.tolerance_rows
+        ahead = 0.0 if self.once else self.tolerance_rows
+        return readable >= self.minimum_rows and self.surplus(inserted, drawn + rows) >= -ahead
 
     def batches_allowed(self, rows: int, *, inserted: int, drawn: float, readable: int) -> int:
         """How many batches of ``rows`` training rows may be drawn before the counts must be looked at again."""

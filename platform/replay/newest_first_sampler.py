@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_draws import WindowDraws
 from onibi.platform.replay.window_gather import Empty
 from onibi.platform.replay.window_starts import (
     Span,
@@ -52,7 +52,7 @@ class NewestFirstSampler:
         self._reader, self._rng = reader, rng
         self._log_keep = -np.log(2.0) / half_life_rows  # log of the probability's factor from one age to the next
         self._lanes = checked_lanes(reader, lanes)
-        self._draws = WindowDraws(
+        self._draws = PlannedWindows(
             reader,
             self._choose,
             n_steps=n_steps,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_intake import INTAKES, RowIntake
 from onibi.platform.replay.start_priorities import (
@@ -17,7 +18,6 @@ from onibi.platform.replay.start_priorities import (
     importance_weights,
 )
 from onibi.platform.replay.start_table import StartTable
-from onibi.platform.replay.window_draws import WindowDraws
 from onibi.platform.replay.window_gather import Empty
 from onibi.platform.replay.window_starts import Starts, checked_lanes, no_rows, readable_rows
 from onibi.platform.replay.windows import Windows
@@ -78,7 +78,7 @@ class PrioritizedSampler:
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._intake = RowIntake(reader, self._lanes, ("role", *self._priorities.columns))
         self._importance_exponent = check_importance_exponent(importance_exponent)
-        self._draws = WindowDraws(
+        self._draws = PlannedWindows(
             reader,
             self._choose,
             n_steps=n_steps,

@@ -134,6 +134,11 @@ class RingHeader:
     created_unix_ns: int
 
 
+def lane_slots(capacity_rows: int, lanes: int) -> int:
+    """Slots of each lane where ``lanes`` share ``capacity_rows`` rows, rounded up."""
+    return -(-capacity_rows // lanes)
+
+
 def smallest_slots(fragment_rows: int, window_rows: int) -> int:
     """Fewest slots per lane for fragments of ``fragment_rows`` committed rows a lane: 4 × (rows + head + window
     rows).

@@ -55,7 +55,10 @@ class RingReader:
         Raises: ReplayError where it is missing, foreign, damaged or cut off.
         """
         self.path = path
-        self.layout = read_header(path).layout
+        header = read_header(path)
+        self.layout = header.layout
+        self.created_unix_ns = header.created_unix_ns
+        """Tells this ring from all others, an earlier or later one of the same run included."""
         self._ring = ring or MappedRing(path, self.layout, writable=False)
         self._words = self._ring.words
         self.columns: dict[str, NDArray[Any]] = self._ring.columns

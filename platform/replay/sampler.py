@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_draws import WindowDraws
 from onibi.platform.replay.window_gather import Empty
 from onibi.platform.replay.window_starts import Starts, checked_lanes, drawable_starts, readable_rows, readable_span
 from onibi.platform.replay.windows import Windows
@@ -44,7 +44,7 @@ class UniformSampler:
         """
         self._reader, self._rng = reader, rng
         self._lanes = checked_lanes(reader, lanes)
-        self._draws = WindowDraws(
+        self._draws = PlannedWindows(
             reader,
             self._choose,
             n_steps=n_steps,

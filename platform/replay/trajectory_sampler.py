@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.trajectory_intake import Trajectories, TrajectoryIntake
-from onibi.platform.replay.window_draws import WindowDraws
 from onibi.platform.replay.window_gather import Empty
 from onibi.platform.replay.window_starts import Starts, checked_lanes
 from onibi.platform.replay.windows import Windows
@@ -67,7 +67,7 @@ class TrajectoryWeightedSampler:
         self._temperature, self._by_length = temperature, by_length
         self._lanes = checked_lanes(reader, lanes)
         self._intake = TrajectoryIntake(reader, self._lanes)
-        self._draws = WindowDraws(
+        self._draws = PlannedWindows(
             reader,
             self._choose,
             n_steps=n_steps,

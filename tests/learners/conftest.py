@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from onibi.learners.learner import ReplayNeeds
+from onibi.platform.replay.draws import Batch, SequenceDraws, WindowDraws
+from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
@@ -49,6 +53,57 @@ def windows_of(spec: ReplaySpec, rows: int, n_steps: int, rng: np.random.Generat
     )
 
 
+def batch_of(spec: ReplaySpec, needs: ReplayNeeds, rng: np.random.Generator) -> Batch:
+    """A full batch of random rows in the form that a learner needs, none of them ending an episode.
+
+    Extra columns are random from 0 to 1, but for log-probabilities, which are those of the uniformly random policy.
+    """
+    draws, rows = needs.draws, needs.draws.batch_size
+    if isinstance(draws, WindowDraws):
+        windows = windows_of(spec, rows, draws.n_steps, rng)
+        windows.extra.update(_extra_of(needs, (rows,), spec.actions, rng))
+        return windows
+    sequences = isinstance(draws, SequenceDraws)
+    shape = (draws.window_rows, rows) if sequences else (rows, draws.window_rows)
+    steps, after = (shape, (shape[0] + 1, rows)) if sequences else (shape, (rows, shape[1] + 1))
+    flat = observation_of(spec, int(np.prod(after)), rng)
+    extra = _extra_of(needs, steps, spec.actions, rng)
+    common = {
+        "observation": {name: leaf.reshape(*after, *leaf.shape[1:]) for name, leaf in flat.items()},
+        "action": rng.integers(max(spec.actions, 1), size=steps),
+        "reward": rng.random(steps).astype(np.float32),
+        "caption_id": np.zeros(steps, np.uint32),
+        "caption_count": np.zeros((*steps, spec.keys_per_caption), np.uint16),
+        "policy_version": np.zeros(steps, np.int64),
+        "used": np.ones(steps, bool),
+        "lane": np.arange(rows),
+        "generation": np.full(rows, 100),
+    }
+    if not sequences:
+        flags = {name: np.zeros(steps, np.uint8) for name in ("terminated", "truncated", "role")}
+        return Slab(**common, **flags, begins=np.zeros(steps, bool), extra=extra)
+    first = {name: extra.pop(name)[0] for name in draws.first_row_columns}
+    return Sequences(
+        **common,
+        continues=np.ones(steps, np.float32),
+        learning_mask=np.broadcast_to(np.arange(shape[0])[:, None] >= draws.burn_in, steps).copy(),
+        steps=np.full(rows, shape[0], np.int32),
+        burn_in=np.full(rows, draws.burn_in, np.int32),
+        weight=np.ones(rows, np.float32),
+        extra=extra,
+        first_extra=first,
+    )
+
+
+def _extra_of(
+    needs: ReplayNeeds, shape: tuple[int, ...], actions: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    extra = {column.name: rng.random((*shape, *column.shape)).astype(column.dtype) for column in needs.extra}
+    if "action_log_prob" in extra:
+        extra["action_log_prob"][...] = -np.log(max(actions, 1))
+    return extra
+
+
 FLAT = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=3)
 MIXED = ReplaySpec(
     observation=(
@@ -87,6 +142,11 @@ def specs():
 @pytest.fixture
 def make_windows():
     return windows_of
+
+
+@pytest.fixture
+def make_batch():
+    return batch_of
 
 
 @pytest.fixture

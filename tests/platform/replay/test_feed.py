@@ -7,15 +7,16 @@ import pytest
 
 from onibi.platform.captions import text_hash
 from onibi.platform.fragment import CaptionText, Fragment, KeyText
+from onibi.platform.replay.draws import WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)
 ENVS, BATCH, STEPS = 2, 8, 8
+DRAWS = WindowDraws(n_steps=3, batch_size=BATCH)
 SETTINGS = LimiterSettings(samples_per_insert=4.0, minimum_rows=40, tolerance_rows=None)
 
 
@@ -42,9 +43,7 @@ class Store:
         self.feed = self.open_feed()
 
     def open_feed(self, seed: int = 1) -> ReplayFeed:
-        reader = RingReader(self.shard.path)
-        sampler = UniformSampler(reader, n_steps=3, batch_size=BATCH, rng=np.random.default_rng(seed))
-        return ReplayFeed(reader, sampler, self.limiter, BATCH)
+        return ReplayFeed(RingReader(self.shard.path), DRAWS, self.limiter, np.random.default_rng(seed))
 
     @property
     def inserted(self) -> int:

@@ -21,7 +21,7 @@ Choose = Callable[[int], Starts]
 """Chooses so many starts of a fresh snapshot."""
 
 
-class WindowDraws:
+class PlannedWindows:
     """What every sampler of windows does with its starts.
 
     Indices and scalar columns are made for ``batches_ahead`` batches at once, so a start may be that many draws older

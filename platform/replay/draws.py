@@ -1,0 +1,106 @@
+"""What a learner wants to draw: three descriptions, each naming a sampler and the shape of its batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from onibi.platform.config import Settings
+from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.sequences import Sequences
+from onibi.platform.replay.windows import Windows
+
+Batch: TypeAlias = Windows | Sequences | Slab
+"""What a draw returns: [B, n], [T, B] or [B, T]; see each class for its arrays."""
+
+Exponent = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrioritySettings(Settings):
+    """Draws in proportion to p^exponent, weighed with (N · P)^−importance_exponent (Schaul et al. 2016)."""
+
+    exponent: Annotated[float, Field(ge=0)] = 0.6  # α; 0: uniform
+    importance_exponent: Exponent = 0.4  # β at the first batch
+    importance_exponent_final: Exponent = 1.0  # β after importance_anneal_updates batches
+    importance_anneal_updates: Annotated[int, Field(ge=1)] | None = None  # null: β stays as it is at first
+
+    def importance_exponent_at(self, batch: int) -> float:
+        """β of the batch with this number, counted from 0 over the whole run: linear from the first to the final."""
+        if self.importance_anneal_updates is None:
+            return self.importance_exponent
+        share = min(1.0, batch / self.importance_anneal_updates)
+        return self.importance_exponent + share * (self.importance_exponent_final - self.importance_exponent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowDraws:
+    """``Windows`` of at most ``n_steps``, drawn uniformly or by priority."""
+
+    n_steps: int
+    batch_size: int
+    priorities: PrioritySettings | None = None
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows that the limiter counts for one batch."""
+        return self.batch_size
+
+    @property
+    def window_rows(self) -> int:
+        """The longest reach of a draw in rows: the ring is made for it."""
+        return self.n_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceDraws:
+    """``Sequences`` of up to ``burn_in`` + ``length`` rows, starts every ``period`` rows; see ``SequenceSampler``.
+
+    ``first_row_columns`` are extra columns of the first row alone (a recurrent state); they come in ``first_extra``.
+    """
+
+    length: int
+    burn_in: int
+    period: int
+    batch_size: int
+    tail: Literal["pad", "shift"] = "pad"
+    priorities: PrioritySettings | None = None
+    first_row_columns: tuple[str, ...] = ()
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows that the limiter counts for one batch: burn-in and padding are not counted."""
+        return self.length * self.batch_size
+
+    @property
+    def window_rows(self) -> int:
+        """The longest reach of a draw in rows."""
+        return self.burn_in + self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlabDraws:
+    """``Slab`` of ``rows`` consecutive rows of ``batch_lanes`` lanes, each row once: for on-policy learners."""
+
+    rows: int
+    batch_lanes: int
+
+    @property
+    def batch_size(self) -> int:
+        """B, the lanes of a slab."""
+        return self.batch_lanes
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows that the limiter counts for one batch: final rows are not counted."""
+        return self.rows * self.batch_lanes
+
+    @property
+    def window_rows(self) -> int:
+        """The longest reach of a draw in rows."""
+        return self.rows
+
+
+Draws: TypeAlias = WindowDraws | SequenceDraws | SlabDraws
