@@ -9,6 +9,9 @@ import numpy as np
 ROLE_STEP, ROLE_FINAL = 0, 1
 """Values of the ``role`` column: a step with an action, or an episode's last observation (never drawn)."""
 
+ACTION_MASK = "observation.action_mask"
+"""Observation leaf [A], 0 where an action is not allowed now: read by policies and learners, no input of networks."""
+
 NUMBERS, TEXT_HASH = "numbers", "text hash"
 """What a column holds: values of dtype and unit, or ``captions.text_hash`` of texts in a table beside the rows."""
 

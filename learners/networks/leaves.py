@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.spec import ArraySpec
+from onibi.platform.spec import ACTION_MASK, ArraySpec
 
 _LARGEST_ONE_HOT = 512
 _SMALLEST_IMAGE_SIDE = 5
+
+
+def network_leaves(observation: tuple[ArraySpec, ...]) -> tuple[ArraySpec, ...]:
+    """The leaves that networks read: all but the action mask."""
+    return tuple(spec for spec in observation if spec.name != ACTION_MASK)
 
 
 def leaf_name(spec: ArraySpec) -> str:

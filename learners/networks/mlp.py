@@ -18,19 +18,24 @@ from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
 
 Width = Annotated[int, Field(ge=1)]
+ActivationName = Literal["relu", "tanh"]
 
 
 class Trunk(nn.Module):
-    """Linear → LayerNorm (where asked) → ReLU, as often as ``hidden`` has entries.
+    """Linear → LayerNorm (where asked) → ReLU or tanh, as often as ``hidden`` has entries.
 
     Args:
         features: width of the input.
         hidden: widths of the layers; none passes the input on.
-        layer_norm: LayerNorm before each ReLU.
+        layer_norm: LayerNorm before each activation.
+        saturating: tanh instead of ReLU. Such a trunk has a mark among its buffers, by which actors know it.
     """
 
-    def __init__(self, features: int, hidden: Sequence[int], *, layer_norm: bool) -> None:
+    def __init__(self, features: int, hidden: Sequence[int], *, layer_norm: bool, saturating: bool = False) -> None:
         super().__init__()
+        self.saturating = saturating
+        if saturating:
+            self.register_buffer("tanh", torch.ones(()))
         self.linear = nn.ModuleList()
         self.norm = nn.ModuleList()
         for width in hidden:
@@ -42,7 +47,8 @@ class Trunk(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """[B, F] → [B, hidden[-1]] float32."""
         for linear, norm in zip(self.linear, self.norm, strict=True):
-            features = functional.relu(norm(linear(features)))
+            features = norm(linear(features))
+            features = torch.tanh(features) if self.saturating else functional.relu(features)
         return features
 
 
@@ -77,6 +83,7 @@ class MlpSettings(Settings):
     kind: Literal["mlp"] = "mlp"
     hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128, 128)
     layer_norm: bool = True
+    activation: ActivationName = "relu"
     normalize_observation: bool = False  # by a running mean and deviation
 
 
@@ -99,7 +106,12 @@ class MlpEncoder(nn.Module):
             )
         self.input = FlatInput([flat_leaf(spec) for spec in observation])
         self.normalizer = RunningNormalizer(self.input.features) if settings.normalize_observation else None
-        self.trunk = Trunk(self.input.features, settings.hidden, layer_norm=settings.layer_norm)
+        self.trunk = Trunk(
+            self.input.features,
+            settings.hidden,
+            layer_norm=settings.layer_norm,
+            saturating=settings.activation == "tanh",
+        )
         self.features = self.trunk.features
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
