@@ -16,6 +16,7 @@ class EpisodeBook:
     """Episode ids, step numbers, returns and lengths of E lanes.
 
     An episode id is unique in a run: (actor, session, incarnation, running number) in 12 + 12 + 12 + 27 bits.
+    ``episode_id`` [E] int64 and ``step`` [E] int32 are changed in place: who keeps them takes a copy.
     """
 
     def __init__(self, envs: int, actor: int, incarnation: int, session: int) -> None:
@@ -29,36 +30,50 @@ class EpisodeBook:
         self._return: NDArray[np.float64] = np.zeros(envs, np.float64)
         self._ended: list[EpisodeStatistics] = []
 
-    def record(
-        self,
-        reward: NDArray[np.float32],
-        terminated: NDArray[Any],
-        ended: NDArray[np.bool_],
-        stepped: NDArray[np.bool_],
-        infos: dict[str, Any],
-    ) -> None:
-        """Count one step of the ``stepped`` lanes, and close the episodes of the ``ended`` ones. All are [E]."""
-        self._return += np.where(stepped, reward, 0.0)
-        self.step = (self.step + stepped).astype(np.int32)
-        for lane in np.flatnonzero(ended):
+    def record(self, reward: NDArray[np.float32], stepped: NDArray[np.bool_] | None) -> None:
+        """Count one step of the ``stepped`` lanes [E], None: of all. ``reward`` [E] is that step's."""
+        if stepped is None:
+            self._return += reward
+            self.step += 1
+        else:
+            np.add(self._return, reward, out=self._return, where=stepped)
+            self.step += stepped
+
+    def end(self, lanes: NDArray[np.intp], terminated: NDArray[np.bool_], infos: dict[str, Any]) -> None:
+        """Close the episodes of ``lanes`` (their numbers), whose last step was recorded just now.
+
+        Args:
+            lanes: ascending; none is allowed.
+            terminated: [E] of that step.
+            infos: of that step; ``infos["episode_figures"]`` becomes the statistics' ``extra``.
+        """
+        figures = infos.get("episode_figures")
+        figures = figures if isinstance(figures, dict) else None
+        for lane, episode_id, episode_return, length, fell in zip(
+            lanes.tolist(),
+            self.episode_id[lanes].tolist(),
+            self._return[lanes].tolist(),
+            self.step[lanes].tolist(),
+            terminated[lanes].tolist(),
+            strict=True,
+        ):
             self._ended.append(
                 EpisodeStatistics(
-                    lane=int(lane),
-                    episode_id=int(self.episode_id[lane]),
-                    episode_return=float(self._return[lane]),
-                    length=int(self.step[lane]),
-                    terminated=bool(terminated[lane]),
-                    extra=_figures(infos, int(lane)),
+                    lane=lane,
+                    episode_id=episode_id,
+                    episode_return=episode_return,
+                    length=length,
+                    terminated=fell,
+                    extra={} if figures is None else _figures(figures, lane),
                 )
             )
 
-    def begin(self, lanes: NDArray[np.bool_]) -> None:
-        """Start a new episode in the marked lanes [E]."""
-        count = int(lanes.sum())
-        self.episode_id = self.episode_id.copy()
-        self.episode_id[lanes] = self._next + np.arange(count)
+    def begin(self, lanes: NDArray[np.intp]) -> None:
+        """Start a new episode in ``lanes`` (their numbers, ascending)."""
+        count = len(lanes)
+        self.episode_id[lanes] = np.arange(self._next, self._next + count)
         self._next += count
-        self.step = np.where(lanes, 0, self.step).astype(np.int32)
+        self.step[lanes] = 0
         self._return[lanes] = 0.0
 
     def take(self) -> list[EpisodeStatistics]:
@@ -67,11 +82,8 @@ class EpisodeBook:
         return ended
 
 
-def _figures(infos: dict[str, Any], lane: int) -> dict[str, float]:
+def _figures(figures: dict[str, Any], lane: int) -> dict[str, float]:
     """``info["episode_figures"]`` of one lane, as Gymnasium's vector infos hold it (arrays with ``_name`` masks)."""
-    figures = infos.get("episode_figures")
-    if not isinstance(figures, dict):
-        return {}
     return {
         name: float(values[lane])
         for name, values in figures.items()

@@ -2,62 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.spec import ReplaySpec
+from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 
 class FragmentBuffer:
-    """Columns [E, R, ...] with room for ``rows`` rows a lane, the head row included."""
+    """Columns [E, R, ...] with room for ``rows`` rows a lane, the head row included.
+
+    A column that is never put stays 0.
+    """
 
     def __init__(self, spec: ReplaySpec, envs: int, rows: int) -> None:
-        self._rows = rows
         self._lanes = np.arange(envs)
         self._filled: NDArray[np.int32] = np.zeros(envs, np.int32)
+        self._row = 0  # of all lanes, while they are aligned
         self._aligned = True  # all lanes hold equally many rows: plain slices instead of fancy indices
         self._columns: dict[str, NDArray[Any]] = {}
         for column in spec.columns:
             name, dtype = ("caption_hash", "uint64") if column.name == "caption_id" else (column.name, column.dtype)
             self._columns[name] = np.zeros((envs, rows, *column.shape), dtype)
+        self._put: set[str] = set()
 
     def clear(self) -> None:
         """Forget all rows."""
         self._filled[:] = 0
-        self._aligned = True
+        self._row, self._aligned = 0, True
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Write the named columns of every lane's next row, each value [E, ...] or a scalar, without ending the row.
 
         The observation is put before the environment steps: many environments reuse their observation arrays.
         """
-        where: Any = (slice(None), int(self._filled[0])) if self._aligned else (self._lanes, self._filled)
-        for name, value in row.items():
-            self._columns[name][where] = value
+        columns = self._columns
+        if self._aligned:
+            at = self._row
+            for name, value in row.items():
+                columns[name][:, at] = value
+        else:
+            where = (self._lanes, self._filled)
+            for name, value in row.items():
+                columns[name][where] = value
+        self._put.update(row)
 
     def end_row(self) -> None:
         """Every lane's next row is complete; all its columns must have been put."""
         self._filled += 1
+        self._row += 1
 
-    def append_final(self, row: Mapping[str, Any], lanes: NDArray[np.bool_]) -> None:
-        """A whole further row for the lanes marked in ``lanes`` [E]; columns not named are 0."""
-        chosen = np.flatnonzero(lanes)
-        for name, column in self._columns.items():
+    def append_final(self, row: Mapping[str, Any], lanes: NDArray[np.intp]) -> None:
+        """A whole further row for ``lanes`` (their numbers); columns not named are 0."""
+        at = (lanes, self._filled[lanes])
+        for name in self._put.union(row):
             value = row.get(name, 0)
-            column[chosen, self._filled[chosen]] = value[chosen] if np.ndim(value) else value
-        self._filled[chosen] += 1
+            self._columns[name][at] = value[lanes] if np.ndim(value) else value
+        self._put.update(row)
+        self._filled[lanes] += 1
         self._aligned = False
+
+    def zero_final_rows(self, kept: Iterable[str]) -> None:
+        """Set all columns but ``kept`` to 0 in rows whose role is final: for lanes whose reset step was put as a step.
+
+        Once a fragment, as it would cost too much at every step.
+        """
+        longest = int(self._filled.max())
+        final = self._columns["role"][:, :longest] == ROLE_FINAL
+        final &= np.arange(longest) < self._filled[:, None]
+        where = np.nonzero(final)
+        for name in self._put.difference(kept, ("role",)):
+            self._columns[name][where] = 0
 
     def cut(
         self, head_observation: Mapping[str, NDArray[Any]], head: Mapping[str, Any]
     ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32]]:
         """Put the head row behind each lane's rows; columns [E, longest + 1, ...] and rows per lane [E]."""
         rows_per_lane = self._filled.copy()
-        self.put(dict.fromkeys(self._columns, 0))
-        self.put({**head_observation, **head})
+        self.put({**dict.fromkeys(self._put, 0), **head_observation, **head})
         longest = int(rows_per_lane.max()) + 1
         return {
             name: np.ascontiguousarray(column[:, :longest]) for name, column in self._columns.items()

@@ -103,6 +103,8 @@ class Rollout:
         rows_per_step = 1 if self._mode is AutoresetMode.NEXT_STEP else 2
         self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
         self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
+        self._kept_in_final_rows = ("episode_id", "step", *(column.name for column in spec.observation))
+        self._speaks = captioner.keys_per_caption > 0  # else captions cost nothing: their columns stay 0
         self._counts_column = any(column.name == "observation.caption_counts" for column in spec.observation)
         self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation, identity.session)
         self._sequence = identity.next_sequence
@@ -114,8 +116,10 @@ class Rollout:
         # One number: environments with a vector_entry_point of their own take no list of seeds.
         first_seed = int(env_seed.generate_state(1)[0])
         raw, infos = self._guard(lambda: vector_env.reset(seed=first_seed))
-        self._resetting: NDArray[np.bool_] = np.zeros(self._envs, np.bool_)
-        self._observation = self._first_observation(raw, infos, np.ones(self._envs, np.bool_))
+        self._resetting: NDArray[np.bool_] | None = None  # NEXT_STEP: lanes whose next step is a reset, None for none
+        self._reset_rows = False  # the buffer holds final rows that were put as steps
+        everybody: NDArray[np.bool_] = np.ones(self._envs, np.bool_)
+        self._observation = self._observe({}, raw, infos, fresh=everybody, heard=everybody)
 
     @property
     def weights_version(self) -> int:
@@ -141,6 +145,9 @@ class Rollout:
                     self._policy.load(weights)
             self._step()
             taken += 1
+        if self._reset_rows:
+            self._buffer.zero_final_rows(self._kept_in_final_rows)
+            self._reset_rows = False
         columns, rows_per_lane = self._buffer.cut(
             self._observation, {"episode_id": self._episodes.episode_id, "step": self._episodes.step}
         )
@@ -177,7 +184,7 @@ class Rollout:
             raise EnvironmentFault(
                 f"{self._env_id}: environment {lane} gave the reward {reward[lane]}; rewards must be finite."
             )
-        ended = terminated | truncated
+        terminated, truncated = np.asarray(terminated, np.bool_), np.asarray(truncated, np.bool_)
         row: dict[str, Any] = {
             "action": acted.action,
             "reward": reward,
@@ -190,81 +197,104 @@ class Rollout:
             **acted.extra,
         }
         if self._mode is AutoresetMode.NEXT_STEP:
-            self._step_then_reset(row, raw, infos, ended)
+            self._step_then_reset(row, raw, infos, terminated | truncated)
         else:
-            self._step_and_reset(row, raw, infos, ended)
+            self._step_and_reset(row, raw, infos, terminated | truncated)
 
     def _step_then_reset(self, row: dict[str, Any], raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_]) -> None:
-        """NEXT_STEP: a lane that ended at the last step has only been reset in this one."""
+        """NEXT_STEP: a lane that ended at the last step has only been reset in this one.
+
+        Its row is put as that of the others; ``collect`` sets the columns that a final row lacks to 0, all at once.
+        """
         resetting = self._resetting
-        everybody = np.ones(self._envs, np.bool_)
-        after, hashes, counts = self._observe(raw, infos, resetting, heard=everybody)
-        row["caption_hash"], row["caption_count"] = hashes, counts
-        stepped = ~resetting
-        if resetting.any():
-            row = {
-                name: value if name in _KEPT_IN_FINAL_ROWS else _masked(value, stepped) for name, value in row.items()
-            }
+        after = self._observe(row, raw, infos, fresh=resetting)
+        if resetting is None:
+            self._buffer.put(row)
+            self._buffer.end_row()
+            self._episodes.record(row["reward"], None)
+        else:
             row["role"] = np.where(resetting, ROLE_FINAL, ROLE_STEP)
-        self._buffer.put(row)
-        self._buffer.end_row()
-        self._episodes.record(row["reward"], row["terminated"], ended & stepped, stepped, infos)
-        if resetting.any():
-            self._episodes.begin(resetting)
-            self._state = _reset_state(self._state, self._policy.initial_state(self._envs), resetting)
-        self._resetting = ended & stepped
+            self._buffer.put(row)
+            self._buffer.end_row()
+            self._reset_rows = True
+            stepped = ~resetting
+            ended &= stepped
+            self._episodes.record(row["reward"], stepped)
+        lanes = np.flatnonzero(ended)
+        if len(lanes):
+            self._episodes.end(lanes, row["terminated"], infos)
+        if resetting is not None:
+            self._episodes.begin(np.flatnonzero(resetting))
+            self._state = _reset_state(self._state, self._policy, resetting)
+        self._resetting = ended if len(lanes) else None
         self._observation = after
 
     def _step_and_reset(self, row: dict[str, Any], raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_]) -> None:
         """SAME_STEP and DISABLED: a lane that ended brings its step row and its final row at once."""
-        nobody = np.zeros(self._envs, np.bool_)
+        lanes = np.flatnonzero(ended)
         final_raw, final_infos = raw, infos
-        if ended.any() and self._mode is AutoresetMode.SAME_STEP:
+        if len(lanes) and self._mode is AutoresetMode.SAME_STEP:
             final_raw, final_infos = _with_finals(raw, infos, ended, self._env_id)
-        after, hashes, counts = self._observe(final_raw, final_infos, nobody, heard=~nobody)
-        row["caption_hash"], row["caption_count"] = hashes, counts
+        after = self._observe(row, final_raw, final_infos)
         self._buffer.put(row)
         self._buffer.end_row()
-        self._episodes.record(row["reward"], row["terminated"], ended, ~nobody, final_infos)
-        if ended.any():
+        self._episodes.record(row["reward"], None)
+        if len(lanes):
+            self._episodes.end(lanes, row["terminated"], final_infos)
             final = {**after, "role": ROLE_FINAL, "episode_id": self._episodes.episode_id, "step": self._episodes.step}
-            self._buffer.append_final(final, ended)
+            self._buffer.append_final(final, lanes)
             if self._mode is AutoresetMode.DISABLED:
                 raw, infos = self._guard(lambda: self._env.reset(options={"reset_mask": ended}))
-            self._episodes.begin(ended)
-            self._state = _reset_state(self._state, self._policy.initial_state(self._envs), ended)
-            first = self._first_observation(raw, infos, ended)
+            self._episodes.begin(lanes)
+            self._state = _reset_state(self._state, self._policy, ended)
+            first = self._observe({}, raw, infos, fresh=ended, heard=ended)
             after = {
                 name: np.where(ended.reshape(-1, *[1] * (value.ndim - 1)), first[name], value)
                 for name, value in after.items()
             }
         self._observation = after
 
-    def _first_observation(self, raw: Any, infos: dict[str, Any], lanes: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-        return self._observe(raw, infos, lanes, heard=lanes)[0]
-
     def _observe(
-        self, raw: Any, infos: dict[str, Any], fresh: NDArray[np.bool_], heard: NDArray[np.bool_]
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[np.uint16]]:
-        """View and captions of an observation. In ``fresh`` lanes it is an episode's first, so counts start anew; only
-        ``heard`` lanes count their caption: the others' has been counted with the step that they are still in.
+        self,
+        row: dict[str, Any],
+        raw: Any,
+        infos: dict[str, Any],
+        fresh: NDArray[np.bool_] | None = None,
+        heard: NDArray[np.bool_] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The columns of an observation, [E, ...] each; its captions and their counts are added to ``row``.
+
+        In ``fresh`` lanes (None: in none) it is an episode's first, so counts start anew; only ``heard`` lanes (None:
+        all) count their caption: the others' has been counted with the step that they are still in.
         """
         observation = self._view(raw)
         for name in self._floats:
             if name in observation and not np.isfinite(observation[name]).all():
                 raise EnvironmentFault(f"{self._env_id}: {name} holds NaN or infinity; observations must be finite.")
+        if self._speaks:
+            self._hear(row, raw, infos, fresh, heard)
+        if self._counts_column:
+            observation["observation.caption_counts"] = self._counter.feature()
+        return observation
+
+    def _hear(
+        self,
+        row: dict[str, Any],
+        raw: Any,
+        infos: dict[str, Any],
+        fresh: NDArray[np.bool_] | None,
+        heard: NDArray[np.bool_] | None,
+    ) -> None:
         captions = self._captioner.captions(raw, infos)
-        for lane in np.flatnonzero(fresh):
-            self._counter.reset(int(lane))
-        counts = self._counter.count(captions, heard)
-        hashes = np.fromiter((text_hash(caption.text) for caption in captions), np.uint64, self._envs)
+        if fresh is not None:
+            for lane in np.flatnonzero(fresh).tolist():
+                self._counter.reset(lane)
+        row["caption_count"] = self._counter.count(captions, heard)
+        row["caption_hash"] = np.fromiter((text_hash(caption.text) for caption in captions), np.uint64, self._envs)
         for caption in captions:
             if caption.text and caption.text not in self._sent:
                 self._sent.add(caption.text)
                 self._new_captions.append(caption)
-        if self._counts_column:
-            observation["observation.caption_counts"] = self._counter.feature()
-        return observation, hashes, counts
 
     def _guard(self, call: Callable[[], Any]) -> Any:
         try:
@@ -277,19 +307,11 @@ class Rollout:
             ) from error
 
 
-_KEPT_IN_FINAL_ROWS = ("episode_id", "step")
-
-
-def _masked(value: Any, lanes: NDArray[np.bool_]) -> Any:
-    """``value`` [E, ...] or scalar in the marked lanes, 0 elsewhere."""
-    value = np.asarray(value)
-    mask = lanes.reshape(-1, *[1] * max(value.ndim - 1, 0))
-    return np.where(mask, value, np.zeros((), value.dtype))
-
-
-def _reset_state(state: Any, initial: Any, lanes: NDArray[np.bool_]) -> Any:
+def _reset_state(state: Any, policy: Policy, lanes: NDArray[np.bool_]) -> Any:
+    """``state`` [E, ...] with that of fresh episodes in ``lanes``; None where the policy has none."""
     if state is None:
         return None
+    initial = policy.initial_state(len(lanes))
     return np.where(lanes.reshape(-1, *[1] * (np.ndim(state) - 1)), initial, state)
 
 
@@ -333,6 +355,14 @@ def _replace_lanes(raw: Any, finals: Any, lanes: NDArray[np.intp]) -> Any:
             key: _replace_lanes(value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes)
             for key, value in raw.items()
         }
+    if isinstance(raw, tuple):  # a text of each lane, or the leaves of a Tuple space
+        if all(isinstance(text, str) for text in raw):
+            ended = set(lanes.tolist())
+            return tuple(finals[lane] if lane in ended else text for lane, text in enumerate(raw))
+        return tuple(
+            _replace_lanes(value, {lane: finals[lane][index] for lane in lanes}, lanes)
+            for index, value in enumerate(raw)
+        )
     replaced = np.array(raw)
     for lane in lanes:
         replaced[lane] = finals[lane]

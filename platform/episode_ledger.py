@@ -39,19 +39,23 @@ class EpisodeLedger:
             table: the newest one.
         Returns: for each episode of ``fragment.episodes``, by episode id, its total.
         """
+        if len(self._paid) < len(table.value):
+            self._paid = np.concatenate([self._paid, np.zeros(len(table.value) - len(self._paid))])
+        if caption_id.any():  # else nobody was paid: a run without captions pays nothing for this book either
+            self._book(fragment, caption_id, table)
+        closed = {episode.episode_id: self._totals.pop(episode.episode_id, 0.0) for episode in fragment.episodes}
+        while len(self._totals) > _OPEN_EPISODES_MAX:
+            self._totals.pop(next(iter(self._totals)))
+        return closed
+
+    def _book(self, fragment: Fragment, caption_id: NDArray[Any], table: RewardTable) -> None:
         columns = fragment.columns
         roles = columns["role"]
         steps = (np.arange(roles.shape[1]) < fragment.rows_per_lane[:, None]) & (roles == ROLE_STEP)
         paid, _ = caption_rewards(table, caption_id[steps], columns["caption_count"][steps], self._count_power)
         by_key = rewards_by_key(table, caption_id[steps], columns["caption_count"][steps], self._count_power)
-        by_key = by_key.astype(np.float64)  # bincount of nothing gives integers
-        by_key[: len(self._paid)] += self._paid
-        self._paid = by_key
+        self._paid[: len(by_key)] += by_key
         ids, places = np.unique(columns["episode_id"][steps], return_inverse=True)
         sums = np.bincount(places, weights=paid, minlength=len(ids))
         for episode_id, total in zip(ids.tolist(), sums.tolist(), strict=True):
             self._totals[episode_id] = self._totals.get(episode_id, 0.0) + total
-        closed = {episode.episode_id: self._totals.pop(episode.episode_id, 0.0) for episode in fragment.episodes}
-        while len(self._totals) > _OPEN_EPISODES_MAX:
-            self._totals.pop(next(iter(self._totals)))
-        return closed

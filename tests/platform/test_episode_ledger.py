@@ -121,3 +121,14 @@ def test_what_each_key_was_paid_grows_with_the_table():
     ledger.add(one_step(2, 5, over=True), ids, large)
     ledger.add(one_step(3, 1, over=True), np.full((1, 2), 1, np.uint32), large)
     assert ledger.paid_by_key.tolist() == [0.5, 0, 0, 0, 0.5]
+
+
+def test_fragments_in_which_nothing_was_said_pay_nobody_and_close_their_episodes():
+    ledger = EpisodeLedger(0.0)
+    table = RewardTable(1, CAPTION_KEYS, np.full(KEYS, 1.0, np.float32), np.full(KEYS, LABELLED, np.uint8))
+    silence = np.zeros((1, 2), np.uint32)
+    assert ledger.add(one_step(7, 0, over=False), silence, table) == {}
+    assert ledger.paid_by_key.tolist() == [0.0] * KEYS
+    assert ledger.add(one_step(8, 1, over=False), np.full((1, 2), 1, np.uint32), table) == {}
+    assert ledger.add(one_step(8, 0, over=True), silence, table) == {8: 1.0}, "paid before the silence"
+    assert ledger.add(one_step(7, 0, over=True), silence, table) == {7: 0.0}
