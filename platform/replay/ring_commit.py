@@ -45,8 +45,9 @@ def copy_blocks(slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int) ->
     """
     if not len(slot):
         return []
-    turns = np.flatnonzero((np.diff(slot) != 0) | (np.diff(rows) != 0)) + 1
-    starts = [0, *turns.tolist()]
+    starts = [0]
+    if (slot != slot[0]).any() or (rows != rows[0]).any():
+        starts += (np.flatnonzero((np.diff(slot) != 0) | (np.diff(rows) != 0)) + 1).tolist()
     blocks = []
     for lane, end in zip(starts, [*starts[1:], len(slot)], strict=True):
         at, count = int(slot[lane]), int(rows[lane])

@@ -55,6 +55,10 @@ class RingWriter:
         kept = {*self._head_columns, "role"}
         self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
         self._flat_bytes = {name: row_bytes(column) for name, column in self._ring.columns.items()}
+        self._by_lane = {  # [lanes, slots, ...]
+            name: column.reshape(self.layout.lanes, self.layout.slots, *column.shape[1:])
+            for name, column in self._ring.columns.items()
+        }
         self._check = FragmentCheck(path, layout)
         _writers.add(self)
 
@@ -117,6 +121,7 @@ class RingWriter:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+        self._flat_bytes, self._by_lane = {}, {}  # views keep the memory mapped
         self._ring.release()
         _writers.discard(self)
 
@@ -314,7 +319,7 @@ class RingWriter:
             yield "close head"
         blocks = copy_blocks(commit.first % slots, commit.rows, slots)
         for name, source in commit.columns.items():
-            target = columns[name].reshape(self.layout.lanes, slots, *columns[name].shape[1:])
+            target = self._by_lane[name]
             for begin, lanes, row, slot, count in blocks:
                 target[base + begin : base + begin + lanes, slot : slot + count] = source[
                     begin : begin + lanes, row : row + count
@@ -331,9 +336,10 @@ class RingWriter:
         at = lanes * self.layout.slots + self._words("cursor")[parity, lanes] % self.layout.slots
         foreign = np.zeros(envs, np.bool_)
         for name in self._head_columns:
-            mine = self._flat_bytes[name][at]  # bytes, so that NaN equals itself
+            mine = np.take(self._flat_bytes[name], at, axis=0)  # bytes, so that NaN equals itself
             theirs = np.ascontiguousarray(columns[name][:envs, 0]).reshape(envs, -1).view(np.uint8).reshape(envs, -1)
-            foreign |= (mine != theirs).any(axis=1)
+            if not np.array_equal(mine, theirs):  # the rare case, looked at lane by lane
+                foreign |= (mine != theirs).any(axis=1)
         return is_open, foreign & is_open
 
     def _check_border(

@@ -15,11 +15,14 @@ from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.sampler_threads import SamplerThreads
 from onibi.platform.replay.shard import Shard
 from onibi.platform.replay.windows import Windows
 
 N_STEPS = 3
 GATHER_THREADS = 2
+AHEAD = 2
+"""Batches that each of two sampler threads draws ahead; they are drawn before the clock starts."""
 SOURCES = 4
 """Distinct fragments that insertion takes turns in, here and with the peers: one alone would stay in the cache."""
 
@@ -93,7 +96,7 @@ def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], di
     cases, wrong = {}, {}
     newest = int(reader.snapshot().cursor[0])
 
-    def add(name: str, n_steps: int, sampler, *, update: bool = False) -> None:
+    def add(name: str, n_steps: int, sampler, *, update: bool = False, ahead: int = 0) -> None:
         out = sampler.allocate()
         rng = np.random.default_rng(1)
         priorities = itertools.cycle([rng.random(BATCH) for _ in range(64)])
@@ -104,7 +107,7 @@ def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], di
                 sampler.update(out.lane, out.generation, next(priorities))
             return BATCH
 
-        cases[f"{width.name} {name}"] = Case(call)
+        cases[f"{width.name} {name}"] = Case(call, warm_calls=2 + ahead, settle_seconds=0.05 if ahead else 0.0)
         wrong[f"{width.name} {name}"] = check(width, n_steps, newest, sampler.draw(out))
 
     def settings(n_steps: int) -> dict:
@@ -113,7 +116,9 @@ def sampler_cases(reader: RingReader, width: Width) -> tuple[dict[str, Case], di
     for n in (1, N_STEPS):
         add(f"uniform {n}", n, UniformSampler(reader, **settings(n)))
     for n in (1, N_STEPS):
-        add(f"uniform {n} threads", n, UniformSampler(reader, **settings(n), gather_threads=GATHER_THREADS))
+        add(f"uniform {n} split", n, UniformSampler(reader, **settings(n), gather_threads=GATHER_THREADS))
+        several = [UniformSampler(reader, **settings(n) | {"rng": rng}) for rng in np.random.default_rng(n).spawn(2)]
+        add(f"uniform {n} threads", n, SamplerThreads(several, depth=AHEAD), ahead=2 * (AHEAD + 1))
     add(f"prioritized {N_STEPS}", N_STEPS, PrioritizedSampler(reader, **settings(N_STEPS)), update=True)
     at_once = PrioritizedSampler(reader, **settings(N_STEPS), batches_ahead=1)
     add(f"prioritized {N_STEPS} at once", N_STEPS, at_once, update=True)
