@@ -155,6 +155,7 @@ class Rollout:
         roles = columns["role"]
         committed = np.arange(roles.shape[1]) < rows_per_lane[:, None]
         fragment = Fragment(
+        texts = [] if self._view.texts is None else self._view.texts.take_new()["text"].to_pylist()
             actor=self._identity.actor,
             incarnation=self._identity.incarnation,
             sequence=self._sequence,
@@ -164,6 +165,7 @@ class Rollout:
             episodes=self._episodes.take(),
             env_steps=int(((roles == ROLE_STEP) & committed).sum()),
             collect_seconds=self._clock() - started,
+            new_texts=texts,
         )
         self._sequence += 1
         return fragment

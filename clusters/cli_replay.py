@@ -140,7 +140,8 @@ def query_log(
 ) -> None:
     """Ask a log by SQL (DuckDB). Only reads, and reads nothing but the views.
 
-    Views: rows (lane, generation and the run's columns), captions, episodes, and labels where the run has any. Names
+    Views: rows (lane, generation and the run's columns), captions, episodes, and where the run has any, labels and
+    texts (of Text columns, which hold hashes). Names
     with a dot need quotes; columns of a fixed size are arrays, counted from 1.
 
     Examples:
@@ -207,6 +208,7 @@ def verify(
 
 
 def _views(runs_folder: Path, name: str, *, live: bool) -> dict[str, Any]:
+    from onibi.platform.errors import ConfigError, ReplayError
     from onibi.platform.replay.datasets import sql_query
     from onibi.platform.replay.datasets.live_ring import live_rows
     from onibi.platform.replay.datasets.log_location import find_log
@@ -214,7 +216,11 @@ def _views(runs_folder: Path, name: str, *, live: bool) -> dict[str, Any]:
 
     if live:
         run = find_run(runs_folder, name)
-        return {"rows": live_rows(run), **sql_query.checkpoint_views(run.checkpoints)}
+        views = {"rows": live_rows(run), **sql_query.checkpoint_views(run.checkpoints)}
+        try:
+            return {**views, **sql_query.text_views(find_log(runs_folder, name).open())}
+        except (ConfigError, ReplayError):  # the log is off, or nothing of it is sealed yet
+            return views
     named = find_log(runs_folder, name)
     log = named.open()
     _refuse_empty(log)
@@ -255,6 +261,7 @@ def _print_summary(summary: LogSummary) -> None:
         "return": span,
         "episode length": "–" if summary.episode_length_mean is None else f"{summary.episode_length_mean:.4g}",
         "captions": told_figure(summary.captions),
+        **({"texts": told_figure(summary.texts)} if summary.texts != 0 else {}),
         "segments": f"{summary.segments:,}",
         "on disk": f"{summary.bytes / 1e6:,.2f} MB"
         + (f", {summary.bytes / summary.rows:,.1f} bytes a row" if summary.rows else ""),

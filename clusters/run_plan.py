@@ -25,7 +25,7 @@ from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.reward_mixer import RewardMixer, value_bounds
-from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER = range(4)
 
@@ -119,7 +119,7 @@ class RunPlan:
         owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
         learner: Learner = owner(
             settings.learner,
-            self.spec,
+            _learners_spec(settings, self.spec),
             value_bounds=_value_bounds(settings),
             seed=role_seed(settings, ROLE_LEARNER),
             device=device,
@@ -191,7 +191,25 @@ def plan_run(settings: RunSettings) -> RunPlan:
         keys_per_caption=max(1, captioner.keys_per_caption),
         extra=needs.extra,
     )
-    return RunPlan(settings, spec, captioner.key_version, needs, owner.policy_factory(settings.learner, spec))
+    policy_factory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
+    return RunPlan(settings, spec, captioner.key_version, needs, policy_factory)
+
+
+def _learners_spec(settings: RunSettings, spec: ReplaySpec) -> ReplaySpec:
+    """The row layout as networks see it: a hash of a text is no number, so only a network of the user's own reads it.
+
+    Raises: SpecError where nothing is left to read.
+    """
+    if getattr(getattr(settings.learner, "network", None), "kind", None) == "custom":
+        return spec
+    readable = tuple(column for column in spec.observation if column.content != TEXT_HASH)
+    if not readable:
+        raise SpecError(
+            f"{settings.environment.id}: its observation is Text alone, which is stored as hashes, and "
+            "learner.network reads numbers. Set learner.network.kind to custom and path to an encoder that reads "
+            "them, or let the environment give numbers as well."
+        )
+    return replace(spec, observation=readable)
 
 
 def raw_keys(settings: RunSettings) -> tuple[str, ...]:

@@ -59,6 +59,7 @@ class Fragment:
     rows_per_lane: NDArray[np.int32]  # [E]
     columns: dict[str, NDArray[Any]]
     new_captions: list[CaptionText] = field(default_factory=list)
+    new_texts: list[str] = field(default_factory=list)  # of Text leaves, each with the first rows that have it
     episodes: list[EpisodeStatistics] = field(default_factory=list)
     env_steps: int = 0  # step rows (role 0) in it
     collect_seconds: float = 0.0

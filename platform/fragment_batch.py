@@ -21,7 +21,8 @@ _EPISODE_FIGURES = tuple(each.name for each in dataclasses.fields(EpisodeStatist
 def to_batch(fragment: Fragment) -> pa.RecordBatch:
     """E × R rows, lane-major; scalars as primitives, arrays as fixed-size lists in C order.
 
-    The schema's metadata hold what is not rows: ``fragment`` (identity, rows per lane), ``captions``, ``episodes``.
+    The schema's metadata hold what is not rows: ``fragment`` (identity, rows per lane), ``captions``, ``texts``,
+    ``episodes``.
     """
     fields, arrays = [], []
     for name, column in fragment.columns.items():
@@ -42,6 +43,7 @@ def to_batch(fragment: Fragment) -> pa.RecordBatch:
     others = {
         "fragment": json.dumps(head),
         "captions": json.dumps(captions),
+        "texts": json.dumps(fragment.new_texts),
         "episodes": json.dumps(_episode_columns(fragment.episodes)),
     }
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, others))
@@ -53,7 +55,7 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
     Raises: ReplayError where the batch was not made by ``to_batch``.
     """
     metadata = batch.schema.metadata or {}
-    if not {b"fragment", b"captions", b"episodes"} <= set(metadata):
+    if not {b"fragment", b"captions", b"texts", b"episodes"} <= set(metadata):
         raise ReplayError(f"a record batch with the columns {batch.schema.names[:8]} is no fragment; send to_batch(…)")
     head = json.loads(metadata[b"fragment"])
     rows_per_lane: NDArray[np.int32] = np.array(head.pop("rows_per_lane"), np.int32)
@@ -71,7 +73,10 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
         for text, keys in json.loads(metadata[b"captions"])
     ]
     episodes = list(map(EpisodeStatistics, *json.loads(metadata[b"episodes"])))
-    return Fragment(rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, episodes=episodes, **head)
+    texts = json.loads(metadata[b"texts"])
+    return Fragment(
+        rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, new_texts=texts, episodes=episodes, **head
+    )
 
 
 def _episode_columns(episodes: Sequence[EpisodeStatistics]) -> list[list[Any]]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.schema import ObservationLeaves
+from onibi.platform.replay.text_table import TextTable
+from onibi.platform.spec import TEXT_HASH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class LeavesSettings(Settings):
 
 
 class LeavesView:
-    """Stores the leaves of a Box, Discrete or (nested) Dict space unchanged.
+    """Stores the leaves of a Box, Discrete, Text or (nested) Dict or Tuple space unchanged; of a text its 64-bit hash.
 
     Raises:
         SpecError: a leaf has no fixed width, or ``keys`` names a key that the space does not have.
@@ -38,9 +40,11 @@ class LeavesView:
             if missing:
                 raise SpecError(f"view.keys names {missing}; the observation space has {sorted(space.keys())}.")
             space = gym.spaces.Dict({key: space[key] for key in settings.keys})
-        self._leaves = ObservationLeaves(space)
+        texts = TextTable()
+        self._leaves = ObservationLeaves(space, texts)
         self.raw_keys = settings.keys
         self.specs = self._leaves.specs
+        self.texts = texts if any(column.content == TEXT_HASH for column in self.specs) else None
 
     def __call__(self, raw: Any) -> dict[str, NDArray[Any]]:
         """Leaves [E, ...] by column name."""

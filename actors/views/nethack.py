@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
+from onibi.platform.replay.text_table import TextTable
 from onibi.platform.spec import ArraySpec
 
 CHARACTER_CLASSES = (
@@ -95,6 +96,7 @@ class NetHackView:
         """Columns [E, ...] of raw observations [E, ...]."""
         blstats = raw["blstats"]
         x = np.clip(blstats[:, 0], 0, _MAP_COLUMNS - 1)
+        self.texts: TextTable | None = None
         y = np.clip(blstats[:, 1], 0, _MAP_ROWS - 1)
         classes = character_classes(raw["chars"], raw["colors"])
         columns: dict[str, NDArray[Any]] = {"observation.crop": self._crop(classes, x, y)}

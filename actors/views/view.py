@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from onibi.platform.replay.text_table import TextTable
 from onibi.platform.spec import ArraySpec
 
 
@@ -17,6 +18,9 @@ class View(Protocol):
 
     specs: tuple[ArraySpec, ...]
     """The columns it makes, named ``observation`` or ``observation.KEY``."""
+
+    texts: TextTable | None
+    """Where the texts of Text leaves are kept, whose columns hold hashes; None where there is no such leaf."""
 
     def __call__(self, raw: Any) -> dict[str, NDArray[Any]]:
         """Columns [E, ...] of raw observations of E environments. May alias ``raw``; never writes to it."""

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.captions import text_hash
-from onibi.platform.errors import CaptionError, LeaseError, ReplayError
+from onibi.platform.errors import CaptionError, LeaseError, ReplayError, SpecError
 from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics, Fragment
+from onibi.platform.replay.fragment_texts import FragmentTexts
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
 from onibi.platform.replay.ring_file import drawn_path
+from onibi.platform.replay.ring_layout import RingLayout
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
 
@@ -78,7 +81,8 @@ class Shard:
         DrawnWord.create(drawn_path(writer.path))
         self._drawn = DrawnWord(drawn_path(writer.path), writable=False)
         self._caption_ids: dict[CaptionHash, int] = {0: 0}
-        self._texts: dict[CaptionHash, CaptionText] = {}  # met in a fragment, not resolved yet
+        self._unresolved: dict[CaptionHash, CaptionText] = {}  # met in a fragment
+        self._texts = FragmentTexts(writer.path, writer.layout.spec)
         self._episodes: list[EpisodeStatistics] = []
         self._envs = np.zeros(writer.layout.groups, np.int64)
         self._log: LogWriter | None = None
@@ -135,9 +139,23 @@ class Shard:
         """The row layout."""
         return self._writer.layout.spec
 
+    @property
+    def layout(self) -> RingLayout:
+        """The ring's groups, lanes and columns."""
+        return self._writer.layout
+
+    def is_free(self, group: int) -> bool:
+        """Whether no actor has the group."""
+        return self._writer.is_free(group)
+
     def attach_log(self, log_writer: LogWriter) -> None:
         """Log every row from now on; ``close`` closes the log too."""
         self._log = log_writer
+        self._texts.merge(log_writer.opened.texts)
+
+    def texts(self) -> pa.Table:
+        """What the hashes in Text columns stand for, as far as this shard was told: ``text_table.TEXT_SCHEMA``."""
+        return self._texts.to_arrow()
 
     def register(self, actor: int, envs: int) -> Lease:
         """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
@@ -184,11 +202,13 @@ class Shard:
         Raises:
             LeaseError: its incarnation is not the registered one.
             CaptionError: a caption hash came without its text.
-            ReplayError: it does not fit the ring. Nothing was written in any of these cases.
+            SpecError: two texts of a Text column have one hash.
+            ReplayError: it does not fit the ring, or a hash of a Text column came without its text. Nothing was
+                written in any of these cases.
         """
         try:
             return self._insert(fragment)
-        except (ReplayError, CaptionError):
+        except (ReplayError, CaptionError, SpecError):
             self._refused += 1
             raise
 
@@ -214,7 +234,9 @@ class Shard:
                 f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])"
             )
         columns["caption_id"] = self._resolved(fragment, hashes)
+        new_texts = self._texts.take(fragment)
         if self._log is not None:
+            self._log.learn_texts(new_texts)
             self._log.wait_for_room(*self._lanes_of(fragment))
         outcome = self._writer.insert(
             fragment.actor,
@@ -337,7 +359,7 @@ class Shard:
         for caption in fragment.new_captions:
             hashed = text_hash(caption.text)
             if hashed not in self._caption_ids:
-                self._texts[hashed] = caption
+                self._unresolved[hashed] = caption
         ids = np.zeros(hashes.shape, np.uint32)
         behind = np.arange(hashes.shape[1]) < fragment.rows_per_lane[:, None]
         spoken = np.flatnonzero((hashes != 0) & behind)
@@ -346,7 +368,7 @@ class Shard:
         distinct, inverse = np.unique(hashes.reshape(-1)[spoken], return_inverse=True)
         names: list[CaptionHash] = distinct.tolist()
         unknown = [name for name in names if name not in self._caption_ids]
-        if missing := [name for name in unknown if name not in self._texts]:
+        if missing := [name for name in unknown if name not in self._unresolved]:
             raise CaptionError(
                 f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption "
                 f"hashes without a text "
@@ -354,11 +376,11 @@ class Shard:
                 f"register it again"
             )
         if unknown:
-            found = self._resolve([self._texts[name] for name in unknown])
+            found = self._resolve([self._unresolved[name] for name in unknown])
             for name, caption_id in zip(unknown, found.tolist(), strict=True):
                 self._caption_ids[name] = caption_id
                 if self._log is not None:
-                    self._log.learn({caption_id: self._texts[name]})
-                self._texts.pop(name)
+                    self._log.learn({caption_id: self._unresolved[name]})
+                self._unresolved.pop(name)
         ids.reshape(-1)[spoken] = np.array([self._caption_ids[name] for name in names], np.uint32)[inverse]
         return ids

@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import SpecError
+from onibi.platform.spec import TEXT_HASH, ReplaySpec
 
-_SCHEMA = pa.schema(
+TEXT_SCHEMA = pa.schema(
     [pa.field("text_hash", pa.uint64(), nullable=False), pa.field("text", pa.string(), nullable=False)],
     metadata={"onibi_table": "texts"},
 )
+"""Columns of a table of texts, in memory and on disk."""
+
+
+def text_columns(spec: ReplaySpec) -> tuple[str, ...]:
+    """Names of the columns that hold hashes of texts."""
+    return tuple(column.name for column in spec.columns if column.content == TEXT_HASH)
 
 
 class TextTable:
@@ -30,6 +37,10 @@ class TextTable:
     def __len__(self) -> int:
         return len(self._texts)
 
+    def __contains__(self, hashed: int) -> bool:
+        """Whether the text of a hash is known."""
+        return not hashed or int(hashed) in self._texts
+
     def __getitem__(self, hashed: int) -> str:
         """The text of a hash. Raises: KeyError where it was never interned here."""
         return self._texts[int(hashed)] if hashed else ""
@@ -44,11 +55,11 @@ class TextTable:
     def take_new(self) -> pa.Table:
         """The texts added since the last call, for the fragment (or file) that goes out with their first rows."""
         taken, self._new = self._new, []
-        return _table({hashed: self._texts[hashed] for hashed in taken})
+        return texts_table({hashed: self._texts[hashed] for hashed in taken})
 
     def to_arrow(self) -> pa.Table:
         """All texts: ``text_hash`` uint64, ``text`` string, in the order in which they came."""
-        return _table(self._texts)
+        return texts_table(self._texts)
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> TextTable:
@@ -97,5 +108,6 @@ class TextTable:
         return hashed
 
 
-def _table(texts: Mapping[int, str]) -> pa.Table:
-    return pa.table([pa.array(texts, pa.uint64()), pa.array(texts.values(), pa.string())], schema=_SCHEMA)
+def texts_table(texts: Mapping[int, str]) -> pa.Table:
+    """Texts by their hash, as a table of ``TEXT_SCHEMA``."""
+    return pa.table([pa.array(texts, pa.uint64()), pa.array(texts.values(), pa.string())], schema=TEXT_SCHEMA)

@@ -217,14 +217,16 @@ def test_a_time_limit_below_one_is_refused(max_episode_steps):
 
 def test_an_observation_of_no_fixed_width_is_refused_by_name():
     class Talker(gym.Env):
-        observation_space = gym.spaces.Dict({"text": gym.spaces.Text(20), "place": gym.spaces.Discrete(3)})
+        words = gym.spaces.Sequence(gym.spaces.Discrete(20))
+        observation_space = gym.spaces.Dict({"words": words, "place": gym.spaces.Discrete(3)})
         action_space = gym.spaces.Discrete(2)
 
     env = SyncVectorEnv([Talker])
-    with pytest.raises(SpecError, match=r"text.*no fixed width"):
+    with pytest.raises(SpecError, match=r"words.*no fixed width"):
         LeavesView(LeavesSettings(), env.single_observation_space)
     view = LeavesView(LeavesSettings(keys=("place",)), env.single_observation_space)
     assert [spec.name for spec in view.specs] == ["observation.place"]
-    with pytest.raises(SpecError, match=r"view.keys names \['plaice'\]; .*'place', 'text'"):
+    assert view.texts is None
+    with pytest.raises(SpecError, match=r"view.keys names \['plaice'\]; .*'place', 'words'"):
         LeavesView(LeavesSettings(keys=("plaice",)), env.single_observation_space)
     env.close()

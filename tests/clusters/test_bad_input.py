@@ -51,7 +51,7 @@ CASES = {
         1,
         ["Pendulum-v1", "Discrete"],
     ),
-    "observation without fixed width": ({"environment": {"id": "{module}:Talker"}}, 1, ["text", "no fixed width"]),
+    "observation without fixed width": ({"environment": {"id": "{module}:Talker"}}, 1, ["words", "no fixed width"]),
     "broken regex": ({"annotator.lexicon": "{folder}/broken.yaml"}, 2, ["broken.yaml", "rule 2", "(unclosed"]),
     "no such lexicon": ({"annotator.lexicon": "nethak"}, 2, ["nethak", "nethack"]),
     "limiter that could lock": (
@@ -83,7 +83,7 @@ def test_a_wrong_setting_is_one_message_and_starts_nothing(case, workshop, onibi
     (tmp_path / "talker_envs.py").write_text(
         "import gymnasium as gym\n"
         "class Talker(gym.Env):\n"
-        "    observation_space = gym.spaces.Dict({'text': gym.spaces.Text(9), 'place': gym.spaces.Discrete(3)})\n"
+        "    observation_space = gym.spaces.Dict({'words': gym.spaces.Sequence(gym.spaces.Discrete(9))})\n"
         "    action_space = gym.spaces.Discrete(2)\n",
         encoding="utf-8",
     )

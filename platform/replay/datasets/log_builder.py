@@ -34,10 +34,12 @@ class LogBuilder:
         self._run_id = run_id or uuid.uuid4().hex
         try:
             self._files = open_files(location, create=True)
+            self._lock = self._files.lock()
             there = self._files.names()
         except (OSError, ReplayError) as error:
             raise ConfigError(f"{location}: no log can be made there ({error}). Choose another folder.") from error
         if any(group_of(name) is not None for name in there):
+            self._unlock()
             raise ConfigError(
                 f"{location}: a replay log is there already, and an import makes a new one. Choose an empty folder."
             )
@@ -54,6 +56,11 @@ class LogBuilder:
     ) -> None:
         if error is not None:
             self._files.remove([name for name in self._files.names() if group_of(name) is not None])
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def seal(
         self,
@@ -64,8 +71,10 @@ class LogBuilder:
         *,
         captions: Mapping[int, CaptionText],
         episodes: Sequence[EpisodeStatistics],
+        texts: Mapping[int, str] | None = None,
     ) -> None:
-        """One segment: rows [N], in each lane by rising generation. Captions come with the first rows that name them.
+        """One segment: rows [N], in each lane by rising generation. Captions and texts (by hash) come with the first
+        rows that name them.
 
         Raises: ConfigError where a lane's generations do not rise; OSError where the disk refuses.
         """
@@ -85,6 +94,7 @@ class LogBuilder:
             episodes,
             next_generation=[following.get(number, 0) for number in range(lanes)],
             ring=RingOrigin(created_unix_ns=0, first_generation=(0,) * lanes),  # of no ring: nothing can go on with it
+            texts=texts,
         )
         self.rows += len(lane)
         self.segments += 1

@@ -56,6 +56,7 @@ class LogSummary:
     returns: ReturnSummary | None  # None also where no episode has finished
     episode_length_mean: float | None
     captions: int | None
+    texts: int | None  # of Text columns
     first_sealed: str | None  # ISO 8601, UTC
     last_sealed: str | None
     columns: tuple[ColumnSummary, ...]
@@ -73,9 +74,9 @@ def summarize(opened: ReplayLog) -> LogSummary:
     segments = opened.segments
     steps: int | None = 0
     columns: tuple[ColumnSummary, ...] = ()
-    captions = episodes = None
+    captions = episodes = texts = None
     try:
-        captions, episodes = opened.captions(), opened.episodes()
+        captions, episodes, texts = opened.captions(), opened.episodes(), opened.texts()
     except ReplayError as error:
         faults.append(str(error))
     if segments:
@@ -102,6 +103,7 @@ def summarize(opened: ReplayLog) -> LogSummary:
         returns=_returns(episodes),
         episode_length_mean=_mean(episodes, "length"),
         captions=None if captions is None else captions.num_rows,
+        texts=None if texts is None else texts.num_rows,
         first_sealed=_moment(min((segment.created_unix_ns for segment in segments), default=None)),
         last_sealed=_moment(max((segment.created_unix_ns for segment in segments), default=None)),
         columns=columns,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from onibi.platform.replay.log.log_files import local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import segment_schema
 from onibi.platform.replay.schema import OBSERVATION
-from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 
 Pieces = Literal["ended", "begun", "all"]
 """Which episodes are exported: ``ended`` whole ones alone; ``begun`` also those that something cut off (the log's end,
@@ -63,12 +63,12 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
     storage_module = load_package("minari.dataset.minari_storage", "a Minari export")
     load_package("h5py", "a Minari export")
     spec, folder = log.spec, _new_folder(location)
-    captions = captions_of(log.captions())
+    captions, texts = captions_of(log.captions()), _texts_of(log)
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        observation_space, action_space = spaces_of(spec)
+        observation_space, action_space = spaces_of(spec, texts)
         storage = storage_module.MinariStorage.new(
             temporary / "data", observation_space, action_space, data_format="hdf5", jpeg_encoding=False
         )
@@ -82,9 +82,9 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
                 ONIBI_METADATA: {"schema": schema, "run_id": run_id},
             }
         )
-        tally = _Tally(pieces)
+        tally = _Tally(pieces, _text_leaves(spec), texts)
         chosen = filter(tally.takes, episode_pieces(spec, ((each.shard, log.read(each)) for each in log.segments)))
-        for batch in _batches(spec, captions, chosen):
+        for batch in _batches(spec, captions, texts, chosen):
             first = storage.total_episodes
             storage.update_episodes([buffer for buffer, _ in batch])
             storage.update_episode_metadata([metadata for _, metadata in batch], range(first, first + len(batch)))
@@ -97,18 +97,18 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
     return Transfer(location=location, rows=tally.rows, episodes=tally.episodes, notes=tally.notes())
 
 
-def spaces_of(spec: ReplaySpec) -> tuple[Any, Any]:
-    """(observation space, action space): a Box a leaf, in nested Dicts as the columns' names say.
+def spaces_of(spec: ReplaySpec, texts: Mapping[int, str]) -> tuple[Any, Any]:
+    """(observation space, action space): a Box or Text a leaf, in nested Dicts as the columns' names say.
 
     Tuples come out as Dicts with the keys "0", "1"…; Discrete and the like as Box with their bounds: a row's column
-    holds no more.
+    holds no more. Text has the longest of ``texts`` (by hash) and all their characters.
     """
     from gymnasium import spaces
 
     def nested(tree: dict[str, Any]) -> Any:
         return spaces.Dict({key: nested(child) if isinstance(child, dict) else child for key, child in tree.items()})
 
-    tree = nest({column.name: _box(column) for column in spec.observation})
+    tree = nest({column.name: _leaf_space(column, texts) for column in spec.observation})
     return (nested(tree) if isinstance(tree, dict) else tree), spaces.Discrete(spec.actions)
 
 
@@ -148,10 +148,11 @@ def dataset_id(name: str) -> str:
 class _Tally:
     """Which pieces go into the dataset, and what is to be said about those that do not."""
 
-    def __init__(self, pieces: Pieces) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Pieces, text_leaves: tuple[str, ...], texts: Mapping[int, str]) -> None:
+        self._pieces, self._text_leaves, self._texts = pieces, text_leaves, texts
         self.rows = self.episodes = 0
         self._cut = self._unbegun = self._unended = self._lost_steps = 0
+        self._lost_texts: set[int] = set()
 
     def takes(self, piece: EpisodePiece) -> bool:
         """Whether a piece is exported; counts it."""
@@ -165,6 +166,9 @@ class _Tally:
         self.rows += len(piece.rows)
         self._cut += not piece.ended
         self._lost_steps += not piece.final_stored
+        for name in self._text_leaves:
+            hashes = np.unique(piece.rows.columns[name]).tolist()
+            self._lost_texts.update(hashed for hashed in hashes if hashed and hashed not in self._texts)
         return True
 
     def notes(self) -> tuple[str, ...]:
@@ -174,19 +178,20 @@ class _Tally:
             (self._unended, "episodes left out: the environment did not end them (--pieces begun takes them)"),
             (self._cut, "episodes were cut off, by the log's end or an actor's: their last step is marked truncated"),
             (self._lost_steps, "steps left out: the observation after them is not in the log"),
+            (len(self._lost_texts), "texts are empty: they died with their process, the log has their hashes alone"),
         ]
         always = "not in a Minari dataset: lanes and row numbers, figures of episodes, and the environment's own spec"
         return (*(f"{count} {text}" for count, text in told if count), always)
 
 
 def _batches(
-    spec: ReplaySpec, captions: dict[int, CaptionText], pieces: Iterator[EpisodePiece]
+    spec: ReplaySpec, captions: dict[int, CaptionText], texts: Mapping[int, str], pieces: Iterator[EpisodePiece]
 ) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     """Minari's buffers with their metadata, so many at once that its files are not opened for each of them."""
-    texts = {number: caption.text.replace("\0", "\N{REPLACEMENT CHARACTER}") for number, caption in captions.items()}
+    heard = {number: _without_nul(caption.text) for number, caption in captions.items()}
     batch, rows = [], 0
     for piece in pieces:
-        batch.append(_buffer(spec, texts, piece))
+        batch.append(_buffer(spec, heard, texts, piece))
         rows += len(piece.rows)
         if len(batch) >= _EPISODES_AT_ONCE or rows * spec.row_bytes >= _BYTES_AT_ONCE:
             yield batch
@@ -195,16 +200,21 @@ def _batches(
         yield batch
 
 
-def _buffer(spec: ReplaySpec, texts: dict[int, str], piece: EpisodePiece) -> tuple[Any, dict[str, Any]]:
+def _buffer(
+    spec: ReplaySpec, heard: Mapping[int, str], texts: Mapping[int, str], piece: EpisodePiece
+) -> tuple[Any, dict[str, Any]]:
     """Minari's buffer of a piece, and the episode's metadata."""
     columns, steps = piece.rows.columns, piece.steps
     truncated = columns["truncated"][:steps].astype(np.bool_)
     truncated[-1] |= not piece.ended
+    observation: dict[str, Any] = {column.name: columns[column.name] for column in spec.observation}
+    for name in _text_leaves(spec):
+        observation[name] = [texts.get(hashed, "") for hashed in columns[name].tolist()]
     names = (*INFO_COLUMNS, *(column.name for column in spec.extra))
     infos: dict[str, Any] = {name: _after_step(columns[name], steps) for name in names}
-    infos["caption"] = [texts.get(number, "") for number in infos["caption_id"].tolist()]
+    infos["caption"] = [heard.get(number, "") for number in infos["caption_id"].tolist()]
     buffer = load_package("minari.data_collector.episode_buffer", "a Minari export").EpisodeBuffer(
-        observations=nest({column.name: columns[column.name] for column in spec.observation}),
+        observations=nest(observation),
         actions=columns["action"][:steps],
         rewards=columns["reward"][:steps],
         terminations=columns["terminated"][:steps].astype(np.bool_),
@@ -226,6 +236,31 @@ def _after_step(values: NDArray[Any], steps: int) -> NDArray[Any]:
     shifted = np.zeros((steps + 1, *values.shape[1:]), values.dtype)
     shifted[1:] = values[:steps]
     return shifted
+
+
+def _text_leaves(spec: ReplaySpec) -> tuple[str, ...]:
+    return tuple(column.name for column in spec.observation if column.content == TEXT_HASH)
+
+
+def _texts_of(log: ReplayLog) -> dict[int, str]:
+    table = log.texts()
+    texts = map(_without_nul, table["text"].to_pylist())
+    return dict(zip(table["text_hash"].to_pylist(), texts, strict=True))
+
+
+def _without_nul(text: str) -> str:
+    """HDF5 ends a string at its first NUL."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _leaf_space(column: ArraySpec, texts: Mapping[int, str]) -> Any:
+    if column.content != TEXT_HASH:
+        return _box(column)
+    from gymnasium import spaces
+
+    characters = sorted(set().union(*texts.values())) or [" "]
+    longest = max(map(len, texts.values()), default=1)
+    return spaces.Text(longest, min_length=0, charset="".join(characters))
 
 
 def _box(column: ArraySpec) -> Any:

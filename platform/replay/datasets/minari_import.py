@@ -1,8 +1,8 @@
 """A Minari dataset as a log: one row a step, one final row an episode, so that samplers draw it as any other.
 
-Of datasets that Onibi exported everything comes back: columns, captions with their keys, episode ids, cuts without a
-flag. Of others: observations of fixed width, discrete actions (shifted to begin at 0), rewards as float32, flags, and
-the texts in ``infos["caption"]`` where there are any.
+Of datasets that Onibi exported everything comes back: columns, texts, captions with their keys, episode ids, cuts
+without a flag. Of others: observations of fixed width or Text, discrete actions (shifted to begin at 0), rewards as
+float32, flags, and the texts in ``infos["caption"]`` where there are any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.datasets.parquet_files import Transfer, group_rows
 from onibi.platform.replay.log.segment_format import spec_of_segment
 from onibi.platform.replay.schema import OBSERVATION, ObservationLeaves
-from onibi.platform.spec import ROLE_FINAL, ReplaySpec
+from onibi.platform.replay.text_table import TextTable
+from onibi.platform.spec import ROLE_FINAL, TEXT_HASH, ReplaySpec
 
 
 def find_minari(location: str) -> Path | None:
@@ -85,6 +86,7 @@ class _Source:
     captions: dict[int, CaptionText]
     notes: list[str] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
+    texts: TextTable = field(default_factory=TextTable)  # of Text leaves
 
     def __post_init__(self) -> None:
         self.ids = {caption.text: number for number, caption in self.captions.items()}
@@ -104,7 +106,10 @@ class _Source:
             leaf = value
             for part in () if bare else leaf_path(column.name):
                 leaf = leaf[part]
-            flat[column.name] = np.asarray(leaf).astype(np.dtype(column.dtype), copy=False)
+            if column.content == TEXT_HASH:
+                flat[column.name] = self.texts.intern(leaf)
+            else:
+                flat[column.name] = np.asarray(leaf).astype(np.dtype(column.dtype), copy=False)
         return flat
 
     def caption_ids(self, texts: list[Any]) -> NDArray[np.uint32]:
@@ -148,6 +153,7 @@ class _Waiting:
         """One segment of all that waits."""
         new = dict(list(source.captions.items())[self._sealed_captions :])
         self._sealed_captions = len(source.captions)
+        texts = source.texts.take_new()
         log.seal(
             0,
             np.concatenate(self._lane),
@@ -155,6 +161,7 @@ class _Waiting:
             {name: np.concatenate([part[name] for part in self._columns]) for name in self._columns[0]},
             captions=new,
             episodes=self._ended,
+            texts=dict(zip(texts["text_hash"].to_pylist(), texts["text"].to_pylist(), strict=True)),
         )
         self._lane, self._generation, self._columns, self._ended, self.rows = [], [], [], [], 0
 
@@ -174,10 +181,11 @@ def _source(data: Path, storage: Any, metadata: Mapping[str, Any]) -> _Source:
             f"{data}: its actions are {storage.action_space}; a log holds Discrete ones. Make them discrete first"
         )
     first = int(storage.action_space.start)
-    leaves = ObservationLeaves(storage.observation_space)
+    texts = TextTable()
+    leaves = ObservationLeaves(storage.observation_space, texts)
     notes = [f"actions shifted by {-first}, so that they begin at 0"] if first else []
     spec = ReplaySpec(observation=leaves.specs, actions=int(storage.action_space.n))
-    return _Source(data, spec, None, first, leaves, {}, notes)
+    return _Source(data, spec, None, first, leaves, {}, notes, texts=texts)
 
 
 def _captions_beside(data: Path) -> dict[int, CaptionText]:

@@ -3,6 +3,7 @@
 FOLDER/
   rows-SSSS.parquet   one a shard: ``lane``, ``generation`` and every column of the run, rows in the log's order
   captions.parquet    texts and keys by ``caption_id``
+  texts.parquet       what the hashes in Text columns stand for; left out where there are none
   episodes.parquet    figures of finished episodes
 
 The rows' schema metadata hold all of the run's ReplaySpec, so that an import restores it.
@@ -25,6 +26,7 @@ from onibi.platform.replay.datasets.row_columns import row_columns
 from onibi.platform.replay.log.log_files import arrow_filesystem, local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import CAPTION_SCHEMA, EPISODE_SCHEMA, segment_schema, spec_of_segment
+from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, text_columns
 from onibi.platform.spec import ReplaySpec
 
 DATASET_METADATA = b"onibi_dataset"
@@ -70,7 +72,10 @@ def export_parquet(log: ReplayLog, location: str) -> Transfer:
             files.append(f"{folder}/rows-{shard:04d}.parquet")
             rows += _write_rows(log, shard, spec, filesystem, files[-1])
         episodes = log.episodes()
-        for name, table in (("captions", log.captions()), ("episodes", episodes)):
+        tables = {"captions": log.captions(), "episodes": episodes}
+        if text_columns(spec):
+            tables["texts"] = log.texts()
+        for name, table in tables.items():
             files.append(f"{folder}/{name}.parquet")
             parquet.write_table(table, files[-1], filesystem=filesystem, compression="zstd")
     except BaseException:
@@ -92,6 +97,7 @@ def import_parquet(location: str, log_location: str) -> Transfer:
     shards = _shard_files(filesystem, folder, location)
     captions = captions_of(_beside(filesystem, f"{folder}/captions.parquet", CAPTION_SCHEMA))
     episodes = episodes_of(_beside(filesystem, f"{folder}/episodes.parquet", EPISODE_SCHEMA))
+    texts = _texts_beside(filesystem, f"{folder}/texts.parquet")
     ended = len(episodes)
     with filesystem.open_input_file(next(iter(shards.values()))) as first:
         spec, run_id = _identity(parquet.ParquetFile(first), location)
@@ -102,8 +108,12 @@ def import_parquet(location: str, log_location: str) -> Transfer:
                 if _identity(file, path) != (spec, run_id):
                     raise SpecError(f"{path}: its columns or run differ from those of the other rows files beside it")
                 for lane, generation, columns in _groups(file, spec, path):
-                    log.seal(shard, lane, generation, columns, captions=captions, episodes=episodes)
-                    captions, episodes = {}, []  # all in the first segment: sealed before any row that names them
+                    log.seal(shard, lane, generation, columns, captions=captions, episodes=episodes, texts=texts)
+                    captions, episodes, texts = (
+                        {},
+                        [],
+                        {},
+                    )  # all in the first segment, sealed before any such row
         if not log.segments:
             raise ConfigError(f"{location}: holds no rows, and a log without rows is none.")
     return Transfer(location=log_location, rows=log.rows, episodes=ended)
@@ -215,6 +225,15 @@ def _beside(filesystem: Any, path: str, schema: pa.Schema) -> pa.Table:
         return parquet.read_table(path, filesystem=filesystem).select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ConfigError(f"{path}: not readable as the columns {schema.names} ({error}). Export it again.") from error
+
+
+def _texts_beside(filesystem: Any, path: str) -> dict[int, str]:
+    table = _beside(filesystem, path, TEXT_SCHEMA)
+    try:
+        TextTable().merge(table)
+    except SpecError as error:
+        raise ConfigError(f"{path}: {error}. Export it again.") from error
+    return dict(zip(table["text_hash"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def _try_delete(filesystem: Any, path: str) -> None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.row_columns import LaneRows, joined, lanes_of
 from onibi.platform.replay.log.log_reader import Damage, ReplayLog, Segment
+from onibi.platform.replay.log.segment_format import spec_of_segment
+from onibi.platform.replay.text_table import text_columns
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 _CHECKED = ("role", "terminated", "truncated", "episode_id", "step")
@@ -23,6 +25,7 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
     damage = log.verify()
     damaged = {found.name for found in damage}
     notes = [f"{name}: torn, its segment was never sealed; no part of the log" for name in log.torn]
+    known = _known_texts(log)
     newest: dict[tuple[int, int], LaneRows] = {}
     for segment in log.segments:
         name = segment.rows_path.rsplit("/", 1)[-1]
@@ -32,10 +35,11 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
                 newest.pop((segment.shard, lane), None)
             continue
         try:
-            lanes = _segment_lanes(log, segment)
+            lanes, texts = _segment_lanes(log, segment)
         except SegmentError as error:  # it was removed by the run's retention just now, or damaged since
             damage.append(Damage(name=name, fault=str(error)))
             continue
+        notes += [f"{name}: {note}" for note in _lost_texts(lanes, texts, known)]
         for rows in lanes:
             place = (segment.shard, rows.lane)
             before = newest.get(place)
@@ -46,11 +50,40 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
     return damage, notes
 
 
-def _segment_lanes(log: ReplayLog, segment: Segment) -> list[LaneRows]:
-    return [
-        LaneRows(lane=rows.lane, generation=rows.generation, columns={name: rows.columns[name] for name in _CHECKED})
-        for rows in lanes_of(log.spec, log.read(segment))
+def _segment_lanes(log: ReplayLog, segment: Segment) -> tuple[list[LaneRows], tuple[str, ...]]:
+    """The lanes with what is checked of them, and the names of Text columns. By the segment's own layout: that of the
+    log is read from its newest segment, which may be the damaged one.
+    """
+    table = log.read(segment)
+    spec = spec_of_segment(table.schema)
+    texts = text_columns(spec)
+    lanes = [
+        LaneRows(
+            lane=rows.lane,
+            generation=rows.generation,
+            columns={name: rows.columns[name] for name in (*_CHECKED, *texts)},
+        )
+        for rows in lanes_of(spec, table)
     ]
+    return lanes, texts
+
+
+def _known_texts(log: ReplayLog) -> frozenset[int] | None:
+    """Hashes whose texts the log has; None where that cannot be told, as ``ReplayLog.verify`` says already."""
+    try:
+        return frozenset(log.texts()["text_hash"].to_pylist())
+    except SegmentError:
+        return None
+
+
+def _lost_texts(lanes: list[LaneRows], columns: tuple[str, ...], known: frozenset[int] | None) -> Iterator[str]:
+    if known is None or not lanes:
+        return
+    for name in columns:
+        hashes = np.unique(np.concatenate([rows.columns[name].reshape(-1) for rows in lanes])).tolist()
+        lost = [hashed for hashed in hashes if hashed and hashed not in known]
+        if lost:
+            yield f"{len(lost)} hashes in {name!r} have no text in the log: it died with its process"
 
 
 def _gaps(rows: LaneRows) -> Iterator[str]:

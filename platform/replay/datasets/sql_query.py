@@ -13,6 +13,7 @@ from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import segment_schema
+from onibi.platform.replay.text_table import text_columns
 
 Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""
@@ -21,7 +22,10 @@ _BATCH_ROWS = 65_536
 
 
 def log_views(log: ReplayLog) -> dict[str, Any]:
-    """``rows``, ``captions`` and ``episodes`` of a log. Raises: ReplayError, SegmentError."""
+    """``rows``, ``captions`` and ``episodes`` of a log, and ``texts`` where it has Text columns.
+
+    Raises: ReplayError, SegmentError.
+    """
     from pyarrow import dataset
 
     # DuckDB has no float of 16 bits; the scan widens them, batch by batch.
@@ -31,7 +35,13 @@ def log_views(log: ReplayLog) -> dict[str, Any]:
         format="ipc",
         filesystem=log.filesystem,
     )
-    return {"rows": rows, "captions": log.captions(), "episodes": log.episodes()}
+    views = {"rows": rows, "captions": log.captions(), "episodes": log.episodes()}
+    return views | text_views(log)
+
+
+def text_views(log: ReplayLog) -> dict[str, Any]:
+    """``texts``: what the hashes in the Text columns stand for; nothing where there are none. Raises: SegmentError."""
+    return {"texts": log.texts()} if text_columns(log.spec) else {}
 
 
 def widened(schema: pa.Schema) -> pa.Schema:

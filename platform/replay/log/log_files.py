@@ -6,6 +6,8 @@ fsync the file, rename, fsync the folder: contracts §9); in an object store an 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +49,9 @@ class LogFiles(Protocol):
     """Sealed files of one folder, local or remote. All calls raise OSError where the disk or store fails."""
 
     location: str
+
+    def lock(self) -> FolderLock | None:
+        """Keep other writers out while it is held, where the place can; None where it cannot."""
 
     def names(self) -> dict[str, int]:
         """Files and their bytes, unfinished ones included."""
@@ -101,11 +106,42 @@ class FolderDisk:
         sync_folder(self.path)
 
 
+class FolderLock:
+    """One writer at a time: an advisory lock of the folder itself, which the kernel frees when the process dies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises: ReplayError where another writer has it. File systems without locks are written without one."""
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.release()
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ReplayError(
+                    f"the replay log in {folder} is being written by another process. Wait until it has ended, or "
+                    "choose another place (replay.log.url)"
+                ) from error
+
+    def release(self) -> None:
+        """Let others write; may be called again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.release()
+
+
 class LocalFiles:
     """The log's files on a local disk."""
 
-    def __init__(self, location: str, disk: Disk) -> None:
-        self.location, self._disk = location, disk
+    def __init__(self, location: str, disk: Disk, folder: Path | None = None) -> None:
+        """``folder``: of the operating system, that writers lock; None leaves that to the caller."""
+        self.location, self._disk, self._folder = location, disk, folder
+
+    def lock(self) -> FolderLock | None:
+        """Keep other writers out. Raises: ReplayError where one is there."""
+        return None if self._folder is None else FolderLock(self._folder)
 
     def names(self) -> dict[str, int]:
         """Files and their bytes, unfinished ones included."""
@@ -141,6 +177,10 @@ class StoreFiles:
 
     def __init__(self, location: str, filesystem: Any, prefix: str) -> None:
         self.location, self._filesystem, self._prefix = location, filesystem, prefix.rstrip("/")
+
+    def lock(self) -> FolderLock | None:
+        """None: object stores have no locks; a run's own lock keeps its sessions apart."""
+        return None
 
     def names(self) -> dict[str, int]:
         """Files and their bytes."""
@@ -225,7 +265,7 @@ def open_files(location: str | Path, *, create: bool = False) -> LogFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for each in made:
             sync_folder(each.parent)
-    return LocalFiles(str(folder), FolderDisk(folder))
+    return LocalFiles(str(folder), FolderDisk(folder), folder)
 
 
 def _try_remove(disk: Disk, name: str) -> None:

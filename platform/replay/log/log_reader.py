@@ -23,6 +23,7 @@ from onibi.platform.replay.log.segment_format import (
     EPISODES,
     MANIFEST,
     ROWS,
+    TEXTS,
     Manifest,
     check_rows,
     decode,
@@ -31,6 +32,7 @@ from onibi.platform.replay.log.segment_format import (
     segment_schema,
     spec_of_segment,
 )
+from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable
 from onibi.platform.spec import ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Segment:
     rows_path: str
     captions_path: str | None
     episodes_path: str | None
+    texts_path: str | None = None
     rows: int
     bytes: int  # of its Arrow files
     lanes: dict[int, tuple[int, int]]  # first and last generation
@@ -143,6 +146,18 @@ class ReplayLog:
             first.setdefault(caption_id, position)
         return every.take(pa.array([first[caption_id] for caption_id in sorted(first)], pa.int64()))
 
+    def texts(self) -> pa.Table:
+        """What the hashes in Text columns stand for, each once: ``text_hash``, ``text``. Raises: SegmentError.
+
+        A hash in the rows whose text is not here belongs to a text that died with its process.
+        """
+        texts = TextTable()
+        for manifest in self.manifests.values():
+            table = self._table(manifest, TEXTS)
+            if table is not None:
+                self._merge(texts, table, manifest)
+        return texts.to_arrow()
+
     def episodes(self) -> pa.Table:
         """Figures of all finished episodes: ``EPISODE_SCHEMA``. Raises: SegmentError."""
         tables = [table for manifest in self.manifests.values() if (table := self._table(manifest, EPISODES))]
@@ -157,7 +172,7 @@ class ReplayLog:
         newest: dict[tuple[int, int], int] = {}
         layout: ReplaySpec | None = None
         for manifest in self.manifests.values():
-            for kind in (ROWS, CAPTIONS, EPISODES):
+            for kind in (ROWS, CAPTIONS, TEXTS, EPISODES):
                 name = file_name(kind, manifest.shard, manifest.number)
                 try:
                     table = self._table(manifest, kind)
@@ -166,6 +181,8 @@ class ReplayLog:
                         layout = layout or spec
                         if spec != layout:
                             raise SegmentError(f"{self._where(name)}: its rows have another layout than those before")
+                    if kind == TEXTS and table is not None:
+                        self._merge(TextTable(), table, manifest)
                 except SegmentError as error:
                     found.append(Damage(name=name, fault=str(error)))
             for lane, (first, last) in manifest.lanes.items():
@@ -189,6 +206,7 @@ class ReplayLog:
             rows_path=rows_path,
             captions_path=path(CAPTIONS),
             episodes_path=path(EPISODES),
+            texts_path=path(TEXTS),
             rows=manifest.rows,
             bytes=manifest.stored_bytes,
             lanes=manifest.lanes,
@@ -203,6 +221,12 @@ class ReplayLog:
         if kind in _SCHEMAS and not table.schema.equals(_SCHEMAS[kind]):
             raise SegmentError(f"{self._where(name)}: {table.schema.names[:8]} are not the columns of {kind}")
         return table
+
+    def _merge(self, texts: TextTable, table: pa.Table, manifest: Manifest) -> None:
+        try:
+            texts.merge(table)
+        except SpecError as error:
+            raise SegmentError(f"{self._where(file_name(TEXTS, manifest.shard, manifest.number))}: {error}") from error
 
     def _names(self) -> dict[str, int]:
         try:
@@ -220,4 +244,4 @@ class ReplayLog:
         return f"{self.location.rstrip('/')}/{name}"
 
 
-_SCHEMAS = {CAPTIONS: CAPTION_SCHEMA, EPISODES: EPISODE_SCHEMA}
+_SCHEMAS = {CAPTIONS: CAPTION_SCHEMA, TEXTS: TEXT_SCHEMA, EPISODES: EPISODE_SCHEMA}

@@ -25,9 +25,10 @@ from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.replay.log.log_files import LogFiles, local_folder
 from onibi.platform.replay.log.ring_follower import RingFollower
 from onibi.platform.replay.log.segment_format import Manifest, RingOrigin
-from onibi.platform.replay.log.segment_writer import OpenedLog, RetentionSettings, SegmentWriter
+from onibi.platform.replay.log.segment_writer import OpenedLog, RetentionSettings, Rows, SegmentWriter
 from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.text_table import text_columns
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class LogWriter:
     ) -> None:
         """Open for writing. Raises: ReplayError where the place cannot be written or belongs to another run."""
         self._settings, self._files, self._clock = settings, files, clock
+        self._lock = files.lock()
         reader = RingReader(ring)
         try:
             self._segments = SegmentWriter(
@@ -106,15 +108,21 @@ class LogWriter:
             )
         except (OSError, pa.ArrowException) as error:
             reader.close()
+            self._unlock()
             raise ReplayError(
                 f"the replay log at {files.location} cannot be opened: {error}. Set replay.log.url to a place that can "
                 "be written, or replay.log.enabled to false"
             ) from error
         except ReplayError:
             reader.close()
+            self._unlock()
             raise
         self.opened: OpenedLog = self._segments.opened
         self._captions = {**captions, **self._segments.opened.captions}
+        self._text_columns = text_columns(reader.spec)
+        texts = self.opened.texts
+        self._texts = dict(zip(texts["text_hash"].to_pylist(), texts["text"].to_pylist(), strict=True))
+        self._texts_lost = False
         origin, self._other_generations = _origin(self.opened.last, reader.lanes, read_header(ring).created_unix_ns)
         self._origin = origin
         first = np.array(origin.first_generation, np.int64)
@@ -136,6 +144,10 @@ class LogWriter:
     def learn(self, captions: Mapping[int, CaptionText]) -> None:
         """Texts of captions that rows are about to name. Call before the rows are committed."""
         self._captions.update(captions)
+
+    def learn_texts(self, texts: Mapping[int, str]) -> None:
+        """Texts by their hash that rows are about to name in Text columns. Call before the rows are committed."""
+        self._texts.update(texts)
 
     def note(self, first_lane: int, cursor: NDArray[np.int64], episodes: Sequence[EpisodeStatistics]) -> None:
         """Rows were committed.
@@ -224,6 +236,11 @@ class LogWriter:
             )
             return
         self._follower.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _work(self) -> None:
         try:
@@ -280,6 +297,7 @@ class LogWriter:
                 episodes,
                 next_generation=[*self._follower.next_generation.tolist(), *self._other_generations],
                 ring=self._origin,
+                texts=self._named_texts(rows),
             )
         self._follower.clear()
         with self._wake:
@@ -288,6 +306,22 @@ class LogWriter:
             self._unsealed_since = looked if rest or newer else None
         if count:
             self._segments.retain()
+
+    def _named_texts(self, rows: Rows) -> dict[int, str]:
+        """Texts of the rows' Text columns, by hash; what died with its process stays a hash, and that is said once."""
+        columns = [rows.columns[name].reshape(-1) for name in self._text_columns]
+        if not columns:
+            return {}
+        named = [hashed for hashed in np.unique(np.concatenate(columns)).tolist() if hashed]
+        known = {hashed: self._texts[hashed] for hashed in named if hashed in self._texts}
+        if len(known) < len(named) and not self._texts_lost:
+            self._texts_lost = True
+            log.warning(
+                "%s: %d texts of rows that an earlier session left are lost with its process; the log has their hashes",
+                self._files.location,
+                len(named) - len(known),
+            )
+        return known
 
     def _give_up(self, why: str) -> None:
         figures = self.figures()

@@ -1,8 +1,8 @@
-"""What the files of a sealed segment hold: rows, captions, episodes, and the manifest that makes them one.
+"""What the files of a sealed segment hold: rows, captions, texts, episodes, and the manifest that makes them one.
 
-A group is ``captions-SSSS-NNNNNNNN.arrow``, ``episodes-…``, ``rows-…`` (Arrow IPC files; the first two are left out
-where they would be empty) and, sealed last, ``manifest-SSSS-NNNNNNNN.json``. SSSS is the shard, NNNNNNNN the running
-number.
+A group is ``captions-SSSS-NNNNNNNN.arrow``, ``texts-…``, ``episodes-…``, ``rows-…`` (Arrow IPC files; the first three
+are left out where they would be empty) and, sealed last, ``manifest-SSSS-NNNNNNNN.json``. SSSS is the shard, NNNNNNNN
+the running number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onibi.platform.replay.schema import arrow_schema, spec_from_arrow
 from onibi.platform.spec import ReplaySpec
 
 FORMAT_VERSION = 1
-ROWS, CAPTIONS, EPISODES, MANIFEST = "rows", "captions", "episodes", "manifest"
+ROWS, CAPTIONS, TEXTS, EPISODES, MANIFEST = "rows", "captions", "texts", "episodes", "manifest"
 SEGMENT_METADATA = b"onibi_segment"
 """Key of a rows file's schema metadata: JSON of format, run_id, shard, number, rows, created_unix_ns."""
 
@@ -52,7 +52,7 @@ EPISODE_SCHEMA = pa.schema(
     ]
 )
 _FLAGS = ("terminated", "truncated")  # bool on disk, bytes in the ring
-_NAME = re.compile(r"(rows|captions|episodes|manifest)-(\d{4})-(\d{8})\.(arrow|json)(\.part)?")
+_NAME = re.compile(r"(rows|captions|texts|episodes|manifest)-(\d{4})-(\d{8})\.(arrow|json)(\.part)?")
 _MOST_MANIFEST_BYTES = 64 << 20
 _BATCH_ROWS = 1 << 16
 
@@ -261,7 +261,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise SegmentError(f"{where}: not a manifest ({error!r}); the file is damaged. {_RESTORE}") from error
         group = (manifest.shard, manifest.number)
-        allowed = {file_name(kind, *group) for kind in (ROWS, CAPTIONS, EPISODES)}
+        allowed = {file_name(kind, *group) for kind in (ROWS, CAPTIONS, TEXTS, EPISODES)}
         if group_of(name) != group or not {file_name(ROWS, *group)} <= manifest.files.keys() <= allowed:
             raise SegmentError(f"{where}: it describes segment {group} with the files {sorted(manifest.files)}")
         return manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
-from onibi.platform.errors import ReplayError, SegmentError
+from onibi.platform.errors import ReplayError, SegmentError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
 from onibi.platform.replay.log.log_files import LogFiles
 from onibi.platform.replay.log.segment_format import (
@@ -22,6 +22,7 @@ from onibi.platform.replay.log.segment_format import (
     FORMAT_VERSION,
     MANIFEST,
     ROWS,
+    TEXTS,
     Manifest,
     RingOrigin,
     SealedFile,
@@ -34,6 +35,7 @@ from onibi.platform.replay.log.segment_format import (
     rows_table,
     spec_of_segment,
 )
+from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, texts_table
 from onibi.platform.spec import ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class OpenedLog:
     unreadable: tuple[str, ...] = ()  # manifests that are damaged; their groups stay as they are
     last: Manifest | None = None
     captions: dict[int, CaptionText] = field(default_factory=dict)
+    texts: pa.Table = field(default_factory=TEXT_SCHEMA.empty_table)  # of Text columns
 
 
 class SegmentWriter:
@@ -132,6 +135,7 @@ class SegmentWriter:
         *,
         next_generation: Sequence[int],
         ring: RingOrigin,
+        texts: Mapping[int, str] | None = None,
     ) -> Manifest:
         """Make rows part of the log: when this returns they survive a power cut.
 
@@ -141,6 +145,7 @@ class SegmentWriter:
             episodes: that ended in ``rows``; their lane is the ring's.
             next_generation: of every lane, from now on.
             ring: where the rows came from.
+            texts: of the hashes in Text columns that ``rows`` name, by hash.
         Raises: OSError where the disk or store refuses; nothing of the group is part of the log then.
         """
         number, created = self.next_number, self._wall_clock()
@@ -156,6 +161,7 @@ class SegmentWriter:
         }
         tables = {
             CAPTIONS: captions_table(captions) if captions else None,
+            TEXTS: texts_table(texts) if texts else None,
             EPISODES: episodes_table(episodes) if episodes else None,
             ROWS: rows_table(self._spec, rows.lane, rows.generation, rows.columns, identity),
         }
@@ -236,6 +242,7 @@ class SegmentWriter:
             unreadable=tuple(unreadable),
             last=self._sealed[-1] if self._sealed else None,
             captions=self._known_captions(),
+            texts=self._known_texts(),
         )
 
     def _check_owner(self) -> None:
@@ -261,19 +268,31 @@ class SegmentWriter:
 
     def _known_captions(self) -> dict[int, CaptionText]:
         known: dict[int, CaptionText] = {}
-        for manifest in self._sealed:
-            name = file_name(CAPTIONS, self._shard, manifest.number)
-            if name not in manifest.files:
-                continue
-            try:
-                table = decode(self._files.read(name), manifest.files[name], name)
-            except (SegmentError, FileNotFoundError) as error:
-                log.error("%s: %s", self._files.location, error)
-                continue
+        for table in self._tables(CAPTIONS):
             for row in table.to_pylist():
                 keys = tuple(KeyText(text, askable) for text, askable in zip(row["keys"], row["askable"], strict=True))
                 known[row["caption_id"]] = CaptionText(row["text"], keys)
         return known
+
+    def _known_texts(self) -> pa.Table:
+        known = TextTable()
+        for table in self._tables(TEXTS):
+            try:
+                known.merge(table)
+            except SpecError as error:
+                log.error("%s: %s", self._files.location, error)
+        return known.to_arrow()
+
+    def _tables(self, kind: str) -> Iterator[pa.Table]:
+        """The tables of one kind that can be read."""
+        for manifest in self._sealed:
+            name = file_name(kind, self._shard, manifest.number)
+            if name not in manifest.files:
+                continue
+            try:
+                yield decode(self._files.read(name), manifest.files[name], name)
+            except (SegmentError, FileNotFoundError) as error:
+                log.error("%s: %s", self._files.location, error)
 
 
 def _spans(lane: NDArray[np.int32], generation: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
