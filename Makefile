@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 PRESET ?= minihack-oni
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,8 +24,8 @@ help: ## what can be made
 train: $(VENV)/installed-run ## train an agent on real NetHack (PRESET=minihack-oni; ARGS="--seed 3 --set a.b=c")
 	$(BIN)/python -m onibi train $(PRESET) $(ARGS)
 
-test: lint ## ruff, mypy and all tests but the slow ones (ARGS="-k replay")
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## ruff, mypy and all tests but the slow ones (ARGS="-k replay"; WORKERS=1 shows them one by one)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 slow: $(VENV)/installed-dev ## the tests that learn or take long
 	$(BIN)/python -m pytest -m slow $(ARGS)
