@@ -45,22 +45,27 @@ class ReplaySpec:
 
     Args:
         observation: one leaf per column; names are ``observation`` for a bare Box, ``observation.KEY`` for a Dict.
-        actions: number of discrete actions A.
+        actions: number of discrete actions A; 0 where actions are continuous.
         keys_per_caption: K, caption keys counted for each row.
         extra: further columns that the learner declares (for example ``action_log_prob``).
+        action: column of a continuous action, float32 [D], named ``action``; None for discrete ones, int64.
+        action_low, action_high: D bounds each of the action as the policy gives it, infinite where there is none.
     """
 
     observation: tuple[ArraySpec, ...]
     actions: int
     keys_per_caption: int = 4
     extra: tuple[ArraySpec, ...] = ()
+    action: ArraySpec | None = None
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
 
     @property
     def columns(self) -> tuple[ArraySpec, ...]:
         """All columns of a row in storage order, the observation first."""
         return (
             *self.observation,
-            ArraySpec(name="action", dtype="int64"),
+            self.action or ArraySpec(name="action", dtype="int64"),
             ArraySpec(name="reward", dtype="float32"),
             ArraySpec(name="terminated", dtype="uint8"),
             ArraySpec(name="truncated", dtype="uint8"),

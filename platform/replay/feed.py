@@ -13,6 +13,7 @@ from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import Batch, Draws, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.fifo_sampler import FifoSampler
+from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_file import drawn_path
@@ -61,6 +62,7 @@ def make_sampler(
     lanes: Sequence[int] | None = None,
     columns: Sequence[str] | None = None,
     gather_threads: int = 1,
+    stack: FrameStack | None = None,
 ) -> UniformSampler | PrioritizedSampler | SequenceSampler | FifoSampler:
     """The sampler that ``draws`` describes.
 
@@ -71,6 +73,7 @@ def make_sampler(
         lanes: to draw from, None for all.
         columns: observation leaves and extra columns to gather, None for all.
         gather_threads: threads that copy rows of windows and sequences.
+        stack: which leaves come as frame stacks; None for none.
     Raises: ReplayError where the ring does not allow it.
     """
     if isinstance(draws, WindowDraws):
@@ -81,6 +84,7 @@ def make_sampler(
             "lanes": lanes,
             "columns": columns,
             "gather_threads": gather_threads,
+            "stack": stack,
         }
         if draws.priorities is None:
             return UniformSampler(reader, **common)
@@ -106,8 +110,11 @@ def make_sampler(
             columns=columns,
             first_row_columns=draws.first_row_columns,
             gather_threads=gather_threads,
+            stack=stack,
         )
-    return FifoSampler(reader, rows=draws.rows, batch_lanes=draws.batch_lanes, lanes=lanes, columns=columns)
+    return FifoSampler(
+        reader, rows=draws.rows, batch_lanes=draws.batch_lanes, lanes=lanes, columns=columns, stack=stack
+    )
 
 
 class ReplayFeed:
@@ -126,6 +133,7 @@ class ReplayFeed:
         buffers: sets of arrays that batches take turns in; a batch is overwritten ``buffers`` draws later.
         empty: makes the memory of observations (pinned memory for a GPU).
         gather_threads: threads that copy rows.
+        stack: which leaves come as frame stacks; None for none.
     """
 
     def __init__(
@@ -140,16 +148,20 @@ class ReplayFeed:
         buffers: int = 2,
         empty: Empty = np.empty,
         gather_threads: int = 1,
+        stack: FrameStack | None = None,
     ) -> None:
         self._reader, self._draws, self._limiter = reader, draws, limiter
-        made = make_sampler(reader, draws, rng, lanes=lanes, columns=columns, gather_threads=gather_threads)
+        made = make_sampler(
+            reader, draws, rng, lanes=lanes, columns=columns, gather_threads=gather_threads, stack=stack
+        )
         self._sampler: BatchSampler[Any] = made
         self._fifo = made if isinstance(made, FifoSampler) else None
         self._priorities = None if isinstance(draws, SlabDraws) else draws.priorities
         self._prioritized = (
             made if self._priorities is not None and isinstance(made, (PrioritizedSampler, SequenceSampler)) else None
         )
-        self._state_fits = f"{_kind(draws)}, lanes {'all' if lanes is None else sorted(lanes)}"
+        frames = 1 if stack is None else stack.frames
+        self._state_fits = f"{_kind(draws)}, lanes {'all' if lanes is None else sorted(lanes)}, {frames} frames"
         self._drawn = DrawnWord(drawn_path(reader.path), writable=True)
         self._allowed_batches = 0
         self._batches = 0
@@ -165,6 +177,11 @@ class ReplayFeed:
     def drawn_rows(self) -> int:
         """Rows drawn, as the limiter counts them."""
         return self._drawn.value
+
+    @property
+    def buffers(self) -> int:
+        """Sets of arrays that batches take turns in."""
+        return len(self._buffers)
 
     @property
     def draws(self) -> Draws:
@@ -222,9 +239,13 @@ class ReplayFeed:
         Returns: how many were applied; those of rows that were overwritten are not, and without priorities none is.
         Raises: ReplayError for a priority that is NaN, infinite or negative.
         """
+        return self.give_priorities(batch.lane, batch.generation, priorities)
+
+    def give_priorities(self, lane: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> int:
+        """As ``update_priorities``, by the names [B] of what was drawn, for whoever cannot keep the batch."""
         if self._prioritized is None:
             return 0
-        return self._prioritized.update(batch.lane, batch.generation, priorities)
+        return self._prioritized.update(lane, generation, priorities)
 
     def state(self) -> FeedState:
         """For a checkpoint."""
@@ -273,7 +294,7 @@ class ReplayFeed:
         """
         snapshot = self._reader.snapshot()
         if self._fifo is not None:
-            self._drawn.value = max(0, snapshot.inserted_rows - self._fifo.readable_rows)
+            self._drawn.value = snapshot.inserted_rows - self._fifo.waiting_rows(snapshot)
         else:
             self._drawn.value = self._limiter.rebased_drawn(
                 inserted=snapshot.inserted_rows, readable=snapshot.readable_rows

@@ -42,9 +42,7 @@ def _without_arrays(state: Mapping[str, Any], prefix: str, arrays: dict[str, NDA
     return dict(_plain_items(state, prefix, arrays))
 
 
-def _plain_items(
-    state: Mapping[str, Any], prefix: str, arrays: dict[str, NDArray[Any]]
-) -> Iterator[tuple[str, Any]]:
+def _plain_items(state: Mapping[str, Any], prefix: str, arrays: dict[str, NDArray[Any]]) -> Iterator[tuple[str, Any]]:
     for name, value in state.items():
         if isinstance(value, np.ndarray):
             arrays[prefix + name] = value

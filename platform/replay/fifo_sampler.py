@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
+from onibi.platform.replay.ring_reader import RingReader, Snapshot
 from onibi.platform.replay.window_gather import Empty, chosen_columns
 from onibi.platform.replay.window_starts import checked_lanes
-from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec
 
 _ROUNDS = 64
 """How often a draw begins again because the writer lapped it."""
@@ -31,8 +32,8 @@ class Slab:
 
     observation: dict[str, NDArray[Any]]
     """Each leaf [B, T + 1, ...]."""
-    action: NDArray[np.int64]
-    """[B, T]"""
+    action: NDArray[Any]
+    """[B, T] int64, or [B, T, D] float32."""
     reward: NDArray[np.float32]
     """[B, T], the environment's own."""
     terminated: NDArray[np.uint8]
@@ -57,6 +58,11 @@ class Slab:
     """[B], absolute number of the first row."""
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Further declared columns, each [B, T, ...]."""
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.lane)
 
     @property
     def drawn_rows(self) -> int:
@@ -84,13 +90,16 @@ class FifoSampler:
         batch_lanes: int,
         lanes: Sequence[int] | None = None,
         columns: Sequence[str] | None = None,
+        stack: FrameStack | None = None,
     ) -> None:
-        """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all).
+        """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all);
+        ``stack`` says which leaves come as frame stacks.
 
         Raises: ReplayError where a slab would be longer than half a lane, has more lanes than there are, or a lane or
         column does not exist.
         """
-        self._reader, self._rows, self._batch = reader, rows, batch_lanes
+        self._reader, self._rows, self._batch, self._stack = reader, rows, batch_lanes, stack
+        self._look_back = 0 if stack is None else stack.look_back
         self._lanes = np.sort(checked_lanes(reader, lanes))
         if not 1 <= rows <= reader.slots // 2 or not 1 <= batch_lanes <= len(self._lanes):
             raise ReplayError(
@@ -131,7 +140,9 @@ class FifoSampler:
             if column.name in _FIXED
         }
         return Slab(
-            observation={c.name: empty((b, t + 1, *c.shape), np.dtype(c.dtype)) for c in self._observation},
+            observation={
+                c.name: empty((b, t + 1, *self._frames_of(c), *c.shape), np.dtype(c.dtype)) for c in self._observation
+            },
             **fixed,
             used=np.empty((b, t), np.bool_),
             begins=np.empty((b, t), np.bool_),
@@ -152,7 +163,7 @@ class FifoSampler:
             ordinal = np.arange(self._batch) - np.searchsorted(places, places)  # 0, and 1, 2 … of a lane met again
             begin = self._position[places] + ordinal * self._rows
             self._copy(self._lanes[places], begin, out)
-            late = begin < self._reader.oldest_now()[self._lanes[places]]
+            late = first_read(begin, self._look_back) < self._reader.oldest_now()[self._lanes[places]]
             if not late.any():
                 break
             self.overtaken += int(np.count_nonzero(late))
@@ -203,6 +214,14 @@ class FifoSampler:
         self.drawn_rows, self.final_rows = int(state["drawn_rows"]), int(state["final_rows"])
         self.lost_rows, self.overtaken = int(state["lost_rows"]), int(state["overtaken"])
 
+    def waiting_rows(self, snapshot: Snapshot) -> int:
+        """Step rows of a snapshot that are still there and were not handed out: what the limiter must not count."""
+        begin = np.maximum(self._position, snapshot.oldest[self._lanes])
+        count = (snapshot.cursor[self._lanes] - begin).clip(0)
+        row = np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count)
+        at = np.repeat(self._lanes, count) * self._reader.slots + row % self._reader.slots
+        return int(np.count_nonzero(self._reader.columns["role"][at] == ROLE_STEP))
+
     def skip_to_newest(self) -> int:
         """Go on with the rows that come from now on: those there are belong to a learner that is gone.
 
@@ -217,9 +236,9 @@ class FifoSampler:
         """[L'] rows that each lane has for a slab, after what the writer overwrote was given up."""
         snapshot = self._reader.snapshot()
         cursor, oldest = snapshot.cursor[self._lanes], snapshot.oldest[self._lanes]
-        lapped = self._position < oldest
+        lapped = first_read(self._position, self._look_back) < oldest
         if lapped.any():
-            after = np.maximum(oldest, cursor - self._reader.slots // 2)[lapped]
+            after = np.minimum(np.maximum(oldest + self._look_back, cursor - self._reader.slots // 2), cursor)[lapped]
             self.lost_rows += int((after - self._position[lapped]).sum())
             self._position[lapped] = after
             self._piece_goes_on[lapped] = False
@@ -245,7 +264,7 @@ class FifoSampler:
 
     def _copy(self, lanes: NDArray[np.int64], begin: NDArray[np.int64], out: Slab) -> None:
         slots, t = self._reader.slots, self._rows
-        wide = [(column, out.observation[column.name], t + 1) for column in self._observation]
+        wide = [(c, out.observation[c.name], t + 1) for c in self._observation if not self._frames_of(c)]
         wide += [(column, out.extra[column.name], t) for column in self._extra]
         wide += [(c, getattr(out, c.name), t) for c in self._reader.spec.columns if c.name in _FIXED]
         runs = list(_runs(lanes, begin % slots))
@@ -257,6 +276,16 @@ class FifoSampler:
                 np.copyto(into[:, :before_wrap], part[:, slot : slot + before_wrap])
                 if rows > before_wrap:
                     np.copyto(into[:, before_wrap:], part[:, : rows - before_wrap])
+        if self._stack is not None:
+            reach = begin[:, None] + np.arange(t + 1)
+            flat = stacked_rows(self._reader, lanes[:, None], reach, self._stack.frames).reshape(-1)
+            for column in self._observation:
+                if self._frames_of(column):
+                    target = out.observation[column.name].reshape(-1, *column.shape)
+                    np.take(self._reader.columns[column.name], flat, axis=0, out=target, mode="clip")
+
+    def _frames_of(self, column: ArraySpec) -> tuple[int, ...]:
+        return () if self._stack is None else self._stack.shape_of(column.name)
 
 
 def _runs(lanes: NDArray[np.int64], slot: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:

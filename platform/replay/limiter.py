@@ -105,7 +105,7 @@ class Limiter:
         fragment_rows: int,
         slots: int,
     ) -> Limiter:
-        """The limiter of a learner that draws every row once: the actors wait while ``tolerance_rows`` rows wait for it.
+        """Of a learner that draws every row once: the actors wait while ``tolerance_rows`` rows wait for it.
 
             least = lanes × (T − 1) + (B − 1) × T + fragment rows
 
@@ -123,18 +123,18 @@ class Limiter:
         """
         if settings.samples_per_insert != 1:
             raise ConfigError(
-                f"replay.limiter.samples_per_insert is {settings.samples_per_insert:g}, but this learner is on-policy: it "
-                "learns from each row once. Set replay.limiter.samples_per_insert to 1"
+                f"replay.limiter.samples_per_insert is {settings.samples_per_insert:g}, but this learner is on-policy: "
+                "it learns from each row once. Set replay.limiter.samples_per_insert to 1"
             )
         if settings.minimum_rows is not None:
             raise ConfigError(
-                f"replay.limiter.minimum_rows is {settings.minimum_rows}, but this learner is on-policy: it learns from "
-                "rows as soon as they are there. Leave it out, or set it to null"
+                f"replay.limiter.minimum_rows is {settings.minimum_rows}, but this learner is on-policy: it learns "
+                "from rows as soon as they are there. Leave it out, or set it to null"
             )
         if draws.batch_lanes > lanes:
             raise ConfigError(
-                f"the learner draws {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or raise "
-                "actors.count or actors.rollout.envs_per_actor"
+                f"the learner draws {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or "
+                "raise actors.count or actors.rollout.envs_per_actor"
             )
         rows, at_once = draws.rows, draws.batch_lanes
         least = lanes * (rows - 1) + (at_once - 1) * rows + fragment_rows

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.frame_stack import FrameStack, first_read
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.window_gather import PLANNED, Empty, Plan, WindowGather
 from onibi.platform.replay.window_starts import START_FIELDS, Starts
@@ -39,13 +40,16 @@ class PlannedWindows:
         columns: Sequence[str] | None,
         batches_ahead: int,
         gather_threads: int,
+        stack: FrameStack | None = None,
     ) -> None:
         """Raises: ReplayError where a size is below 1, windows are too long for the ring, or a column is unknown."""
         if batch_size < 1 or batches_ahead < 1:
             raise ReplayError(f"batch_size {batch_size} and batches_ahead {batches_ahead} must be at least 1")
         self._reader, self._choose = reader, choose
         self._batch, self._ahead = batch_size, batches_ahead
-        self._gather = WindowGather(reader, n_steps=n_steps, columns=columns, gather_threads=gather_threads)
+        self._gather = WindowGather(
+            reader, n_steps=n_steps, columns=columns, gather_threads=gather_threads, stack=stack
+        )
         self._pending: Plan | None = None
         self._position = 0
         self.probability: NDArray[np.float64] = np.ones(batch_size)
@@ -66,13 +70,13 @@ class PlannedWindows:
         batch = slice(begin, begin + self._batch)
         last = begin + self._batch == len(plan)
         overlapped = last and self._gather.threads > 1 and self._ahead > 1
-        self._gather.gather(plan.pair[batch], out, self._plan_ahead if overlapped else None)
+        self._gather.gather(plan, batch, out, self._plan_ahead if overlapped else None)
         late = self._gather.late(plan.starts.lane[batch], plan.starts.row[batch])
         while len(late):
             self.overtaken += len(late)
             again = self._gather.plan(self._choose(len(late)))
             plan.put(begin + late, again)
-            self._gather.gather_at(again.pair, late, out)
+            self._gather.gather_at(again, late, out)
             late = late[self._gather.late(again.starts.lane, again.starts.row)]
         for name in PLANNED:
             np.copyto(getattr(out, name), getattr(plan, name)[batch])
@@ -116,7 +120,7 @@ class PlannedWindows:
         if (
             fits
             and (
-                (starts.row >= snapshot.oldest[starts.lane])
+                (first_read(starts.row, self._gather.look_back) >= snapshot.oldest[starts.lane])
                 & (starts.row < starts.limit)
                 & (starts.limit <= snapshot.cursor[starts.lane])
             ).all()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onibi.platform.replay.frame_stack import FrameStack, first_read
 from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_intake import INTAKES, RowIntake
@@ -53,6 +54,7 @@ class PrioritizedSampler:
         columns: Sequence[str] | None = None,
         batches_ahead: int = 8,
         gather_threads: int = 1,
+        stack: FrameStack | None = None,
     ) -> None:
         """As ``UniformSampler``, and besides:
 
@@ -69,12 +71,16 @@ class PrioritizedSampler:
             columns: observation leaves and extra columns to gather, None for all.
             batches_ahead: batches planned at once.
             gather_threads: threads that copy rows.
+            stack: which leaves come as frame stacks; None for none.
 
         Raises: ReplayError where the ring does not allow it or an exponent is out of range.
         """
         self._reader, self._rng = reader, rng
         self._lanes = checked_lanes(reader, lanes)
-        self._table = StartTable(len(self._lanes), reader.slots, exponent=exponent, look_back=0)
+        self._look_back = 0 if stack is None else stack.look_back
+        self._table = StartTable(
+            len(self._lanes), reader.slots, exponent=exponent, look_back=0, frames_before=self._look_back
+        )
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._intake = RowIntake(reader, self._lanes, ("role", *self._priorities.columns))
         self._importance_exponent = check_importance_exponent(importance_exponent)
@@ -86,6 +92,7 @@ class PrioritizedSampler:
             columns=columns,
             batches_ahead=batches_ahead,
             gather_threads=gather_threads,
+            stack=stack,
         )
 
     @property
@@ -200,7 +207,8 @@ class PrioritizedSampler:
         before = self._intake.taken
         rows = self._intake.take()
         self._table.drop(rows.oldest, before)
-        steps: NDArray[np.int64] = np.flatnonzero(rows.columns["role"] == ROLE_STEP)
+        there = first_read(rows.row, self._look_back) >= rows.oldest[rows.place]
+        steps: NDArray[np.int64] = np.flatnonzero((rows.columns["role"] == ROLE_STEP) & there)
         if len(steps):
             row = rows.row[steps]
             self._table.add(rows.place[steps], row, row, self._priorities.first(rows, steps))

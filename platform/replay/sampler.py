@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.window_gather import Empty
@@ -36,14 +37,16 @@ class UniformSampler:
         columns: Sequence[str] | None = None,
         batches_ahead: int = 8,
         gather_threads: int = 1,
+        stack: FrameStack | None = None,
     ) -> None:
         """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all),
-        copied by ``gather_threads`` threads.
+        copied by ``gather_threads`` threads; ``stack`` says which leaves come as frame stacks.
 
         Raises: ReplayError where windows are longer than the ring was made for, or a lane or column does not exist.
         """
         self._reader, self._rng = reader, rng
         self._lanes = checked_lanes(reader, lanes)
+        self._look_back = 0 if stack is None else stack.look_back
         self._draws = PlannedWindows(
             reader,
             self._choose,
@@ -52,6 +55,7 @@ class UniformSampler:
             columns=columns,
             batches_ahead=batches_ahead,
             gather_threads=gather_threads,
+            stack=stack,
         )
 
     @property
@@ -101,7 +105,7 @@ class UniformSampler:
         self._draws.close()
 
     def _choose(self, count: int) -> Starts:
-        span = readable_span(self._reader, self._lanes)
+        span = readable_span(self._reader, self._lanes, self._look_back)
         count_of = span.cursor - span.oldest
         ends = np.cumsum(count_of)
         before = span.cursor - ends  # row = number in the spans laid end to end + before[place]

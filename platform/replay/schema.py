@@ -19,6 +19,7 @@ OBSERVATION = "observation"
 """Name of the one observation leaf of a bare space, and prefix of the leaves of a nested one."""
 
 _FIXED_WIDTH = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
+_ACTION_BOUNDS = ("action_low", "action_high")
 
 
 def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
@@ -26,6 +27,7 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
 
     Raises: SpecError.
     """
+    _check_action(spec)
     seen: set[str] = set()
     for column in spec.columns:
         if column.name in seen:
@@ -42,13 +44,36 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
     return spec.columns
 
 
+def _check_action(spec: ReplaySpec) -> None:
+    """Actions are A discrete ones or a vector of D floats. Raises: SpecError."""
+    action = spec.action
+    if action is None:
+        if spec.actions < 1 or spec.action_low or spec.action_high:
+            raise SpecError(
+                f"replay: {spec.actions} discrete actions with bounds {spec.action_low} to {spec.action_high}; allowed "
+                "are 1 or more without bounds, or a continuous action (action, action_low, action_high)"
+            )
+        return
+    wide = action.shape[0] if len(action.shape) == 1 else 0
+    if (action.name, action.dtype) != ("action", "float32") or spec.actions or not wide:
+        raise SpecError(
+            f"replay: the action column is {action.name!r}, {action.dtype}{list(action.shape)}, beside {spec.actions} "
+            "discrete actions; allowed is 'action', float32[D], beside 0. Flatten it in the rollout"
+        )
+    if not len(spec.action_low) == len(spec.action_high) == wide:
+        raise SpecError(
+            f"replay: the action has {wide} dimensions, its bounds have {len(spec.action_low)} and "
+            f"{len(spec.action_high)}; give one low and one high each, infinite where there is none"
+        )
+
+
 def arrow_schema(spec: ReplaySpec) -> pa.Schema:
     """The schema of a row: a primitive per scalar, a fixed-size list (C order) per array.
 
     Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``content`` (numbers, text hash),
     ``part`` (observation, fixed, extra).
-    The schema's own metadata holds ``actions`` and ``keys_per_caption``, so that ``spec_from_arrow`` restores all of
-    the spec.
+    The schema's own metadata holds ``actions`` and ``keys_per_caption``, and ``action_low`` and ``action_high`` of
+    continuous actions, so that ``spec_from_arrow`` restores all of the spec.
     """
     observations = {column.name for column in spec.observation}
     extras = {column.name for column in spec.extra}
@@ -68,7 +93,10 @@ def arrow_schema(spec: ReplaySpec) -> pa.Schema:
         }
         kind = pa.list_(pa.field("item", primitive, nullable=False), width) if column.shape else primitive
         fields.append(pa.field(column.name, kind, nullable=False, metadata=metadata))
-    return pa.schema(fields, metadata={"actions": str(spec.actions), "keys_per_caption": str(spec.keys_per_caption)})
+    own = {"actions": str(spec.actions), "keys_per_caption": str(spec.keys_per_caption)}
+    if spec.action is not None:
+        own |= {name: ",".join(repr(float(bound)) for bound in getattr(spec, name)) for name in _ACTION_BOUNDS}
+    return pa.schema(fields, metadata=own)
 
 
 def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
@@ -102,11 +130,17 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
                 content=metadata.get("content", NUMBERS),  # stores of 0.1.0 knew nothing else
             )
         )
+    action = next((column for column in parts["fixed"] if column.name == "action" and column.shape), None)
+    bounds = {
+        name: tuple(map(float, own[name.encode()].decode().split(","))) if action else () for name in _ACTION_BOUNDS
+    }
     spec = ReplaySpec(
         observation=tuple(parts["observation"]),
         actions=int(own[b"actions"]),
         keys_per_caption=int(own[b"keys_per_caption"]),
         extra=tuple(parts["extra"]),
+        action=action,
+        **bounds,
     )
     if [column.name for column in spec.columns] != schema.names:
         raise SpecError(

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
 from onibi.platform.replay.gather_threads import GatherThreads, Take
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sequences import Sequences
-from onibi.platform.replay.window_gather import Empty, chosen_columns
-from onibi.platform.spec import ROLE_FINAL
+from onibi.platform.replay.window_gather import Empty, chosen_columns, empty_actions
+from onibi.platform.spec import ROLE_FINAL, ArraySpec
 
 
 @dataclass(kw_only=True)
@@ -47,13 +48,16 @@ class SequenceGather:
         columns: Sequence[str] | None,
         first_row_columns: Sequence[str],
         gather_threads: int,
+        stack: FrameStack | None = None,
     ) -> None:
         """Raises: ReplayError where sequences are longer than the ring was made for, or a column does not exist."""
-        if length < 1 or burn_in < 0 or length + burn_in > reader.layout.window_rows:
+        self._stack, self._look_back = stack, 0 if stack is None else stack.look_back
+        if length < 1 or burn_in < 0 or self._look_back + burn_in + length > reader.layout.window_rows:
             raise ReplayError(
-                f"{reader.path}: sequences of {burn_in} + {length} rows cannot be drawn, length is at least 1, burn_in "
-                f"at least 0, and the ring was made for reaches of {reader.layout.window_rows} rows in all; create the "
-                "shard with window_rows >= burn_in + length"
+                f"{reader.path}: sequences of {burn_in} + {length} rows with {self._look_back} frames before them "
+                "cannot be drawn, length is at least 1, burn_in at least 0, and the ring was made for reaches of "
+                f"{reader.layout.window_rows} rows in all; create the shard with window_rows >= frames - 1 + burn_in + "
+                "length"
             )
         self._reader, self._length, self._rows = reader, length, burn_in + length
         self._observation, extra = chosen_columns(reader, columns)
@@ -69,8 +73,10 @@ class SequenceGather:
         t, b = self._rows, batch_size
         keys = self._reader.spec.keys_per_caption
         return Sequences(
-            observation={c.name: empty((t + 1, b, *c.shape), np.dtype(c.dtype)) for c in self._observation},
-            action=np.empty((t, b), np.int64),
+            observation={
+                c.name: empty((t + 1, b, *self._frames_of(c), *c.shape), np.dtype(c.dtype)) for c in self._observation
+            },
+            action=empty_actions(self._reader, t, b),
             reward=np.empty((t, b), np.float32),
             continues=np.empty((t, b), np.float32),
             used=np.empty((t, b), np.bool_),
@@ -108,9 +114,8 @@ class SequenceGather:
         out.lane[:], out.generation[:] = starts.lane, starts.row
 
         flat = at.reshape(-1)
-        for name in ("reward", "caption_id", "action", "policy_version"):
-            np.take(columns[name], at, out=getattr(out, name), mode="clip")
-        np.take(columns["caption_count"], at, axis=0, out=out.caption_count, mode="clip")
+        for name in ("reward", "caption_id", "action", "policy_version", "caption_count"):
+            np.take(columns[name], at, axis=0, out=getattr(out, name), mode="clip")
         ends = np.take(columns["terminated"], at, mode="clip") != 0
         ends &= used
         np.copyto(out.reward, np.float32(0), where=padding)
@@ -118,9 +123,14 @@ class SequenceGather:
         np.copyto(out.caption_count, np.uint16(0), where=padding[..., None])
         np.copyto(out.continues, np.logical_not(ends))
 
-        seen = self._flat(base, slot, np.minimum(self._time, steps)).reshape(-1)
+        reach = np.minimum(self._time, steps)
+        seen = self._flat(base, slot, reach).reshape(-1)
+        stacks = seen
+        if self._stack is not None:
+            stacks = stacked_rows(reader, starts.lane, starts.first + reach, self._stack.frames).reshape(-1)
         takes: list[Take] = [
-            (columns[c.name], seen, out.observation[c.name].reshape(-1, *c.shape)) for c in self._observation
+            (columns[c.name], stacks if self._frames_of(c) else seen, out.observation[c.name].reshape(-1, *c.shape))
+            for c in self._observation
         ]
         takes += [(columns[c.name], flat, out.extra[c.name].reshape(-1, *c.shape)) for c in self._extra]
         takes += [(columns[c.name], base + slot, out.first_extra[c.name]) for c in self._first_extra]
@@ -128,11 +138,15 @@ class SequenceGather:
 
     def late(self, starts: SequenceStarts) -> NDArray[np.int64]:
         """End check: positions of sequences whose earliest row may have been overwritten by now."""
-        return np.flatnonzero(starts.first < self._reader.oldest_now()[starts.lane])
+        first = first_read(starts.first, self._look_back)
+        return np.flatnonzero(first < self._reader.oldest_now()[starts.lane])
 
     def close(self) -> None:
         """End the gather threads."""
         self._threads.close()
+
+    def _frames_of(self, column: ArraySpec) -> tuple[int, ...]:
+        return () if self._stack is None else self._stack.shape_of(column.name)
 
     def _flat(self, base: NDArray[np.int64], slot: NDArray[np.int64], reach: NDArray[np.int64]) -> NDArray[np.int64]:
         """[..., B] index into the columns of the rows ``reach`` behind the first."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.episode_pieces import EpisodePieces, PieceMarks
+from onibi.platform.replay.frame_stack import FrameStack, first_read
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_intake import INTAKES, NewRows, RowIntake
 from onibi.platform.replay.sequence_gather import SequenceGather, SequenceStarts, put_sequences
@@ -56,6 +57,7 @@ class SequenceSampler:
         columns: Sequence[str] | None = None,
         first_row_columns: Sequence[str] = (),
         gather_threads: int = 1,
+        stack: FrameStack | None = None,
     ) -> None:
         """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all).
 
@@ -75,6 +77,7 @@ class SequenceSampler:
             columns: to gather, None for all.
             first_row_columns: extra columns gathered of the first row alone.
             gather_threads: threads that copy rows.
+            stack: which leaves come as frame stacks; None for none.
 
         Raises: ReplayError where the ring does not allow it or a figure is out of range.
         """
@@ -90,8 +93,12 @@ class SequenceSampler:
             columns=columns,
             first_row_columns=first_row_columns,
             gather_threads=gather_threads,
+            stack=stack,
         )
-        self._table = StartTable(len(self._lanes), reader.slots, exponent=exponent, look_back=burn_in)
+        self._look_back = 0 if stack is None else stack.look_back
+        self._table = StartTable(
+            len(self._lanes), reader.slots, exponent=exponent, look_back=burn_in, frames_before=self._look_back
+        )
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._pieces = EpisodePieces(len(self._lanes))
         self._intake = RowIntake(reader, self._lanes, ("role", *self._priorities.columns))
@@ -208,7 +215,7 @@ class SequenceSampler:
         marks = self._pieces.mark(rows)
         told, start = self._padded(rows, marks) if self._tail is Tail.PAD else self._shifted(rows, marks)
         first = np.maximum(marks.begin[told], start - self._burn_in)
-        there = first >= rows.oldest[rows.place[told]]
+        there = first_read(first, self._look_back) >= rows.oldest[rows.place[told]]
         told, start, first = told[there], start[there], first[there]
         if len(told):
             self._table.add(rows.place[told], start, first, self._priorities.first(rows, told))

@@ -41,8 +41,8 @@ class Sequences:
 
     observation: dict[str, NDArray[Any]]
     """Each leaf [T + 1, B, ...]: of each row, and of what follows the last one. Behind that it is repeated."""
-    action: NDArray[np.int64]
-    """[T, B]"""
+    action: NDArray[Any]
+    """[T, B] int64, or [T, B, D] float32."""
     reward: NDArray[np.float32]
     """[T, B], the environment's own."""
     continues: NDArray[np.float32]

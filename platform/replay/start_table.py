@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.frame_stack import first_read
 from onibi.platform.replay.sum_tree import SumTree
 
 _NO_ROW = -1
 _REDRAWS = 64
+_WAITING_MOST = 64
+"""Updates that may wait for the next draw."""
 _LARGEST = 1e200
 """A priority may not be larger after the exponent: sums of a whole ring must stay finite."""
 
@@ -20,25 +23,31 @@ _LARGEST = 1e200
 class StartTable:
     """Starts of L' lanes × ``slots``, each with a priority p; drawn with probability p^exponent / Σ p^exponent.
 
-    A start is known by (place of its lane, row). ``first`` is the earliest row that a draw of it reads: once that is
-    overwritten, the start is dropped. With ``look_back`` 0 it is the row itself.
+    A start is known by (place of its lane, row). ``first`` is the first row of what is drawn by it, at most
+    ``look_back`` rows before it; with ``look_back`` 0 it is the row itself. A draw may read ``frames_before`` rows more
+    before that (stacked frames): once the earliest of them is overwritten, the start is dropped.
     """
 
-    def __init__(self, lanes: int, slots: int, *, exponent: float, look_back: int) -> None:
+    def __init__(self, lanes: int, slots: int, *, exponent: float, look_back: int, frames_before: int = 0) -> None:
         """Empty. Raises: ReplayError where ``exponent`` is negative or not finite."""
         if not 0 <= exponent < float("inf"):
             raise ReplayError(f"priority exponent {exponent} is not allowed, it must be finite and at least 0")
-        self._lanes, self._slots, self._exponent, self._look_back = lanes, slots, exponent, look_back
+        self._lanes, self._slots, self._exponent = lanes, slots, exponent
+        self._frames_before, self._reach = frames_before, look_back + frames_before
         self._tree = SumTree(lanes * slots)
         self._row = np.full(lanes * slots, _NO_ROW, np.int64)
         self._first = self._row if look_back == 0 else np.full(lanes * slots, _NO_ROW, np.int64)
         self._held = np.zeros(lanes, np.int64)  # no start below it is in the table
+        # New values that the tree has not seen: one walk up the tree for several batches' updates costs a fraction of
+        # one for each.
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
         self.largest = 1.0
         """Largest priority ever set, at least 1: what new starts get."""
 
     @property
     def total(self) -> float:
         """Σ p^exponent over all starts."""
+        self._settle()
         return self._tree.total
 
     @property
@@ -50,6 +59,7 @@ class StartTable:
         self, place: NDArray[np.int64], row: NDArray[np.int64], first: NDArray[np.int64], priority: NDArray[np.float64]
     ) -> None:
         """Take in new starts, [m] each; what lay in their slots is forgotten."""
+        self._settle()
         leaf = place * self._slots + row % self._slots
         self._row[leaf] = row
         self._first[leaf] = first
@@ -57,14 +67,15 @@ class StartTable:
 
     def drop(self, oldest: NDArray[np.int64], taken: NDArray[np.int64]) -> None:
         """Forget starts that read a row below ``oldest`` [L']; ``taken`` [L'] is above every start in the table."""
-        stop = np.minimum(oldest + self._look_back, taken)
+        stop = np.minimum(oldest + self._reach, taken)
         count = np.maximum(stop - self._held, 0)
         total = int(count.sum())
         if total:
+            self._settle()
             place = np.repeat(np.arange(self._lanes), count)
             row = np.arange(total) + np.repeat(self._held - (np.cumsum(count) - count), count)
             leaf = place * self._slots + row % self._slots
-            leaf = leaf[(self._row[leaf] == row) & (self._first[leaf] < oldest[place])]
+            leaf = leaf[(self._row[leaf] == row) & (first_read(self._first[leaf], self._frames_before) < oldest[place])]
             self._row[leaf] = _NO_ROW
             self._tree.set(leaf, np.zeros(len(leaf)))
         self._held = np.maximum(self._held, oldest)
@@ -89,7 +100,9 @@ class StartTable:
         if not known.all():
             leaf, value, priority = leaf[known], value[known], priority[known]
         if len(leaf):
-            self._tree.set(leaf, value)
+            self._waiting.append((leaf, value))
+            if len(self._waiting) == _WAITING_MOST:
+                self._settle()
             self.largest = max(self.largest, float(priority.max()))
         return len(leaf)
 
@@ -100,7 +113,7 @@ class StartTable:
 
         Raises: ReplayError where every priority is 0.
         """
-        total = self._tree.total
+        total = self.total
         if not total > 0:
             raise ReplayError(
                 f"no start can be drawn: {self.starts} are held, their priorities are all 0. Add a small constant to "
@@ -121,6 +134,7 @@ class StartTable:
 
     def state(self) -> dict[str, Any]:
         """Arrays of the starts held (``leaf``, ``row``, ``first`` int64; ``value`` float64) and plain values."""
+        self._settle()
         leaf = np.flatnonzero(self._row != _NO_ROW)
         return {
             "leaf": leaf,
@@ -144,12 +158,18 @@ class StartTable:
                 "was taken with, or start a new sampler"
             )
         leaf = np.asarray(state["leaf"], np.int64)
-        self._tree = SumTree(self._lanes * self._slots)
+        self._tree, self._waiting = SumTree(self._lanes * self._slots), []
         self._tree.set(leaf, np.asarray(state["value"], np.float64))
         self._row[:], self._first[:] = _NO_ROW, _NO_ROW
         self._row[leaf] = np.asarray(state["row"], np.int64)
         self._first[leaf] = np.asarray(state["first"], np.int64)
         self._held, self.largest = held.copy(), float(state["largest"])
+
+    def _settle(self) -> None:
+        """Hand the tree what waits, in the order of the updates."""
+        if self._waiting:
+            self._tree.set(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
+            self._waiting = []
 
     def _powered(self, priority: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
 from onibi.platform.replay.gather_threads import GatherThreads
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.window_starts import Starts
@@ -28,13 +29,14 @@ class Plan:
 
     starts: Starts
     pair: NDArray[np.int64]  # [m, 2] flat index of o_k and of the bootstrap observation
+    stacks: NDArray[np.int64] | None  # [m, 2, k] the same of stacked leaves; None where nothing is stacked
     reward: NDArray[np.float32]
     continues: NDArray[np.float32]
     used: NDArray[np.bool_]
     steps: NDArray[np.int32]
     caption_id: NDArray[np.uint32]
     caption_count: NDArray[np.uint16]
-    action: NDArray[np.int64]
+    action: NDArray[Any]
     policy_version: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -42,7 +44,7 @@ class Plan:
 
     def put(self, at: NDArray[np.int64], newer: Plan) -> None:
         """Replace the windows at ``at``."""
-        for name in (*PLANNED, "pair"):
+        for name in (*PLANNED, "pair", *(("stacks",) if self.stacks is not None else ())):
             getattr(self, name)[at] = getattr(newer, name)
         self.starts.put(at, newer.starts)
 
@@ -68,16 +70,33 @@ def chosen_columns(
     return observation, tuple(column for column in spec.extra if names is None or column.name in names)
 
 
+def empty_actions(reader: RingReader, *leading: int) -> NDArray[Any]:
+    """An uninitialised array of actions with these leading axes."""
+    column = next(column for column in reader.spec.columns if column.name == "action")
+    return np.empty((*leading, *column.shape), np.dtype(column.dtype))
+
+
 class WindowGather:
     """Gathers windows of at most ``n_steps`` from given starts; knows nothing of how they were chosen."""
 
-    def __init__(self, reader: RingReader, *, n_steps: int, columns: Sequence[str] | None, gather_threads: int) -> None:
+    def __init__(
+        self,
+        reader: RingReader,
+        *,
+        n_steps: int,
+        columns: Sequence[str] | None,
+        gather_threads: int,
+        stack: FrameStack | None = None,
+    ) -> None:
         """Raises: ReplayError where windows are longer than the ring was made for, or a column does not exist."""
-        if not 1 <= n_steps <= reader.layout.window_rows:
+        self.look_back = 0 if stack is None else stack.look_back
+        if not 1 <= n_steps <= reader.layout.window_rows - self.look_back:
             raise ReplayError(
-                f"{reader.path}: windows of {n_steps} steps cannot be drawn, the ring was made for 1 to "
-                f"{reader.layout.window_rows}; create the shard with window_rows >= n_steps"
+                f"{reader.path}: windows of {n_steps} steps cannot be drawn with {self.look_back} frames before "
+                f"them, the ring was made for 1 to {reader.layout.window_rows} rows in all; create the shard with "
+                "window_rows >= frames - 1 + n_steps"
             )
+        self._stack = stack
         self._reader, self._n = reader, n_steps
         self._observation, self._extra = chosen_columns(reader, columns)
         self._offsets = np.arange(n_steps, dtype=np.int64)
@@ -87,12 +106,15 @@ class WindowGather:
     def allocate(self, batch_size: int, empty: Empty) -> Windows:
         """Windows for ``gather`` to fill; ``empty`` makes the memory of observations."""
         b, n = batch_size, self._n
-        pairs = {column.name: empty((b, 2, *column.shape), np.dtype(column.dtype)) for column in self._observation}
+        pairs = {
+            column.name: empty((b, 2, *self._stacked_shape(column)), np.dtype(column.dtype))
+            for column in self._observation
+        }
         return Windows(
             observation={name: pair[:, 0] for name, pair in pairs.items()},
             bootstrap_observation={name: pair[:, 1] for name, pair in pairs.items()},
             pairs=pairs,
-            action=np.empty(b, np.int64),
+            action=empty_actions(self._reader, b),
             reward=np.empty((b, n), np.float32),
             continues=np.empty((b, n), np.float32),
             used=np.empty((b, n), np.bool_),
@@ -150,44 +172,56 @@ class WindowGather:
         last += base
         pair = np.empty((len(begin), 2), np.int64)
         pair[:, 0], pair[:, 1] = begin, last
+        stacks: NDArray[np.int64] | None = None
+        if self._stack is not None:
+            rows = np.stack([starts.row, starts.row + steps], axis=1)
+            stacks = stacked_rows(self._reader, starts.lane[:, None], rows, self._stack.frames)
         return Plan(
             starts=starts,
             pair=pair,
+            stacks=stacks,
             reward=reward,
             continues=np.logical_not(ends).astype(np.float32),
             used=used,
             steps=steps,
             caption_id=caption_id,
             caption_count=caption_count,
-            action=np.take(columns["action"], begin, mode="clip"),
+            action=np.take(columns["action"], begin, axis=0, mode="clip"),
             policy_version=np.take(columns["policy_version"], begin, mode="clip"),
         )
 
-    def gather(self, pair: NDArray[np.int64], out: Windows, meanwhile: Callable[[], None] | None = None) -> None:
-        """Observations and extra columns of a whole batch, straight into ``out``; all threads are joined then.
+    def gather(self, plan: Plan, batch: slice, out: Windows, meanwhile: Callable[[], None] | None = None) -> None:
+        """Observations and extra columns of a part of a plan, straight into ``out``; all threads are joined then.
 
         ``meanwhile`` is called while the other threads copy.
         """
-        columns = self._reader.columns
+        columns, pair = self._reader.columns, plan.pair[batch]
+        stacks = None if plan.stacks is None else plan.stacks[batch].reshape(-1)
         both = pair.reshape(-1)
         takes = [
-            (columns[column.name], both, out.pairs[column.name].reshape(-1, *column.shape))
+            (
+                columns[column.name],
+                stacks if stacks is not None and self._is_stacked(column) else both,
+                out.pairs[column.name].reshape(-1, *column.shape),
+            )
             for column in self._observation
         ]
         if self._extra:
             takes += [(columns[column.name], pair[:, 0], out.extra[column.name]) for column in self._extra]
         self._threads.take(takes, meanwhile)
 
-    def gather_at(self, pair: NDArray[np.int64], positions: NDArray[np.int64], out: Windows) -> None:
-        """The same for single places of a batch."""
-        columns = self._reader.columns
+    def gather_at(self, plan: Plan, positions: NDArray[np.int64], out: Windows) -> None:
+        """The same of a whole plan for single places of a batch."""
+        columns, pair = self._reader.columns, plan.pair
         for column in self._observation:
-            out.pairs[column.name][positions] = columns[column.name][pair]
+            at = plan.stacks if plan.stacks is not None and self._is_stacked(column) else pair
+            out.pairs[column.name][positions] = columns[column.name][at]
         for column in self._extra:
             out.extra[column.name][positions] = columns[column.name][pair[:, 0]]
 
     def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
-        """End check: positions of starts whose first row may have been overwritten by now."""
+        """End check: positions of starts of which a row, stacked frames included, may have been overwritten by now."""
+        row = first_read(row, self.look_back)
         if (row >= np.take(self._reader.oldest_ceiling(), lane)).all():  # the usual case
             return _NONE
         return np.flatnonzero(row < self._reader.oldest_now()[lane])
@@ -195,3 +229,9 @@ class WindowGather:
     def close(self) -> None:
         """End the gather threads."""
         self._threads.close()
+
+    def _is_stacked(self, column: ArraySpec) -> bool:
+        return self._stack is not None and column.name in self._stack.leaves
+
+    def _stacked_shape(self, column: ArraySpec) -> tuple[int, ...]:
+        return column.shape if self._stack is None else (*self._stack.shape_of(column.name), *column.shape)

@@ -82,11 +82,16 @@ class Span:
     cursor: NDArray[np.int64]
 
 
-def readable_span(reader: RingReader, lanes: NDArray[np.int64]) -> Span:
-    """What can be read of ``lanes`` now, at least one row. Raises: ReplayError where nothing was committed yet."""
+def readable_span(reader: RingReader, lanes: NDArray[np.int64], look_back: int = 0) -> Span:
+    """What can be read of ``lanes`` now, with ``look_back`` rows before it (or row 0): at least one row.
+
+    Raises: ReplayError where nothing was committed yet.
+    """
     for _ in range(_REDRAWS):
         snapshot = reader.snapshot()
         oldest, cursor = snapshot.oldest[lanes], snapshot.cursor[lanes]
+        if look_back:
+            oldest = np.minimum(np.where(oldest > 0, oldest + look_back, 0), cursor)
         if (cursor > oldest).any():
             return Span(lanes=lanes, oldest=oldest, cursor=cursor)
         if not cursor.any():

@@ -23,8 +23,8 @@ class Windows:
     """Each leaf [B, ...] in its stored dtype: o_k of the start row."""
     bootstrap_observation: dict[str, NDArray[Any]]
     """Each leaf [B, ...]: the observation after the last used step."""
-    action: NDArray[np.int64]
-    """[B], of the start row."""
+    action: NDArray[Any]
+    """[B] int64 of the start row, or [B, D] float32."""
     reward: NDArray[np.float32]
     """[B, n], the environment's own."""
     continues: NDArray[np.float32]

@@ -17,17 +17,16 @@ from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.reward_mixer import RewardMixer, RewardSettings
+from onibi.platform.reward_mixer import ExtrinsicSettings, RewardMixer, RewardSettings
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)
+REWARDS = RewardSettings(extrinsic=ExtrinsicSettings(clip=None))
 LANES, ROWS = 2, 12  # a fragment: 11 steps, the last one terminates, and a final row
 DRAWS = {
     "windows": WindowDraws(n_steps=2, batch_size=6),
     "prioritized": WindowDraws(n_steps=2, batch_size=6, priorities=PrioritySettings(exponent=1.0)),
-    "sequences": SequenceDraws(
-        length=4, burn_in=2, period=2, batch_size=3, priorities=PrioritySettings(exponent=1.0)
-    ),
+    "sequences": SequenceDraws(length=4, burn_in=2, period=2, batch_size=3, priorities=PrioritySettings(exponent=1.0)),
     "slabs": SlabDraws(rows=6, batch_lanes=2),
 }
 
@@ -87,7 +86,7 @@ def make_feed(tmp_path):
 
 
 def loop_of(learner, feed, published, period=10):
-    return LearnerLoop(learner, feed, RewardMixer(RewardSettings()), 0, published.append, period)
+    return LearnerLoop(learner, feed, RewardMixer(REWARDS), 0, published.append, period)
 
 
 @pytest.mark.parametrize("kind", sorted(DRAWS))
@@ -155,7 +154,7 @@ def test_weights_go_out_at_the_start_where_there_are_updates(make_feed):
 def test_a_slab_of_final_rows_has_no_ages(make_feed):
     feed = make_feed("slabs")
     batch = feed.draw()
-    mixed = RewardMixer(RewardSettings()).mix(batch, None)
+    mixed = RewardMixer(REWARDS).mix(batch, None)
     assert "learner/data_age_mean_updates" in batch_metrics(batch, mixed, 3)
     batch.used[:] = False
     assert batch_metrics(batch, mixed, 3) == {"learner/labelled_share": 1.0, "learner/reward_clipped_share": 0.0}

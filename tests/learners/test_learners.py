@@ -65,9 +65,7 @@ def test_updates_are_counted_and_batches_stay_as_they_were(owner, settings, spec
             np.testing.assert_array_equal(values, getattr(kept, part)[name])
 
 
-def test_its_policies_take_its_weights_and_act_within_the_actions(
-    owner, settings, spec, make_batch, make_observation
-):
+def test_its_policies_take_its_weights_and_act_within_the_actions(owner, settings, spec, make_batch, make_observation):
     learner = updated(owner, settings, spec, make_batch)
     factory = pickle.loads(pickle.dumps(owner.policy_factory(settings, spec)))
     rng = np.random.default_rng(0)
@@ -92,7 +90,8 @@ def test_a_greedy_policy_gives_the_same_actions_whatever_the_random_numbers(
     policy = owner.policy_factory(settings, spec)(None)
     policy.load(updated(owner, settings, spec, make_batch).weights(weights_version(0, 2)))
     observation = make_observation(spec, 20, np.random.default_rng(0))
-    first, second = (policy.act(observation, policy.initial_state(20), np.random.default_rng(seed)).action for seed in (1, 2))
+    state = policy.initial_state(20)
+    first, second = (policy.act(observation, state, np.random.default_rng(seed)).action for seed in (1, 2))
     np.testing.assert_array_equal(first, second)
 
 

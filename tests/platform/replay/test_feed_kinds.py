@@ -214,7 +214,7 @@ def test_a_ring_without_any_row_yet_does_not_stop_a_restore(make_store, tmp_path
         other.rebase()
         assert not other.may_draw()
         while not other.may_draw():
-            assert any([store.insert(actor) for actor in range(ACTORS)])
+            assert sum(store.insert(actor) for actor in range(ACTORS))
         other.draw()
         other.close()
         store.lose_ring()
@@ -332,7 +332,7 @@ def test_a_learner_that_comes_after_another_begins_with_the_newest_rows(make_sto
     assert not other.may_draw()
     assert store.insert(0), "nobody waits for rows that are left out"
     while not other.may_draw():
-        assert any([store.insert(actor) for actor in range(ACTORS)])
+        assert sum(store.insert(actor) for actor in range(ACTORS))
     slab = other.draw()
     assert slab.generation.min() >= first.generation.max() + 8
     assert slab.begins[:, 0].all()
