@@ -1,4 +1,4 @@
-"""The network for NetHack views: crop of character classes, nearest cell of each class, figures, message, whole map."""
+"""The network for NetHack views: crop of character classes, nearest cells, figures, message, inventory, whole map."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ _LOCATOR_REACH = 40.0
 _LOCATOR_NEAR = 4.0
 """Cells over which the near scale of dx and dy saturates: one step more or less must be seen."""
 _CHARACTERS = 256
+_COLORS = 16
+_ITEM_IDS = 5977
+"""Ids of ``inventory_items``: 0 for an empty slot, else NLE's glyph + 1."""
+_KNOWN = ("blstats", "crop", "inventory_items", "locator", "map", "map_colors", "message")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NethackSettings(Settings):
-    """All leaves go into the first layer of an MLP: classes and words as one-hots, the map through convolutions."""
+    """All leaves go into the first layer of an MLP: classes and words as one-hots, the map through convolutions.
+
+    Words as one-hots are a bag: what was said, in any order. ``message_embedding`` reads them in their order.
+    """
 
     kind: Literal["nethack"] = "nethack"
     hidden: Annotated[tuple[Width, ...], Field(min_length=1)] = (128, 128)
@@ -39,6 +46,8 @@ class NethackSettings(Settings):
     normalize_blstats: bool = False  # by a running mean and deviation
     map_embedding: Width = 16
     map_channels: tuple[Width, ...] = (32, 32, 32)  # 3 × 3 convolutions of stride 2 over the whole map
+    message_embedding: Width | None = None  # numbers for each word, side by side; null: the bag of words
+    inventory_embedding: Width = 16  # numbers for each item, summed over the items
 
 
 class NethackEncoder(nn.Module):
@@ -62,17 +71,25 @@ class NethackEncoder(nn.Module):
         _check_form(specs, "crop", ("uint8",), 2)
         _check_form(specs, "locator", ("int8",), 2)
         _check_form(specs, "map", ("uint8",), 2)
+        _check_form(specs, "map_colors", ("uint8",), 2)
         _check_form(specs, "message", ("uint8",), 1)
+        _check_form(specs, "inventory_items", ("int16",), 1)
         self._names = {name: spec.name for name, spec in specs.items()}
         self._classes = settings.crop_classes
 
         self._crop_cells = math.prod(specs["crop"].shape) if "crop" in specs else 0
-        self._words = specs["message"].shape[0] if "message" in specs else 0
+        words = specs["message"].shape[0] if "message" in specs else 0
+        self.words: nn.Embedding | None = None
+        if words and settings.message_embedding is not None:
+            self.words = nn.Embedding(_WORD_IDS + 1, settings.message_embedding, padding_idx=0)
+        self._words = 0 if self.words is not None else words
+        self.items: nn.Embedding | None = None
+        if "inventory_items" in specs:
+            self.items = nn.Embedding(_ITEM_IDS, settings.inventory_embedding, padding_idx=0)
         self.blstats_normalizer: RunningNormalizer | None = None
         if "blstats" in specs and settings.normalize_blstats:
             self.blstats_normalizer = RunningNormalizer(math.prod(specs["blstats"].shape))
-        known = {"crop", "locator", "map", "message", "blstats"}
-        others = [flat_leaf(spec) for name, spec in specs.items() if name not in known]
+        others = [flat_leaf(spec) for name, spec in specs.items() if name not in _KNOWN]
         self.others = FlatInput(others) if others else None
 
         numbers = 0 if self.others is None else self.others.features
@@ -80,10 +97,15 @@ class NethackEncoder(nn.Module):
             numbers += math.prod(specs["blstats"].shape)
         if "locator" in specs:
             numbers += 5 * specs["locator"].shape[0]
+        if self.words is not None:
+            numbers += words * self.words.embedding_dim
+        if self.items is not None:
+            numbers += self.items.embedding_dim
         self.map_tower: MapTower | None = None
         if "map" in specs:
             rows, columns = specs["map"].shape
-            self.map_tower = MapTower(rows, columns, settings.map_embedding, settings.map_channels)
+            colored = "map_colors" in specs
+            self.map_tower = MapTower(rows, columns, settings.map_embedding, settings.map_channels, colored=colored)
             numbers += self.map_tower.features
 
         first, *rest = settings.hidden
@@ -143,8 +165,13 @@ class NethackEncoder(nn.Module):
             offset = locator[:, :, 1:]
             scales = torch.cat((locator[:, :, :1], offset / _LOCATOR_REACH, torch.tanh(offset / _LOCATOR_NEAR)), dim=2)
             parts.append(scales.flatten(1))
+        if self.words is not None:
+            parts.append(self.words(observation[self._names["message"]].int()).flatten(1))
+        if self.items is not None:
+            parts.append(self.items(observation[self._names["inventory_items"]].int()).sum(dim=1))
         if self.map_tower is not None:
-            parts.append(self.map_tower(observation[self._names["map"]]))
+            colors = observation[self._names["map_colors"]] if self.map_tower.colors is not None else None
+            parts.append(self.map_tower(observation[self._names["map"]], colors))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -156,20 +183,25 @@ class MapTower(nn.Module):
         columns: width of the map.
         embedding: channels of a character.
         channels: of each convolution.
+        colored: whether a character's color is read, too; its embedding is added to the character's.
     """
 
-    def __init__(self, rows: int, columns: int, embedding: int, channels: tuple[int, ...]) -> None:
+    def __init__(self, rows: int, columns: int, embedding: int, channels: tuple[int, ...], *, colored: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(_CHARACTERS, embedding)
+        self.colors = nn.Embedding(_COLORS, embedding) if colored else None
         self.convolutions = nn.ModuleList()
         for width in channels:
             self.convolutions.append(nn.Conv2d(embedding, width, kernel_size=3, stride=2, padding=1))
             embedding, rows, columns = width, (rows + 1) // 2, (columns + 1) // 2
         self.features = embedding * rows * columns
 
-    def forward(self, characters: Tensor) -> Tensor:
-        """[B, rows, columns] uint8 → [B, features] float32."""
-        planes = self.embedding(characters.int()).permute(0, 3, 1, 2)
+    def forward(self, characters: Tensor, colors: Tensor | None) -> Tensor:
+        """[B, rows, columns] uint8, twice where colored → [B, features] float32."""
+        planes = self.embedding(characters.int())
+        if self.colors is not None and colors is not None:
+            planes = planes + self.colors(colors.int().clamp(max=_COLORS - 1))
+        planes = planes.permute(0, 3, 1, 2)
         for convolution in self.convolutions:
             planes = functional.relu(convolution(planes))
         return planes.flatten(1)  # type: ignore[no-any-return]

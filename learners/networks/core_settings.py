@@ -1,0 +1,33 @@
+"""What can be chosen about a recurrent core, and the column that holds its state. No torch: actors import this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from onibi.platform.config import Settings
+from onibi.platform.spec import ArraySpec
+
+STATE_COLUMN = "recurrent_state"
+"""Extra column of replay: the state before the row's observation was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreSettings(Settings):
+    """The memory between encoder and head."""
+
+    cell: Literal["lstm", "gru"] = "lstm"
+    size: Annotated[int, Field(ge=1)] = 128  # H: features handed to the head; the state has 2 H numbers, H with gru
+    layer_norm: bool = False  # LayerNorm of what the head reads; the state itself stays as the cell made it
+
+
+def state_size(settings: CoreSettings) -> int:
+    """S, the numbers in a state: an LSTM's h and c side by side, a GRU's h."""
+    return (2 if settings.cell == "lstm" else 1) * settings.size
+
+
+def state_column(settings: CoreSettings) -> ArraySpec:
+    """The column of replay that holds the state of each row."""
+    return ArraySpec(name=STATE_COLUMN, dtype="float32", shape=(state_size(settings),))

@@ -1,0 +1,80 @@
+"""Encoders of images: a tower of convolutions for each image leaf, then an MLP over them and the other leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from onibi.learners.networks.leaves import channels_last, flat_leaf, is_image
+from onibi.learners.networks.mlp import FlatInput, Trunk
+from onibi.platform.errors import SpecError
+from onibi.platform.spec import ArraySpec
+
+_LARGEST_PIXEL = 255.0
+
+
+class ImageEncoder(nn.Module):
+    """Images to features.
+
+    Args:
+        kind: the encoder's name in errors.
+        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 read as 0 … 1.
+        tower: makes the module for one leaf: [B, channels, height, width] float32 → [B, features], with ``features``.
+        hidden: widths of the layers behind.
+        layer_norm: LayerNorm in them.
+    Raises: SpecError where no leaf is an image.
+    """
+
+    acts_in_numpy = False
+
+    def __init__(
+        self,
+        kind: str,
+        observation: tuple[ArraySpec, ...],
+        tower: Callable[[ArraySpec], nn.Module],
+        hidden: Sequence[int],
+        *,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        images = [spec for spec in observation if is_image(spec)]
+        if not images:
+            found = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in observation)
+            raise SpecError(
+                f"learner.network.kind={kind} reads uint8 images of 5 × 5 pixels or more; the observation has {found}. "
+                "Set learner.network.kind to mlp, or let the environment give pixels as uint8."
+            )
+        self._images = tuple((spec.name, len(spec.shape) == 2, channels_last(spec)) for spec in images)
+        self.towers = nn.ModuleList(tower(spec) for spec in images)
+        others = [flat_leaf(spec) for spec in observation if not is_image(spec)]
+        self.others = FlatInput(others) if others else None
+        features = 0 if self.others is None else self.others.features
+        for each in self.towers:
+            assert isinstance(each.features, int)
+            features += each.features
+        self.trunk = Trunk(features, hidden, layer_norm=layer_norm)
+        self.features = self.trunk.features
+
+    def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
+        """Nothing: pixels have a fixed scale."""
+
+    def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Each leaf [B, ...] → [B, features] float32."""
+        parts = []
+        for (name, grey, last), tower in zip(self._images, self.towers, strict=True):
+            pixels = observation[name].float() / _LARGEST_PIXEL
+            if grey:
+                pixels = pixels[:, None]
+            elif last:
+                pixels = pixels.permute(0, 3, 1, 2)
+            parts.append(tower(pixels))
+        if self.others is not None:
+            parts.append(self.others(observation))
+        return self.trunk(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+
+
+def image_norm(channels: int) -> nn.GroupNorm:
+    """LayerNorm over channels and pixels of each image, with a scale and a shift for each channel."""
+    return nn.GroupNorm(1, channels)
