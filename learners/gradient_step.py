@@ -149,9 +149,7 @@ class GradientStep:
                 "for NaN in the observations or rewards, or lower learner.learning_rate; then resume from the last "
                 "checkpoint."
             )
-        return StepResult(
-            completed=True, applied=self._skips_in_a_row == 0, finite=finite, gradient_norm=gradient_norm
-        )
+        return StepResult(completed=True, applied=self._skips_in_a_row == 0, finite=finite, gradient_norm=gradient_norm)
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give ``module`` the first worker's buffers (running statistics): each worker sees batches of its own."""
@@ -257,7 +255,7 @@ class _Verdicts:
         word = self._turn % _UNHEARD_STEPS
         self._turn += 1
         self._words[word].copy_(finite, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._unheard.append((update, word, event))
 
@@ -265,7 +263,7 @@ class _Verdicts:
         """The words that have arrived, oldest first; all where ``wait``, and as many as make room for the next."""
         while self._unheard:
             update, word, event = self._unheard[0]
-            if not event.query():
+            if not event.query():  # type: ignore[no-untyped-call]
                 if not wait and len(self._unheard) < _UNHEARD_STEPS:
                     return
                 event.synchronize()

@@ -60,7 +60,8 @@ class LossProgram(Generic[Details]):
 
     def _on_a_side_stream(self, inputs: Inputs) -> tuple[StepResult, Details]:
         # What is recorded later must not have been tied to the default stream by a backward pass before.
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        main = torch.cuda.current_stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(main)
         with torch.cuda.stream(side):
             finite, gradient_norm, details = self._move(inputs)
@@ -71,9 +72,7 @@ class LossProgram(Generic[Details]):
 class _Recorded(Generic[Details]):
     """A CUDA graph of one step, with the memory that it reads from."""
 
-    def __init__(
-        self, inputs: Inputs, move: Callable[[Inputs], tuple[Tensor, Tensor, Details]]
-    ) -> None:
+    def __init__(self, inputs: Inputs, move: Callable[[Inputs], tuple[Tensor, Tensor, Details]]) -> None:
         self._inputs = {
             group: {name: torch.empty_like(tensor) for name, tensor in members.items()}
             for group, members in inputs.items()

@@ -70,22 +70,21 @@ class WorkerGroup:
             ) from error
 
 
-def join_group(rank: int, size: int, address: str) -> WorkerGroup:
+def join_group(rank: int, size: int, rendezvous: str) -> WorkerGroup:
     """Make this process worker ``rank`` of ``size``; returns when all have joined. gloo on the CPU, nccl on CUDA.
 
     Args:
         rank: from 0.
         size: W.
-        address: "HOST:PORT", free on the host of rank 0.
+        rendezvous: "file:///PATH" of a file that does not exist yet, on one machine; or "tcp://HOST:PORT", free on the
+            host of rank 0.
     Raises: LearnerLostError where the others do not come.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        distributed.init_process_group(
-            backend, init_method=f"tcp://{address}", rank=rank, world_size=size, timeout=_WAIT
-        )
+        distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=size, timeout=_WAIT)
     except RuntimeError as error:
-        raise LearnerLostError(f"learner {rank} of {size}: the group at {address} did not form: {error}") from error
+        raise LearnerLostError(f"learner {rank} of {size}: the group at {rendezvous} did not form: {error}") from error
     return WorkerGroup(rank, size)
 
 
