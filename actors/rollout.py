@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from onibi.actors.action_fitting import ActionFit, action_fitting
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.captioner import Captioner
 from onibi.actors.environments.factory import autoreset_mode
@@ -40,6 +41,7 @@ class RolloutSettings(Settings):
     fragment_steps_max: int = 128  # a fragment grows to this while less than fragment_seconds have passed
     fragment_seconds: float = 0.05  # at most 20 fragments a second per actor; 0: always fragment_steps
     weights_period_steps: int = 4  # vector steps between two looks for newer weights
+    action_fit: ActionFit = "rescale"  # how a policy's continuous actions become the environment's
     caption_counts: bool = True  # episodic caption counts as an observation: they make count rewards Markov
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ class Rollout:
         self._settings, self._identity, self._env_id, self._clock = settings, identity, env_id, clock
         self._envs = vector_env.num_envs
         self._mode = autoreset_mode(vector_env, env_id)
+        self._fit = action_fitting(vector_env.single_action_space, settings.action_fit, env_id)
         self._counter = CaptionCounter(self._envs, spec.keys_per_caption)
         rows_per_step = 1 if self._mode is AutoresetMode.NEXT_STEP else 2
         self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
@@ -152,20 +155,20 @@ class Rollout:
             self._observation, {"episode_id": self._episodes.episode_id, "step": self._episodes.step}
         )
         captions, self._new_captions = self._new_captions, []
+        texts = [] if self._view.texts is None else self._view.texts.take_new()["text"].to_pylist()
         roles = columns["role"]
         committed = np.arange(roles.shape[1]) < rows_per_lane[:, None]
         fragment = Fragment(
-        texts = [] if self._view.texts is None else self._view.texts.take_new()["text"].to_pylist()
             actor=self._identity.actor,
             incarnation=self._identity.incarnation,
             sequence=self._sequence,
             rows_per_lane=rows_per_lane,
             columns=columns,
             new_captions=captions,
+            new_texts=texts,
             episodes=self._episodes.take(),
             env_steps=int(((roles == ROLE_STEP) & committed).sum()),
             collect_seconds=self._clock() - started,
-            new_texts=texts,
         )
         self._sequence += 1
         return fragment
@@ -179,7 +182,8 @@ class Rollout:
         acted = self._policy.act(self._observation, self._state, self._rng)
         self._state = acted.state
         self._buffer.put(self._observation)
-        raw, reward, terminated, truncated, infos = self._guard(lambda: self._env.step(acted.action))
+        played = acted.action if self._fit is None else self._fit(acted.action)
+        raw, reward, terminated, truncated, infos = self._guard(lambda: self._env.step(played))
         reward = np.asarray(reward, np.float32)
         if not np.isfinite(reward).all():
             lane = int(np.flatnonzero(~np.isfinite(reward))[0])
