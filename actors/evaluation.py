@@ -16,7 +16,9 @@ from onibi.platform.config import Settings
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import EpisodeStatistics, Fragment
 from onibi.platform.policy import Policy, PolicyStep, Weights
+from onibi.platform.random_actions import random_actions
 from onibi.platform.reward_table import RewardTable
+from onibi.platform.spec import ReplaySpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,10 @@ class FrozenRewards:
 
 
 class MixedWithRandom:
-    """A policy that acts uniformly at random with probability ``epsilon``."""
+    """A policy that acts at random with probability ``epsilon``; see ``random_actions``."""
 
-    def __init__(self, policy: Policy, epsilon: float, actions: int) -> None:
-        self._policy, self._epsilon, self._actions = policy, epsilon, actions
+    def __init__(self, policy: Policy, epsilon: float, spec: ReplaySpec) -> None:
+        self._policy, self._epsilon, self._spec = policy, epsilon, spec
         self.version = policy.version
 
     def initial_state(self, envs: int) -> Any:
@@ -84,7 +86,8 @@ class MixedWithRandom:
         chosen = self._policy.act(observation, state, rng)
         envs = len(chosen.action)
         at_random = rng.random(envs) < self._epsilon
-        action = np.where(at_random, rng.integers(0, self._actions, envs), chosen.action)
+        others, _ = random_actions(self._spec, observation, rng)
+        action = np.where(at_random if others.ndim == 1 else at_random[:, None], others, chosen.action)
         return PolicyStep(action=action, state=chosen.state, extra=chosen.extra)
 
     def load(self, weights: Weights) -> None:

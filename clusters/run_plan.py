@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onibi.actors.action_fitting import action_fitting
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.actors.caption_counter import BAG_BITS
 from onibi.actors.captioners.captioner import Captioner
@@ -83,7 +84,7 @@ class RunPlan:
         if weights is not None:
             policy.load(weights)
             if self.settings.evaluation.epsilon > 0:
-                policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec.actions)
+                policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
         identity = RolloutIdentity(
             actor=0, incarnation=0, next_sequence=0, seed=role_seed(self.settings, ROLE_EVALUATION, seed)
         )
@@ -158,22 +159,24 @@ def plan_run(settings: RunSettings) -> RunPlan:
 
     Raises:
         EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
-            discrete actions, or lacks the captions that the run asks for.
+            actions that the learner can choose among, or lacks the captions that the run asks for.
     """
     env = make_vector_env(settings.environment, 1, raw_keys(settings))
     try:
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings)
-        actions = getattr(env.single_action_space, "n", None)
-        if actions is None or getattr(env.single_action_space, "start", 0) != 0:
-            raise SpecError(
-                f"{settings.environment.id}: its action space is {env.single_action_space}; learner.kind="
-                f"{settings.learner.kind} needs Discrete actions from 0."  # type: ignore[attr-defined]
-            )
+        space = env.single_action_space
+        fitting = action_fitting(space, settings.actors.rollout.action_fit, settings.environment.id)
         _check_captions(settings, captioner, env)
     finally:
         env.close()
     owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
+    if fitting is not None and not getattr(owner, "continuous_actions", False):
+        raise ConfigError(
+            f"{settings.environment.id}: its actions are continuous ({space}), but learner.kind="
+            f"{settings.learner.kind} values Discrete actions from 0. Set learner.kind to appo or impala, or "  # type: ignore[attr-defined]
+            "choose an environment with Discrete actions."
+        )
     needs: ReplayNeeds = owner.needs(settings.learner)
     observation = list(view.specs)
     has_captions = settings.captioner.kind != "none"  # type: ignore[attr-defined]
@@ -187,9 +190,12 @@ def plan_run(settings: RunSettings) -> RunPlan:
         observation.append(ArraySpec(name="observation.caption_counts", dtype="float32", shape=(width,)))
     spec = ReplaySpec(
         observation=tuple(observation),
-        actions=int(actions),
+        actions=0 if fitting else int(space.n),
         keys_per_caption=max(1, captioner.keys_per_caption),
         extra=needs.extra,
+        action=ArraySpec(name="action", dtype="float32", shape=(fitting.dimensions,)) if fitting else None,
+        action_low=fitting.policy_bounds[0] if fitting else (),
+        action_high=fitting.policy_bounds[1] if fitting else (),
     )
     policy_factory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
     return RunPlan(settings, spec, captioner.key_version, needs, policy_factory)

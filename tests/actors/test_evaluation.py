@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
@@ -11,6 +13,7 @@ from onibi.platform.captions import CaptionTable
 from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.policy import NO_WEIGHTS, PolicyStep, Weights, WeightsVersion
 from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable
+from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 ENVS = 3
 MODES = list(AutoresetMode)
@@ -116,6 +119,16 @@ def test_judges_read_their_own_figure():
     assert PlayedEpisode(3.0, 7, 0.5, {}).judged_by("success") == 0.0
 
 
+FOUR = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=4)
+PLANE = dataclasses.replace(
+    FOUR,
+    actions=0,
+    action=ArraySpec(name="action", dtype="float32", shape=(2,)),
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+)
+
+
 class Constant:
     version = NO_WEIGHTS
 
@@ -132,11 +145,11 @@ class Constant:
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_a_share_epsilon_of_the_actions_is_uniformly_random(epsilon):
     envs, calls = 50, 400
-    mixed = MixedWithRandom(Constant(), epsilon, 4)
+    mixed = MixedWithRandom(Constant(), epsilon, FOUR)
     rng, state = np.random.default_rng(1), mixed.initial_state(envs)
     counts = np.zeros(4)
     for call in range(calls):
-        acted = mixed.act({}, state, rng)
+        acted = mixed.act({"observation": np.zeros(envs)}, state, rng)
         state = acted.state
         assert state[0] == call + 1
         assert acted.extra["logit"][0] == call
@@ -147,7 +160,23 @@ def test_a_share_epsilon_of_the_actions_is_uniformly_random(epsilon):
     assert (np.abs(share - expected) <= 5 * deviation).all(), (share, expected)
 
 
+def test_the_random_share_keeps_to_the_mask_and_to_the_bounds_of_continuous_actions():
+    rng, mask = np.random.default_rng(0), np.tile(np.uint8([1, 0, 1, 0]), (500, 1))
+    leaves = {"observation": np.zeros(500), ACTION_MASK: mask}
+    acted = MixedWithRandom(Constant(), 0.5, FOUR).act(leaves, np.zeros(500), rng)
+    assert set(acted.action.tolist()) == {0, 2}
+
+    class Still(Constant):
+        def act(self, observation, state, rng):
+            return PolicyStep(action=np.full((len(state), 2), 7.0, np.float32), state=state)
+
+    acted = MixedWithRandom(Still(), 0.5, PLANE).act(leaves, np.zeros(500), rng)
+    random = (acted.action != 7.0).any(axis=1)
+    assert 200 < random.sum() < 300
+    assert (np.abs(acted.action[random]) <= 1).all()
+
+
 def test_weights_reach_the_policy_behind_the_mixture():
-    mixed = MixedWithRandom(Constant(), 0.5, 4)
+    mixed = MixedWithRandom(Constant(), 0.5, FOUR)
     mixed.load(Weights(WeightsVersion(9), {}))
     assert mixed.version == 9
