@@ -25,8 +25,10 @@ from onibi.platform.annotator import Annotator
 from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
+from onibi.platform.replay.frame_stack import FrameStack, frame_stack
 from onibi.platform.reward_mixer import RewardMixer, value_bounds
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
+from onibi.platform.stacked_policy import StackedPolicyFactory
 
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER = range(4)
 
@@ -64,12 +66,24 @@ class RunPlan:
         return replace(self.for_actors(), policy_factory=_no_policy)
 
     @property
+    def groups(self) -> int:
+        """G: actors that the ring has lanes for at once."""
+        return self.settings.replay.max_actors or self.settings.actors.count
+
+    @property
     def lanes(self) -> int:
-        """Environments over all actors."""
-        return self.settings.actors.count * self.settings.actors.rollout.envs_per_actor
+        """L: lanes of the ring, over all actors that it has room for."""
+        return self.groups * self.settings.actors.rollout.envs_per_actor
+
+    @property
+    def stack(self) -> FrameStack | None:
+        """Which leaves networks see as frame stacks."""
+        return frame_stack(self.settings.frame_stack, self.spec)
 
     def make_rollout(self, actor: int, incarnation: int, next_sequence: int) -> Rollout:
-        """The rollout of one actor; its environments and random numbers follow from (seed, actor, incarnation)."""
+        """The rollout of the actor that has a group; environments and random numbers follow from (seed, group,
+        incarnation).
+        """
         envs = self.settings.actors.rollout.envs_per_actor
         policy = self.policy_factory(LaneRange(first=actor * envs, count=envs, total=self.lanes))
         seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
@@ -104,6 +118,14 @@ class RunPlan:
                 "learn on the CPU."
             )
         return self._learner("cuda" if gpus > 0 else "cpu")
+
+    def check_serial(self) -> None:
+        """Whether one process can be all actors. Raises: ConfigError where the ring has not lanes for all at once."""
+        if self.groups < self.settings.actors.count:
+            raise ConfigError(
+                f"replay.max_actors is {self.groups}, actors.count {self.settings.actors.count}: a serial run steps "
+                "all actors in turn and none of them ever leaves. Set replay.max_actors to null, or leave --serial out."
+            )
 
     def check_learner(self) -> None:
         """Make the learner once where a run is started: what its settings lack is told before anything starts.
@@ -197,15 +219,22 @@ def plan_run(settings: RunSettings) -> RunPlan:
         action_low=fitting.policy_bounds[0] if fitting else (),
         action_high=fitting.policy_bounds[1] if fitting else (),
     )
-    policy_factory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
+    policy_factory: PolicyFactory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
+    stack = frame_stack(settings.frame_stack, spec)
+    if stack is not None:
+        policy_factory = StackedPolicyFactory(policy_factory, stack)
     return RunPlan(settings, spec, captioner.key_version, needs, policy_factory)
 
 
 def _learners_spec(settings: RunSettings, spec: ReplaySpec) -> ReplaySpec:
-    """The row layout as networks see it: a hash of a text is no number, so only a network of the user's own reads it.
+    """The row layout as networks see it: with frame stacks; a hash of a text is no number, so only a network of the
+    user's own reads it.
 
     Raises: SpecError where nothing is left to read.
     """
+    stack = frame_stack(settings.frame_stack, spec)
+    if stack is not None:
+        spec = stack.seen(spec)
     if getattr(getattr(settings.learner, "network", None), "kind", None) == "custom":
         return spec
     readable = tuple(column for column in spec.observation if column.content != TEXT_HASH)
@@ -222,7 +251,9 @@ def raw_keys(settings: RunSettings) -> tuple[str, ...]:
     """Raw NetHack keys to ask NLE for, no more than are read: fewer keys step faster."""
     if settings.view.kind != "nethack":  # type: ignore[attr-defined]
         return ()
-    keys = ("chars", "colors", "blstats", "inv_oclasses", "message")
+    keys: tuple[str, ...] = ("chars", "colors", "blstats", "inv_oclasses", "message")
+    if settings.view.inventory_items:  # type: ignore[attr-defined]
+        keys = (*keys, "inv_glyphs")
     # MiniHack's own key and door actions look the inventory up in these.
     return (*keys, "inv_strs", "inv_letters") if settings.environment.id.startswith("MiniHack") else keys
 

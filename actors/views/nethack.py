@@ -30,6 +30,8 @@ _LOCATED_FROM = 4  # blanks, floor, walls and corridors are everywhere: only thi
 _LOCATOR_REACH = 40
 _WORD_BUCKETS = 255
 _MESSAGE_CACHE = 100_000
+_NO_GLYPH = 5976
+"""NLE's number of glyphs, which marks an empty slot of the inventory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,18 @@ class NetHackViewSettings(Settings):
     inventory: bool = True
     message_words: int = 16  # 0: no message column
     whole_map: bool = False  # raw characters of the whole map, for a convolution
+    map_colors: bool = False  # and their colors, which tell one kind of monster from another
+    inventory_items: int = 0  # slots of the inventory of which the kind of item is told; 0: no such column
 
     def __post_init__(self) -> None:
         if self.crop_size % 2 == 0 or not 3 <= self.crop_size <= 41:
             raise ValueError(f"crop_size is {self.crop_size}; allowed: odd numbers from 3 to 41")
         if not 0 <= self.message_words <= 64:
             raise ValueError(f"message_words is {self.message_words}; allowed: 0 to 64")
+        if not 0 <= self.inventory_items <= 55:
+            raise ValueError(f"inventory_items is {self.inventory_items}; allowed: 0 to 55, the slots that NLE has")
+        if self.map_colors and not self.whole_map:
+            raise ValueError("map_colors are those of the whole map: set whole_map, too")
 
 
 class NetHackView:
@@ -59,7 +67,9 @@ class NetHackView:
     * ``observation.blstats`` float32 [12]: place, hit points, power, armour, level, depth, hunger, gold, load.
     * ``observation.inventory`` float32 [18]: log2(1 + stacks) per object class.
     * ``observation.message`` uint8 [M]: hashed words of the message, 0 padded.
+    * ``observation.inventory_items`` int16 [N]: glyph + 1 of each slot's item, 0 where it is empty.
     * ``observation.map`` uint8 [21, 79]: raw characters.
+    * ``observation.map_colors`` uint8 [21, 79]: their colors, 0 to 15.
 
     Raises:
         SpecError: the environment's observation lacks a key that is read.
@@ -74,6 +84,8 @@ class NetHackView:
             keys.append("inv_oclasses")
         if settings.message_words:
             keys.append("message")
+        if settings.inventory_items:
+            keys.append("inv_glyphs")
         self.raw_keys = tuple(keys)
         known = set(space.keys()) if hasattr(space, "keys") else set()
         missing = sorted(set(keys) - known)
@@ -84,6 +96,7 @@ class NetHackView:
                 "view.kind=leaves."
             )
         self.specs = tuple(self._specs())
+        self.texts: TextTable | None = None
         size = settings.crop_size
         self._margin = size // 2
         self._padded_columns = _MAP_COLUMNS + 2 * self._margin
@@ -96,7 +109,6 @@ class NetHackView:
         """Columns [E, ...] of raw observations [E, ...]."""
         blstats = raw["blstats"]
         x = np.clip(blstats[:, 0], 0, _MAP_COLUMNS - 1)
-        self.texts: TextTable | None = None
         y = np.clip(blstats[:, 1], 0, _MAP_ROWS - 1)
         classes = character_classes(raw["chars"], raw["colors"])
         columns: dict[str, NDArray[Any]] = {"observation.crop": self._crop(classes, x, y)}
@@ -107,8 +119,13 @@ class NetHackView:
             columns["observation.inventory"] = _inventory(raw["inv_oclasses"])
         if self._settings.message_words:
             columns["observation.message"] = np.stack([self._message_words(row.tobytes()) for row in raw["message"]])
+        if self._settings.inventory_items:
+            glyphs = raw["inv_glyphs"][:, : self._settings.inventory_items]
+            columns["observation.inventory_items"] = np.where(glyphs >= _NO_GLYPH, 0, glyphs + 1).astype(np.int16)
         if self._settings.whole_map:
             columns["observation.map"] = raw["chars"]
+        if self._settings.map_colors:
+            columns["observation.map_colors"] = raw["colors"]
         return columns
 
     def _specs(self) -> list[ArraySpec]:
@@ -122,8 +139,15 @@ class NetHackView:
             specs.append(ArraySpec(name="observation.inventory", dtype="float32", shape=(18,), unit="log2(1 + stacks)"))
         if settings.message_words:
             specs.append(ArraySpec(name="observation.message", dtype="uint8", shape=(settings.message_words,)))
+        if settings.inventory_items:
+            shape = (settings.inventory_items,)
+            specs.append(
+                ArraySpec(name="observation.inventory_items", dtype="int16", shape=shape, low=0, high=_NO_GLYPH)
+            )
         if settings.whole_map:
             specs.append(ArraySpec(name="observation.map", dtype="uint8", shape=(_MAP_ROWS, _MAP_COLUMNS)))
+        if settings.map_colors:
+            specs.append(ArraySpec(name="observation.map_colors", dtype="uint8", shape=(_MAP_ROWS, _MAP_COLUMNS)))
         return specs
 
     def _crop(self, classes: NDArray[np.uint8], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.uint8]:

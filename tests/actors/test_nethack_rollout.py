@@ -135,3 +135,22 @@ def test_a_limit_of_ours_arrives_as_truncated():
     assert long
     assert not any(episode.terminated for episode in long)
     assert max(episode.length for episode in fragment.episodes) == 7
+
+
+def test_items_and_colors_of_the_real_game_fill_their_columns():
+    settings = EnvironmentSettings(id="NetHackScore-v0")
+    env = make_vector_env(settings, 2, (*KEYS, "inv_glyphs"))
+    try:
+        view = NetHackView(
+            NetHackViewSettings(whole_map=True, map_colors=True, inventory_items=20), env.single_observation_space
+        )
+        columns = view(env.reset(seed=1)[0])
+    finally:
+        env.close()
+    items = columns["observation.inventory_items"]
+    assert items.dtype == np.int16
+    assert (items > 0).sum(axis=1).min() >= 3, "every role begins with a few things"
+    assert items.max() <= 5976
+    assert items[0, -1] == 0, "and with fewer than twenty"
+    drawn = columns["observation.map"] != ord(" ")
+    assert (columns["observation.map_colors"][drawn] > 0).all()

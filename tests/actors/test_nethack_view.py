@@ -17,12 +17,13 @@ SPACE = gym.spaces.Dict(
         "colors": gym.spaces.Box(0, 15, (ROWS, COLUMNS), np.uint8),
         "blstats": gym.spaces.Box(-(2**31), 2**31 - 1, (27,), np.int64),
         "inv_oclasses": gym.spaces.Box(0, 18, (55,), np.uint8),
+        "inv_glyphs": gym.spaces.Box(0, 5976, (55,), np.int16),
         "message": gym.spaces.Box(0, 255, (256,), np.uint8),
     }
 )
 
 
-def drawn(*maps, message=b"", stats=None, oclasses=(), brown=()):
+def drawn(*maps, message=b"", stats=None, oclasses=(), glyphs=(), brown=()):
     """A batch of raw observations; each map is {(x, y): character}, its '@' is the agent."""
     envs = len(maps)
     raw = {
@@ -30,6 +31,7 @@ def drawn(*maps, message=b"", stats=None, oclasses=(), brown=()):
         "colors": np.full((envs, ROWS, COLUMNS), GRAY, np.uint8),
         "blstats": np.zeros((envs, 27), np.int64),
         "inv_oclasses": np.full((envs, 55), 18, np.uint8),
+        "inv_glyphs": np.full((envs, 55), 5976, np.int16),
         "message": np.zeros((envs, 256), np.uint8),
     }
     for env, cells in enumerate(maps):
@@ -42,6 +44,7 @@ def drawn(*maps, message=b"", stats=None, oclasses=(), brown=()):
         for index, value in (stats or {}).items():
             raw["blstats"][env, index] = value
         raw["inv_oclasses"][env, : len(oclasses)] = oclasses
+        raw["inv_glyphs"][env, : len(glyphs)] = glyphs
         raw["message"][env, : len(message)] = np.frombuffer(message, np.uint8)
     return raw
 
@@ -165,6 +168,20 @@ def test_stacks_are_counted_by_class():
     assert inventory.tolist() == expected.tolist()
 
 
+def test_items_are_told_by_slot_and_empty_slots_are_zero():
+    items = view(inventory_items=4)(drawn({(1, 1): "@"}, glyphs=[0, 2000, 5975]))["observation.inventory_items"]
+    assert items.tolist() == [[1, 2001, 5976, 0]]
+    assert "inv_glyphs" in view(inventory_items=4).raw_keys
+    assert "inv_glyphs" not in view().raw_keys
+
+
+def test_colors_come_with_the_map_alone():
+    colors = view(whole_map=True, map_colors=True)(drawn({(1, 1): "@"}, brown=[(4, 2)]))["observation.map_colors"]
+    assert (colors[0, 2, 4], colors[0, 2, 5]) == (BROWN, GRAY)
+    with pytest.raises(ValueError, match="set whole_map, too"):
+        NetHackViewSettings(map_colors=True)
+
+
 def test_words_of_a_message_are_equal_where_the_words_are_and_padded_with_zeros():
     maker = view(message_words=4)
     first, second, long = (
@@ -184,6 +201,7 @@ def test_words_of_a_message_are_equal_where_the_words_are_and_padded_with_zeros(
         {},
         {"crop_size": 3, "locator": False, "inventory": False, "message_words": 0},
         {"whole_map": True, "message_words": 64},
+        {"whole_map": True, "map_colors": True, "inventory_items": 10},
     ],
 )
 def test_columns_are_what_the_specs_promise(settings):
