@@ -70,7 +70,8 @@ class ActionFitting:
             within = np.tanh(action) if self._fit == "squash" else np.clip(action, -1.0, 1.0)
             # Rounding must not carry an action over a bound that an environment checks.
             fitted = np.clip(self._middle + self._reach * within, self._low, self._high)
-        return fitted.reshape(len(action), *self._shape).astype(self._dtype)
+        shaped: NDArray[Any] = fitted.reshape(len(action), *self._shape).astype(self._dtype)
+        return shaped
 
 
 def action_fitting(space: gym.Space[Any], fit: ActionFit, env_id: str) -> ActionFitting | None:

@@ -212,7 +212,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
         observation.append(ArraySpec(name="observation.caption_counts", dtype="float32", shape=(width,)))
     spec = ReplaySpec(
         observation=tuple(observation),
-        actions=0 if fitting else int(space.n),
+        actions=0 if fitting else int(space.n),  # type: ignore[attr-defined]
         keys_per_caption=max(1, captioner.keys_per_caption),
         extra=needs.extra,
         action=ArraySpec(name="action", dtype="float32", shape=(fitting.dimensions,)) if fitting else None,

@@ -27,7 +27,7 @@ class ActionDistribution(Protocol):
     """What a policy gives for a batch of observations; leading axes [...] are free."""
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """log π(a) [...] of the actions taken; gradients flow to the distribution."""
+        """Give log π(a) [...] of the actions taken; gradients flow to the distribution."""
 
     def entropy(self) -> Tensor:
         """[...] in nats; gradients flow."""

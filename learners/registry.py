@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 LEARNERS = {
+    "appo": "onibi.learners.appo:AppoLearner",
     "dqn": "onibi.learners.dqn:DqnLearner",
+    "impala": "onibi.learners.impala:ImpalaLearner",
 }

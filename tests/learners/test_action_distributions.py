@@ -58,9 +58,10 @@ def test_a_gaussian_is_that_of_scipy():
     mean, log_std = torch.tensor([[0.5, -1.0], [3.0, 0.0]]), torch.tensor([0.3, -2.0])
     action = torch.tensor([[0.0, -1.1], [3.5, 0.2]])
     policy = diagonal_gaussian(mean, log_std)
-    expected = stats.norm.logpdf(action.double(), mean.double(), np.exp(log_std.double())).sum(axis=1)
-    np.testing.assert_allclose(policy.log_prob(action), expected, rtol=1e-5)
-    np.testing.assert_allclose(policy.entropy(), [stats.norm.entropy(scale=np.exp(log_std.double())).sum()] * 2, 1e-6)
+    std = np.exp(log_std.double().numpy())
+    expected = stats.norm.logpdf(action.double().numpy(), mean.double().numpy(), std).sum(axis=1)
+    np.testing.assert_allclose(policy.log_prob(action).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(policy.entropy().numpy(), [stats.norm.entropy(scale=std).sum()] * 2, rtol=1e-6)
     assert torch.equal(policy.mode(), mean)
 
 
@@ -77,12 +78,12 @@ def test_sampled_actions_bring_the_log_probabilities_of_torch():
     logits = rng.normal(size=(500, 6), scale=4).astype(np.float32)
     actions, log_probs = sample_categorical(logits.copy(), rng)
     policy = categorical(torch.from_numpy(logits), None)
-    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)).numpy(), rtol=1e-5, atol=1e-5)
     assert actions.dtype == np.int64
     assert log_probs.dtype == np.float32
     actions, log_probs = likeliest_categorical(logits.copy())
     assert actions.tolist() == policy.mode().tolist()
-    np.testing.assert_allclose(log_probs, policy.log_prob(policy.mode()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_probs, policy.log_prob(policy.mode()).numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_masked_numpy_logits_are_the_masked_distribution_of_torch():
@@ -94,7 +95,7 @@ def test_masked_numpy_logits_are_the_masked_distribution_of_torch():
     mask_logits(masked, mask)
     actions, log_probs = sample_categorical(masked, rng)
     policy = categorical(torch.from_numpy(logits), torch.from_numpy(mask))
-    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)).numpy(), rtol=1e-5, atol=1e-5)
     some = mask.any(axis=1)
     assert (mask[some, actions[some]] == 1).all()
 
@@ -130,13 +131,13 @@ def test_gaussian_samples_bring_the_densities_of_torch_and_have_its_moments():
     log_std = np.array([-0.5, 0.4], np.float32)
     actions, log_probs = sample_gaussian(mean, log_std, rng)
     policy = diagonal_gaussian(torch.from_numpy(mean), torch.from_numpy(log_std))
-    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_probs, policy.log_prob(torch.from_numpy(actions)).numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(actions.mean(axis=0), mean[0], atol=0.05)
     np.testing.assert_allclose(actions.std(axis=0), np.exp(log_std), rtol=0.03)
     assert actions.dtype == log_probs.dtype == np.float32
     best, at_best = likeliest_gaussian(mean[:3], log_std)
     assert np.array_equal(best, mean[:3])
-    np.testing.assert_allclose(at_best, policy.log_prob(torch.from_numpy(mean))[:3], rtol=1e-5)
+    np.testing.assert_allclose(at_best, policy.log_prob(torch.from_numpy(mean))[:3].numpy(), rtol=1e-5)
 
 
 def test_sampling_takes_one_call_of_the_generator_whatever_the_logits_are():
