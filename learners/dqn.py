@@ -1,13 +1,16 @@
 """DQN with its usual companions: double, dueling, n-step, distributed ε ladder (the Ape-X shape), value loss by name.
 
 Papers: Mnih et al. 2015 (DQN); van Hasselt et al. 2016, arXiv 1509.06461 (double); Wang et al. 2016, arXiv 1511.06581
-(dueling); Horgan et al. 2018, arXiv 1803.00933 (Ape-X); Farebrother et al. 2024, arXiv 2403.03950 (HL-Gauss).
+(dueling); Horgan et al. 2018, arXiv 1803.00933 (Ape-X); Farebrother et al. 2024, arXiv 2403.03950 (HL-Gauss);
+Schaul et al. 2016, arXiv 1511.05952 (prioritized); Fortunato et al. 2018, arXiv 1706.10295 (noisy); all together with
+C51: Hessel et al. 2018, arXiv 1710.02298 (Rainbow).
 
 Differences from the papers: LayerNorm in the default networks; the target network follows by a moving average each
 update (``target.rate`` 1 with ``target.period_updates`` gives the hard copy); window tails give shorter returns instead
 of being dropped; truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so
-late labels count; uniform sampling; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened;
-``exploration.temperature`` makes acting and bootstrap those of a softmax policy.
+late labels count; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened;
+``exploration.temperature`` makes acting and bootstrap those of a softmax policy. Of priorities and noise:
+``q_targets.py``, ``networks/noisy.py``, ``platform/replay/prioritized_sampler.py``.
 """
 
 from __future__ import annotations
@@ -25,38 +28,24 @@ from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.distributional_losses import n_step_distribution
-from onibi.learners.dqn_policy import NumpyQPolicyFactory, TorchQPolicyFactory
+from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
-from onibi.learners.networks.build import (
-    NETWORKS,
-    QNetwork,
-    acts_in_numpy,
-    as_arrays,
-    build_q_network,
-    encoder_settings,
-)
-from onibi.learners.networks.leaves import flat_leaf
+from onibi.learners.networks.build import NETWORKS, QNetwork, as_arrays, build_q_network
+from onibi.learners.networks.noisy import NoisySettings
+from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, replay_priorities
 from onibi.learners.returns import n_step_return, window_discounts
-from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
-from onibi.learners.value_losses import (
-    BINNED_LOSSES,
-    ValueHead,
-    ValueLossName,
-    check_loss_options,
-    head_form,
-)
+from onibi.learners.support import SupportSettings
+from onibi.learners.update_draws import UpdateDraws
+from onibi.learners.value_losses import ValueHead, ValueLossName, build_value_head, check_loss_options, chosen_head_form
 from onibi.platform.config import Settings, selected
 from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.draws import WindowDraws
+from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.windows import Windows
-from onibi.platform.spec import ReplaySpec
-
-_DEFAULT_HUBER_DELTA = 1.0
-_DEFAULT_QUANTILES = 32
+from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -90,7 +79,11 @@ class DqnSettings(Settings):
     adam_epsilon: Positive = 1.5e-4
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
     batch_size: Count = 128
+    priorities: PrioritySettings | None = None  # draws by how much there is to learn; null: uniform
     target: TargetSettings = field(default_factory=TargetSettings)
+    noisy: NoisySettings | None = (
+        None  # explores by noise on the head's weights, best with exploration.base 0; null: none
+    )
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
     network: Settings = selected(NETWORKS, "auto")
     publish_period_updates: Count = 10
@@ -146,12 +139,16 @@ class DqnLearner:
     ) -> None:
         self.settings = settings
         self._device = torch.device(device)
-        self._value_head = _value_head(settings, value_bounds)
-        network = build_q_network(settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed)
+        self._value_head = build_value_head(
+            settings.value_loss, settings.support, settings.huber_delta, settings.quantiles, value_bounds
+        )
+        network = build_q_network(
+            settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed, noisy=settings.noisy
+        )
         self._network = network.to(self._device)
         self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
         self._value_head.to(self._device)
-        self._generator = torch.Generator().manual_seed(seed)  # of iqn's fractions; on the CPU, the same on any device
+        self._draws = UpdateDraws(self._value_head.form, self._network.noise_size, seed, self._device)
         self._parameters: list[Tensor] = list(self._network.parameters())
         self._target_parameters: list[Tensor] = list(self._target.parameters())
         self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
@@ -166,8 +163,9 @@ class DqnLearner:
 
     @staticmethod
     def needs(settings: DqnSettings) -> ReplayNeeds:
-        """Uniform windows of ``n_steps``; no extra columns."""
-        return ReplayNeeds(draws=WindowDraws(n_steps=settings.n_steps, batch_size=settings.batch_size))
+        """Windows of ``n_steps``, uniform or prioritized; no extra columns."""
+        draws = WindowDraws(n_steps=settings.n_steps, batch_size=settings.batch_size, priorities=settings.priorities)
+        return ReplayNeeds(draws=draws)
 
     @staticmethod
     def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
@@ -200,9 +198,10 @@ class DqnLearner:
             self._network.learn_statistics(inputs["observation"])
             self._gradient.share_buffers(self._network)
             self._follow()
+        priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
-            return Update()
-        return Update(self._metrics(learnt, result.gradient_norm))
+            return Update(priorities=priorities)
+        return Update(self._metrics(learnt, result.gradient_norm), priorities)
 
     def weights(self, version: WeightsVersion) -> Weights:
         """A copy of the network's parameters and buffers."""
@@ -215,8 +214,7 @@ class DqnLearner:
         state |= self._gradient.state_dict()
         # An update of ours draws nothing from the global generator; a user's network with dropout does.
         state["rng.torch"] = torch.get_rng_state()
-        if self._value_head.form.implicit:
-            state["rng.fractions"] = self._generator.get_state()
+        state |= self._draws.state_dict()
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -229,17 +227,14 @@ class DqnLearner:
                 f"the checkpoint's network does not fit these settings: {error}\n"
                 "Resume with the settings it was saved under, or start a new run."
             ) from error
-        implicit = self._value_head.form.implicit
-        missing = [name for name in ("rng.torch", *["rng.fractions"] * implicit) if name not in state]
-        if missing:
-            raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")
+        if "rng.torch" not in state:
+            raise CheckpointError("the checkpoint lacks the learner's ['rng.torch']; take an older checkpoint.")
         self._gradient.load_state_dict(state)
+        self._draws.load_state_dict(state)
         torch.set_rng_state(state["rng.torch"].cpu())
-        if implicit:
-            self._generator.set_state(state["rng.fractions"].cpu())
 
     def _inputs(self, windows: Windows, reward: NDArray[np.float32]) -> dict[str, dict[str, Tensor]]:
-        """All that the loss reads, on the device. The fractions of ``iqn`` are drawn here: prediction, then target."""
+        """All that the loss reads, on the device. What is random is drawn here: fractions of ``iqn``, noise."""
         batch = {
             "action": self._tensor(windows.action),
             "weight": self._tensor(windows.weight),
@@ -247,8 +242,7 @@ class DqnLearner:
             "continues": self._tensor(windows.continues),
             "used": self._tensor(windows.used),
         }
-        if self._value_head.form.implicit:
-            batch |= {name: self._fractions(len(reward)) for name in ("fractions", "target_fractions")}
+        batch |= self._draws.draw(len(reward))
         return {
             "batch": batch,
             "observation": self._tensors(windows.observation),
@@ -259,7 +253,7 @@ class DqnLearner:
         """The loss [] of a batch, and what it was made of."""
         batch = inputs["batch"]
         fractions = batch.get("fractions")
-        outputs = self._outputs(self._network, inputs["observation"], fractions)
+        outputs = self._outputs(self._network, inputs["observation"], fractions, batch.get("noise"))
         prediction = outputs[torch.arange(len(outputs), device=self._device), batch["action"]]
         if self._value_head.takes_distributions:
             values, probabilities = self._target_distribution(inputs)
@@ -273,34 +267,29 @@ class DqnLearner:
 
     @torch.no_grad()
     def _target_values(self, inputs: Inputs) -> Tensor:
-        """[B] n-step targets: the bootstrap action is the network's where double, else the target's.
-
-        With a temperature the bootstrap is the softmax policy's expected value Σₐ π(a) Q(a) (Expected SARSA, van Seijen
-        et al. 2009), as it is that policy which acts.
-        """
-        values = self._action_values(self._target, inputs["bootstrap"])
-        chooser = self._action_values(self._network, inputs["bootstrap"]) if self.settings.double else values
+        """[B] n-step targets: the bootstrap action is the network's where double, else the target's."""
+        observation, batch = inputs["bootstrap"], inputs["batch"]
+        values = self._action_values(self._target, observation, batch.get("target_noise"))
+        chooser = self._chooser(inputs) if self.settings.double else values
         temperature = self.settings.exploration.temperature
-        if temperature > 0:
-            bootstrap = (torch.softmax(chooser / temperature, dim=1) * values).sum(dim=1)
-        else:
-            bootstrap = values.gather(1, chooser.argmax(dim=1, keepdim=True)).squeeze(1)
-        return n_step_return(inputs["batch"]["reward"], self._discounts(inputs), bootstrap)
+        bootstrap = bootstrap_value(values, chooser, temperature, observation.get(ACTION_MASK))
+        return n_step_return(batch["reward"], self._discounts(inputs), bootstrap)
 
     @torch.no_grad()
     def _target_distribution(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Values and probabilities, both [B, M], of the n-step target: the same policy's as in ``_target_values``."""
-        observation = inputs["bootstrap"]
-        outputs = self._outputs(self._target, observation, inputs["batch"].get("target_fractions"))
-        chooser = self._action_values(self._network if self.settings.double else self._target, observation)
-        temperature = self.settings.exploration.temperature
-        if temperature > 0:
-            policy = torch.softmax(chooser / temperature, dim=1)
-        else:
-            outputs = outputs[torch.arange(len(outputs), device=self._device), chooser.argmax(dim=1)][:, None]
-            policy = torch.ones_like(chooser[:, :1])
-        values, probabilities = self._value_head.mixture(outputs, policy)
-        return n_step_distribution(inputs["batch"]["reward"], self._discounts(inputs), values), probabilities
+        observation, batch = inputs["bootstrap"], inputs["batch"]
+        noise = batch.get("target_noise")
+        outputs = self._outputs(self._target, observation, batch.get("target_fractions"), noise)
+        double = self.settings.double
+        chooser = self._chooser(inputs) if double else self._action_values(self._target, observation, noise)
+        temperature, mask = self.settings.exploration.temperature, observation.get(ACTION_MASK)
+        values, probabilities = bootstrap_distribution(self._value_head, outputs, chooser, temperature, mask)
+        return n_step_distribution(batch["reward"], self._discounts(inputs), values), probabilities
+
+    def _chooser(self, inputs: Inputs) -> Tensor:
+        """[B, A] the network's values of the bootstrap observation."""
+        return self._action_values(self._network, inputs["bootstrap"], inputs["batch"].get("chooser_noise"))
 
     def _features(self, network: QNetwork, observation: Mapping[str, Tensor]) -> Tensor:
         """[B, F] float32. Where bf16 is chosen encoders run in it; heads, values and losses never do."""
@@ -308,20 +297,15 @@ class DqnLearner:
             features: Tensor = network.encoder(observation)
         return features.float()
 
-    def _outputs(self, network: QNetwork, observation: Mapping[str, Tensor], fractions: Tensor | None) -> Tensor:
+    def _outputs(
+        self, network: QNetwork, observation: Mapping[str, Tensor], fractions: Tensor | None, noise: Tensor | None
+    ) -> Tensor:
         """[B, A, K]"""
-        features = self._features(network, observation)
-        outputs: Tensor = network.head(features) if fractions is None else network.head(features, fractions)
-        return outputs
+        return network.outputs(self._features(network, observation), fractions, noise)
 
-    def _action_values(self, network: QNetwork, observation: Mapping[str, Tensor]) -> Tensor:
+    def _action_values(self, network: QNetwork, observation: Mapping[str, Tensor], noise: Tensor | None) -> Tensor:
         """[B, A]"""
-        return network.head.action_values(self._features(network, observation), network.centres)
-
-    def _fractions(self, rows: int) -> Tensor:
-        """[B, N] drawn for ``iqn``."""
-        drawn = torch.rand(rows, self._value_head.outputs, generator=self._generator)
-        return drawn.to(self._device, non_blocking=True)
+        return network.head.action_values(self._features(network, observation), network.centres, noise)
 
     def _discounts(self, inputs: Inputs) -> Tensor:
         return window_discounts(inputs["batch"]["continues"], inputs["batch"]["used"], self.settings.discount)
@@ -334,6 +318,12 @@ class DqnLearner:
             torch._foreach_lerp_(self._target_parameters, self._parameters, target.rate)
         for of_target, of_network in self._buffers:
             of_target.copy_(of_network)
+
+    def _priorities(self, learnt: Learnt) -> NDArray[np.float32] | None:
+        """[B] for the sampler; None where a row is not finite, as the update was then skipped: all keep theirs."""
+        told = replay_priorities(self._value_head, learnt.loss, learnt.floor, learnt.prediction, learnt.target)
+        priorities: NDArray[np.float32] = told.cpu().numpy()
+        return priorities if np.isfinite(priorities).all() else None
 
     @torch.no_grad()
     def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
@@ -349,6 +339,9 @@ class DqnLearner:
             "gradient_norm": gradient_norm,
             "clipped_share": learnt.clipped.float().mean(),
         }
+        sigma = self._network.head.mean_sigma()
+        if sigma is not None:
+            metrics["noise_sigma"] = sigma
         numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
         return dict(zip(metrics, numbers, strict=True)) | {
             "learning_rate": self.settings.learning_rate,
@@ -366,27 +359,13 @@ def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
     """A picklable maker of ε-greedy policies that read a ``DqnLearner``'s weights.
 
     Args:
-        settings: exploration and network.
+        settings: exploration, network and form of the head.
         spec: row layout.
     """
-    network = encoder_settings(settings.network, spec.observation)
-    if acts_in_numpy(network, spec.observation):
-        leaves = tuple(flat_leaf(leaf) for leaf in spec.observation)
-        return NumpyQPolicyFactory(settings.exploration, leaves, spec.actions)
-    form = head_form(settings.value_loss, settings.support.bins, _quantiles(settings))
-    return TorchQPolicyFactory(settings.exploration, network, spec, form, settings.dueling)
-
-
-def _value_head(settings: DqnSettings, value_bounds: tuple[float, float] | None) -> ValueHead:
-    delta = settings.huber_delta or _DEFAULT_HUBER_DELTA
-    if settings.value_loss not in BINNED_LOSSES:
-        return ValueHead(settings.value_loss, None, 0.0, delta, _quantiles(settings))
-    support = resolve_support(settings.support, value_bounds)
-    return ValueHead(settings.value_loss, support, resolve_sigma(settings.support, support), delta)
-
-
-def _quantiles(settings: DqnSettings) -> int:
-    return _DEFAULT_QUANTILES if settings.quantiles is None else settings.quantiles
+    form = chosen_head_form(settings.value_loss, settings.support, settings.quantiles)
+    return q_policy_factory(
+        settings.exploration, settings.network, form, spec, dueling=settings.dueling, noisy=settings.noisy
+    )
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

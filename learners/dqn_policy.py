@@ -9,32 +9,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.learners.exploration import ExplorationSettings, choose_actions, epsilon_ladder
-from onibi.learners.networks.leaves import FlatLeaf
+from onibi.learners.exploration import ExplorationSettings, Explorer, random_among
+from onibi.learners.networks.leaves import FlatLeaf, flat_leaf, network_leaves
 from onibi.learners.networks.numpy_mlp import NumpyMlp
 from onibi.platform.config import Settings
-from onibi.platform.policy import NO_WEIGHTS, LaneRange, Policy, PolicyStep, Weights, WeightsVersion
-from onibi.platform.spec import ReplaySpec
+from onibi.platform.policy import NO_WEIGHTS, LaneRange, Policy, PolicyFactory, PolicyStep, Weights, WeightsVersion
+from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 if TYPE_CHECKING:
     from onibi.learners.networks.build import QNetwork
+    from onibi.learners.networks.noisy import NoisySettings
     from onibi.learners.value_losses import HeadForm
 
 
 class NumpyQPolicy:
-    """ε-greedy or softmax over a flat Q-network in NumPy.
+    """ε-greedy, softmax or noisy over a flat Q-network in NumPy.
 
     Args:
         network: without weights yet.
-        epsilon: [E] float64, or [1] for any number of environments.
-        temperature: of the softmax, in value units; 0 is greedy.
+        explorer: turns values into actions.
         actions: A.
     """
 
-    def __init__(self, network: NumpyMlp, epsilon: NDArray[np.float64], temperature: float, actions: int) -> None:
+    def __init__(self, network: NumpyMlp, explorer: Explorer, actions: int) -> None:
         self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._actions = network, actions
-        self._epsilon, self._temperature = epsilon, temperature
+        self._network, self._explorer, self._actions = network, explorer, actions
 
     def initial_state(self, envs: int) -> None:
         """None: nothing is remembered between steps."""
@@ -43,29 +42,30 @@ class NumpyQPolicy:
         """See ``Policy.act``."""
         if self.version == NO_WEIGHTS:
             return random_step(observation, self._actions, rng)
-        values = self._network.action_values(observation)
-        return PolicyStep(choose_actions(values, self._epsilon, self._temperature, rng), state)
+        envs = len(next(iter(observation.values())))
+        noise = self._explorer.noise(envs, self._network.noise_size, rng)
+        values = self._network.action_values(observation, noise)
+        return PolicyStep(self._explorer.choose(values, rng, observation.get(ACTION_MASK)), state)
 
     def load(self, weights: Weights) -> None:
         """Take newer weights."""
         self._network.load(weights.arrays)
+        self._explorer.follow(weights.version)
         self.version = weights.version
 
 
 class TorchQPolicy:
-    """ε-greedy or softmax over any Q-network in torch.
+    """ε-greedy, softmax or noisy over any Q-network in torch.
 
     Args:
         network: its parameters count only after ``load``.
-        epsilon: [E] float64, or [1] for any number of environments.
-        temperature: of the softmax, in value units; 0 is greedy.
+        explorer: turns values into actions.
         actions: A.
     """
 
-    def __init__(self, network: QNetwork, epsilon: NDArray[np.float64], temperature: float, actions: int) -> None:
+    def __init__(self, network: QNetwork, explorer: Explorer, actions: int) -> None:
         self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._actions = network.eval(), actions
-        self._epsilon, self._temperature = epsilon, temperature
+        self._network, self._explorer, self._actions = network.eval(), explorer, actions
 
     def initial_state(self, envs: int) -> None:
         """None: nothing is remembered between steps."""
@@ -76,16 +76,20 @@ class TorchQPolicy:
             return random_step(observation, self._actions, rng)
         import torch
 
+        envs = len(next(iter(observation.values())))
+        noise = self._explorer.noise(envs, self._network.noise_size, rng)
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            values = self._network.action_values(tensors).numpy()
-        return PolicyStep(choose_actions(values, self._epsilon, self._temperature, rng), state)
+            drawn = None if noise is None else torch.from_numpy(noise)
+            values = self._network.action_values(tensors, drawn).numpy()
+        return PolicyStep(self._explorer.choose(values, rng, observation.get(ACTION_MASK)), state)
 
     def load(self, weights: Weights) -> None:
         """Take newer weights."""
         import torch
 
         self._network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.arrays.items()})
+        self._explorer.follow(weights.version)
         self.version = weights.version
 
 
@@ -96,11 +100,12 @@ class NumpyQPolicyFactory:
     exploration: ExplorationSettings
     leaves: tuple[FlatLeaf, ...]
     actions: int
+    noisy: bool = False
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-        epsilon = _epsilon(self.exploration, lanes)
-        return NumpyQPolicy(NumpyMlp(self.leaves, self.actions), epsilon, self.exploration.temperature, self.actions)
+        explorer = Explorer(self.exploration, lanes, noisy=self.noisy)
+        return NumpyQPolicy(NumpyMlp(self.leaves, self.actions), explorer, self.actions)
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class TorchQPolicyFactory:
     spec: ReplaySpec
     form: HeadForm
     dueling: bool
+    noisy: NoisySettings | None = None
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
@@ -128,17 +134,42 @@ class TorchQPolicyFactory:
             features = encoder.features
             assert isinstance(features, int)
             zeros = torch.zeros(self.form.outputs)
-            head = build_head(self.form, features, self.spec.actions, zeros, dueling=self.dueling)
+            head = build_head(self.form, features, self.spec.actions, zeros, dueling=self.dueling, noisy=self.noisy)
         network = QNetwork(encoder, head, zeros.clone() if self.form.classified else None)
-        epsilon = _epsilon(self.exploration, lanes)
-        return TorchQPolicy(network, epsilon, self.exploration.temperature, self.spec.actions)
+        explorer = Explorer(self.exploration, lanes, noisy=self.noisy is not None)
+        return TorchQPolicy(network, explorer, self.spec.actions)
+
+
+def q_policy_factory(
+    exploration: ExplorationSettings,
+    network: Settings,
+    form: HeadForm,
+    spec: ReplaySpec,
+    *,
+    dueling: bool,
+    noisy: NoisySettings | None,
+) -> PolicyFactory:
+    """A picklable maker of policies that read the weights of a ``QNetwork``; of those in NumPy where it is flat.
+
+    Args:
+        exploration: ladder, annealing and temperature.
+        network: settings of the encoder.
+        form: of the head.
+        spec: row layout.
+        dueling, noisy: as the head is built.
+    """
+    from onibi.learners.networks.build import acts_in_numpy, encoder_settings
+
+    concrete = encoder_settings(network, spec.observation)
+    if acts_in_numpy(concrete, spec.observation):
+        leaves = tuple(flat_leaf(leaf) for leaf in network_leaves(spec.observation))
+        return NumpyQPolicyFactory(exploration, leaves, spec.actions, noisy is not None)
+    return TorchQPolicyFactory(exploration, concrete, spec, form, dueling, noisy)
 
 
 def random_step(observation: Mapping[str, NDArray[Any]], actions: int, rng: np.random.Generator) -> PolicyStep:
-    """Uniformly random actions for as many environments as the observation has."""
+    """Uniformly random actions for as many environments as the observation has, among those that its mask allows."""
+    if ACTION_MASK in observation:
+        return PolicyStep(random_among(observation[ACTION_MASK], rng))
     envs = len(next(iter(observation.values())))
     return PolicyStep(rng.integers(actions, size=envs))
-
-
-def _epsilon(exploration: ExplorationSettings, lanes: LaneRange | None) -> NDArray[np.float64]:
-    return np.zeros(1) if lanes is None else epsilon_ladder(exploration, lanes)

@@ -6,4 +6,5 @@ LEARNERS = {
     "appo": "onibi.learners.appo:AppoLearner",
     "dqn": "onibi.learners.dqn:DqnLearner",
     "impala": "onibi.learners.impala:ImpalaLearner",
+    "pqn": "onibi.learners.pqn:PqnLearner",
 }

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from onibi.learners.distributional_losses import categorical_projection, quantile_huber, quantile_midpoints
 from onibi.learners.shapes import check_shapes
-from onibi.learners.support import Support, SupportSettings
+from onibi.learners.support import Support, SupportSettings, resolve_sigma, resolve_support
 from onibi.learners.value_rescaling import symlog
 
 ScalarLossName = Literal["hl_gauss", "two_hot", "mse", "huber"]
@@ -41,6 +41,8 @@ _CENTRING_STEPS = 3
 """Of the search for a Gaussian whose mean over symlog bins is the target: they leave less than 10⁻³ of a bin."""
 _INITIAL_SPREAD = 1e-3
 """Probability spread over all bins at the start: 0 would start logits at −∞, much more would start values above 0."""
+_DEFAULT_HUBER_DELTA = 1.0
+_DEFAULT_QUANTILES = 32
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -331,3 +333,32 @@ class ValueHead:
 
     def _outside(self, value: Tensor) -> Tensor:
         return (value < self._bounds[0]) | (value > self._bounds[1])
+
+
+def build_value_head(
+    name: ValueLossName,
+    support: SupportSettings,
+    huber_delta: float | None,
+    quantiles: int | None,
+    value_bounds: tuple[float, float] | None,
+) -> ValueHead:
+    """The head of a learner's settings.
+
+    Args:
+        name: the loss.
+        support: range or auto; read by the losses over bins.
+        huber_delta: None for 1.
+        quantiles: None for 32.
+        value_bounds: least and largest discounted return; read where the support is auto.
+    Raises: ConfigError where no support can be placed.
+    """
+    delta = _DEFAULT_HUBER_DELTA if huber_delta is None else huber_delta
+    if name not in BINNED_LOSSES:
+        return ValueHead(name, None, 0.0, delta, _DEFAULT_QUANTILES if quantiles is None else quantiles)
+    resolved = resolve_support(support, value_bounds)
+    return ValueHead(name, resolved, resolve_sigma(support, resolved), delta)
+
+
+def chosen_head_form(name: ValueLossName, support: SupportSettings, quantiles: int | None) -> HeadForm:
+    """The form of the head that ``build_value_head`` makes, without a range for its bins."""
+    return head_form(name, support.bins, _DEFAULT_QUANTILES if quantiles is None else quantiles)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onibi.learners.networks.heads import ActionValueHead, ImplicitQuantileHead, build_head
-from onibi.learners.networks.leaves import is_image, leaf_name
+from onibi.learners.networks.leaves import is_image, leaf_name, network_leaves
+from onibi.learners.networks.noisy import NoisySettings
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.config import Settings, load_class
 from onibi.platform.spec import ArraySpec, ReplaySpec
@@ -22,6 +23,7 @@ NETWORKS = {
     "custom": "onibi.learners.networks.custom:CustomEncoder",
     "mlp": "onibi.learners.networks.mlp:MlpEncoder",
     "nethack": "onibi.learners.networks.nethack:NethackEncoder",
+    "resnet": "onibi.learners.networks.resnet:ResnetEncoder",
 }
 _NETHACK_LEAVES = {"crop", "locator", "map", "message"}
 
@@ -90,30 +92,53 @@ class QNetwork(nn.Module):
         self.head = head
         self.register_buffer("centres", centres)
 
-    def forward(self, observation: Mapping[str, Tensor], fractions: Tensor | None = None) -> Tensor:
-        """Each leaf [B, ...] → outputs [B, A, K] float32; an implicit head reads fractions [B, K] as well."""
+    @property
+    def noise_size(self) -> int:
+        """Standard normals that a row of noise has; 0 for a head without noise."""
+        return self.head.noise_size
+
+    def forward(
+        self, observation: Mapping[str, Tensor], fractions: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Each leaf [B, ...] → outputs [B, A, K] float32.
+
+        Args:
+            observation: the leaves.
+            fractions: [B, K] float32, read by an implicit head.
+            noise: [B or 1, noise_size] standard normals for a noisy head; None gives the means.
+        """
+        return self.outputs(self.encoder(observation), fractions, noise)
+
+    def outputs(self, features: Tensor, fractions: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Features [B, F] → outputs [B, A, K] float32; fractions and noise as in ``forward``."""
         if fractions is None:
-            return self.head(self.encoder(observation))  # type: ignore[no-any-return]
-        return self.head(self.encoder(observation), fractions)  # type: ignore[no-any-return]
+            return self.head(features, noise=noise)  # type: ignore[no-any-return]
+        return self.head(features, fractions, noise)  # type: ignore[no-any-return]
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into the encoder's running statistics, where it keeps any."""
         cast("Encoder", self.encoder).learn_statistics(observation)
 
-    def action_values(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Each leaf [B, ...] → values [B, A] float32."""
-        return self.head.action_values(self.encoder(observation), self.centres)
+    def action_values(self, observation: Mapping[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """Each leaf [B, ...] → values [B, A] float32, under noise as in ``forward``."""
+        return self.head.action_values(self.encoder(observation), self.centres, noise)
 
 
 def build_encoder(settings: Settings, observation: tuple[ArraySpec, ...]) -> nn.Module:
     """The encoder of these settings. Raises: SpecError where it cannot read the observation."""
     concrete = encoder_settings(settings, observation)
-    module: nn.Module = load_class(NETWORKS, _kind(concrete))(concrete, observation)
+    module: nn.Module = load_class(NETWORKS, _kind(concrete))(concrete, network_leaves(observation))
     return module
 
 
 def build_q_network(
-    settings: Settings, spec: ReplaySpec, value_head: ValueHead, *, dueling: bool, seed: int
+    settings: Settings,
+    spec: ReplaySpec,
+    value_head: ValueHead,
+    *,
+    dueling: bool,
+    seed: int,
+    noisy: NoisySettings | None = None,
 ) -> QNetwork:
     """A freshly initialised network.
 
@@ -123,13 +148,15 @@ def build_q_network(
         value_head: form of the outputs.
         dueling: separate value and advantage layers.
         seed: of the initial parameters; the global generator is left as it was.
+        noisy: noise on the weights of the head; None for plain layers.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_encoder(settings, spec.observation)
         features = encoder.features
         assert isinstance(features, int)
-        head = build_head(value_head.form, features, spec.actions, value_head.initial_bias(), dueling=dueling)
+        bias = value_head.initial_bias()
+        head = build_head(value_head.form, features, spec.actions, bias, dueling=dueling, noisy=noisy)
     centres = None if value_head.centres is None else value_head.centres.clone()
     return QNetwork(encoder, head, centres)
 

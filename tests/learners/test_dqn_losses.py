@@ -87,7 +87,8 @@ def test_the_targets_mean_is_the_scalar_target_of_the_same_network(specs, make_w
 
 def test_iqn_draws_new_fractions_for_prediction_and_target(specs, make_windows):
     learner = learner_of("iqn", specs["flat"], quantiles=8)
-    first, second = learner._fractions(5), learner._fractions(5)
+    drawn = learner._draws.draw(5)
+    first, second = drawn["fractions"], drawn["target_fractions"]
     assert first.shape == (5, 8)
     assert not torch.equal(first, second)
     assert ((first >= 0) & (first <= 1)).all()
