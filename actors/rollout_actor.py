@@ -58,8 +58,8 @@ class RolloutActor:
     Needs two threads of Ray's: ``run`` keeps one, the others' calls come in on the second (``ROLLOUT_OPTIONS``).
 
     Args:
-        make_rollout: (actor, incarnation, next sequence) → Rollout.
-        actor: index in the run, the group in the ring.
+        make_rollout: (group in the ring, incarnation, next sequence) → Rollout.
+        actor: index in the run.
         envs: E.
         fragments_in_flight: sent and not yet answered; the actor waits at this number.
     """
@@ -77,7 +77,7 @@ class RolloutActor:
         self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
 
     def run(self, shard: Any, hub: Any) -> None:
-        """Register, then collect and send until :meth:`stop`.
+        """Register, which may have to wait until the ring has lanes for it; then collect and send until :meth:`stop`.
 
         Args:
             shard, hub: handles; not the constructor's, whose arguments must outlive every restart.
@@ -85,8 +85,10 @@ class RolloutActor:
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
         """
-        lease = ray.get(shard.register.remote(self._actor, self._envs))
-        rollout = self._make_rollout(self._actor, lease.incarnation, lease.next_sequence)
+        lease = self._lease(shard)
+        if lease is None:
+            return
+        rollout = self._make_rollout(lease.actor, lease.incarnation, lease.next_sequence)
         poll = WeightsPoll(hub)
         pending: deque[Any] = deque()
         try:
@@ -113,6 +115,14 @@ class RolloutActor:
     def usage(self) -> ProcessUsage:
         """Processor time, and where ``run`` has spent its time: collecting, sending, waiting for the shard."""
         return process_usage(dict(self._seconds))
+
+    def _lease(self, shard: Any) -> Any:
+        """What the shard gives; None where ``stop`` was called before."""
+        asked = shard.register.remote(self._actor, self._envs)
+        while not self._stopping.is_set():
+            if ray.wait([asked], timeout=0.5)[0]:
+                return ray.get(asked)
+        return None
 
     def _wait_for(self, pending: deque[Any]) -> None:
         """Until the oldest fragment is taken, or ``stop`` was called: a stopped learner never lets it in."""

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, value_text
+from onibi.clusters.figures import UNKNOWN, bytes_text, count_text, duration_text, share_text, value_text
 
 Show: TypeAlias = Callable[[float | None], str]
 
@@ -54,12 +54,33 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Figure:
-    """One line of the panel: ``key`` of the snapshot, its label, how it is written, and whether its course is drawn."""
+    """One line of the panel: ``key`` of the snapshot, its label, how it is written, and whether its course is drawn.
+
+    ``mean``: of the last intervals that the course shows. ``nonzero``: left out where it is 0.
+    """
 
     key: str
     label: str
     show: Show
     course: bool = False
+    mean: bool = False
+    nonzero: bool = False
+
+    def told(self, snapshot: Mapping[str, float]) -> bool:
+        """Whether the snapshot has it, and it is worth telling."""
+        return self.key in snapshot and not (self.nonzero and snapshot[self.key] == 0)
+
+
+def _bytes_text(size: float | None) -> str:
+    return UNKNOWN if size is None or not math.isfinite(size) else bytes_text(size)
+
+
+def _seconds_text(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None or not math.isfinite(seconds) else f"{seconds:.1f} s"
+
+
+def _failed_text(failed: float | None) -> str:
+    return "off: see the error above" if failed else "on"
 
 
 # Left column, then right.
@@ -104,6 +125,21 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("replay/readable_rows", "rows", count_text),
                 _Figure("replay/samples_per_insert", "samples per insert", value_text),
                 _Figure("replay/overtaken_draws", "overtaken draws", count_text),
+                _Figure("replay/lost_rows", "lost rows", count_text, nonzero=True),
+                _Figure("replay/actors_stalled", "actors held back", share_text, course=True, mean=True),
+                _Figure("replay/learner_stalled", "learner held back", share_text, course=True, mean=True),
+                _Figure("actors/waiting_for_lanes", "actors without lanes", count_text, nonzero=True),
+            ),
+        ),
+        (
+            "replay log",
+            (
+                _Figure("replay/log_segments", "segments", count_text),
+                _Figure("replay/log_bytes", "on disk", _bytes_text),
+                _Figure("replay/log_lag_seconds", "not sealed for", _seconds_text, course=True),
+                _Figure("replay/log_dropped_rows", "rows dropped", count_text),
+                _Figure("replay/log_waited_seconds", "actors waited", _seconds_text, nonzero=True),
+                _Figure("replay/log_failed", "the log is", _failed_text, nonzero=True),
             ),
         ),
         (
@@ -131,6 +167,9 @@ _LINE = (
     _Figure("annotation/queue_keys", "queue {}", count_text),
     _Figure("actors/policy_lag_mean", "lag {}", value_text),
     _Figure("replay/samples_per_insert", "{} samples/insert", value_text),
+    _Figure("replay/log_bytes", "log {}", _bytes_text),
+    _Figure("replay/log_dropped_rows", "{} rows dropped by the log", count_text, nonzero=True),
+    _Figure("replay/log_failed", "log {}", _failed_text, nonzero=True),
     _Figure("learner/loss", "loss {}", value_text),
     _Figure("evaluation/return_mean", "evaluated {}", value_text),
     _Figure("evaluation/success_rate", "evaluated success {}", share_text),
@@ -154,6 +193,7 @@ class ProgressDisplay:
         self._figures: dict[str, float] = {}
         self._courses: dict[str, deque[float]] = {}
         self._notes: deque[str] = deque(maxlen=_NOTES)
+        self._held_back = ""
         self._seconds = 0.0
         self._updated_at = clock()
         self._live = (
@@ -180,12 +220,13 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, snapshot: Mapping[str, float], notes: Sequence[str] = ()) -> None:
+    def update(self, snapshot: Mapping[str, float], notes: Sequence[str] = (), held_back: str = "") -> None:
         """Show one interval.
 
         Args:
             snapshot: figures by their history key; ``time/seconds`` is the run's age, without it the clock counts.
             notes: events worth a line (an actor restarted, a checkpoint saved).
+            held_back: which side of the limiter waits at this moment, and why; empty where none does.
         """
         now = self._clock()
         self._seconds = snapshot.get("time/seconds", self._seconds + now - self._updated_at)
@@ -195,6 +236,7 @@ class ProgressDisplay:
             if math.isfinite(value):
                 self._courses.setdefault(key, deque(maxlen=_SPARK_POINTS)).append(value)
         self._notes.extend(notes)
+        self._held_back = held_back
         if self._live is not None:
             self._live.refresh()
             return
@@ -205,7 +247,9 @@ class ProgressDisplay:
     def line(self, snapshot: Mapping[str, float]) -> str:
         """The snapshot as one line of text."""
         parts = [duration_text(self._seconds).rjust(7)]
-        parts += [figure.label.format(figure.show(snapshot[figure.key])) for figure in _LINE if figure.key in snapshot]
+        parts += [figure.label.format(figure.show(snapshot[figure.key])) for figure in _LINE if figure.told(snapshot)]
+        if self._held_back:
+            parts.append(self._held_back.partition(":")[0])
         left = self._seconds_left()
         if left is not None:
             parts.append(f"{duration_text(left)} left")
@@ -223,6 +267,8 @@ class ProgressDisplay:
             body.append(grid)
         else:
             body += [part for column in columns for part in column]
+        if self._held_back:
+            body.append(Text(f"‖ {self._held_back}", style="dim", overflow="ellipsis", no_wrap=True))
         body += [Text(f"· {note}", style="yellow", overflow="ellipsis", no_wrap=True) for note in self._notes]
         return Panel(Group(*body), title=Text(f" {self._title} "), title_align="left", border_style="cyan")
 
@@ -242,7 +288,7 @@ class ProgressDisplay:
         return head
 
     def _section(self, name: str, figures: tuple[_Figure, ...]) -> Iterator[RenderableType]:
-        known = [figure for figure in figures if figure.key in self._figures]
+        known = [figure for figure in figures if figure.told(self._figures)]
         if not known:
             return
         table = Table.grid(padding=(0, 1))
@@ -251,8 +297,10 @@ class ProgressDisplay:
         table.add_column(style="cyan", no_wrap=True)
         table.add_row(Text(name, style="bold cyan"))
         for figure in known:
-            course = _sparkline(self._courses.get(figure.key, ())) if figure.course else ""
-            table.add_row(figure.label, Text(figure.show(self._figures[figure.key])), course)
+            values = self._courses.get(figure.key, ())
+            course = _sparkline(values) if figure.course else ""
+            value = sum(values) / len(values) if figure.mean and values else self._figures[figure.key]
+            table.add_row(figure.label, Text(figure.show(value)), course)
         yield table
         yield Text()
 

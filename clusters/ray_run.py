@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _SLICE_SECONDS = 0.25  # of training between two answers of the learner
 _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
+_USAGE_SECONDS = 5.0  # for all roles together
 _STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
 _MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
@@ -115,6 +116,7 @@ class RayRun:
             open_shard,
             self._hub,
             count_power,
+            settings.replay.lane_timeout_seconds,
         )
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
         opened = first_answer(self._shard.start.remote(table), "the replay shard")
@@ -228,13 +230,14 @@ class RayRun:
             "hub": self._hub,
             "annotator": self._annotator,
         }
-        asked = {name: role.usage.remote() for name, role in roles.items()}
+        asked = {role.usage.remote(): name for name, role in roles.items()}
         answers = {"coordinator": process_usage()}
-        for name, reference in asked.items():
+        # An actor that has no place in the cluster yet does not answer, nor does one that is being replaced.
+        for reference in ray.wait(list(asked), num_returns=len(asked), timeout=_USAGE_SECONDS)[0]:
             try:
-                answers[name] = ray.get(reference, timeout=_STOP_SECONDS)
-            except ray.exceptions.RayError as error:  # a role that is being replaced has no profile
-                log.debug("no usage of %s: %s", name, error)
+                answers[asked[reference]] = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                log.debug("no usage of %s: %s", asked[reference], error)
         return answers
 
     def _take_profile(self) -> None:
@@ -314,7 +317,7 @@ class RayRun:
             row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
         if news is not None:
             row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
-        self._journal.interval(row | ray.get(self._hub.statistics.remote()))
+        self._journal.interval(row | ray.get(self._hub.statistics.remote()), look["held_back"])
 
     def _snapshot(self) -> LearnerSnapshot | None:
         """None where the learner has just died: the watch replaces it, and the next checkpoint is not far."""

@@ -136,15 +136,15 @@ class RunJournal:
             log.info(text)
         self._notes = [*self._notes, text][-3:]
 
-    def interval(self, row: dict[str, float]) -> None:
-        """Figures of one interval, from the run meter and the roles."""
+    def interval(self, row: dict[str, float], held_back: str = "") -> None:
+        """Figures of one interval, from the run meter and the roles; which side the limiter holds back now, and why."""
         self._rows.update(row)
         env_steps = int(row["actors/env_steps"])
         self._history.append(row)
         self._tracker.log(row, env_steps)
         if self._display is not None:
             notes, self._notes = self._notes, []
-            self._display.update(self._rows, notes)
+            self._display.update(self._rows, notes, held_back)
 
     def save(self, env_steps: int, parts: CheckpointParts, keep: Collection[int] = ()) -> bool:
         """Write a checkpoint, named by its env steps. False where the disk refused: the run goes on, and says so.

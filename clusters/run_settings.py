@@ -13,6 +13,7 @@ from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotation_desk import AnnotationDeskSettings
 from onibi.platform.config import Settings, selected
+from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
 from onibi.platform.reward_mixer import RewardSettings
@@ -55,6 +56,8 @@ class ReplaySettings(Settings):
 
     capacity_rows: int = 200_000  # over all lanes; in the ring
     folder: str = "/dev/shm"  # a memory file system; on a disk the ring may be larger than memory, and is slower
+    max_actors: int | None = None  # that have lanes in the ring at once; null: actors.count. Others wait for lanes
+    lane_timeout_seconds: float = 60.0  # silence of an actor after which one that waits takes its lanes
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -63,6 +66,10 @@ class ReplaySettings(Settings):
             raise ValueError(f"capacity_rows is {self.capacity_rows}; allowed: 1 or more")
         if not self.folder:
             raise ValueError("folder is empty; allowed: a folder, best on a memory file system as /dev/shm")
+        if self.max_actors is not None and not 1 <= self.max_actors <= 4096:
+            raise ValueError(f"max_actors is {self.max_actors}; allowed: 1 to 4096, or null for actors.count")
+        if not self.lane_timeout_seconds > 0:
+            raise ValueError(f"lane_timeout_seconds is {self.lane_timeout_seconds}; allowed: above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,7 @@ class RunSettings(Settings):
     seed: int = 1
     environment: EnvironmentSettings
     view: Settings = selected(VIEWS, "leaves")
+    frame_stack: FrameStackSettings = field(default_factory=FrameStackSettings)
     captioner: Settings = selected(CAPTIONERS, "none")
     annotator: Settings = selected(ANNOTATORS, "lexicon")
     annotation: AnnotationSettings = field(default_factory=AnnotationSettings)

@@ -176,10 +176,10 @@ def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> S
     return Shard.create(
         path,
         plan.spec,
-        max_actors=plan.settings.actors.count,
+        max_actors=plan.groups,
         envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
         capacity_rows=plan.settings.replay.capacity_rows,
-        window_rows=plan.needs.draws.window_rows,
+        window_rows=plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back),
         run_id=run_id,
         limiter=make_limiter(plan),
         resolve=resolve,
@@ -200,7 +200,14 @@ def open_feed(
     numbers = () if lanes is None else (min(lanes),)
     rng = np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session, *numbers))
     return ReplayFeed(
-        RingReader(path), plan.needs.draws, make_limiter(plan), rng, lanes=lanes, buffers=buffers, empty=empty
+        RingReader(path),
+        plan.needs.draws,
+        make_limiter(plan),
+        rng,
+        lanes=lanes,
+        buffers=buffers,
+        empty=empty,
+        stack=plan.stack,
     )
 
 

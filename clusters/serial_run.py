@@ -212,6 +212,7 @@ class SerialRun:
 
     def _interval(self, meter: RunMeter) -> None:
         report, shard, logged = self._loop.report(), self._shard.counters(), self._shard.log_figures()
+        pacing = self._shard.pacing()
         self._journal.interval(
             {
                 **meter.row(self._counters()),
@@ -219,8 +220,10 @@ class SerialRun:
                 "replay/readable_rows": float(shard.readable_rows),
                 **self._feed.figures(),
                 **({} if logged is None else log_metrics(logged)),
+                **pacing.metrics(),
                 **self._desk.statistics(),
-            }
+            },
+            pacing.text(),
         )
 
     def _save(self) -> bool:

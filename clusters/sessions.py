@@ -53,6 +53,8 @@ def train(
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotator()  # a lexicon that cannot be read, likewise
     plan.check_learner()  # and a learner whose settings do not fit the rewards
+    if serial:
+        plan.check_serial()
     folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
     folder.write_config(to_mapping(settings))
     folder.update(serial=serial)
@@ -79,6 +81,8 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
 
     if serial is None:
         serial = folder.record().serial
+    if serial:
+        plan.check_serial()
     reached = _newest_step(folder)
     try:
         return _session(folder, plan, serial, begin, display)

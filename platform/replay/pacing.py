@@ -29,6 +29,10 @@ class Pacing:
         """1 for the side that is held back at this moment: its mean over a run is the share of time."""
         return {f"replay/{side}_stalled": float(self.stalled == side) for side in ("actors", "learner")}
 
+    def text(self) -> str:
+        """Who is held back and why, in words; empty where nobody is."""
+        return "" if self.stalled == "none" else f"{self.stalled} held back: {self.reason}"
+
 
 def pacing(limiter: Limiter, *, inserted: int, drawn: float, readable: int) -> Pacing:
     """Judge the counts of one moment, for the largest fragment and batch. At most one side is stalled (``Limiter``).

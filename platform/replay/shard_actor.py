@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 
 from onibi.platform.captions import text_hash
 from onibi.platform.episode_ledger import EpisodeLedger
-from onibi.platform.fragment import CaptionText, EpisodeStatistics
+from onibi.platform.errors import LeaseError
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.fragment_batch import from_batch
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
+from onibi.platform.replay.actor_leases import ActorLeases
 from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter
 from onibi.platform.replay.ring_file import remove_ring
@@ -28,6 +31,7 @@ from onibi.platform.reward_table import RewardTable
 _RECHECK_SECONDS = 0.005  # of the log's room, by the one insertion at the head of the line
 _SIGHTINGS_SECONDS = 0.5
 _TABLE_WAIT_SECONDS = 10.0
+_LANES_RECHECK_SECONDS = 0.25  # of free lanes, by an actor that waits for some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +55,27 @@ class ShardActor:
             that of an earlier session, and its highest caption id.
         hub: the hub's handle.
         count_power: β, for the caption rewards of finished episodes.
+        lane_timeout_seconds: silence of an actor after which another one may take its lanes.
     """
 
-    def __init__(self, open_shard: Callable[[Resolve], tuple[Shard, bool, int]], hub: Any, count_power: float) -> None:
+    def __init__(
+        self,
+        open_shard: Callable[[Resolve], tuple[Shard, bool, int]],
+        hub: Any,
+        count_power: float,
+        lane_timeout_seconds: float,
+    ) -> None:
         self._caption_ids: dict[int, int] = {}
         # Raised by `start`: of an exception in a constructor Ray tells no more than its text, traceback and all.
         self._fault: Exception | None = None
         try:
             self._shard, self._kept, self._newest_caption = open_shard(self._resolve)
+            self._leases = ActorLeases(self._shard, lane_timeout_seconds, time.monotonic())
         except Exception as error:  # noqa: BLE001 (raised later)
             self._fault = error
+        self._registrations: Counter[int] = Counter()  # of each actor: a dead one's must not take a living one's lanes
+        self._waiting_for_lanes: set[int] = set()
+        self._inserting: Counter[int] = Counter()  # by group; who waits here is not silent
         self._hub = hub
         self._ledger = EpisodeLedger(count_power)
         self._table: RewardTable | None = None
@@ -89,8 +104,16 @@ class ShardActor:
         )
 
     async def register(self, actor: int, envs: int) -> Lease:
-        """A lease for a new incarnation of an actor."""
-        return self._shard.register(actor, envs)
+        """A lease for a new incarnation of an actor, when there are lanes for it; ``Lease.actor`` is its group."""
+        self._registrations[actor] += 1
+        mine = self._registrations[actor]
+        while (lease := self._lease(actor, envs)) is None:
+            self._waiting_for_lanes.add(actor)
+            await asyncio.sleep(_LANES_RECHECK_SECONDS)
+            if self._registrations[actor] != mine:
+                raise LeaseError(f"actor {actor} has registered again meanwhile; this registration is void")
+        self._waiting_for_lanes.discard(actor)
+        return lease
 
     async def insert(self, batch: pa.RecordBatch) -> None:
         """Commit a fragment when the limiter lets it in; answered when the next one may be sent.
@@ -98,6 +121,14 @@ class ShardActor:
         Raises: as ``Shard.insert``.
         """
         fragment = from_batch(batch)
+        self._inserting[fragment.actor] += 1
+        try:
+            await self._insert(fragment)
+        finally:
+            self._inserting[fragment.actor] -= 1
+            self._leases.heard(fragment.actor, time.monotonic())
+
+    async def _insert(self, fragment: Fragment) -> None:
         async with self._line.turn(f"actor {fragment.actor}", lambda: self._shard.may_insert(fragment.env_steps)):
             began = time.monotonic()
             while not self._shard.log_has_room(fragment):
@@ -124,10 +155,13 @@ class ShardActor:
         episodes, self._episodes = self._episodes, []
         updates = updates_of(np.array(list(self._newest_versions.values()), np.int64))
         ages = self._shard.row_ages(time.monotonic(), int(updates.max(initial=0)))
+        pacing = self._shard.pacing()
+        waiting = {"actors/waiting_for_lanes": float(len(self._waiting_for_lanes))}
         return {
             **asdict(self._shard.counters()),
             "waited_seconds": self._waits.seconds_for("learner"),
-            "pacing": self._shard.pacing().metrics() | ages.metrics(),
+            "pacing": pacing.metrics() | ages.metrics() | waiting,
+            "held_back": pacing.text(),
             "log": {} if logged is None else log_metrics(logged),
             "log_waited_seconds": self._log_waited_seconds,
             "policy_updates": updates.tolist(),
@@ -159,6 +193,13 @@ class ShardActor:
             task.cancel()
         self._shard.close()
         remove_ring(self._shard.path)
+
+    def _lease(self, actor: int, envs: int) -> Lease | None:
+        now = time.monotonic()
+        for group, count in self._inserting.items():
+            if count:
+                self._leases.heard(group, now)
+        return self._leases.register(actor, envs, now)
 
     async def _learn_captions(self, captions: list[CaptionText]) -> None:
         """Ask the hub for all unknown captions at once, before the ring is written: nothing waits inside a commit."""

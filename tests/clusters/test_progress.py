@@ -140,3 +140,38 @@ def test_between_snapshots_the_clock_moves_on():
     shown.update(SNAPSHOT)
     shown._clock.now += 7
     assert "1:47 gone" in drawn(shown) and "4:53 left" in drawn(shown)
+
+
+LOGGED = {
+    "replay/log_segments": 12.0,
+    "replay/log_bytes": 3.5 * 2**20,
+    "replay/log_lag_seconds": 2.25,
+    "replay/log_dropped_rows": 0.0,
+    "replay/log_failed": 0.0,
+    "replay/actors_stalled": 0.0,
+    "replay/learner_stalled": 1.0,
+}
+
+
+def test_the_panel_tells_what_the_log_holds_and_who_is_held_back_and_why():
+    shown = display(terminal=True)
+    shown.update({**SNAPSHOT, **LOGGED}, held_back="learner held back: 8 rows are readable, drawing needs 16")
+    text = drawn(shown)
+    for expected in ("replay log", "segments 12", "on disk 3.5 MiB", "not sealed for 2.2 s", "rows dropped 0"):
+        assert expected in " ".join(text.split()), expected
+    assert "‖ learner held back: 8 rows are readable, drawing needs 16" in text
+    assert "the log is" not in text and "actors waited" not in text
+    shown.update({**LOGGED, "replay/learner_stalled": 0.0, "replay/log_failed": 1.0, "replay/log_dropped_rows": 7.0})
+    text = " ".join(drawn(shown).split())
+    assert "‖" not in text
+    assert "learner held back 50%" in text, "the share of the intervals shown"
+    assert "the log is off" in text and "rows dropped 7" in text
+
+
+def test_off_a_terminal_a_line_tells_the_log_and_the_side_that_waits():
+    with display(terminal=False) as shown:
+        shown.update({"time/seconds": 1.0, **LOGGED}, held_back="actors held back: with 8 more rows …")
+        shown.update({"time/seconds": 2.0, "replay/log_dropped_rows": 3.0, "replay/log_failed": 1.0})
+    first, second = written(shown).splitlines()
+    assert "log 3.5 MiB" in first and "actors held back" in first and "dropped" not in first
+    assert "3 rows dropped by the log" in second and "log off" in second and "held back" not in second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -79,11 +80,14 @@ def test_a_log_at_an_address_lies_in_a_folder_of_the_runs_id(workshop, tmp_path)
     assert ReplayLog(folder).verify() == []
 
 
-def onibi(workshop, tmp_path, settings, name, runs):
+def onibi(workshop, tmp_path, settings, name, runs, *, serial=True):
     config = tmp_path / f"{name}.yaml"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return subprocess.run(
-        [sys.executable, "-m", "onibi", "train", str(config), "--serial", "--name", name, "--runs-folder", str(runs)],
+        [
+            *(sys.executable, "-m", "onibi", "train", str(config), "--name", name, "--runs-folder", str(runs)),
+            *(["--serial"] if serial else []),
+        ],
         cwd=tmp_path,
         text=True,
         capture_output=True,
@@ -105,29 +109,79 @@ def small_disk(tmp_path, request):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("on_error", ["continue", "stop"])
-def test_a_disk_that_fills_up_in_mid_run_loses_nothing_that_was_sealed(workshop, small_disk, tmp_path, on_error):
-    log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.05, "on_error": on_error}
+DISKS = pytest.mark.parametrize(
+    ("overflow", "on_error"),
+    [
+        ("block", "continue"),
+        ("drop", "stop"),
+        pytest.param("block", "stop", marks=pytest.mark.slow),
+        pytest.param("drop", "continue", marks=pytest.mark.slow),
+    ],
+)
+
+
+def fill_the_disk(workshop, disk, tmp_path, overflow, on_error, *, serial):
+    """A run whose log outgrows its disk; all that was sealed before must be whole afterwards."""
+    log = {
+        "url": str(disk),
+        "segment_bytes": 4_096,
+        "seal_seconds": 0.05,
+        "on_error": on_error,
+        "overflow": overflow,
+    }
     settings = workshop.settings(budget__max_env_steps=1_500, replay__log=log)
-    finished = onibi(workshop, tmp_path, settings, "full", workshop.runs)
+    finished = onibi(workshop, tmp_path, settings, "full", workshop.runs, serial=serial)
     assert "Traceback" not in finished.stderr, finished.stderr[-3_000:]
     assert finished.returncode == (0 if on_error == "continue" else 1), finished.stderr[-3_000:]
     assert "No space left on device" in finished.stderr
-    (folder,) = small_disk.iterdir()
+    (folder,) = disk.iterdir()
     sealed = ReplayLog(folder)
     assert sealed.verify() == []
     assert 0 < sealed.rows < 1_500
     assert sealed.torn == ()
     assert list(workshop.rings.iterdir()) == []
+    told = [row["replay/log_segments"] for row in workshop.history("full") if "replay/log_segments" in row]
+    assert len(sealed.segments) >= max(told, default=0), "a segment that was told is still there"
+    return sealed
+
+
+@DISKS
+def test_a_disk_that_fills_up_in_mid_run_loses_nothing_that_was_sealed(
+    workshop, small_disk, tmp_path, overflow, on_error
+):
+    fill_the_disk(workshop, small_disk, tmp_path, overflow, on_error, serial=True)
+
+
+@pytest.mark.slow
+@DISKS
+def test_a_disk_that_fills_up_under_ray_loses_nothing_that_was_sealed(
+    workshop, small_disk, tmp_path, overflow, on_error
+):
+    fill_the_disk(workshop, small_disk, tmp_path, overflow, on_error, serial=False)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_log_when_the_full_disk_has_space_again(workshop, small_disk, tmp_path):
+    before = fill_the_disk(workshop, small_disk, tmp_path, "block", "continue", serial=True)
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    workshop.resume("full", overrides=["budget.max_env_steps=2000"])
+    after = ReplayLog(before.location)
+    assert after.verify() == []
+    assert after.rows >= before.rows + 500
+    assert [segment.number for segment in before.segments] == [
+        segment.number for segment in after.segments[: len(before.segments)]
+    ]
 
 
 @pytest.mark.parametrize("small_disk", ["20m"], indirect=True)
-@pytest.mark.parametrize("on_error", ["continue", "stop"])
-def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(workshop, small_disk, on_error, monkeypatch):
+@DISKS
+def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(
+    workshop, small_disk, overflow, on_error, monkeypatch
+):
     from onibi.clusters.serial_run import SerialRun
     from onibi.platform.errors import ReplayError
 
-    collect, calls = SerialRun._collect, []
+    collect, calls, told = SerialRun._collect, [], []
 
     def turn_read_only(session, rollout, meter):
         calls.append(rollout)
@@ -136,9 +190,16 @@ def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(worksh
             while not session._shard.log_figures().segments:
                 time.sleep(0.01)
             subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+            told.append(session._shard.log_figures().segments)
 
     monkeypatch.setattr(SerialRun, "_collect", turn_read_only)
-    log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.01, "on_error": on_error}
+    log = {
+        "url": str(small_disk),
+        "segment_bytes": 4_096,
+        "seal_seconds": 0.01,
+        "on_error": on_error,
+        "overflow": overflow,
+    }
     changes = {"budget__max_env_steps": 400, "replay__log": log}
     if on_error == "stop":
         with pytest.raises(ReplayError, match=r"[Rr]ead-only.*replay\.log\.on_error=continue"):
@@ -146,8 +207,51 @@ def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(worksh
     else:
         assert workshop.train(**changes).env_steps >= 400
     (folder,) = small_disk.iterdir()
-    assert ReplayLog(folder).verify() == []
+    sealed = ReplayLog(folder)
+    assert sealed.verify() == []
+    assert len(sealed.segments) >= told[0]
     assert list(workshop.rings.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_folder_whose_rights_are_taken_away_in_mid_run_ends_the_log_or_the_run(workshop, tmp_path, on_error):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    ordinary = []
+    if os.getuid() == 0:  # who may write everywhere, unless that is taken away
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write everywhere, and there is no setpriv to change that")
+        ordinary = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    log = {"url": str(logs), "segment_bytes": 4_096, "seal_seconds": 0.05, "on_error": on_error}
+    settings = workshop.settings(budget__max_env_steps=6_000, replay__log=log)
+    config = tmp_path / "rights.yaml"
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [*ordinary, sys.executable, "-m", "onibi", "train", str(config), "--serial", "--name", "rights"]
+    process = subprocess.Popen(
+        [*command, "--runs-folder", str(workshop.runs)],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    try:
+        sealed = workshop.wait_for(lambda: sorted(logs.glob("*/manifest-*.json")), 60, process)
+        (folder,) = logs.iterdir()
+        folder.chmod(0o555)
+        _, said = process.communicate(timeout=200)
+    finally:
+        process.kill()
+        process.wait()
+        folder.chmod(0o755)
+    assert "Traceback" not in said, said[-3_000:]
+    assert process.returncode == (0 if on_error == "continue" else 1), said[-3_000:]
+    assert "Permission denied" in said
+    log = ReplayLog(folder)
+    assert log.verify() == []
+    assert len(log.segments) >= len(sealed)
+    assert 0 < log.rows < 6_000
 
 
 def test_a_log_that_cannot_be_written_is_told_before_training_and_leaves_no_run(workshop, tmp_path):
