@@ -67,6 +67,15 @@ class DeviceCopies:
                 copied.record()
                 self._keep(_Block(array, tensor, copied))
 
+    def send_missing(self, batch: Batch) -> None:
+        """Begin to copy what no other thread has sent."""
+        if self._stream is None:
+            return
+        with self._lock:
+            there = {id(block.array) for block in self._blocks}
+        if not all(id(array) in there for array in _contiguous(batch)):
+            self.send(batch)
+
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """An array on the device: a view of what ``send`` copied where it is part of that, else copied now."""
         with self._lock:

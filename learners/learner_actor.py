@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
-from onibi.platform.policy import Weights
+from onibi.learners.worker_group import WorkerGroup
+from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
+from onibi.platform.replay.prefetched_feed import PrefetchedFeed
 
 _IDLE_SECONDS = 0.001
 _TABLE_LOOK_SECONDS = 0.1
@@ -24,11 +26,12 @@ _TABLE_WAIT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class LearnerParts:
-    """What a learner process is made of."""
+    """What a learner process is made of. ``group`` is there where it is one of several."""
 
     learner: Learner
-    feed: ReplayFeed
+    feed: ReplayFeed | PrefetchedFeed
     loop: LearnerLoop
+    group: WorkerGroup | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class LearnerActor:
         self._hub = hub
         self._reference: Any = None
         self._fault: Exception | None = None
+        self._parts: LearnerParts | None = None  # while it is being built: a restored learner publishes at once
         try:
             import torch
 
@@ -80,57 +84,76 @@ class LearnerActor:
     def train(self, seconds: float) -> LearnerNews:
         """Update for about ``seconds``, as often as the limiter allows.
 
-        Raises: TrainingError where learning cannot go on; what the building raised.
+        Several learners make each update together: all of them are ready, and the first one's clock ends the slice. So
+        they have made the same updates when they answer.
+
+        Raises: TrainingError where learning cannot go on, LearnerLostError where another learner is gone; what the
+            building raised.
         """
-        if self._fault is not None:
-            raise self._fault
-        loop, end = self._parts.loop, time.monotonic() + seconds
-        now = time.monotonic()
-        while now < end:
+        parts = self._built()
+        loop, group, end = parts.loop, parts.group, time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
             if now - self._looked >= _TABLE_LOOK_SECONDS:
                 self._looked = now
-                self._look_for_table()
-            if loop.ready():
+                self._look_for_table(loop)
+            ready, goes_on = loop.ready(), now < end
+            if group is not None:
+                ready, goes_on = group.all_agree(ready, goes_on or group.rank > 0)
+            if not goes_on:
+                break
+            if ready:
                 loop.update()
             else:
                 time.sleep(_IDLE_SECONDS)
                 self._waited_seconds += time.monotonic() - now
-            now = time.monotonic()
         report = loop.report()
         return LearnerNews(
             updates=report.updates,
             drawn_rows=self._drawn_rows(),
             waited_seconds=self._waited_seconds,
             metrics=report.metrics,
-            figures=self._parts.feed.figures(),
+            figures=parts.feed.figures(),
         )
 
     def snapshot(self) -> LearnerSnapshot:
         """Weights and all state, copied."""
-        parts = self._parts
+        parts = self._built()
         state = {name: tensor.detach().cpu().numpy() for name, tensor in parts.learner.state_dict().items()}
         return LearnerSnapshot(parts.loop.updates, self._drawn_rows(), parts.loop.weights(), state, parts.feed.state())
 
     def usage(self) -> ProcessUsage:
         """Processor time, and where training has spent its time."""
-        return process_usage({"wait": self._waited_seconds, **self._parts.loop.spent_seconds})
+        return process_usage({"wait": self._waited_seconds, **self._built().loop.spent_seconds})
 
     def _drawn_rows(self) -> int:
         # The feed's own count is the limiter's: a restore re-bases it.
-        return self._parts.feed.drawn_rows - self._drawn_at_start
+        return self._built().feed.drawn_rows - self._drawn_at_start
+
+    def _built(self) -> LearnerParts:
+        if self._fault is not None:
+            raise self._fault
+        assert self._parts is not None
+        return self._parts
 
     def _publish(self, weights: Weights) -> None:
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.
         reference = ray.put(weights)
-        self._hub.publish_weights.remote(int(weights.version), [reference])
+        taken = self._hub.publish_weights.remote(int(weights.version), [reference])
+        version = weights.version
+        taken.future().add_done_callback(lambda _: self._tell_arrival(version))
         self._reference = (reference, self._reference[0] if self._reference else None)
 
-    def _look_for_table(self) -> None:
+    def _tell_arrival(self, version: WeightsVersion) -> None:
+        if self._parts is not None:
+            self._parts.loop.weights_arrived(version)
+
+    def _look_for_table(self, loop: LearnerLoop) -> None:
         if self._table is not None:
             ready, _ = ray.wait([self._table], timeout=0)
             if not ready:
                 return
             table = ray.get(self._table)
             if table is not None:
-                self._parts.loop.set_table(table)
-        self._table = self._hub.table_after.remote(self._parts.loop.table_version, _TABLE_WAIT_SECONDS)
+                loop.set_table(table)
+        self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onibi.learners.learner import Learner
-from onibi.platform.policy import Weights, updates_of, weights_version
+from onibi.learners.batch_file import save_batch
+from onibi.learners.device_copies import DeviceCopies
+from onibi.learners.learner import Learner, Update
+from onibi.learners.publish_delay import PublishDelay
+from onibi.platform.errors import NonFiniteError
+from onibi.platform.policy import Weights, WeightsVersion, updates_of, weights_version
 from onibi.platform.replay.draws import Batch
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
@@ -20,7 +25,7 @@ from onibi.platform.reward_table import RewardTable
 
 
 class BatchSource(Protocol):
-    """A sampler over a replay store, with the limiter's word for how much may be drawn: a ``ReplayFeed``."""
+    """A sampler of a replay store with the limiter's word for how much may be drawn: a feed."""
 
     def may_draw(self) -> bool:
         """Whether the limiter allows one more batch now."""
@@ -49,7 +54,8 @@ class LearnerLoop:
         mixer: turns batches and the newest table into rewards.
         incarnation: of this learner process in its run; orders its weights after those of the ones before it.
         publish: called with a copy of the weights whenever ``publish_period_updates`` more updates are made, and at the
-            start where there are any updates; must not wait.
+            start where there are any updates; must not wait. None publishes nothing (all but one of several workers).
+        faults: folder for a batch that could not be learned from; None: the system's for temporary files.
     """
 
     def __init__(
@@ -58,11 +64,15 @@ class LearnerLoop:
         source: BatchSource,
         mixer: RewardMixer,
         incarnation: int,
-        publish: Callable[[Weights], None],
+        publish: Callable[[Weights], None] | None,
         publish_period_updates: int,
+        faults: Path | None = None,
     ) -> None:
         self._learner, self._source, self._mixer = learner, source, mixer
         self._incarnation, self._publish, self._period = incarnation, publish, publish_period_updates
+        self._faults, self._delay = faults, PublishDelay()
+        # A learner may do without: its arrays are then copied to its device when it comes to them.
+        self._copies: DeviceCopies | None = getattr(learner, "copies", None)
         self._table: RewardTable | None = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -100,7 +110,7 @@ class LearnerLoop:
         mixed = self._mixer.mix(batch, self._table)
         paid = time.perf_counter()
         before = self.updates
-        updated = self._learner.update(batch, mixed.total)
+        updated = self._learn(batch, mixed)
         if updated.priorities is not None:
             self._source.update_priorities(batch, updated.priorities)
         learnt = time.perf_counter()
@@ -122,13 +132,34 @@ class LearnerLoop:
         """Metrics since the last call."""
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
-        return LearnerReport(self.updates, {**means, "learner/table_version": float(self.table_version)})
+        means["learner/table_version"] = float(self.table_version)
+        return LearnerReport(self.updates, means | self._delay.take())
+
+    def weights_arrived(self, version: WeightsVersion) -> None:
+        """Actors can have the published weights of this version; to be called in any thread, for the metrics."""
+        self._delay.arrived(int(updates_of(np.asarray(version))), self.updates, time.monotonic())
 
     def weights(self) -> Weights:
         """A copy of the weights as they are."""
         return self._learner.weights(weights_version(self._incarnation, self.updates))
 
+    def _learn(self, batch: Batch, mixed: MixedRewards) -> Update:
+        if self._copies is not None:
+            self._copies.send_missing(batch)
+        try:
+            updated = self._learner.update(batch, mixed.total)
+        except NonFiniteError as error:
+            path = save_batch(self._faults, batch, mixed.total, self.updates)
+            raise NonFiniteError(f"{error} The last of these batches is kept in {path}") from error
+        if self._copies is not None:
+            self._copies.learned()
+        return updated
+
     def _publish_now(self) -> None:
+        if self._publish is None:
+            return
+        updates = self.updates
+        self._delay.sent(updates, time.monotonic())
         self._publish(self.weights())
 
     def _note(self, metrics: dict[str, float]) -> None:

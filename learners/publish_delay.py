@@ -9,6 +9,9 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+_MOST_ON_THE_WAY = 256
+"""Copies remembered; in a serial run nobody tells that they arrive, as they are there at once."""
+
 
 @dataclass(frozen=True)
 class _Delay:
@@ -19,12 +22,12 @@ class _Delay:
 class PublishDelay:
     """Measures publications; ``sent`` and ``arrived`` may be called by different threads.
 
-    Args: none. Clocks are arguments: seconds of any clock that never falls, the same for both calls.
+    Times are arguments: seconds of any clock that never falls, the same one for both calls.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._on_the_way: deque[tuple[int, float]] = deque()
+        self._on_the_way: deque[tuple[int, float]] = deque(maxlen=_MOST_ON_THE_WAY)
         self._delays: list[_Delay] = []
 
     def sent(self, updates: int, now: float) -> None:

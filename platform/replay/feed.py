@@ -134,6 +134,8 @@ class ReplayFeed:
         empty: makes the memory of observations (pinned memory for a GPU).
         gather_threads: threads that copy rows.
         stack: which leaves come as frame stacks; None for none.
+        learner: number of this one among ``learners``, which draw from other lanes in step: one batch each.
+        learners: that the limiter lets draw together.
     """
 
     def __init__(
@@ -149,8 +151,11 @@ class ReplayFeed:
         empty: Empty = np.empty,
         gather_threads: int = 1,
         stack: FrameStack | None = None,
+        learner: int = 0,
+        learners: int = 1,
     ) -> None:
         self._reader, self._draws, self._limiter = reader, draws, limiter
+        self._learners = learners
         made = make_sampler(
             reader, draws, rng, lanes=lanes, columns=columns, gather_threads=gather_threads, stack=stack
         )
@@ -162,7 +167,7 @@ class ReplayFeed:
         )
         frames = 1 if stack is None else stack.frames
         self._state_fits = f"{_kind(draws)}, lanes {'all' if lanes is None else sorted(lanes)}, {frames} frames"
-        self._drawn = DrawnWord(drawn_path(reader.path), writable=True)
+        self._drawn = DrawnWord(drawn_path(reader.path), writable=True, learner=learner)
         self._allowed_batches = 0
         self._batches = 0
         self._lost_rows = 0
@@ -175,7 +180,7 @@ class ReplayFeed:
 
     @property
     def drawn_rows(self) -> int:
-        """Rows drawn, as the limiter counts them."""
+        """Rows drawn by all learners, as the limiter counts them."""
         return self._drawn.value
 
     @property
@@ -211,7 +216,7 @@ class ReplayFeed:
         if self._allowed_batches == 0:
             snapshot = self._reader.snapshot()
             self._allowed_batches = self._limiter.batches_allowed(
-                self._draws.batch_rows,
+                self._draws.batch_rows * self._learners,
                 inserted=snapshot.inserted_rows,
                 drawn=self._drawn.value,
                 readable=snapshot.readable_rows,
@@ -227,7 +232,7 @@ class ReplayFeed:
             self._prioritized.importance_exponent = self._priorities.importance_exponent_at(self._batches)
         self._turn = (self._turn + 1) % len(self._buffers)
         batch: Batch = self._sampler.draw(out=self._buffers[self._turn])
-        self._drawn.value = self._drawn.value + batch.drawn_rows
+        self._drawn.add(batch.drawn_rows)
         self._allowed_batches = max(0, self._allowed_batches - 1)
         self._batches += 1
         self._give_up_lost_rows()

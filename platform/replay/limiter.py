@@ -193,12 +193,17 @@ class Limiter:
 
 
 class DrawnWord:
-    """The learner's count of drawn rows in a small shared file: written by the learner alone, read by the shard."""
+    """The learner's count of drawn rows in a small shared file: written by the learner alone, read by the shard.
+
+    Several learners have a word each; what counts is their sum.
+    """
 
     _BYTES = mmap.PAGESIZE
+    LEARNERS = 64
+    """The most that there is room for."""
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        """Map an existing word. Raises: ReplayError where there is none."""
+    def __init__(self, path: Path, *, writable: bool, learner: int = 0) -> None:
+        """Map the existing words, to write that of ``learner``. Raises: ReplayError where there are none."""
         self.path = path
         try:
             descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
@@ -215,7 +220,8 @@ class DrawnWord:
             memory = mmap.mmap(descriptor, self._BYTES, flags=mmap.MAP_SHARED, prot=access)
         finally:
             os.close(descriptor)
-        self._word = np.frombuffer(memory, np.dtype("<i8"), 1)
+        self._words = np.frombuffer(memory, np.dtype("<i8"), self.LEARNERS)
+        self._learner = learner
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -231,9 +237,16 @@ class DrawnWord:
 
     @property
     def value(self) -> int:
-        """Drawn rows, as the limiter counts them."""
-        return int(self._word[0])
+        """Rows drawn by all learners, as the limiter counts them.
+
+        May be set while no other learner draws.
+        """
+        return int(self._words.sum())
 
     @value.setter
     def value(self, drawn: int) -> None:
-        self._word[0] = drawn
+        self._words[self._learner] += drawn - self.value
+
+    def add(self, rows: int) -> None:
+        """This learner has drawn ``rows`` more."""
+        self._words[self._learner] += rows

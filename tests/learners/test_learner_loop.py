@@ -7,9 +7,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from onibi.learners.learner import Update
 from onibi.learners.learner_loop import LearnerLoop, batch_metrics, learning_rows
+from onibi.platform.errors import NonFiniteError, TrainingError
 from onibi.platform.policy import Weights, weights_version
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
@@ -158,3 +160,44 @@ def test_a_slab_of_final_rows_has_no_ages(make_feed):
     assert "learner/data_age_mean_updates" in batch_metrics(batch, mixed, 3)
     batch.used[:] = False
     assert batch_metrics(batch, mixed, 3) == {"learner/labelled_share": 1.0, "learner/reward_clipped_share": 0.0}
+
+
+def test_the_batch_that_could_not_be_learned_from_is_in_the_file_that_the_message_names(make_feed, tmp_path):
+    class Broken(Recorder):
+        def update(self, batch, reward) -> Update:
+            if self.updates == 3:
+                raise NonFiniteError("update 3: not finite 10 times in a row.")
+            return super().update(batch, reward)
+
+    learner, feed = Broken(), make_feed("windows")
+    loop = LearnerLoop(learner, feed, RewardMixer(REWARDS), 0, None, 10, faults=tmp_path / "faults")
+    for _ in range(3):
+        loop.update()
+    with pytest.raises(TrainingError, match=r"10 times in a row\. The last of these batches is kept in ") as raised:
+        loop.update()
+    (path,) = (tmp_path / "faults").iterdir()
+    assert str(raised.value).endswith(str(path))
+    kept, batch = load_file(path), feed._buffers[feed._turn]
+    np.testing.assert_array_equal(kept["generation"], batch.generation)
+    np.testing.assert_array_equal(kept["mixed_reward"], batch.reward)
+
+
+def test_the_delay_of_publishing_is_told_apart_from_the_age_of_the_data(make_feed):
+    published = []
+    loop = loop_of(Recorder(), make_feed("windows"), published, period=2)
+    for _ in range(3):
+        loop.update()
+    assert "learner/publish_delay_max_updates" not in loop.report().metrics  # on its way
+    loop.weights_arrived(published[0].version)
+    loop.update()
+    metrics = loop.report().metrics
+    assert metrics["learner/publish_delay_max_updates"] == metrics["learner/publish_delay_mean_updates"] == 1.0  # 3 − 2
+    assert metrics["learner/publish_delay_max_seconds"] > 0
+    assert "learner/publish_delay_max_updates" not in loop.report().metrics
+
+
+def test_a_loop_without_publisher_learns_all_the_same(make_feed):
+    learner = Recorder(updates=10)
+    loop = LearnerLoop(learner, make_feed("windows"), RewardMixer(REWARDS), 0, None, 1)
+    loop.update()
+    assert learner.updates == 11

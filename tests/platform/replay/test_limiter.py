@@ -99,6 +99,18 @@ def test_after_rebasing_the_surplus_is_zero_when_drawing_begins(readable):
     assert LIMITER.may_draw(80, inserted=refilled, drawn=drawn, readable=max(readable, 100))
 
 
+def test_several_learners_words_are_summed_and_each_writes_its_own(tmp_path):
+    path = tmp_path / "x.ring.drawn"
+    DrawnWord.create(path)
+    learners = [DrawnWord(path, writable=True, learner=number) for number in range(3)]
+    for number, word in enumerate(learners):
+        word.add(10 ** (number + 1))
+    assert [word.value for word in learners] == [1_110] * 3
+    learners[0].value = 500  # the others keep theirs: it has −600
+    learners[1].add(1)
+    assert DrawnWord(path, writable=False).value == 501
+
+
 def test_drawn_word_is_seen_by_its_reader_and_keeps_its_value(tmp_path):
     path = tmp_path / "x.ring.drawn"
     with pytest.raises(ReplayError, match="has the run's shard been started"):
