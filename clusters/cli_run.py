@@ -1,4 +1,4 @@
-"""Commands that start something: train, resume, evaluate, submit. Heavy imports happen inside them."""
+"""Commands that start something: train, resume, submit. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -79,36 +79,6 @@ def resume(
             run, runs_folder=runs_folder, serial=serial, overrides=tuple(overrides or ()), display=True
         )
         print(result.summary())
-
-
-def evaluate(
-    run: RunName,
-    checkpoint: Annotated[str, typer.Option("--checkpoint", metavar="best|last|N", help="Which one plays.")] = "best",
-    episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many fresh episodes.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="First seed; keep it apart from training's.")] = 10_000,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="random", help="A policy to compare with on the same terms.")
-    ] = None,
-    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
-    debug: Debug = False,
-) -> None:
-    """Play a run's policy greedily on fresh episodes. Exit code 1 where a comparison or threshold is missed.
-
-    Examples:
-
-      onibi evaluate last
-
-      onibi evaluate nethack-oni-1 --episodes 50 --against random
-    """
-    with told(debug=debug):
-        from onibi import clusters
-
-        report = clusters.evaluate(
-            run, checkpoint=checkpoint, episodes=episodes, seed=seed, against=against, runs_folder=runs_folder
-        )
-        print(report.summary())
-    if report.passed is False:
-        raise typer.Exit(1)
 
 
 def submit(

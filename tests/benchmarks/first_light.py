@@ -13,8 +13,6 @@ that training never saw. Run it on an otherwise idle machine: budgets are in sec
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import subprocess
 import sys
@@ -26,6 +24,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from onibi.clusters.experiments.declaration import evaluation_seed
+from onibi.clusters.experiments.result_table import config_hash, read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ CLAIMS = {
         "nethack-oni", (1,), "intrinsic", None, 400, "last", "random", ("learner.learning_rate=0.0",), False
     ),
 }
-_EVALUATION_SEED = 424_242
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def main() -> int:
         return 0
     names = options.claims or list(CLAIMS)
     console = Console() if sys.stdout.isatty() else Console(width=150)  # a log file has room for whole rows
-    rows = _read(options.csv)
+    rows = read_rows(options.csv)
     for name in names:
         for seed in CLAIMS[name].seeds[: options.seeds]:
             key = (name, str(seed), _config_hash(CLAIMS[name], seed))
@@ -79,12 +79,13 @@ def main() -> int:
             answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             figures = json.loads(answer.stdout.splitlines()[-1])
             rows.append({"claim": name, "seed": str(seed), "config_hash": key[2], **figures})
-            _write(options.csv, rows)
+            write_rows(options.csv, rows)
     return _report(console, names, rows)
 
 
 def _run(name: str, seed: int, runs_folder: Path) -> dict[str, str]:
     from onibi.clusters import evaluate, train
+    from onibi.clusters.experiments.trial_runs import player_figures
 
     claim = CLAIMS[name]
     began = time.monotonic()
@@ -100,7 +101,7 @@ def _run(name: str, seed: int, runs_folder: Path) -> dict[str, str]:
         result.folder.name,
         checkpoint=claim.checkpoint,
         episodes=claim.episodes,
-        seed=_EVALUATION_SEED + seed,
+        seed=evaluation_seed(seed),
         against=claim.against,
         runs_folder=runs_folder,
     )
@@ -113,14 +114,9 @@ def _run(name: str, seed: int, runs_folder: Path) -> dict[str, str]:
         "checkpoint": report.checkpoint,
     }
     for player in report.players:
-        for figure, interval in (
-            ("return", player.episode_return),
-            ("success", player.success),
-            ("intrinsic", player.intrinsic_return),
-        ):
-            if interval is not None:
-                row[f"{player.name}_{figure}"] = f"{interval.mean:.4g}"
-                row[f"{player.name}_{figure}_95"] = f"{interval.low:.4g}..{interval.high:.4g}"
+        for figure, (mean, low, high) in player_figures(player).items():
+            row[f"{player.name}_{figure}"] = f"{mean:.4g}"
+            row[f"{player.name}_{figure}_95"] = f"{low:.4g}..{high:.4g}"
     reached = float(row[f"trained_{claim.figure}"])
     row["holds"] = report.passed if claim.at_least is None else reached >= claim.at_least
     return {key: str(value) for key, value in row.items()}
@@ -130,26 +126,7 @@ def _config_hash(claim: Claim, seed: int) -> str:
     from onibi.clusters.sessions import read_run_settings
     from onibi.platform.config import to_mapping
 
-    settings = to_mapping(read_run_settings(claim.preset, [f"seed={seed}", *claim.overrides]))
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+    return config_hash(to_mapping(read_run_settings(claim.preset, [f"seed={seed}", *claim.overrides])))
 
 
 def _report(console: Console, names: list[str], rows: list[dict[str, str]]) -> int:

@@ -13,7 +13,7 @@ import pytest
 from onibi.platform.presets import preset_text
 from onibi.platform.run_folder import create_run
 
-COMMANDS = ("train", "resume", "evaluate", "submit", "runs", "presets", "doctor")
+COMMANDS = ("train", "resume", "evaluate", "experiment", "submit", "runs", "presets", "doctor")
 
 
 def onibi(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:

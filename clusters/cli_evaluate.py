@@ -1,0 +1,155 @@
+"""``onibi evaluate``: one run in fresh episodes, or many runs with the statistics of few seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told
+
+if TYPE_CHECKING:
+    from onibi.clusters.judgement import EvaluationReport
+
+_DEFAULT_CHECKPOINT, _DEFAULT_EPISODES, _DEFAULT_SEED = "best", 100, 10_000
+
+
+def evaluate(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Runs by name or folder, 'last', or an experiment's CSV.")
+    ],
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="best|last|N", help="Which one plays.  [default: best]")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="How many fresh episodes, of each run.  [default: 100]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="First seed; keep it apart from training's.  [default: 10000]")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="random", help="One run: a policy to compare with on the same terms."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="GROUP", help="Several: the group to compare the others with.")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option("--target", help="Several: the score from which a run has no gap left.")
+    ] = None,
+    curves: Annotated[
+        Path | None, typer.Option("--curves", metavar="PNG", dir_okay=False, help="Several: draw learning curves.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Play policies greedily on fresh episodes. Exit code 1 where a comparison is missed.
+
+    Several runs, or an experiment's CSV, where nothing is played: interquartile mean, mean and median over seeds and
+    tasks with 95% intervals by stratified bootstrap, and the probability that one group's run beats another's. Runs
+    whose settings differ in the seed alone are one group.
+
+    Examples:
+
+      onibi evaluate last
+
+      onibi evaluate nethack-oni-1 --episodes 50 --against random
+
+      onibi evaluate dqn-1 dqn-2 dqn-3 appo-1 appo-2 appo-3 --curves curves.png
+
+      onibi evaluate docs/results/learners.csv --baseline dqn --json
+    """
+    with told(debug=debug):
+        from onibi.platform.errors import ConfigError
+
+        is_table = runs[0].endswith(".csv")
+        played = {"--checkpoint": checkpoint, "--episodes": episodes, "--seed": seed, "--against": against}
+        compared = {"--baseline": baseline, "--target": target, "--curves": curves}
+        if is_table and len(runs) > 1:
+            raise ConfigError("evaluate: an experiment's CSV stands alone; name it, or runs.")
+        if len(runs) == 1 and not is_table:
+            _refuse(compared, "is for several runs or an experiment's CSV")
+        else:
+            _refuse(played if is_table else {"--against": against}, "is for runs that are played one by one")
+        report = None
+        if len(runs) == 1 and not is_table:
+            report = _evaluate_one(
+                runs[0], runs_folder, *_playing(checkpoint, episodes, seed), against=against, as_json=as_json
+            )
+        else:
+            _evaluate_many(runs, runs_folder, _playing(checkpoint, episodes, seed), target, baseline, curves, as_json)
+    if report is not None and report.passed is False:
+        raise typer.Exit(1)
+
+
+def _playing(checkpoint: str | None, episodes: int | None, seed: int | None) -> tuple[str, int, int]:
+    return (
+        _DEFAULT_CHECKPOINT if checkpoint is None else checkpoint,
+        _DEFAULT_EPISODES if episodes is None else episodes,
+        _DEFAULT_SEED if seed is None else seed,
+    )
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    from onibi.platform.errors import ConfigError
+
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"evaluate: {given[0]} {reason}; leave it out.")
+
+
+def _evaluate_one(
+    run: str, runs_folder: Path, checkpoint: str, episodes: int, seed: int, *, against: str | None, as_json: bool
+) -> EvaluationReport:
+    import dataclasses
+
+    from onibi import clusters
+
+    report = clusters.evaluate(
+        run, checkpoint=checkpoint, episodes=episodes, seed=seed, against=against, runs_folder=runs_folder
+    )
+    print(json.dumps(dataclasses.asdict(report), indent=2) if as_json else report.summary())
+    return report
+
+
+def _evaluate_many(
+    runs: list[str],
+    runs_folder: Path,
+    playing: tuple[str, int, int],
+    target: float | None,
+    baseline: str | None,
+    curves: Path | None,
+    as_json: bool,
+) -> None:
+    import dataclasses
+
+    from rich.console import Console
+
+    from onibi.clusters import seed_report
+    from onibi.clusters.seed_curves import seed_curves_png
+    from onibi.platform.errors import ConfigError
+    from onibi.platform.threads import hold_threads
+
+    hold_threads()
+    if runs[0].endswith(".csv"):
+        scores = seed_report.scores_of_table(Path(runs[0]))
+    else:
+        scores = seed_report.scores_of_runs(runs, runs_folder, *playing)
+    report = seed_report.seed_report(scores, target, baseline)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        console = Console()
+        for table in report.tables():
+            console.print(table)
+    if curves is not None:
+        try:
+            is_drawn = seed_curves_png(scores, curves, "Evaluations while training, over seeds")
+        except OSError as error:
+            raise ConfigError(f"{curves}: not written ({error}). Choose another file.") from error
+        if not is_drawn:
+            raise ConfigError("evaluate: --curves: no run has two evaluations of its own, so there is no curve.")

@@ -1,0 +1,190 @@
+"""``onibi experiment``: claims over many seeds, run once, resumable, told as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onibi.clusters.experiments.declaration import Arm, Experiment
+    from onibi.clusters.experiments.outcome import ComparisonOutcome
+    from onibi.clusters.experiments.schedule import Schedule
+
+_LOG_WIDTH = 170  # a log file has room for whole rows
+
+
+def experiment(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Of an experiment (see --list), or module:NAME of your own.")
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the experiments, or with NAME its arms; run nothing.")
+    ] = False,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="1-5,8", help="In place of the declared ones.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="ARM", help="These arms; * stands for anything; repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="The CSV; RUNS_FOLDER/experiments/NAME.csv if left out."),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, help="Runs at a time, each on one core.")] = 2,
+    short: Annotated[
+        bool, typer.Option("--short", help="One seed and a small budget an arm: does it run at all? No verdicts.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="On the reference seeds: print the worst less 2 SD of each arm.")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="PNG", dir_okay=False, help="Draw the comparisons' differences.")
+    ] = None,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Run an experiment's missing runs, two at a time, and print its table. Exit code 1 where a claim does not hold.
+
+    One run is one row of a CSV, found by the hash of its settings and its seed; rows that are there are not run again,
+    so Ctrl-C and a crash cost no more than the runs they interrupt. Each run is serial, in a process of its own, with
+    its budget in steps; its checkpoint named best plays fresh episodes once. What is left is estimated first.
+
+    Examples:
+
+      onibi experiment --list
+
+      onibi experiment learners --output docs/results/learners.csv
+
+      onibi experiment learners --only 'cartpole-*' --seeds 1-3
+
+      onibi experiment learners --thresholds
+
+      onibi experiment stop-regressing --jobs 1
+    """
+    with told(debug=debug):
+        from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
+        from onibi.clusters.experiments.report import arms_table
+        from onibi.clusters.experiments.result_table import ResultTable
+        from onibi.clusters.experiments.schedule import Schedule
+        from onibi.platform.errors import ConfigError
+
+        if name is None:
+            if not show_list:
+                raise ConfigError(f"experiment: name one of {', '.join(EXPERIMENTS)}, or ask for --list.")
+            width = max(map(len, EXPERIMENTS))
+            for each in EXPERIMENTS:
+                print(f"{each:{width}}  {find_experiment(each).summary}")
+            return
+        found = find_experiment(name)
+        chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
+        folder = runs_folder.expanduser() / "experiments" / found.name
+        table = ResultTable(output or folder.with_suffix(".csv"))
+        schedule = Schedule(found, table, _arms(found, only), chosen_seeds, short=short, retry=retry)
+        console = _console()
+        if show_list:
+            console.print(arms_table(schedule))
+            return
+        _run(schedule, folder, jobs)
+        is_fulfilled = _tell(console, schedule, thresholds=thresholds, figure=figure)
+        print(f"rows in {table.path}, runs and logs in {folder}")
+    if not is_fulfilled:
+        raise typer.Exit(1)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_LOG_WIDTH)
+
+
+def _run(schedule: Schedule, folder: Path, jobs: int) -> None:
+    from onibi.clusters.experiments.display import ExperimentDisplay, estimate_table
+    from onibi.clusters.experiments.runner import ExperimentRunner
+
+    console = _console(stderr=True)
+    for arm, reason in schedule.missing.items():
+        console.print(f"{arm} is not there: {reason}", markup=False, highlight=False)
+    estimates = schedule.estimates()
+    if not estimates:
+        return
+    console.print(estimate_table(estimates, jobs))
+    with ExperimentDisplay(console, schedule, jobs) as display:
+        ExperimentRunner(schedule, folder, jobs, display).run()
+
+
+def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Path | None) -> bool:
+    """Print what was found; whether every claim holds."""
+    from onibi.clusters.experiments import outcome, report
+
+    arms = outcome.arm_outcomes(schedule)
+    comparisons = outcome.comparison_outcomes(schedule, arms)
+    errors = outcome.errors_of(arms, schedule.table.rows)
+    if thresholds:
+        console.print(report.threshold_table(schedule.experiment, outcome.thresholds(arms)))
+    else:
+        console.print(report.outcome_table(schedule.experiment, arms))
+        if comparisons:
+            console.print()
+            console.print(report.comparison_table(comparisons))
+    if figure is not None:
+        _draw(comparisons, figure, f"{schedule.experiment.name}: {schedule.experiment.summary}")
+    for line in errors:
+        print(f"failed: {line}")
+    if errors:
+        print("once the cause is gone, --retry runs them again")
+    if schedule.short:
+        print("shortened runs: nothing above counts but that they ran")
+        return not errors and not schedule.missing
+    if thresholds:
+        return not errors
+    held = [each.as_expected is True for each in comparisons if each.comparison.claimed]
+    return all(each.is_claim_met for each in arms) and all(held) and not errors
+
+
+def _draw(comparisons: list[ComparisonOutcome], path: Path, title: str) -> None:
+    from onibi.clusters.experiments.figure import differences_png
+    from onibi.platform.errors import ConfigError
+
+    try:
+        is_drawn = differences_png(comparisons, path, title)
+    except OSError as error:
+        raise ConfigError(f"{path}: not written ({error}). Choose another file.") from error
+    if not is_drawn:
+        raise ConfigError("experiment: --figure: no comparison has all its runs, so there is nothing to draw.")
+
+
+def _arms(experiment: Experiment, patterns: list[str] | None) -> list[Arm]:
+    from fnmatch import fnmatchcase
+
+    from onibi.platform.config_words import nearest
+    from onibi.platform.errors import ConfigError
+
+    if not patterns:
+        return list(experiment.arms)
+    names = [arm.name for arm in experiment.arms]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"--only {pattern!r} is no arm.{nearest(pattern, names)} Allowed: {', '.join(names)}.")
+    return [arm for arm in experiment.arms if any(fnmatchcase(arm.name, pattern) for pattern in patterns)]
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    from onibi.platform.errors import ConfigError
+
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+            raise ConfigError(f"--seeds {text!r}: {part!r} is no seed; allowed: numbers and spans, as 1-5,8.")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(seeds))

@@ -1,0 +1,77 @@
+"""Comparisons of an experiment as a picture: each difference with its 95% interval, beside what was expected."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from onibi.clusters.experiments.outcome import ComparisonOutcome
+from onibi.platform.durable import write_durably
+
+_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00"}  # told apart by all eyes
+_WIDTH_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 8.6, 0.27, 130
+
+
+def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: str) -> bool:
+    """Draw the differences of all comparisons whose runs are there into a PNG, replaced whole or not at all.
+
+    Args:
+        outcomes: of the comparisons, in order from the top.
+        path: the file to write.
+        title: over the picture.
+    Returns: False, with no file written, where there is none. Raises: OSError where the file cannot be written.
+    """
+    drawn = [each for each in outcomes if each.difference is not None]
+    if not drawn:
+        return False
+    figure = Figure(
+        figsize=(_WIDTH_INCHES, 1.3 + _ROW_INCHES * len(drawn)),
+        dpi=_DOTS_PER_INCH,
+        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
+    )
+    FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
+    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.012, ha="left")
+    axis = figure.subplots()
+    labelled: set[str] = set()
+    for place, each in enumerate(drawn):
+        assert each.difference is not None, "chosen above"
+        middle, low, high = each.difference.value, each.difference.low, each.difference.high
+        axis.errorbar(
+            [middle],
+            [place],
+            xerr=[[max(0.0, middle - low)], [max(0.0, high - middle)]],
+            color=_COLORS[each.found],
+            marker="o",
+            markersize=4.5,
+            capsize=2.5,
+            elinewidth=1.4,
+            linestyle="none",
+            label=None if each.found in labelled else each.found,
+        )
+        labelled.add(each.found)
+    axis.axvline(0.0, color="#202428", linewidth=0.9)
+    axis.set_yticks(range(len(drawn)), [_name(each) for each in drawn])
+    axis.invert_yaxis()
+    axis.grid(visible=True, axis="x", color="#E4E7EA", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
+    axis.set_xlabel("difference of scores with its 95% interval; better lies to the right", fontsize=8.5)
+    axis.legend(fontsize=8, frameon=False, loc="best", title="found", title_fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_durably(path, buffer.getvalue())
+    return True
+
+
+def _name(outcome: ComparisonOutcome) -> str:
+    """One name for a pair, as `…: hl_gauss over mse` where the two names differ in their last word alone."""
+    comparison = outcome.comparison
+    (stem, _, arm), (other_stem, _, other) = comparison.arm.rpartition("-"), comparison.other.rpartition("-")
+    pair = f"{stem}: {arm} over {other}" if stem and stem == other_stem else f"{comparison.arm} over {comparison.other}"
+    return f"{pair}, expected {comparison.expected}"

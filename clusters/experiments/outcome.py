@@ -1,0 +1,195 @@
+"""What the rows of an experiment say: a verdict for each arm and each comparison, thresholds from reference seeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.clusters.experiments.declaration import Arm, Comparison
+from onibi.clusters.experiments.result_table import ResultRow
+from onibi.clusters.experiments.schedule import Schedule, score_of
+from onibi.clusters.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
+
+_BOOTSTRAP_SEED = 0
+_MARGIN_DEVIATIONS = 2.0  # below the worst of the reference seeds
+
+
+@dataclass(frozen=True)
+class ArmOutcome:
+    """One arm. ``holds`` is None while runs are missing, or where nothing is claimed of it.
+
+    Args:
+        arm: the declaration.
+        scores: seed → score of the runs that ended well.
+        wanted: seeds that the arm is judged on.
+        failed: seed → error.
+        absent: why the arm cannot run at all; empty where it can.
+        tuned: what tuning chose.
+        middle: interquartile mean over the scores; None under two of them.
+    """
+
+    arm: Arm
+    scores: dict[int, float]
+    wanted: tuple[int, ...]
+    failed: dict[int, str]
+    absent: str
+    tuned: float | None
+    middle: Estimate | None
+
+    @property
+    def claim(self) -> str:
+        """≥ or ≤ and the threshold; empty where there is none."""
+        if self.arm.at_least is not None:
+            return f"≥ {self.arm.at_least:g}"
+        return "" if self.arm.at_most is None else f"≤ {self.arm.at_most:g}"
+
+    @property
+    def missed(self) -> list[int]:
+        """Seeds whose score misses the claim."""
+        low = -math.inf if self.arm.at_least is None else self.arm.at_least
+        high = math.inf if self.arm.at_most is None else self.arm.at_most
+        return [seed for seed, score in self.scores.items() if not low <= score <= high]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has a score."""
+        return len(self.scores) == len(self.wanted)
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.absent:
+            return f"not there: {self.absent}"
+        if self.failed:
+            return f"FAILED: {len(self.failed)} of {len(self.wanted)} runs"
+        if self.missed:
+            return f"DOES NOT HOLD: seed {', '.join(map(str, self.missed))}"
+        if not self.complete:
+            return f"{len(self.scores)} of {len(self.wanted)} runs"
+        return "holds" if self.claim else "told"
+
+    @property
+    def is_claim_met(self) -> bool:
+        """Whether nothing speaks against the arm and nothing is missing."""
+        return self.complete and not self.missed
+
+
+@dataclass(frozen=True)
+class ComparisonOutcome:
+    """One comparison. ``difference`` counts what is better as positive; None while runs are missing."""
+
+    comparison: Comparison
+    difference: Estimate | None
+    wins: int
+    pairs: int
+
+    @property
+    def found(self) -> str:
+        """What the interval of the difference says."""
+        if self.difference is None:
+            return "runs are missing"
+        if self.difference.low > 0:
+            return "above"
+        return "below" if self.difference.high < 0 else "tie"
+
+    @property
+    def as_expected(self) -> bool | None:
+        """None while runs are missing."""
+        if self.difference is None:
+            return None
+        expected = self.comparison.expected
+        return self.found != "below" if expected == "not below" else self.found == expected
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What reference seeds allow to be claimed: their worst less two standard deviations, against the direction."""
+
+    arm: str
+    seeds: int
+    worst: float
+    deviation: float
+    threshold: float
+
+
+def arm_outcomes(schedule: Schedule) -> list[ArmOutcome]:
+    """Of the arms asked for, those that are not there included, in the experiment's order."""
+    named = {arm.name for arm in schedule.arms} | set(schedule.missing)
+    return [_arm_outcome(schedule, arm) for arm in schedule.experiment.arms if arm.name in named]
+
+
+def comparison_outcomes(schedule: Schedule, outcomes: list[ArmOutcome]) -> list[ComparisonOutcome]:
+    """Of the comparisons whose two arms were asked for."""
+    by_name = {outcome.arm.name: outcome for outcome in outcomes}
+    return [
+        _comparison_outcome(each, by_name[each.arm], by_name[each.other])
+        for each in schedule.experiment.comparisons
+        if each.arm in by_name and each.other in by_name
+    ]
+
+
+def thresholds(outcomes: list[ArmOutcome]) -> list[Threshold]:
+    """Of the arms with two scores or more."""
+    found = []
+    for outcome in outcomes:
+        scores = np.array(list(outcome.scores.values()))
+        if len(scores) < 2:
+            continue
+        deviation = float(scores.std(ddof=1))
+        worst = float(scores.min() if outcome.arm.higher_is_better else scores.max())
+        margin = _MARGIN_DEVIATIONS * deviation
+        limit = worst - margin if outcome.arm.higher_is_better else worst + margin
+        found.append(Threshold(outcome.arm.name, len(scores), worst, deviation, limit))
+    return found
+
+
+def _arm_outcome(schedule: Schedule, arm: Arm) -> ArmOutcome:
+    rows = schedule.final_rows(arm)
+    scores = {int(row["seed"]): score_of(row, arm.figure) for row in rows if row.get("status") == "ok"}
+    failed = {int(row["seed"]): row.get("error", "") for row in rows if row.get("status") != "ok"}
+    for seed in [seed for seed, score in scores.items() if not math.isfinite(score)]:
+        failed[seed] = f"{arm.figure} is {scores.pop(seed)}"
+    middle = None
+    if len(scores) > 1:
+        rng = np.random.default_rng(_BOOTSTRAP_SEED)
+        middle = estimate({arm.task: _array(scores)}, interquartile_mean, rng)
+    absent = schedule.missing.get(arm.name, "")
+    tuned = None if absent else schedule.tuned(arm)
+    return ArmOutcome(arm, scores, schedule.seeds_of(arm), failed, absent, tuned, middle)
+
+
+def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutcome) -> ComparisonOutcome:
+    common = [seed for seed in arm.scores if seed in other.scores] if comparison.paired else []
+    ready = arm.complete and other.complete and (len(common) == len(arm.wanted) or not comparison.paired)
+    if not ready:
+        return ComparisonOutcome(comparison, None, 0, 0)
+    sign = 1.0 if arm.arm.higher_is_better else -1.0
+    if comparison.paired:
+        x, y = (sign * np.array([each.scores[seed] for seed in common]) for each in (arm, other))
+    else:
+        x, y = sign * _array(arm.scores), sign * _array(other.scores)
+    difference = difference_of_means(x, y, np.random.default_rng(_BOOTSTRAP_SEED), paired=comparison.paired)
+    wins = int((x > y).sum()) if comparison.paired else 0
+    return ComparisonOutcome(comparison, difference, wins, len(common))
+
+
+def _array(scores: dict[int, float]) -> NDArray[np.float64]:
+    return np.array(list(scores.values()), dtype=np.float64)
+
+
+def errors_of(outcomes: list[ArmOutcome], rows: list[ResultRow]) -> list[str]:
+    """One line for each run that failed, tuning runs included."""
+    lines = [
+        f"{outcome.arm.name}, seed {seed}: {error}" for outcome in outcomes for seed, error in outcome.failed.items()
+    ]
+    names = {outcome.arm.name for outcome in outcomes}
+    tuning = [row for row in rows if row.get("stage") == "tuning" and row.get("status") == "failed"]
+    lines += [
+        f"{row['arm']}, seed {row['seed']}, {row.get('tuned', '')}: {row['error']}"
+        for row in tuning
+        if row.get("arm") in names
+    ]
+    return lines

@@ -1,0 +1,48 @@
+"""Experiments by name, imported when used. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from onibi.clusters.experiments.declaration import Experiment
+from onibi.platform.config_words import nearest
+from onibi.platform.errors import ConfigError
+
+EXPERIMENTS = {
+    "learners": "onibi.clusters.experiments.learners:EXPERIMENT",
+    "stop-regressing": "onibi.clusters.experiments.stop_regressing:EXPERIMENT",
+}
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of a name in the registry, or of an import path ``module:NAME``.
+
+    Raises: ConfigError where there is none, or the path leads to something else.
+    """
+    path = EXPERIMENTS.get(name, name)
+    if ":" not in path:
+        raise ConfigError(
+            f"experiment {name!r} is unknown.{nearest(name, EXPERIMENTS)} Allowed: {', '.join(EXPERIMENTS)}, or one of "
+            "your own as my_package.my_module:EXPERIMENT."
+        )
+    found = imported(path)
+    if not isinstance(found, Experiment):
+        raise ConfigError(f"{path}: is a {type(found).__name__}; allowed: an Experiment, see declaration.py.")
+    return found
+
+
+def imported(path: str) -> object:
+    """What ``module:name`` names; modules in the current folder are found too.
+
+    Raises: ConfigError where the module or the name is not there.
+    """
+    module_name, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # the installed script, unlike python -m, does not look there
+        sys.path.append(here)
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{path}: not importable ({error}). Check the path, or install what it needs.") from error

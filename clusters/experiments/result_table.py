@@ -1,0 +1,105 @@
+"""The CSV of an experiment: one row for each run, found by config hash and seed; whole after a crash at any moment."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onibi.platform.durable import write_durably
+
+log = logging.getLogger(__name__)
+
+ResultRow: TypeAlias = dict[str, str]
+
+_HASH_DIGITS = 12
+_KEYS = ("config_hash", "seed")
+
+
+def config_hash(mapping: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that change when any setting does; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """All whole rows in order; none where there is no file.
+
+    A file that was cut within its last line, or lines with too few or too many fields, lose these rows with a warning:
+    their runs are then run again.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    if len(whole) < len(text):
+        log.warning("%s: the last line is torn and is left out; its run is run again", path)
+    rows: list[ResultRow] = []
+    damaged = 0
+    for row in csv.DictReader(io.StringIO(whole, newline="")):
+        if None in row or None in row.values() or not all(row.get(key) for key in _KEYS):
+            damaged += 1
+        else:
+            rows.append(dict(row))
+    if damaged:
+        log.warning("%s: %d damaged lines are left out; their runs are run again", path, damaged)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Replace the file whole: what a crash leaves is the old or the new one. Raises: OSError where it cannot be."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, buffer.getvalue().encode())
+
+
+class ResultTable:
+    """Rows of a file, each written as soon as it is added.
+
+    Args:
+        path: the CSV; read now where it is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._by_key = {_key(row): row for row in read_rows(path)}
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """In the order in which they were added."""
+        return list(self._by_key.values())
+
+    def find(self, config: str, seed: int) -> ResultRow | None:
+        """The row of this config hash and seed."""
+        return self._by_key.get((config, str(seed)))
+
+    def add(self, row: Mapping[str, Any]) -> ResultRow:
+        """Append a row, in place of an earlier one of the same key, and write the file."""
+        added = {name: _text(value) for name, value in row.items()}
+        self._by_key.pop(_key(added), None)
+        self._by_key[_key(added)] = added
+        write_rows(self.path, self.rows)
+        return added
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["config_hash"], row["seed"]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return " | ".join(text.splitlines())  # one line a row: so a torn one is seen

@@ -1,0 +1,77 @@
+"""One run of an experiment, in the process that is to do it: figures of a trained policy, or of a called function."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onibi.clusters.experiments.declaration import CalledTrial, TrainedTrial, evaluation_seed
+from onibi.clusters.experiments.registry import imported
+from onibi.platform.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from onibi.clusters.judgement import PlayerReport
+
+Figures = dict[str, Any]
+
+
+def run_trial(message: Mapping[str, Any]) -> Figures:
+    """Do what ``schedule.job_message`` told. Raises: whatever the trial raises."""
+    seed = int(message["seed"])
+    began = time.monotonic()
+    if message["kind"] == "called":
+        figures = _call(CalledTrial(**message["trial"]), seed)
+    else:
+        trial = TrainedTrial(**{**message["trial"], "overrides": tuple(message["trial"]["overrides"])})
+        figures = _train(trial, seed, str(message["run_name"]), Path(message["runs_folder"]))
+    return {**figures, "wall_seconds": time.monotonic() - began}
+
+
+def player_figures(player: PlayerReport) -> dict[str, tuple[float, float, float]]:
+    """What a player reached: figure → (mean, low, high) of the 95% interval."""
+    intervals = {"return": player.episode_return, "success": player.success, "intrinsic": player.intrinsic_return}
+    return {name: (each.mean, each.low, each.high) for name, each in intervals.items() if each is not None}
+
+
+def _call(trial: CalledTrial, seed: int) -> Figures:
+    function = imported(trial.function)
+    if not callable(function):
+        raise ConfigError(f"{trial.function}: is no function; allowed: function(seed=…, **arguments) -> figures.")
+    return dict(function(seed=seed, **trial.arguments))
+
+
+def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figures:
+    from onibi.clusters import evaluate, train
+
+    shutil.rmtree(runs_folder / name, ignore_errors=True)  # of an attempt that was cut off: it starts from nothing
+    result = train(
+        trial.preset,
+        overrides=[*trial.overrides, f"seed={seed}"],
+        serial=True,
+        name=name,
+        runs_folder=runs_folder,
+        display=False,
+    )
+    if result.status != "finished":
+        raise TrainingError(f"{name}: the run ended as {result.status}. Start the experiment again to run it anew.")
+    report = evaluate(
+        result.folder.name,
+        checkpoint=trial.checkpoint,
+        episodes=trial.episodes,
+        seed=evaluation_seed(seed),
+        runs_folder=runs_folder,
+    )
+    figures: Figures = {
+        "env_steps": result.env_steps,
+        "updates": result.updates,
+        "train_seconds": result.seconds,
+        "checkpoint": report.checkpoint,
+        "episodes": report.players[0].episodes,
+    }
+    for figure, (mean, low, high) in player_figures(report.players[0]).items():
+        figures |= {figure: mean, f"{figure}_95": f"{low:.6g}..{high:.6g}"}
+    figures["curve"] = " ".join(f"{row['env_steps']:.0f}:{row['judged']:.6g}" for row in result.evaluations)
+    return figures

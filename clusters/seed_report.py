@@ -1,0 +1,257 @@
+"""``onibi evaluate`` over seeds: scores of several runs, or of an experiment's CSV, with the statistics of few runs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from rich.table import Table
+
+from onibi.clusters import seed_statistics
+from onibi.clusters.experiments.report import estimate_text
+from onibi.clusters.experiments.result_table import ResultRow, config_hash, read_rows
+from onibi.clusters.judgement import evaluate
+from onibi.clusters.seed_statistics import Estimate, Scores
+from onibi.platform.errors import ConfigError
+from onibi.platform.history import read_history, series
+from onibi.platform.run_folder import RunFolder, find_run
+
+log = logging.getLogger(__name__)
+
+_BOOTSTRAP_SEED = 0
+_FIGURES = {"episode_return": "return", "success": "success", "intrinsic_return": "intrinsic_return"}
+_ALL_TASKS = "all tasks, normalized"
+_NEEDED = ("arm", "task", "group", "score", "normalized")
+
+
+@dataclass(frozen=True)
+class SeedScore:
+    """One run of one group on one task.
+
+    Args:
+        group: what is compared, as the learner.
+        task: scores of one task are on one scale.
+        run: name or seed.
+        score: in the task's own units.
+        normalized: 0 and 1 mean the same on every task; None where that is not known.
+        is_higher_better: direction of the score.
+        curve: (env steps, figure) of the run's own evaluations.
+    """
+
+    group: str
+    task: str
+    run: str
+    score: float
+    normalized: float | None
+    is_higher_better: bool = True
+    curve: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One group on one task, or on all of them; ``gap`` where a target is known, ``median`` over tasks."""
+
+    task: str
+    group: str
+    runs: int
+    iqm: Estimate
+    mean: Estimate
+    median: Estimate
+    gap: Estimate | None
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """How likely a run of ``group`` is better than one of ``other``."""
+
+    task: str
+    group: str
+    other: str
+    probability: Estimate
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """Everything told."""
+
+    groups: list[GroupReport]
+    improvements: list[Improvement]
+
+    def tables(self) -> list[Table]:
+        """For a terminal."""
+        has_gap = any(each.gap is not None for each in self.groups)
+        names = ["task", "group", "runs", "IQM (95%)", "mean (95%)", "median (95%)", *["gap (95%)"] * has_gap]
+        tables = [_table("Over seeds", names)]
+        for each in self.groups:
+            figures = (each.iqm, each.mean, each.median, *[each.gap] * has_gap)
+            tables[0].add_row(each.task, each.group, str(each.runs), *map(estimate_text, figures))
+        if self.improvements:
+            tables.append(_table("Probability of improvement", ["task", "group", "over", "probability (95%)"]))
+            for better in self.improvements:
+                tables[1].add_row(better.task, better.group, better.other, estimate_text(better.probability))
+        return tables
+
+
+def seed_report(scores: Sequence[SeedScore], target: float | None, baseline: str | None) -> SeedReport:
+    """Statistics of each group on each task, and over all tasks where every score of the group is normalized.
+
+    Args:
+        scores: all runs.
+        target: of the optimality gap in the units of the scores; over all tasks it is 1.
+        baseline: the group that the others are compared with; None: every pair where there are two groups.
+    Raises: ConfigError where the baseline is no group, or a score is not finite.
+    """
+    groups = list(dict.fromkeys(each.group for each in scores))
+    if baseline is not None and baseline not in groups:
+        raise ConfigError(f"--baseline {baseline!r} is no group. Allowed: {', '.join(groups)}.")
+    pairs = list(combinations(groups, 2)) if len(groups) == 2 else []
+    if baseline is not None:
+        pairs = [(group, baseline) for group in groups if group != baseline]
+    tasks = list(dict.fromkeys(each.task for each in scores))
+    reports: list[GroupReport] = []
+    improvements: list[Improvement] = []
+    try:
+        for task in tasks:
+            by_group = {group: _scores(scores, group, [task], kind="score") for group in groups}
+            reports += [_group_report(task, group, each, target) for group, each in by_group.items() if each]
+            directed = {group: _scores(scores, group, [task], kind="directed") for group in groups}
+            improvements += _improvements(task, pairs, directed)
+        if len(tasks) > 1:
+            by_group = {group: _scores(scores, group, tasks, kind="normalized") for group in groups}
+            wide = {group: each for group, each in by_group.items() if len(each) > 1}
+            reports += [_group_report(_ALL_TASKS, group, each, 1.0) for group, each in wide.items()]
+            improvements += _improvements(_ALL_TASKS, pairs, wide)
+    except ValueError as error:
+        raise ConfigError(f"no statistics: {error}") from error
+    return SeedReport(reports, improvements)
+
+
+def scores_of_table(path: Path) -> list[SeedScore]:
+    """Final rows of an experiment's CSV; of an arm whose settings changed on the way those of the newest alone.
+
+    Raises: ConfigError where the file is not there, is no experiment's, or holds no score.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: not there. Name an experiment's CSV (`onibi experiment NAME` tells where it is).")
+    rows = [row for row in read_rows(path) if row.get("status") == "ok" and row.get("stage") == "final"]
+    lacking = sorted({name for row in rows for name in _NEEDED if name not in row})
+    if not rows or lacking:
+        reason = f"its rows lack {', '.join(lacking)}" if lacking else "it holds no score of a run that ended well"
+        raise ConfigError(f"{path}: {reason}. Name an experiment's CSV.")
+    newest = {row["arm"]: row["config_hash"] for row in rows}
+    kept = [row for row in rows if row["config_hash"] == newest[row["arm"]]]
+    if len(kept) < len(rows):
+        log.warning("%s: %d rows of older settings are left out", path, len(rows) - len(kept))
+    return [_score_of_row(row) for row in kept]
+
+
+def scores_of_runs(
+    names: Sequence[str], runs_folder: Path, checkpoint: str, episodes: int, seed: int
+) -> list[SeedScore]:
+    """Play each run's policy in fresh episodes; its score is the mean of what its evaluations judge by.
+
+    Runs whose settings differ in nothing but the seed are one group, named after the first of them.
+    Raises: ConfigError for an unknown run, CheckpointError where one has no checkpoint.
+    """
+    labels: dict[str, str] = {}
+    scores = []
+    for index, name in enumerate(names):
+        folder = find_run(runs_folder, name)
+        settings = folder.read_config()
+        report = evaluate(folder.name, runs_folder, checkpoint, episodes, seed + 1_000 * index, None)
+        figure = settings["evaluation"]["judge"]
+        interval = getattr(report.players[0], figure)
+        if interval is None:
+            raise ConfigError(f"{folder.name}: the task tells no {_FIGURES[figure]}, by which its run is judged.")
+        group = _group_label(labels, config_hash({k: v for k, v in settings.items() if k != "seed"}), folder.name)
+        scores.append(SeedScore(group, _task_label(settings), folder.name, interval.mean, None, curve=_curve(folder)))
+    return scores
+
+
+def _group_label(labels: dict[str, str], key: str, name: str) -> str:
+    if key not in labels:
+        label = re.sub(r"-\d+$", "", name)
+        labels[key] = label if label not in labels.values() else name
+    return labels[key]
+
+
+def _task_label(settings: Mapping[str, Any]) -> str:
+    environment = settings["environment"]
+    options = ", ".join(f"{name}={value}" for name, value in environment["kwargs"].items())
+    return f"{environment['id']} ({options})" if options else str(environment["id"])
+
+
+def _curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
+    steps, judged = series(read_history(folder.evaluations), "judged", "env_steps")
+    return tuple(zip(steps.tolist(), judged.tolist(), strict=True))
+
+
+def _score_of_row(row: ResultRow) -> SeedScore:
+    points = [point.split(":") for point in row.get("curve", "").split()]
+    return SeedScore(
+        group=row["group"],
+        task=row["task"],
+        run=row["seed"],
+        score=float(row["score"]),
+        normalized=float(row["normalized"]) if row["normalized"] else None,
+        is_higher_better=row.get("direction") != "lower",
+        curve=tuple((float(steps), float(judged)) for steps, judged in points),
+    )
+
+
+_Kind: TypeAlias = Literal["score", "directed", "normalized"]
+
+
+def _scores(scores: Sequence[SeedScore], group: str, tasks: Sequence[str], *, kind: _Kind) -> Scores:
+    """Task → scores of one group; tasks of which it has none, or not all normalized where asked, are left out."""
+    found = {}
+    for task in tasks:
+        runs = [each for each in scores if each.group == group and each.task == task]
+        values = [_value(each, kind) for each in runs]
+        if values and None not in values:
+            found[task] = np.array(values, dtype=np.float64)
+    return found
+
+
+def _value(score: SeedScore, kind: _Kind) -> float | None:
+    if kind == "normalized":
+        return score.normalized
+    return -score.score if kind == "directed" and not score.is_higher_better else score.score
+
+
+def _group_report(task: str, group: str, scores: Scores, target: float | None) -> GroupReport:
+    def of(statistic: seed_statistics.Statistic) -> Estimate:
+        return seed_statistics.estimate(scores, statistic, np.random.default_rng(_BOOTSTRAP_SEED))
+
+    return GroupReport(
+        task,
+        group,
+        sum(map(len, scores.values())),
+        of(seed_statistics.interquartile_mean),
+        of(seed_statistics.mean),
+        of(seed_statistics.median),
+        None if target is None else of(seed_statistics.optimality_gap(target)),
+    )
+
+
+def _improvements(task: str, pairs: Sequence[tuple[str, str]], by_group: Mapping[str, Scores]) -> list[Improvement]:
+    found = []
+    for group, other in pairs:
+        one, two = by_group.get(group, {}), by_group.get(other, {})
+        if set(one) & set(two):
+            rng = np.random.default_rng(_BOOTSTRAP_SEED)
+            found.append(Improvement(task, group, other, seed_statistics.probability_of_improvement(one, two, rng)))
+    return found
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name == "runs" else "left", overflow="fold")
+    return table

@@ -1,0 +1,400 @@
+"""`onibi experiment`: rows that last through kills, damage and changes, each case with the real command."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, TrainedTrial, Tuning
+from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes, thresholds
+from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
+from onibi.clusters.experiments.result_table import ResultTable, read_rows, write_rows
+from onibi.clusters.experiments.schedule import Schedule, total_seconds, trial_hash
+from onibi.platform.errors import ConfigError
+
+TOY = """
+import os, time
+from pathlib import Path
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, TrainedTrial, Tuning
+
+def measure(*, seed, base, pause=0.0, how="well"):
+    with Path("calls.log").open("a") as log:
+        log.write(f"{base} {seed}\\n")
+    time.sleep(pause)
+    if how == "raises" and not Path("mended").exists():
+        raise RuntimeError("no such luck,\\nand a second line")
+    if how == "dies":
+        os.kill(os.getpid(), 9)
+    print("a library prints")
+    return {"return": base + seed / 10, "other": 1.5}
+
+def arm(name, base, **changes):
+    given = {key: changes.pop(key) for key in ("pause", "how") if key in changes}
+    trial = CalledTrial(function="toy:measure", arguments={"base": base, **given})
+    return Arm(**{"name": name, "task": "toy", "group": name, "trial": trial, "guess_seconds": 9.0} | changes)
+
+def made(*arms, **others):
+    return Experiment(**{"name": "toy", "summary": "does it run?", "seeds": (1, 2, 3), "arms": arms} | others)
+
+PLAIN = made(arm("low", 1.0), arm("high", 2.0, at_least=2.0), comparisons=(
+    Comparison(arm="high", other="low", expected="above", paired=True),))
+SLOW = made(arm("slow", 1.0, pause=1.0), seeds=tuple(range(1, 9)))
+TOO_HIGH = made(arm("low", 1.0, at_least=1.15))
+FAILING = made(arm("bad", 1.0, how="raises"), arm("good", 2.0), arm("dead", 3.0, how="dies"), seeds=(1,))
+ABSENT = made(arm("good", 1.0), arm("gone", 1.0, trial=TrainedTrial(preset="cartpole-nobody")))
+TUNED = made(arm("tuned", 1.0, tuning=Tuning(name="base", values=(5.0, 7.0, 6.0), seeds=(50, 51))), seeds=(1, 2))
+TRAINED = made(arm("corridor", 1.0, trial=TrainedTrial(preset="run.yaml", episodes=4)), seeds=(1,))
+"""
+
+
+class Shop:
+    """A folder with the experiments above, and the command."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.csv = folder, folder / "rows.csv"
+        (folder / "toy.py").write_text(TOY, encoding="utf-8")
+
+    def start(self, name, *arguments):
+        command = [sys.executable, "-m", "onibi", "experiment", f"toy:{name}", "--output", str(self.csv), *arguments]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("ONIBI_")}
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**kept, "COLUMNS": "200", "NO_COLOR": "1"},
+        )
+
+    def run(self, name, *arguments):
+        process = self.start(name, *arguments)
+        stdout, stderr = process.communicate(timeout=240)
+        return process.returncode, stdout, stderr
+
+    def calls(self):
+        log = self.folder / "calls.log"
+        return log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
+
+    def wait_for_rows(self, count, process):
+        deadline = time.monotonic() + 200
+        while len(read_rows(self.csv)) < count:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path)
+
+
+def test_every_run_becomes_a_row_and_none_is_run_twice(shop):
+    code, stdout, stderr = shop.run("PLAIN")
+    assert code == 0, stderr
+    assert sorted(shop.calls()) == ["1.0 1", "1.0 2", "1.0 3", "2.0 1", "2.0 2", "2.0 3"]
+    assert "6 runs are missing" in stderr
+    assert "a guess" in stderr
+    assert "holds" in stdout
+    assert "as expected" in stdout
+    rows = read_rows(shop.csv)
+    assert {(row["arm"], row["seed"], row["score"]) for row in rows} >= {("low", "1", "1.1"), ("high", "3", "2.3")}
+    assert {row["other"] for row in rows} == {"1.5"}
+    code, again, stderr = shop.run("PLAIN")
+    assert (code, again) == (0, stdout)
+    assert len(shop.calls()) == 6
+    assert "missing" not in stderr
+
+
+def test_more_seeds_run_those_that_are_new_and_are_estimated_from_those_that_are_there(shop):
+    shop.run("PLAIN", "--only", "low", "--seeds", "1-2")
+    code, stdout, stderr = shop.run("PLAIN", "--only", "l*", "--seeds", "1-3,7")
+    assert code == 0
+    assert "2 runs are missing" in stderr
+    assert "2 measured" in stderr
+    assert "4/4" in stdout
+    assert shop.calls().count("1.0 1") == 1
+
+
+def test_a_claim_that_does_not_hold_ends_with_code_1_and_names_the_seed(shop):
+    code, stdout, _ = shop.run("TOO_HIGH")
+    assert code == 1
+    assert "DOES NOT HOLD: seed 1" in stdout
+
+
+def test_kill_9_in_the_middle_costs_the_runs_in_flight_alone(shop):
+    process = shop.start("SLOW")
+    shop.wait_for_rows(2, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, timeout=10)
+    assert left == []  # they end with their runner: nobody would read their answers
+    kept = {row["seed"]: row["date"] for row in read_rows(shop.csv)}
+    begun = len(shop.calls())
+    code, _, stderr = shop.run("SLOW")
+    assert code == 0, stderr
+    assert f"{8 - len(kept)} runs are missing" in stderr
+    assert len(shop.calls()) == begun + 8 - len(kept)
+    assert {row["seed"] for row in read_rows(shop.csv)} == {str(seed) for seed in range(1, 9)}
+
+
+def test_ctrl_c_ends_every_process_and_keeps_the_rows(shop):
+    process = shop.start("SLOW")
+    shop.wait_for_rows(1, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert psutil.wait_procs(workers, timeout=1)[1] == []
+    assert 1 <= len(read_rows(shop.csv)) < 8
+
+
+def test_a_run_that_fails_or_dies_is_a_row_with_its_error_and_the_others_go_on(shop):
+    code, stdout, _ = shop.run("FAILING")
+    assert code == 1
+    rows = {row["arm"]: row for row in read_rows(shop.csv)}
+    assert (rows["good"]["status"], rows["good"]["error"]) == ("ok", "")
+    assert (rows["bad"]["status"], rows["bad"]["score"]) == ("failed", "")
+    assert rows["bad"]["error"] == "RuntimeError: no such luck, | and a second line"
+    assert "was killed by SIGKILL" in rows["dead"]["error"]
+    assert "failed: bad, seed 1: RuntimeError: no such luck" in stdout
+    before = len(shop.calls())
+    shop.run("FAILING")
+    assert len(shop.calls()) == before  # a failed row counts as there …
+    (shop.folder / "mended").touch()
+    code, stdout, _ = shop.run("FAILING", "--retry", "--only", "bad", "--only", "good")
+    assert (code, len(shop.calls())) == (0, before + 1)  # … until it is asked for again
+    assert {row["arm"]: row["status"] for row in read_rows(shop.csv)}["bad"] == "ok"
+
+
+def test_a_torn_last_line_costs_its_own_run_alone(shop):
+    shop.run("PLAIN", "--only", "low", "--jobs", "1")
+    content = shop.csv.read_bytes()
+    shop.csv.write_bytes(content[:-7])
+    assert [row["seed"] for row in read_rows(shop.csv)] == ["1", "2"]
+    code, _, stderr = shop.run("PLAIN", "--only", "low")
+    assert code == 0
+    assert "the last line is torn" in stderr
+    assert shop.calls()[3:] == ["1.0 3"]
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 13))
+def test_a_table_cut_anywhere_reads_as_its_whole_rows(tmp_path, cut):
+    path = tmp_path / "rows.csv"
+    rows = [{"config_hash": "ab", "seed": str(seed), "error": 'say "no", then'} for seed in range(20)]
+    write_rows(path, rows)
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    expected = max(0, content[:cut].count(b"\n") - 1)
+    assert read_rows(path) == rows[:expected]
+
+
+def test_lines_with_too_few_or_too_many_fields_are_left_out(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("config_hash,seed,score\nab,1,5\nab,2\nab,3,5,6\n,4,5\nab,5,7\n", encoding="utf-8")
+    assert [row["seed"] for row in read_rows(path)] == ["1", "5"]
+
+
+def test_an_arm_without_its_preset_is_named_and_not_dropped(shop):
+    code, stdout, stderr = shop.run("ABSENT")
+    assert code == 1
+    for text in (stdout, stderr):
+        assert "gone" in text
+        assert "not there" in text
+    assert {row["arm"] for row in read_rows(shop.csv)} == {"good"}
+
+
+def test_tuning_chooses_on_its_own_seeds_and_the_arm_runs_with_what_it_chose(shop):
+    code, _, stderr = shop.run("TUNED", "--jobs", "1")
+    assert code == 0, stderr
+    rows = read_rows(shop.csv)
+    final = [(row["tuned"], row["seed"]) for row in rows if row["stage"] == "final"]
+    assert final == [("base=7.0", "1"), ("base=7.0", "2")]
+    assert sorted({row["seed"] for row in rows if row["stage"] == "tuning"}) == ["50", "51"]
+    assert len(rows) == 3 * 2 + 2
+    assert shop.run("TUNED", "--seeds", "50")[0] == 2  # judged on what it was tuned on
+
+
+def test_a_trained_arm_is_a_serial_run_with_fresh_episodes_of_its_best_checkpoint(shop, workshop):
+    settings = workshop.settings(evaluation={"period_env_steps": 200, "episodes": 4, "envs": 2})
+    (shop.folder / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    code, _, stderr = shop.run("TRAINED")
+    assert code == 0, stderr
+    (row,) = read_rows(shop.csv)
+    assert row["status"] == "ok", row["error"]
+    assert (row["episodes"], row["seed"]) == ("4", "1")
+    assert int(row["env_steps"]) >= 600
+    assert len(row["curve"].split()) >= 3
+    assert row["checkpoint"] in {point.split(":")[0] for point in row["curve"].split()}
+    assert list(workshop.rings.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--only", "hihg"), "Did you mean 'high'?"),
+        (("--seeds", "3-1"), "allowed: numbers and spans"),
+        (("--seeds", "x"), "allowed: numbers and spans"),
+    ],
+)
+def test_a_wrong_option_is_told_with_what_is_allowed(shop, arguments, told):
+    code, _, stderr = shop.run("PLAIN", *arguments)
+    assert code == 2
+    assert told in stderr
+
+
+def test_the_list_names_every_experiment_and_the_arms_of_one(shop):
+    everything = subprocess.run(
+        [sys.executable, "-m", "onibi", "experiment", "--list"], cwd=shop.folder, text=True, capture_output=True
+    )
+    assert [line.split()[0] for line in everything.stdout.splitlines()] == list(EXPERIMENTS)
+    code, stdout, _ = shop.run("ABSENT", "--list")
+    assert code == 0
+    assert "gone" in stdout
+    assert shop.calls() == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_experiment_is_declared_without_faults(name):
+    experiment = find_experiment(name)
+    assert experiment.name == name
+    assert len(experiment.seeds) >= 3
+    assert len(experiment.reference_seeds) == 10
+
+
+@pytest.mark.parametrize("name", ["lerners", "toy:NOTHING", "json:dumps"])
+def test_what_is_no_experiment_is_refused(name):
+    with pytest.raises(ConfigError, match=r"Did you mean 'learners'|not importable|allowed: an Experiment"):
+        find_experiment(name)
+
+
+def toy_arm(name="a", **changes):
+    trial = CalledTrial(function="toy:measure", arguments={"base": 1.0})
+    return Arm(**{"name": name, "task": "t", "group": "g", "trial": trial, "guess_seconds": 10.0} | changes)
+
+
+@pytest.mark.parametrize(
+    ("arms", "comparisons"),
+    [
+        ((toy_arm(), toy_arm()), ()),
+        ((toy_arm(),), (Comparison(arm="a", other="b", expected="tie"),)),
+        ((toy_arm(tuning=Tuning(name="base", values=(1.0,), seeds=(2, 9))),), ()),
+    ],
+    ids=["named twice", "compared with nobody", "tuned on what it is judged on"],
+)
+def test_a_declaration_that_contradicts_itself_is_refused(arms, comparisons):
+    with pytest.raises(ValueError, match="experiment e"):
+        Experiment(name="e", summary="s", seeds=(1, 2), arms=arms, comparisons=comparisons)
+
+
+def test_the_hash_changes_with_the_preset_and_not_with_the_seed(tmp_path):
+    preset = tmp_path / "mine.yaml"
+
+    def hash_of(text, *overrides):
+        preset.write_text(text, encoding="utf-8")
+        return trial_hash(TrainedTrial(preset=str(preset), overrides=overrides))
+
+    first = hash_of("extends: cartpole-dqn\n")
+    assert hash_of("# A word more.\nextends: cartpole-dqn\nseed: 5\n") == first
+    assert hash_of("extends: cartpole-dqn\n", "seed=9") == first
+    assert trial_hash(TrainedTrial(preset="cartpole-dqn")) == first
+    changed = hash_of("extends: cartpole-dqn\nlearner: {discount: 0.98}\n")
+    assert changed != first
+    assert hash_of("extends: cartpole-dqn\n", "learner.discount=0.98") == changed
+    assert trial_hash(TrainedTrial(preset="cartpole-dqn", episodes=21)) != first
+
+
+def test_the_hash_of_a_call_changes_with_arguments_and_revision():
+    trial = CalledTrial(function="m:f", arguments={"a": 1, "b": 2})
+    assert trial_hash(CalledTrial(function="m:f", arguments={"b": 2, "a": 1})) == trial_hash(trial)
+    others = [trial.changed("a", 3), CalledTrial(function="m:g", arguments={"a": 1, "b": 2})]
+    others.append(CalledTrial(function="m:f", arguments={"a": 1, "b": 2}, revision=2))
+    assert len({trial_hash(each) for each in [trial, *others]}) == 4
+
+
+def filled(tmp_path, experiment, scores):
+    """A schedule whose table holds ``scores``: (arm, seed) → score."""
+    table = ResultTable(tmp_path / "rows.csv")
+    schedule = Schedule(experiment, table, experiment.arms, None, short=False, retry=False)
+    for job in list(schedule.open_jobs(())):
+        if (job.arm.name, job.seed) in scores:
+            score = scores[job.arm.name, job.seed]
+            row = {"arm": job.arm.name, "seed": job.seed, "config_hash": job.config_hash, "status": "ok"}
+            table.add(row | {"return": score, "score": score, "wall_seconds": 4.0})
+    return schedule
+
+
+def toy_pair(expected, **changes):
+    one = CalledTrial(function="toy:measure", arguments={"base": 1.0})
+    two = CalledTrial(function="toy:measure", arguments={"base": 2.0})
+    return Experiment(
+        name="e",
+        summary="s",
+        seeds=(1, 2, 3),
+        arms=(toy_arm("a", trial=one, **changes), toy_arm("b", trial=two, **changes)),
+        comparisons=(Comparison(arm="a", other="b", expected=expected, paired=True),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "found", "expected_of"),
+    [
+        ((1.0, 2.0, 1.5), "above", {"above": True, "not below": True, "tie": False}),
+        ((-1.0, 1.0, 0.1), "tie", {"above": False, "not below": True, "tie": True}),
+        ((-1.0, -2.0, -1.5), "below", {"above": False, "not below": False, "tie": False}),
+    ],
+)
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_comparison_is_told_by_the_interval_of_the_differences(tmp_path, gains, found, expected_of, higher_is_better):
+    sign = 1 if higher_is_better else -1
+    scores = {("b", seed): 10.0 * seed for seed in (1, 2, 3)}
+    scores |= {("a", seed): 10.0 * seed + sign * gain for seed, gain in zip((1, 2, 3), gains, strict=True)}
+    for expected, answer in expected_of.items():
+        schedule = filled(tmp_path, toy_pair(expected, higher_is_better=higher_is_better), scores)
+        (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
+        assert (outcome.found, outcome.as_expected) == (found, answer)
+        assert outcome.wins == sum(gain > 0 for gain in gains)
+
+
+def test_a_comparison_waits_for_all_runs(tmp_path):
+    schedule = filled(tmp_path, toy_pair("above"), {("a", 1): 1.0, ("b", 1): 0.0})
+    (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
+    assert (outcome.found, outcome.as_expected) == ("runs are missing", None)
+
+
+def test_thresholds_are_the_worst_less_two_standard_deviations(tmp_path):
+    schedule = filled(tmp_path, toy_pair("tie"), {("a", 1): 10.0, ("a", 2): 12.0, ("a", 3): 14.0})
+    (found,) = thresholds(arm_outcomes(schedule))
+    assert (found.worst, found.deviation, found.threshold) == (10.0, 2.0, 6.0)
+    lower = filled(tmp_path, toy_pair("tie", higher_is_better=False), {("a", 1): 10.0, ("a", 2): 12.0, ("a", 3): 14.0})
+    assert thresholds(arm_outcomes(lower))[0].threshold == 18.0
+
+
+def test_the_time_left_counts_measured_seconds_and_guesses(tmp_path):
+    schedule = filled(tmp_path, toy_pair("tie"), {("a", 1): 1.0, ("a", 2): 1.0})
+    estimates = {each.arm: each for each in schedule.estimates()}
+    assert (estimates["a"].missing, estimates["a"].seconds, estimates["a"].measured) == (1, 4.0, 2)
+    assert (estimates["b"].missing, estimates["b"].seconds, estimates["b"].measured) == (3, 10.0, 0)
+    assert total_seconds(schedule.estimates(), jobs=2) == (4 + 30) / 2
+
+
+def test_a_row_replaces_the_failed_one_of_its_key(tmp_path):
+    table = ResultTable(tmp_path / "rows.csv")
+    table.add({"config_hash": "ab", "seed": 1, "status": "failed"})
+    table.add({"config_hash": "ab", "seed": 2, "status": "ok"})
+    table.add({"config_hash": "ab", "seed": 1, "status": "ok", "score": 1 / 3})
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [(row["seed"], row["status"], row["score"]) for row in csv.DictReader(file)] == [
+            ("2", "ok", ""),
+            ("1", "ok", "0.333333"),
+        ]

@@ -1,0 +1,135 @@
+"""`onibi evaluate` over seeds: groups, tables, JSON and curves, of an experiment's CSV and of real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from onibi.clusters.experiments.result_table import write_rows
+from onibi.clusters.seed_curves import common_grid, seed_curves_png
+from onibi.clusters.seed_report import SeedScore, scores_of_table, seed_report
+from onibi.platform.errors import ConfigError
+
+
+def row(arm, seed, score, **changes):
+    made = {"arm": arm, "seed": str(seed), "score": str(score), "task": "t", "group": arm, "config_hash": "ab"}
+    return made | {"status": "ok", "stage": "final", "normalized": "", "direction": "higher", "curve": ""} | changes
+
+
+def onibi(*arguments, cwd):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ONIBI_")}
+    return subprocess.run(
+        [sys.executable, "-m", "onibi", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**kept, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+
+
+def test_a_table_is_told_by_group_with_the_chance_that_one_beats_the_other(tmp_path):
+    write_rows(tmp_path / "e.csv", [row("dqn", s, s) for s in (1, 2, 3)] + [row("ppo", s, s + 1) for s in (1, 2, 3)])
+    finished = onibi("evaluate", "e.csv", "--json", "--target", "3", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    dqn, ppo = report["groups"]
+    assert (dqn["group"], dqn["runs"], dqn["mean"]["value"], dqn["gap"]["value"]) == ("dqn", 3, 2.0, 1.0)
+    assert (ppo["group"], ppo["mean"]["value"]) == ("ppo", 3.0)
+    (improvement,) = report["improvements"]
+    # dqn 1 2 3 over ppo 2 3 4: one pair of nine is won, two are ties
+    assert improvement["probability"]["value"] == pytest.approx((1 + 2 * 0.5) / 9)
+    shown = onibi("evaluate", "e.csv", "--baseline", "dqn", cwd=tmp_path).stdout
+    assert "Probability of improvement" in shown
+
+
+def test_where_lower_is_better_the_lower_run_is_the_improvement():
+    low = [SeedScore("a", "t", str(seed), 0.1, None, is_higher_better=False) for seed in range(3)]
+    high = [SeedScore("b", "t", str(seed), 0.9, None, is_higher_better=False) for seed in range(3)]
+    report = seed_report([*low, *high], None, None)
+    assert report.improvements[0].probability.value == 1.0
+    assert report.groups[0].mean.value == pytest.approx(0.1)
+
+
+def test_tasks_are_averaged_by_normalized_scores_alone():
+    scores = [
+        SeedScore("a", task, str(seed), 100.0, value) for task, value in (("t", 0.5), ("u", 1.0)) for seed in (1, 2)
+    ]
+    scores += [SeedScore("b", task, str(seed), 100.0, None) for task in ("t", "u") for seed in (1, 2)]
+    wide = [each for each in seed_report(scores, None, None).groups if each.task.startswith("all tasks")]
+    assert [(each.group, each.runs, each.mean.value, each.gap.value) for each in wide] == [("a", 4, 0.75, 0.25)]
+
+
+def test_rows_that_failed_were_tuned_or_have_older_settings_do_not_count(tmp_path, caplog):
+    rows = [
+        row("a", 1, 5, config_hash="old"),
+        row("a", 1, 1),
+        row("a", 2, 2),
+        row("a", 3, "", status="failed"),
+        row("a", 9, 9, stage="tuning", config_hash="other"),
+    ]
+    write_rows(tmp_path / "e.csv", rows)
+    assert [each.score for each in scores_of_table(tmp_path / "e.csv")] == [1.0, 2.0]
+    assert "1 rows of older settings" in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "", "claim,seed,config_hash\na,1,b\n"])
+def test_a_file_that_is_no_experiments_is_refused(tmp_path, content):
+    path = tmp_path / "e.csv"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match="experiment"):
+        scores_of_table(path)
+
+
+def test_an_unknown_baseline_is_refused_with_the_groups_there_are():
+    with pytest.raises(ConfigError, match="Allowed: a"):
+        seed_report([SeedScore("a", "t", "1", 1.0, None)], None, "b")
+
+
+def test_curves_meet_where_all_runs_were_evaluated():
+    steps, values = common_grid([[(0, 0.0), (10, 10.0)], [(2, 0.0), (8, 6.0), (20, 6.0)]])
+    assert (steps[0], steps[-1]) == (2, 10)
+    np.testing.assert_allclose(values[0], steps)
+    np.testing.assert_allclose(values[1], np.minimum(steps - 2, 6.0))
+
+
+def test_curves_are_drawn_as_a_png_or_not_at_all(tmp_path):
+    curve = ((1.0, 0.0), (2.0, 1.0))
+    scores = [SeedScore(group, "t", str(seed), 1.0, None, curve=curve) for group in "ab" for seed in (1, 2)]
+    assert seed_curves_png(scores, tmp_path / "c.png", "title")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert not seed_curves_png([SeedScore("a", "t", "1", 1.0, None)], tmp_path / "none.png", "title")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group(workshop, tmp_path):
+    evaluation = {"period_env_steps": 200, "episodes": 4, "envs": 2}
+    for seed, rate, name in ((1, 5e-4, "slow-1"), (2, 5e-4, "slow-2"), (1, 1e-3, "fast-1")):
+        workshop.train(name, seed=seed, learner__learning_rate=rate, evaluation=evaluation)
+    names = ["slow-1", "slow-2", "fast-1"]
+    finished = onibi(
+        "evaluate", *names, "--episodes", 4, "--json", "--curves", "c.png", "--runs-folder", workshop.runs, cwd=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    assert [(each["group"], each["runs"]) for each in report["groups"]] == [("slow", 2), ("fast", 1)]
+    assert len(report["improvements"]) == 1
+    assert (tmp_path / "c.png").exists()
+    one = onibi("evaluate", "slow-1", "--episodes", 4, "--json", "--runs-folder", workshop.runs, cwd=tmp_path)
+    assert json.loads(one.stdout)["players"][0]["episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("last", "--baseline", "a"), ("e.csv", "--episodes", "3"), ("a", "b", "--against", "random"), ("e.csv", "a")],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, arguments):
+    finished = onibi("evaluate", *arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("onibi: evaluate: ")
