@@ -31,6 +31,16 @@ PEERS = {
     ),
 }
 
+LEARNERS = {
+    "sample_factory": Peer(
+        "Sample Factory 2.1.1",
+        "sample_factory_loop",
+        ("sample-factory==2.1.1", "torch==2.13.0", "numpy==1.26.4", "setuptools<81"),
+    ),
+    "rllib": Peer("RLlib 2.60.0", "rllib_loop", ("ray[rllib]==2.60.0", "torch==2.13.0", "numpy==2.4.6")),
+}
+"""Whole training loops, for learner_peers.py."""
+
 
 class MissingPeerError(Exception):
     """A peer cannot be installed here; the message says why."""
@@ -41,7 +51,7 @@ def python_of(name: str, folder: Path) -> Path:
 
     Raises: MissingPeerError.
     """
-    peer = PEERS[name]
+    peer = {**PEERS, **LEARNERS}[name]
     digest = hashlib.sha256(" ".join((sys.version, *peer.requirements)).encode()).hexdigest()[:8]
     home = folder / f"{name}-{digest}"
     python = home / "bin" / "python"

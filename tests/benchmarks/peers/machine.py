@@ -35,6 +35,37 @@ class Load:
         return f"quiet machine: others used {max(cores, 0.0):.2f} cores meanwhile"
 
 
+class TreeLoad:
+    """Processor time of a process and all that it starts, however they come and go, beside that of the machine.
+
+    Look about once a second: what a process used after the last look before its end counts as others'.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._start, self._all = time.monotonic(), _machine_seconds()
+        self._used: dict[tuple[int, float], float] = {}
+
+    def look(self) -> None:
+        """Note what the tree's processes have used."""
+        try:
+            root = psutil.Process(self._root)
+            tree = [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        for process in tree:
+            try:
+                times = process.cpu_times()
+                self._used[process.pid, process.create_time()] = times.user + times.system
+            except psutil.NoSuchProcess:
+                continue
+
+    def others_cores(self) -> float:
+        """Cores that all other processes have used since the start."""
+        used = _machine_seconds() - self._all - sum(self._used.values())
+        return max(0.0, used) / (time.monotonic() - self._start)
+
+
 def _machine_seconds() -> float:
     times = psutil.cpu_times()
     return times.user + times.nice + times.system + times.irq + times.softirq + times.steal
