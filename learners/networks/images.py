@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from onibi.learners.networks.leaves import channels_last, flat_leaf, is_image
+from onibi.learners.networks.leaves import channels_last, flat_leaf, is_image, largest_pixel
 from onibi.learners.networks.mlp import FlatInput, Trunk
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
-
-_LARGEST_PIXEL = 255.0
 
 
 class ImageEncoder(nn.Module):
@@ -20,7 +18,8 @@ class ImageEncoder(nn.Module):
 
     Args:
         kind: the encoder's name in errors.
-        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 read as 0 … 1.
+        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 are
+            read as 0 … 1, Booleans (0 and 1) as they are.
         tower: makes the module for one leaf: [B, channels, height, width] float32 → [B, features], with ``features``.
         hidden: widths of the layers behind.
         layer_norm: LayerNorm in them.
@@ -46,7 +45,9 @@ class ImageEncoder(nn.Module):
                 f"learner.network.kind={kind} reads uint8 images of 5 × 5 pixels or more; the observation has {found}. "
                 "Set learner.network.kind to mlp, or let the environment give pixels as uint8."
             )
-        self._images = tuple((spec.name, len(spec.shape) == 2, channels_last(spec)) for spec in images)
+        self._images = tuple(
+            (spec.name, len(spec.shape) == 2, channels_last(spec), largest_pixel(spec)) for spec in images
+        )
         self.towers = nn.ModuleList(tower(spec) for spec in images)
         others = [flat_leaf(spec) for spec in observation if not is_image(spec)]
         self.others = FlatInput(others) if others else None
@@ -63,8 +64,8 @@ class ImageEncoder(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → [B, features] float32."""
         parts = []
-        for (name, grey, last), tower in zip(self._images, self.towers, strict=True):
-            pixels = observation[name].float() / _LARGEST_PIXEL
+        for (name, grey, last, largest), tower in zip(self._images, self.towers, strict=True):
+            pixels = observation[name].float() / largest
             if grey:
                 pixels = pixels[:, None]
             elif last:

@@ -30,6 +30,11 @@ def is_image(spec: ArraySpec) -> bool:
     return spec.dtype == "uint8" and len(spec.shape) in (2, 3) and min(image_form(spec)[1:]) >= _SMALLEST_IMAGE_SIDE
 
 
+def largest_pixel(spec: ArraySpec) -> float:
+    """What is read as 1: 255, or 1 where the space says that there is nothing above it (Booleans)."""
+    return 1.0 if spec.high == 1.0 else 255.0
+
+
 def image_form(spec: ArraySpec) -> tuple[int, int, int]:
     """(channels, height, width) of an image. Of three axes the shorter of first and last one holds the channels."""
     if len(spec.shape) == 2:

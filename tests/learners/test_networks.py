@@ -165,6 +165,16 @@ def test_channels_first_and_last_read_the_same_pixels():
     torch.testing.assert_close(*features)
 
 
+@pytest.mark.parametrize(("high", "share"), [(1.0, 1.0), (255.0, 1 / 255), (None, 1 / 255)])
+def test_booleans_are_read_as_they_are_and_pixels_as_shares_of_255(high, share):
+    leaf = ArraySpec(name="observation", dtype="uint8", shape=(10, 10, 4), low=0.0, high=high)
+    encoder, seen = build_encoder(CnnSettings(), (leaf,)), []
+    encoder.towers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder({"observation": torch.ones(2, 10, 10, 4, dtype=torch.uint8)})
+    assert seen[0].shape == (2, 4, 10, 10)
+    assert seen[0].unique().tolist() == pytest.approx([share])
+
+
 def test_natures_network_is_used_for_84_pixels():
     encoder = build_encoder(CnnSettings(), (ArraySpec(name="observation", dtype="uint8", shape=(4, 84, 84)),))
     assert encoder.trunk.linear[0].in_features == 64 * 7 * 7
