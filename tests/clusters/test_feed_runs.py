@@ -1,0 +1,130 @@
+"""Whole runs fed by priorities, by slabs and with frame stacks: kills, lost rings, and settings that do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import psutil
+import pytest
+
+from onibi.clusters.run_state import state_of
+from onibi.clusters.serial_run import SerialRun
+from onibi.platform.checkpoint import load_checkpoint
+from onibi.platform.errors import ConfigError
+
+PRIORITIES = {"learner__priorities": {"exponent": 0.6}}
+ON_POLICY = {
+    "learner": {"kind": "pqn", "rows": 8, "batch_lanes": 4, "minibatches": 2, "support": {"low": -0.5, "high": 1.5}},
+    "replay__limiter": {"samples_per_insert": 1},
+}
+
+
+def checkpoint_of(workshop):
+    return load_checkpoint(workshop.runs / "run" / "checkpoints")
+
+
+def test_priorities_come_back_with_the_ring_of_a_killed_run_and_begin_anew_where_it_is_gone(
+    workshop, caplog, monkeypatch
+):
+    process = workshop.start(**PRIORITIES, checkpoint__period_seconds=0.3, budget__max_env_steps=10**6)
+    try:
+        workshop.wait_for(lambda: len(workshop.checkpoints()) >= 2, 100, process)
+    finally:
+        process.kill()
+        process.wait()
+    saved = checkpoint_of(workshop)
+    leaves, values = (saved.tensors["feed"][f"sampler.table.{name}"] for name in ("leaf", "value"))
+    assert len(leaves) == len(values) > 50
+    assert len(np.unique(values)) > 5, "losses made them"
+    assert "table" in saved.state["feed"]["sampler"], "plain values stay in the state"
+
+    begun, run = [], SerialRun.run
+
+    def looked_at(session):
+        begun.append(session._feed.state())
+        return run(session)
+
+    monkeypatch.setattr(SerialRun, "run", looked_at)
+    steps = state_of(saved).env_steps
+    first = workshop.resume(overrides=[f"budget.max_env_steps={steps + 100_000}", "budget.max_seconds=2"])
+    assert "is left out" not in caplog.text
+    assert np.array_equal(begun[0].arrays["sampler.table.leaf"], leaves)
+    assert np.array_equal(begun[0].arrays["sampler.table.value"], values)
+    assert first.figures["replay/late_priorities"] >= 0
+
+    saved = checkpoint_of(workshop)
+    budget = first.env_steps + 400  # the first session ended in order: its ring is gone
+    second = workshop.resume(overrides=[f"budget.max_env_steps={budget}", "budget.max_seconds=null"])
+    assert "what the sampler knew of single rows is left out: the ring of the checkpoint is gone" in caplog.text
+    assert len(begun[1].arrays["sampler.table.leaf"]) == 0
+    assert begun[1].plain["sampler"]["generator"] == saved.state["feed"]["sampler"]["generator"]
+    assert second.updates > first.updates
+
+
+def test_an_on_policy_run_learns_from_every_row_once_and_goes_on_after_a_resume(workshop):
+    result = workshop.train(**ON_POLICY)
+    assert result.status == "finished"
+    assert result.figures["replay/lost_rows"] == 0
+    state = state_of(checkpoint_of(workshop))
+    # Rows that wait: less than 8 in each of 4 lanes and 3 pieces more (a slab is 4), and what one actor brings at once.
+    assert 0 <= result.env_steps - state.drawn_rows <= 4 * 7 + 3 * 8 + 2 * 8
+    assert result.updates > 20
+    more = workshop.resume(overrides=[f"budget.max_env_steps={result.env_steps + 300}"])
+    assert more.figures["replay/lost_rows"] == 0
+    after = state_of(checkpoint_of(workshop))
+    assert 0 <= after.env_steps - after.drawn_rows <= 2 * (4 * 7 + 3 * 8 + 2 * 8), (
+        "what waited in the first ring is lost"
+    )
+    assert more.updates > result.updates
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replay__limiter": {"samples_per_insert": 8}}, "Set replay.limiter.samples_per_insert to 1"),
+        ({"replay__limiter": {"samples_per_insert": 1, "minimum_rows": 100}}, "minimum_rows is 100.*set it to null"),
+        ({"learner__batch_lanes": 8}, "draws 8 lanes at once, the run has 4"),
+    ],
+)
+def test_settings_that_do_not_fit_an_on_policy_learner_are_refused_before_anything_is_made(workshop, changes, message):
+    settings = {key: dict(value) for key, value in ON_POLICY.items()}
+    with pytest.raises(ConfigError, match=message):
+        workshop.train(**{**settings, **changes})
+    assert not workshop.runs.exists() or not list(workshop.runs.iterdir())
+    assert list(workshop.rings.iterdir()) == []
+
+
+def test_networks_see_frame_stacks_that_are_stored_once(workshop):
+    single = workshop.train("single", budget__max_env_steps=300)
+    stacked = workshop.train("stacked", budget__max_env_steps=300, frame_stack={"frames": 3})
+    assert stacked.status == single.status == "finished"
+    assert stacked.updates > 5
+    inputs = {}
+    for name in ("single", "stacked"):
+        tensors = load_checkpoint(workshop.runs / name / "checkpoints").tensors["learner"]
+        inputs[name] = tensors["network.encoder.trunk.linear.0.weight"].shape[1]
+    assert inputs["stacked"] == 3 * inputs["single"]
+    again = workshop.resume("stacked", overrides=["budget.max_env_steps=600"])
+    assert again.updates > stacked.updates
+
+
+def test_leaves_that_cannot_be_stacked_are_refused(workshop):
+    with pytest.raises(ConfigError, match=r"frame_stack.leaves names \['observation.image'\], the observation has"):
+        workshop.train(frame_stack={"frames": 2, "leaves": ["observation.image"]})
+
+
+@pytest.mark.slow
+def test_an_on_policy_learner_that_is_killed_under_ray_is_replaced_and_the_actors_go_on(workshop):
+    process = workshop.start(serial=False, **ON_POLICY, budget__max_env_steps=10**7, checkpoint__period_seconds=1.5)
+    try:
+        updates = lambda: [row.get("learner/updates", 0) for row in workshop.history()]  # noqa: E731
+        workshop.wait_for(lambda: updates() and updates()[-1] > 100 and workshop.checkpoints(), 120, process)
+        children = psutil.Process(process.pid).children(recursive=True)
+        learner = next(child for child in children if " ".join(child.cmdline()).startswith("ray::LearnerActor"))
+        learner.kill()
+        rows = len(workshop.history())
+        workshop.wait_for(lambda: len(workshop.history()) > rows + 10 and updates()[-1] > updates()[rows], 120, process)
+        assert workshop.history()[-1]["replay/lost_rows"] == 0
+        assert "was replaced" in workshop.log_of() or "replaced" in workshop.log_of()
+    finally:
+        process.terminate()
+        process.wait(60)
