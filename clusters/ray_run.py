@@ -16,7 +16,14 @@ from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
-from onibi.clusters.role_calls import PROCESS_DIED, check_stores_live, first_answer, start_actor, stuck_message
+from onibi.clusters.role_calls import (
+    PROCESS_DIED,
+    check_stores_live,
+    first_answer,
+    is_restarting,
+    start_actor,
+    stuck_message,
+)
 from onibi.clusters.roles import build_learner, open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
@@ -263,6 +270,9 @@ class RayRun:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
+        if is_restarting(cause) and role != "learner":
+            self._run(role)
+            return
         fault, now = isinstance(cause, OnibiError), time.monotonic()
         self._deaths.append(now)
         while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
@@ -272,7 +282,7 @@ class RayRun:
             raise cause
         if not fault and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
-        if len(self._deaths) > _DEATHS_ALLOWED:
+        if len(self._deaths) > _DEATHS_ALLOWED + 2 * len(self._rollouts):  # a node takes many actors with it
             raise TrainingError(
                 f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role} "
                 f"({str(cause).splitlines()[0]}). The last checkpoint has what was learnt; resume goes on from it."

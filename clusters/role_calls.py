@@ -35,6 +35,11 @@ def first_answer(reference: Any, who: str) -> Any:
         raise
 
 
+def is_restarting(cause: BaseException) -> bool:
+    """Whether a call came while Ray starts a dead role's process again: nothing new has died, it may be made again."""
+    return isinstance(cause, ray.exceptions.ActorUnavailableError) and "is restarting" in str(cause)
+
+
 def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
     """Tell the death of a role that is never replaced from that of the role which called it.
 
