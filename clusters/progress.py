@@ -68,7 +68,7 @@ class _Figure:
 
     def told(self, snapshot: Mapping[str, float]) -> bool:
         """Whether the snapshot has it, and it is worth telling."""
-        return self.key in snapshot and not (self.nonzero and snapshot[self.key] == 0)
+        return self.key in snapshot and not (self.nonzero and abs(snapshot[self.key]) < 0.05)  # as it would be written
 
 
 def _bytes_text(size: float | None) -> str:
@@ -107,6 +107,17 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("evaluation/intrinsic_return_mean", "intrinsic return", value_text, course=True),
             ),
         ),
+        (
+            "replay log",
+            (
+                _Figure("replay/log_segments", "segments", count_text),
+                _Figure("replay/log_bytes", "on disk", _bytes_text),
+                _Figure("replay/log_lag_seconds", "not sealed for", _seconds_text, course=True),
+                _Figure("replay/log_dropped_rows", "rows dropped", count_text),
+                _Figure("replay/log_waited_seconds", "actors waited", _seconds_text, nonzero=True),
+                _Figure("replay/log_failed", "the log is", _failed_text, nonzero=True),
+            ),
+        ),
     ),
     (
         (
@@ -129,17 +140,6 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("replay/actors_stalled", "actors held back", share_text, course=True, mean=True),
                 _Figure("replay/learner_stalled", "learner held back", share_text, course=True, mean=True),
                 _Figure("actors/waiting_for_lanes", "actors without lanes", count_text, nonzero=True),
-            ),
-        ),
-        (
-            "replay log",
-            (
-                _Figure("replay/log_segments", "segments", count_text),
-                _Figure("replay/log_bytes", "on disk", _bytes_text),
-                _Figure("replay/log_lag_seconds", "not sealed for", _seconds_text, course=True),
-                _Figure("replay/log_dropped_rows", "rows dropped", count_text),
-                _Figure("replay/log_waited_seconds", "actors waited", _seconds_text, nonzero=True),
-                _Figure("replay/log_failed", "the log is", _failed_text, nonzero=True),
             ),
         ),
         (
