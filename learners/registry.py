@@ -7,4 +7,5 @@ LEARNERS = {
     "dqn": "onibi.learners.dqn:DqnLearner",
     "impala": "onibi.learners.impala:ImpalaLearner",
     "pqn": "onibi.learners.pqn:PqnLearner",
+    "r2d2": "onibi.learners.r2d2:R2d2Learner",
 }

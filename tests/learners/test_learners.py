@@ -14,6 +14,8 @@ from onibi.platform.config import Settings, load_class, read_settings, to_mappin
 from onibi.platform.policy import NO_WEIGHTS, LaneRange, weights_version
 
 BOUNDS = (-1.0, 2.0)
+SMALLER = {"r2d2": {"length": 6, "burn_in": 3, "period": 3, "batch_size": 4}}
+"""Where the default batch is thousands of rows."""
 
 
 @pytest.fixture(params=sorted(LEARNERS))
@@ -23,7 +25,7 @@ def owner(request):
 
 @pytest.fixture
 def settings(owner):
-    return read_settings(owner.Settings, {})
+    return read_settings(owner.Settings, SMALLER.get(owner.Settings().kind, {}))
 
 
 @pytest.fixture(params=["flat", "nethack", "grid"])

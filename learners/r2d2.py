@@ -1,0 +1,371 @@
+"""R2D2: a Q-learner with a memory, on stored sequences (Kapturowski, Ostrovski, Quan, Munos, Dabney 2019, ICLR).
+
+    replay:   state s₀ | o o o o | o o o … o      burn-in, then the rows to learn from
+    network:  s₀ ──LSTM──▶ s (no gradient) ──LSTM──▶ Q(o_t, ·)                    from s₀ with both networks' parameters
+    target:   G_t = Σ_{i<m} γ^i r_{t+i} + γ^m Q̄(o_{t+m}, argmax Q(o_{t+m}, ·))    m = n, less before the sequence's end
+    priority: η max |δ_t| + (1 − η) mean |δ_t|
+
+The recurrent state that the actor had is stored with each row; the first row's is where both networks start from. It is
+as old as the weights that made it, which is what the burn-in mends.
+
+Differences from the paper: the rows to learn from (``length``) do not contain the burn-in; no previous action and
+reward among the LSTM's inputs; value losses by name over bins spaced by symlog instead of h(x), which is a setting;
+windows that reach the sequence's end are shortened and not dropped; truncated episodes bootstrap from their last
+observation; sequences near an episode's end are padded and masked; the target network follows by a moving average
+(``target.rate`` 1 with a period of 2,500 is the paper's); priorities of new sequences are the running maximum; uniform
+draws where ``priorities`` is null; LayerNorm in the default encoder.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onibi.learners.device_copies import DeviceCopies
+from onibi.learners.distributional_losses import n_step_distribution
+from onibi.learners.gradient_step import GradientStep
+from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.networks.build import as_arrays
+from onibi.learners.networks.core_settings import STATE_COLUMN, state_column, state_size
+from onibi.learners.networks.recurrent_q import build_recurrent_q_network
+from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value
+from onibi.learners.r2d2_settings import R2d2Settings
+from onibi.learners.returns import n_step_return
+from onibi.learners.sequence_windows import rows_from, sequence_priority, sequence_windows
+from onibi.learners.update_draws import UpdateDraws
+from onibi.learners.value_losses import ValueHead
+from onibi.learners.value_rescaling import rescale_value, restore_value
+from onibi.platform.errors import CheckpointError
+from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.replay.draws import Batch, SequenceDraws
+from onibi.platform.replay.sequences import Sequences
+from onibi.platform.spec import ACTION_MASK, ReplaySpec
+
+_LEAST_PRIORITY = 1e-6
+"""Added to each priority, so that every sequence can be drawn again."""
+
+
+class Learnt(NamedTuple):
+    """What a batch's loss was made of. Rows [N] are those to learn from of all sequences, padding included.
+
+    Args:
+        loss: [N], and
+        floor: [N], and
+        clipped: [N], of ``LossTerms``.
+        prediction: [N, K], of the actions taken.
+        outputs: [N, A, K]
+        target: [N] as the network emits it, its mean where it is a distribution.
+        learned: [N] bool, False for padding.
+        priorities: [B], one of each sequence.
+    """
+
+    loss: Tensor
+    floor: Tensor
+    clipped: Tensor
+    prediction: Tensor
+    outputs: Tensor
+    target: Tensor
+    learned: Tensor
+    priorities: Tensor
+
+
+class R2d2Learner:
+    """One recurrent network, its target and its optimizer.
+
+    Args:
+        settings: all choices.
+        spec: row layout of the run.
+        value_bounds: least and largest discounted return, from the reward mixer; read where the support is auto.
+        seed: of the initial parameters.
+        device: "cpu", "cuda", "cuda:1".
+    Raises: ConfigError where no support can be placed or the device lacks something, SpecError where the network cannot
+        read the observation.
+    """
+
+    Settings: ClassVar[type[R2d2Settings]] = R2d2Settings
+
+    def __init__(
+        self,
+        settings: R2d2Settings,
+        spec: ReplaySpec,
+        value_bounds: tuple[float, float] | None,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.settings = settings
+        self._device = torch.device(device)
+        self.copies = DeviceCopies(self._device)
+        head = self._value_head = settings.value_head(value_bounds)
+        network = build_recurrent_q_network(
+            settings.network,
+            settings.core,
+            spec,
+            head.form,
+            head.initial_bias(),
+            head.centres,
+            dueling=settings.dueling,
+            seed=seed,
+        )
+        self._network = network.to(self._device)
+        self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
+        self._target.core.cell.flatten_parameters()  # a copy's matrices lie apart, which cuDNN is slow with
+        head.to(self._device)
+        self._draws = UpdateDraws(head.form, 0, seed, self._device)
+        self._parameters: list[Tensor] = list(self._network.parameters())
+        self._target_parameters: list[Tensor] = list(self._target.parameters())
+        self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
+        self._gradient = GradientStep(
+            self._network,
+            learning_rate=settings.learning_rate,
+            adam_epsilon=settings.adam_epsilon,
+            gradient_norm=settings.gradient_norm,
+            acceleration=settings.acceleration,
+        )
+        self._packs = settings.acceleration.compile != "graphs"  # a graph must not look back at the host
+        self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
+
+    @staticmethod
+    def needs(settings: R2d2Settings) -> ReplayNeeds:
+        """Sequences, and the recurrent state with each row where it is stored."""
+        stored = settings.state == "stored"
+        return ReplayNeeds(
+            draws=SequenceDraws(
+                length=settings.length,
+                burn_in=settings.burn_in,
+                period=settings.period,
+                batch_size=settings.batch_size,
+                priorities=settings.priorities,
+                first_row_columns=(STATE_COLUMN,) if stored else (),
+            ),
+            extra=(state_column(settings.core),) if stored else (),
+        )
+
+    @staticmethod
+    def policy_factory(settings: R2d2Settings, spec: ReplaySpec) -> PolicyFactory:
+        """See ``R2d2Settings.policy_factory``."""
+        return settings.policy_factory(spec)
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far, restored ones included."""
+        return self._gradient.updates
+
+    @property
+    def skipped_updates(self) -> int:
+        """Updates left out because loss or gradient was not finite."""
+        return self._gradient.skipped_updates
+
+    @property
+    def value_head(self) -> ValueHead:
+        """The value loss with its resolved support."""
+        return self._value_head
+
+    def update(self, batch: Batch, reward: NDArray[np.float32]) -> Update:
+        """One gradient step on drawn sequences; see ``Learner.update``.
+
+        A loss or gradient that is not finite changes nothing but the counters.
+        """
+        assert isinstance(batch, Sequences), f"drawn as needs() asks, not {type(batch).__name__}"
+        inputs = self._inputs(batch, reward)
+        result, learnt = self._program.step(inputs)
+        if result.applied:
+            self._learn_statistics(batch)
+            self._gradient.share_buffers(self._network)
+            self._follow()
+        priorities = None if self.settings.priorities is None else self._priorities(learnt)
+        self.copies.learned()
+        if not result.completed or self.updates % self.settings.metrics_period_updates:
+            return Update(priorities=priorities)
+        return Update(self._metrics(learnt, result.gradient_norm), priorities)
+
+    def weights(self, version: WeightsVersion) -> Weights:
+        """A copy of the network's parameters and buffers."""
+        return Weights(version, as_arrays(self._network))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
+        state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
+        state |= {f"target.{name}": tensor for name, tensor in self._target.state_dict().items()}
+        state |= self._gradient.state_dict()
+        # An update of ours draws nothing from the global generator; a user's network with dropout does.
+        state["rng.torch"] = torch.get_rng_state()
+        state |= self._draws.state_dict()
+        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
+        try:
+            self._network.load_state_dict(_under("network.", state))
+            self._target.load_state_dict(_under("target.", state))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's network does not fit these settings: {error}\n"
+                "Resume with the settings it was saved under, or start a new run."
+            ) from error
+        if "rng.torch" not in state:
+            raise CheckpointError("the checkpoint lacks the learner's ['rng.torch']; take an older checkpoint.")
+        self._gradient.load_state_dict(state)
+        self._draws.load_state_dict(state)
+        torch.set_rng_state(state["rng.torch"].cpu())
+
+    def _inputs(self, batch: Sequences, reward: NDArray[np.float32]) -> Inputs:
+        """All that an update reads, as tensors on the device; observations [T + 1, B, ...], columns [T, B]."""
+        if self.settings.state == "stored":
+            start = batch.first_extra[STATE_COLUMN]
+        else:
+            start = np.zeros((batch.batch_size, state_size(self.settings.core)), np.float32)
+        rows = {
+            "action": self.copies.tensor(batch.action),
+            "reward": self.copies.tensor(reward),
+            "continues": self.copies.tensor(batch.continues),
+            "used": self.copies.tensor(batch.used),
+        }
+        lanes = {"weight": self.copies.tensor(batch.weight), "start": self.copies.tensor(start)}
+        burn_in = torch.from_numpy(batch.burn_in.astype(np.int64))
+        lanes["burn_in"] = burn_in.to(self._device, non_blocking=True)
+        if self._packs:
+            lanes["packed_burn_in"] = burn_in  # on the host, which arranges the rows by it
+        return {
+            "observation": self._observed(batch.observation),
+            "rows": rows,
+            "lanes": lanes,
+            "draws": self._draws.draw((self.settings.length + 1) * batch.batch_size),
+        }
+
+    def _losses(self, inputs: Inputs) -> tuple[Tensor, Learnt]:
+        """The loss [] of the rows to learn from, weighted by sequence, Σ w ℓ / rows; and what it was made of."""
+        settings, head = self.settings, self._value_head
+        lanes, draws, length = inputs["lanes"], inputs["draws"], self.settings.length
+        burn_in = lanes["burn_in"]
+        observation = {name: rows_from(leaf, burn_in, length + 1) for name, leaf in inputs["observation"].items()}
+        rows = {name: rows_from(column, burn_in, length) for name, column in inputs["rows"].items()}
+        learned = rows["used"]
+        action = torch.where(learned, rows["action"], 0).flatten()
+        # Encoders and cores run in bf16 where that is chosen; heads, values and losses never do.
+        with self._gradient.autocast():
+            start, target_start = self._warmed_up(inputs)
+            features = self._network.unroll(observation, start).flatten(0, 1)
+            with torch.no_grad():
+                target_features = self._target.unroll(observation, target_start).flatten(0, 1)
+        fractions = draws["fractions"][: len(action)] if "fractions" in draws else None
+        outputs = self._network.outputs(features[: len(action)], fractions)
+        prediction = outputs[torch.arange(len(action), device=action.device), action]
+        with torch.no_grad():
+            values = self._target.action_values(target_features)
+            chooser = self._network.action_values(features) if settings.double else values
+            windows = sequence_windows(rows["reward"], rows["continues"], learned, settings.discount, settings.n_steps)
+            allowed = observation.get(ACTION_MASK)
+            allowed = None if allowed is None else allowed.flatten(0, 1)
+            if head.takes_distributions:
+                target_outputs = self._target.outputs(target_features, draws.get("target_fractions"))
+                returns, shares = self._target_distribution(target_outputs, chooser, allowed, windows)
+                target = (returns * shares).sum(dim=1)
+            else:
+                target = self._target_values(values, chooser, allowed, windows)
+        if head.takes_distributions:
+            terms = head.distribution_terms(prediction, fractions, returns, shares)
+        else:
+            terms = head.terms(prediction, target)
+        loss = ((learned * lanes["weight"]).flatten() * terms.loss).sum() / learned.sum()
+        with torch.no_grad():
+            errors = (target - head.decode(prediction)).view_as(learned)
+            priorities = sequence_priority(errors, learned, settings.priority_largest_share)
+        return loss, Learnt(
+            terms.loss, terms.floor, terms.clipped, prediction, outputs, target, learned.flatten(), priorities
+        )
+
+    def _warmed_up(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """States [B, S] of network and target before the first row to learn from; no gradient flows into them."""
+        observation = {name: leaf[: self.settings.burn_in] for name, leaf in inputs["observation"].items()}
+        lanes, packs = inputs["lanes"], self._packs
+        start, steps = lanes["start"], lanes["packed_burn_in" if packs else "burn_in"]
+        if self.settings.burn_in == 0:
+            return start, start
+        with torch.no_grad():
+            return (
+                self._network.warmed_up(observation, start, steps, packed=packs),
+                self._target.warmed_up(observation, start, steps, packed=packs),
+            )
+
+    def _target_values(
+        self, values: Tensor, chooser: Tensor, allowed: Tensor | None, windows: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """[N] targets on the scale that the network emits: h(n-step return of h⁻¹) with value rescaling."""
+        rewards, discounts, at = windows
+        epsilon = self.settings.value_rescaling
+        bootstrap = bootstrap_value(values, chooser, self.settings.exploration.temperature, allowed)
+        if epsilon is not None:
+            bootstrap = restore_value(bootstrap, epsilon)
+        bootstrap = bootstrap.view(-1, at.shape[1]).gather(0, at)
+        returns = n_step_return(rewards.flatten(0, 1), discounts.flatten(0, 1), bootstrap.flatten())
+        return returns if epsilon is None else rescale_value(returns, epsilon)
+
+    def _target_distribution(
+        self, outputs: Tensor, chooser: Tensor, allowed: Tensor | None, windows: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Values and probabilities, both [N, M], of the n-step targets."""
+        rewards, discounts, at = windows
+        temperature = self.settings.exploration.temperature
+        lanes = torch.arange(at.shape[1], device=at.device)
+        values, probabilities = (
+            each.reshape(-1, at.shape[1], each.shape[1])[at, lanes].flatten(0, 1)
+            for each in bootstrap_distribution(self._value_head, outputs, chooser, temperature, allowed)
+        )
+        return n_step_distribution(rewards.flatten(0, 1), discounts.flatten(0, 1), values), probabilities
+
+    def _priorities(self, learnt: Learnt) -> NDArray[np.float32] | None:
+        """[B] for the sampler; None where one is not finite, as the update was then skipped: all keep theirs."""
+        priorities: NDArray[np.float32] = learnt.priorities.cpu().numpy() + np.float32(_LEAST_PRIORITY)
+        return priorities if np.isfinite(priorities).all() else None
+
+    def _learn_statistics(self, batch: Sequences) -> None:
+        """Show the encoder one row of each sequence, another one at each update: all rows would be read twice."""
+        learned = batch.steps - batch.burn_in
+        at = batch.burn_in + self.updates % np.maximum(learned, 1)
+        rows = {name: leaf[at, np.arange(len(at))] for name, leaf in batch.observation.items()}
+        self._network.learn_statistics(self._observed(rows))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the target; its buffers (normalisation) are always the network's, for both must read alike."""
+        target = self.settings.target
+        if self.updates % target.period_updates == 0:
+            torch._foreach_lerp_(self._target_parameters, self._parameters, target.rate)
+        for of_target, of_network in self._buffers:
+            of_target.copy_(of_network)
+
+    @torch.no_grad()
+    def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
+        learned, values = learnt.learned, self._value_head.decode(learnt.outputs)
+        td_error = learnt.target - self._value_head.decode(learnt.prediction)
+        metrics = {
+            "loss": learnt.loss[learned].mean(),
+            "loss_above_floor": (learnt.loss - learnt.floor)[learned].mean(),
+            "q_mean": values[learned].mean(),
+            "q_max": values[learned].max(),
+            "target_mean": learnt.target[learned].mean(),
+            "td_abs": td_error[learned].abs().mean(),
+            "gradient_norm": gradient_norm,
+            "clipped_share": learnt.clipped[learned].float().mean(),
+            "learned_share": learned.float().mean(),
+            "priority_mean": learnt.priorities.mean(),
+        }
+        numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
+        return dict(zip(metrics, numbers, strict=True)) | {
+            "learning_rate": self.settings.learning_rate,
+            "skipped_updates": float(self.skipped_updates),
+        }
+
+    def _observed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        return {name: self.copies.tensor(array) for name, array in arrays.items()}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
