@@ -109,7 +109,13 @@ def spaces_of(spec: ReplaySpec, texts: Mapping[int, str]) -> tuple[Any, Any]:
         return spaces.Dict({key: nested(child) if isinstance(child, dict) else child for key, child in tree.items()})
 
     tree = nest({column.name: _leaf_space(column, texts) for column in spec.observation})
-    return (nested(tree) if isinstance(tree, dict) else tree), spaces.Discrete(spec.actions)
+    # A policy's own actions, before the rollout fits them to the environment's bounds: they may lie beyond those.
+    actions: Any
+    if spec.action is None:
+        actions = spaces.Discrete(spec.actions)
+    else:
+        actions = spaces.Box(-np.inf, np.inf, spec.action.shape, np.float32)
+    return (nested(tree) if isinstance(tree, dict) else tree), actions
 
 
 def nest(leaves: dict[str, Any]) -> Any:

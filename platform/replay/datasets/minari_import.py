@@ -1,8 +1,8 @@
 """A Minari dataset as a log: one row a step, one final row an episode, so that samplers draw it as any other.
 
 Of datasets that Onibi exported everything comes back: columns, texts, captions with their keys, episode ids, cuts
-without a flag. Of others: observations of fixed width or Text, discrete actions (shifted to begin at 0), rewards as
-float32, flags, and the texts in ``infos["caption"]`` where there are any.
+without a flag. Of others: observations of fixed width or Text, actions discrete (shifted to begin at 0) or
+a Box of floats (flat, as float32), rewards as float32, flags, and texts in ``infos["caption"]`` where there are any.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onibi.platform.replay.datasets.parquet_files import Transfer, group_rows
 from onibi.platform.replay.log.segment_format import spec_of_segment
 from onibi.platform.replay.schema import OBSERVATION, ObservationLeaves
 from onibi.platform.replay.text_table import TextTable
-from onibi.platform.spec import ROLE_FINAL, TEXT_HASH, ReplaySpec
+from onibi.platform.spec import ROLE_FINAL, TEXT_HASH, ArraySpec, ReplaySpec
 
 
 def find_minari(location: str) -> Path | None:
@@ -176,15 +176,22 @@ def _source(data: Path, storage: Any, metadata: Mapping[str, Any]) -> _Source:
         return _Source(data, spec, said.get("run_id"), 0, None, _captions_beside(data))
     from gymnasium import spaces
 
-    if not isinstance(storage.action_space, spaces.Discrete):
+    space = storage.action_space
+    box = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if not box and not isinstance(space, spaces.Discrete):
         raise SpecError(
-            f"{data}: its actions are {storage.action_space}; a log holds Discrete ones. Make them discrete first"
+            f"{data}: its actions are {space}; a log holds Discrete ones, or a Box of floats. Make them so first"
         )
-    first = int(storage.action_space.start)
+    first = 0 if box else int(space.start)
     texts = TextTable()
     leaves = ObservationLeaves(storage.observation_space, texts)
     notes = [f"actions shifted by {-first}, so that they begin at 0"] if first else []
-    spec = ReplaySpec(observation=leaves.specs, actions=int(storage.action_space.n))
+    if box:
+        low, high = (tuple(map(float, bound.reshape(-1))) for bound in (space.low, space.high))
+        wide = ArraySpec(name="action", dtype="float32", shape=(len(low),))
+        spec = ReplaySpec(observation=leaves.specs, actions=0, action=wide, action_low=low, action_high=high)
+    else:
+        spec = ReplaySpec(observation=leaves.specs, actions=int(space.n))
     return _Source(data, spec, None, first, leaves, {}, notes, texts=texts)
 
 
@@ -220,8 +227,13 @@ def _rows(
     said, infos = episode["metadata"], episode.get("infos") or {}
     reward = np.asarray(episode["rewards"], np.float32)
     steps = len(reward)
+    action = np.asarray(episode["actions"])
+    if source.spec.action is None:
+        action = action.astype(np.int64).reshape(-1) - source.first_action
+    else:
+        action = action.astype(np.float32).reshape(len(action), -1)
     own: dict[str, NDArray[Any]] = {
-        "action": np.asarray(episode["actions"], np.int64).reshape(-1) - source.first_action,
+        "action": action,
         "reward": reward,
         "terminated": np.asarray(episode["terminations"]).astype(np.uint8),
         "truncated": np.asarray(episode["truncations"]).astype(np.uint8),

@@ -213,11 +213,30 @@ def test_dict_observations_and_shifted_actions_are_taken_in(tmp_path, data_forma
     )
 
 
-def test_continuous_actions_are_refused(tmp_path):
+def test_continuous_actions_go_in_and_out_again(tmp_path):
     env = gymnasium.make("Pendulum-v1", max_episode_steps=5)
-    recorded(env, "pendulum-v0")
-    with pytest.raises(SpecError, match="Discrete"):
-        import_minari(find_minari("pendulum-v0"), str(tmp_path / "log"), lanes=1)
+    episodes = recorded(env, "pendulum-v0")
+    import_minari(find_minari("pendulum-v0"), str(tmp_path / "log"), lanes=1)
+    log = ReplayLog(tmp_path / "log")
+    assert (log.spec.actions, log.spec.action.shape) == (0, (1,))
+    assert (log.spec.action_low, log.spec.action_high) == ((-2.0,), (2.0,))
+    expected = np.concatenate([[*episode.actions[:, 0], 0.0] for episode in episodes]).astype(np.float32)
+    stored = [row_columns(log.spec, log.read(segment))["action"] for segment in log.segments]
+    assert np.array_equal(np.concatenate(stored)[:, 0], expected), "the final row's is 0"
+    export_minari(log, str(tmp_path / "again-v0"), pieces="ended")
+    again = minari.MinariDataset(tmp_path / "again-v0" / "data")
+    assert again.spec.action_space == spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    for mine, theirs in zip(again.iterate_episodes(), episodes, strict=True):
+        assert np.array_equal(mine.actions, theirs.actions)
+    import_minari(find_minari(str(tmp_path / "again-v0")), str(tmp_path / "log2"), lanes=1)
+    assert ReplayLog(tmp_path / "log2").spec == log.spec
+
+
+def test_actions_that_are_neither_discrete_nor_floats_are_refused(tmp_path):
+    env = gymnasium.make("CartPole-v1", max_episode_steps=5)
+    recorded(env, "odd-v0", action_space=spaces.MultiDiscrete([2]))
+    with pytest.raises(SpecError, match="a log holds Discrete ones, or a Box of floats"):
+        import_minari(find_minari("odd-v0"), str(tmp_path / "log"), lanes=1)
 
 
 def test_what_is_no_dataset_is_not_found_or_refused(tmp_path):
