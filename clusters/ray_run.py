@@ -16,6 +16,7 @@ from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor
+from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.role_calls import (
     PROCESS_DIED,
     check_stores_live,
@@ -24,22 +25,22 @@ from onibi.clusters.role_calls import (
     start_actor,
     stuck_message,
 )
-from onibi.clusters.roles import build_learner, open_run_shard
+from onibi.clusters.roles import open_run_shard
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import RunState, captions_of, checkpoint_parts, make_desk, renewed_parts, state_of
 from onibi.clusters.serial_run import evaluate_weights
-from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
+from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.errors import OnibiError, TrainingError
+from onibi.platform.errors import LearnerLostError, OnibiError, TrainingError
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.shard_actor import ShardActor
 
 log = logging.getLogger(__name__)
 
-_SLICE_SECONDS = 0.25  # of training between two answers of the learner
+_HEARING_SECONDS = 0.25  # for an answer of any role, between two looks at the clock
 _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
 _USAGE_SECONDS = 5.0  # for all roles together
@@ -74,7 +75,6 @@ class RayRun:
         self._learner_deaths = 0
         self._deaths: deque[float] = deque()
         self._running: dict[Any, str] = {}  # reference of each role's run() → whose it is
-        self._learner_news: LearnerNews | None = None
         self._evaluation: tuple[Any, int] | None = None
         self._drawn_before = 0
         self._rollouts: list[Any] = []
@@ -95,7 +95,7 @@ class RayRun:
                 self._begin_evaluation(final=True)
                 self._finish_evaluation(wait=True)
             else:
-                self._save(self._snapshot())
+                self._save(self._learners.snapshot())
             report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
         finally:
             self._end_roles()
@@ -134,7 +134,8 @@ class RayRun:
             if self._state.new_ring(checkpoint):
                 self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._ring, self._shard_node = opened.ring, opened.node_id
-        self._start_learner(checkpoint)
+        self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
+        self._start_learners(checkpoint)
         acting = self._plan.for_actors()
         self._annotator = start_actor(
             AnnotatorActor, ANNOTATOR_OPTIONS, stores.make_annotator, settings.annotation.batch_keys
@@ -157,26 +158,13 @@ class RayRun:
             self._rollouts.append(rollout)
             self._run(f"rollout {actor}")
 
-    def _start_learner(self, checkpoint: Checkpoint | None) -> None:
-        placement = self._settings.placement
+    def _start_learners(self, checkpoint: Checkpoint | None) -> None:
         incarnation = self._state.learner_incarnation + self._learner_deaths
         before = RunState() if checkpoint is None else state_of(checkpoint)
-        self._drawn_before, self._learner_news = before.drawn_rows, None
+        self._drawn_before = before.drawn_rows
         self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
-        # It maps the shard's memory, so it must run on the shard's node.
-        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._shard_node, soft=False)
-        self._learner = start_actor(
-            LearnerActor,
-            {
-                "num_cpus": placement.learner_cpus,
-                "num_gpus": placement.learner_gpus,
-                "scheduling_strategy": node,
-            },
-            functools.partial(build_learner, self._plan, self._ring, self._state.session, incarnation, checkpoint),
-            self._hub,
-            placement.learner_threads,
-        )
-        self._running[self._learner.train.remote(_SLICE_SECONDS)] = "learner"
+        others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
+        self._running = others | self._learners.start(self._plan, incarnation, checkpoint)
 
     def _run(self, role: str) -> None:
         """Set a role to work; its reference is among those that the watch waits for."""
@@ -227,12 +215,12 @@ class RayRun:
                 last_checkpoint = now
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
-                self._save(self._snapshot())
+                self._save(self._learners.snapshot())
 
     def _usage(self) -> dict[str, ProcessUsage]:
         roles = {
             **{f"rollout {index}": rollout for index, rollout in enumerate(self._rollouts)},
-            "learner": self._learner,
+            **self._learners.handles,
             "shard": self._shard,
             "hub": self._hub,
             "annotator": self._annotator,
@@ -254,7 +242,7 @@ class RayRun:
 
     def _hear(self) -> None:
         """Wait a moment for a role to answer, and deal with what it says."""
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_SLICE_SECONDS)
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_HEARING_SECONDS)
         for reference in ready:
             role = self._running.pop(reference)
             try:
@@ -262,25 +250,26 @@ class RayRun:
             except ray.exceptions.RayError as error:
                 self._replace(role, error)
                 continue
-            if role == "learner":
-                self._learner_news = answer
-                self._running[self._learner.train.remote(_SLICE_SECONDS)] = "learner"
+            if LearnerTeam.includes(role):
+                self._running |= self._learners.heard(role, answer)
 
     def _replace(self, role: str, error: ray.exceptions.RayError) -> None:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
-        if is_restarting(cause) and role != "learner":
+        if is_restarting(cause) and not LearnerTeam.includes(role):
             self._run(role)
             return
-        fault, now = isinstance(cause, OnibiError), time.monotonic()
+        lost = isinstance(cause, LearnerLostError)
+        fault, now = isinstance(cause, OnibiError) and not lost, time.monotonic()
         self._deaths.append(now)
         while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
             self._deaths.popleft()
         # A fault before the first row is a wrong setting; later ones may be an environment's whims.
-        if fault and (role in ("learner", "annotator") or self._state.env_steps == self._state.inserted_base):
+        learns = LearnerTeam.includes(role)
+        if fault and (learns or role == "annotator" or self._state.env_steps == self._state.inserted_base):
             raise cause
-        if not fault and not isinstance(cause, PROCESS_DIED):
+        if not fault and not lost and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
         if len(self._deaths) > _DEATHS_ALLOWED + 2 * len(self._rollouts):  # a node takes many actors with it
             raise TrainingError(
@@ -289,16 +278,16 @@ class RayRun:
             ) from error
         self._journal.note(f"{role} {'raised' if fault else 'died'} and was replaced")
         log.warning("%s: %s; replaced", role, cause)
-        if role == "learner":
+        if learns:
             self._learner_deaths += 1
-            self._start_learner(self._checkpoint)
+            self._start_learners(self._checkpoint)
         else:
             self._run(role)
 
     def _count(self, inserted_rows: int) -> None:
         self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)
-        if self._learner_news is not None:
-            self._count_learner(self._learner_news)
+        if self._learners.news is not None:
+            self._count_learner(self._learners.news)
 
     def _count_learner(self, told: LearnerNews | LearnerSnapshot) -> None:
         self._state = dataclasses.replace(
@@ -312,7 +301,7 @@ class RayRun:
         )
 
     def _interval(self, meter: RunMeter, look: dict[str, Any]) -> None:
-        news = self._learner_news
+        news = self._learners.news
         meter.add_episodes(look["episodes"])
         row = meter.row(self._counters())
         row |= {
@@ -329,22 +318,13 @@ class RayRun:
             row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
         self._journal.interval(row | ray.get(self._hub.statistics.remote()), look["held_back"])
 
-    def _snapshot(self) -> LearnerSnapshot | None:
-        """None where the learner has just died: the watch replaces it, and the next checkpoint is not far."""
-        try:
-            snapshot: LearnerSnapshot = ray.get(self._learner.snapshot.remote())
-        except PROCESS_DIED as error:
-            log.warning("learner: %s; this checkpoint is left out", error)
-            return None
-        return snapshot
-
     def _save(self, snapshot: LearnerSnapshot | None) -> bool:
         if snapshot is None:
             return False
         self._count(first_answer(self._shard.inserted_rows.remote(), "the replay shard"))
         self._count_learner(snapshot)
         tables = ray.get(self._hub.state.remote())
-        parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state)
+        parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state, snapshot.other_feeds)
         evaluated = () if self._evaluation is None else (self._evaluation[1],)  # it may yet be named best
         saved = self._journal.save(self._state.env_steps, parts, keep=evaluated)
         if saved:
@@ -360,7 +340,7 @@ class RayRun:
             self._state = dataclasses.replace(
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
-        snapshot = self._snapshot()
+        snapshot = self._learners.snapshot()
         if snapshot is None or not self._save(snapshot):
             return
         intrinsic = self._settings.rewards.intrinsic
@@ -395,7 +375,9 @@ class RayRun:
         ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
 
     def _end_roles(self) -> None:
-        roles = [getattr(self, f"_{name}", None) for name in ("annotator", "evaluator", "learner")]
+        if hasattr(self, "_learners"):
+            self._learners.end()
+        roles = [getattr(self, f"_{name}", None) for name in ("annotator", "evaluator")]
         for role in [*self._rollouts, *roles]:
             if role is not None:
                 ray.kill(role)

@@ -72,16 +72,17 @@ def _check_room(settings: RunSettings) -> None:
     """Refuse a run that would wait for resources for ever."""
     placement = settings.placement
     small_roles = 4 * 0.05  # hub, shard, annotator, evaluator
-    cpus = settings.actors.count * placement.rollout_cpus + placement.learner_cpus + small_roles
+    cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus + small_roles
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cpus > there.get("CPU", 0.0) + 1e-9:
         raise ConfigError(
             f"the run asks for {cpus:.2f} CPUs ({settings.actors.count} actors × placement.rollout_cpus "
-            f"{placement.rollout_cpus} + placement.learner_cpus {placement.learner_cpus} + {small_roles:.2f} for the "
-            f"small roles); Ray has {there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
+            f"{placement.rollout_cpus} + {placement.learners} learners × placement.learner_cpus "
+            f"{placement.learner_cpus} + {small_roles:.2f} for the small roles); Ray has "
+            f"{there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
         )
-    if placement.learner_gpus > there.get("GPU", 0.0):
+    if placement.learners * placement.learner_gpus > there.get("GPU", 0.0):
         raise ConfigError(
-            f"placement.learner_gpus is {placement.learner_gpus}; Ray has {there.get('GPU', 0.0):g}. Set it to 0 to "
-            "learn on the CPU."
+            f"placement.learner_gpus is {placement.learner_gpus} for each of {placement.learners} learners; Ray has "
+            f"{there.get('GPU', 0.0):g}. Set it to 0 to learn on the CPU."
         )

@@ -20,6 +20,8 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.fragment import CaptionText
 from onibi.platform.policy import Weights
+from onibi.platform.replay.prefetched_feed import PrefetchedFeed
+from onibi.platform.replay.ring_file import meeting_path
 from onibi.platform.replay.shard import Resolve, Shard
 
 
@@ -36,24 +38,47 @@ def open_run_shard(
 def build_learner(
     plan: RunPlan,
     ring: str,
-    session: int,
     incarnation: int,
     checkpoint: Checkpoint | None,
+    number: int,
     publish: Callable[[Weights], None],
 ) -> LearnerParts:
-    """Learner, feed and loop in this process, restored from ``checkpoint`` where there is one."""
-    feed = open_feed(plan, Path(ring), session)
+    """Learner, feed and loop in this process, restored from ``checkpoint`` where there is one.
+
+    Of several learners that of ``number`` 0 publishes. All of them must be built at the same time.
+    """
+    # Here, as the shard's process imports this module, too, and has no need of torch.
+    import torch
+
+    from onibi.learners.device_copies import DeviceCopies
+    from onibi.learners.worker_group import join_group
+
+    path, learners = Path(ring), plan.settings.placement.learners
+    group = None
+    if learners > 1:
+        group = join_group(number, learners, meeting_path(path, incarnation).absolute().as_uri())
     learner = plan.make_learner()
+    copies = getattr(learner, "copies", None) or DeviceCopies(torch.device("cpu"))
+    ahead = plan.settings.learner.acceleration.prefetch_batches  # type: ignore[attr-defined]
+    buffers = PrefetchedFeed.buffers_for(ahead)
+    feed = open_feed(plan, path, plan.session, learner=number, buffers=buffers, empty=copies.empty)
     if checkpoint is not None:
         restore_learner(learner, checkpoint)
-        feed.restore(feed_state_of(checkpoint))
-        feed.rebase()
+        state = feed_state_of(checkpoint, number)
+        if state is not None:
+            feed.restore(state)
+        if number == 0:
+            feed.rebase()
+    if group is not None:
+        group.all_agree()  # none draws before the first one has set the limiter's count
+    source = PrefetchedFeed(feed, ahead, copies.send) if ahead else feed
     loop = LearnerLoop(
         learner,
-        feed,
+        source,
         plan.make_mixer(),
         incarnation,
-        publish,
+        publish if number == 0 else None,
         plan.settings.learner.publish_period_updates,  # type: ignore[attr-defined]
+        faults=None if plan.faults is None else Path(plan.faults),
     )
-    return LearnerParts(learner, feed, loop)
+    return LearnerParts(learner, source, loop, group)

@@ -25,6 +25,7 @@ from onibi.platform.annotator import Annotator
 from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
+from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
 from onibi.platform.reward_mixer import RewardMixer, value_bounds
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
@@ -56,6 +57,7 @@ class RunPlan:
     policy_factory: PolicyFactory
     session: int = 0  # how often the run was resumed: each session draws its own random numbers
     log_location: str | None = None  # of the replay log, as the shard's node sees it; None: no rows are logged
+    faults: str | None = None  # folder for a batch that could not be learned from
 
     def for_actors(self) -> RunPlan:
         """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""
@@ -117,10 +119,18 @@ class RunPlan:
                 f"placement.learner_gpus is {gpus}, but torch finds no GPU where the learner runs. Set it to 0 to "
                 "learn on the CPU."
             )
-        return self._learner("cuda" if gpus > 0 else "cpu")
+        return self._make_learner(self.settings.learner, "cuda" if gpus > 0 else "cpu")
 
     def check_serial(self) -> None:
-        """Whether one process can be all actors. Raises: ConfigError where the ring has not lanes for all at once."""
+        """Whether one process can be all actors and the learner.
+
+        Raises: ConfigError where the ring has not lanes for all at once, or several learners are asked for.
+        """
+        if self.settings.placement.learners > 1:
+            raise ConfigError(
+                f"placement.learners is {self.settings.placement.learners}: a serial run has one. Set it to 1, or "
+                "leave --serial out."
+            )
         if self.groups < self.settings.actors.count:
             raise ConfigError(
                 f"replay.max_actors is {self.groups}, actors.count {self.settings.actors.count}: a serial run steps "
@@ -130,18 +140,44 @@ class RunPlan:
     def check_learner(self) -> None:
         """Make the learner once where a run is started: what its settings lack is told before anything starts.
 
-        On the CPU, as the GPU may be another machine's. Raises: ConfigError, SpecError.
+        On the CPU, as the GPU may be another machine's: without what only a GPU can do. Raises: ConfigError, SpecError.
         """
-        self._learner("cpu")
+        placement = self.settings.placement
+        learner: Any = self.settings.learner
+        if placement.learners > 1:
+            self._check_learners()
+        if placement.learner_gpus > 0 and hasattr(learner, "acceleration"):
+            eager = replace(learner.acceleration, compile="none", precision="fp32")
+            learner = replace(learner, acceleration=eager)
+        self._make_learner(learner, "cpu")
 
-    def _learner(self, device: str) -> Learner:
+    def _check_learners(self) -> None:
+        learners, envs = self.settings.placement.learners, self.settings.actors.rollout.envs_per_actor
+        place = f"placement.learners is {learners}"
+        if isinstance(self.needs.draws, SlabDraws):
+            raise ConfigError(
+                f"{place}, but learner.kind {self.settings.learner.kind} learns from each row once, "  # type: ignore[attr-defined]
+                "which several learners cannot share yet. Set it to 1."
+            )
+        if learners > envs:
+            raise ConfigError(
+                f"{place}, actors.rollout.envs_per_actor {envs}: each learner draws from environments of its own, so "
+                f"an actor needs one for each. Set envs_per_actor to {learners} or more, or learners to {envs}."
+            )
+        if self.settings.learner.acceleration.compile == "graphs":  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{place}, but learner.acceleration.compile is graphs: gradients are exchanged outside of a graph. "
+                "Set compile to none or default, or learners to 1."
+            )
+
+    def _make_learner(self, chosen: Settings, device: str) -> Learner:
         import torch
 
         settings = self.settings
         torch.manual_seed(settings.seed)  # a user's network may draw from the global generator (dropout)
-        owner = load_class(LEARNERS, settings.learner.kind)  # type: ignore[attr-defined]
+        owner = load_class(LEARNERS, chosen.kind)  # type: ignore[attr-defined]
         learner: Learner = owner(
-            settings.learner,
+            chosen,
             _learners_spec(settings, self.spec),
             value_bounds=_value_bounds(settings),
             seed=role_seed(settings, ROLE_LEARNER),

@@ -14,7 +14,7 @@ from onibi.learners.registry import LEARNERS
 from onibi.platform.annotation_desk import AnnotationDeskSettings
 from onibi.platform.config import Settings, selected
 from onibi.platform.replay.frame_stack import FrameStackSettings
-from onibi.platform.replay.limiter import LimiterSettings
+from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
 from onibi.platform.reward_mixer import RewardSettings
 from onibi.platform.tracking import TrackingSettings
@@ -77,9 +77,10 @@ class PlacementSettings(Settings):
     """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores (contracts §10)."""
 
     rollout_cpus: float = 0.5  # of each rollout actor
-    learner_cpus: float = 0.5
-    learner_gpus: float = 0.0
-    learner_threads: int = 1  # torch threads of the learner
+    learners: int = 1  # processes that make each update together, on a batch each; on the shard's node
+    learner_cpus: float = 0.5  # of each learner
+    learner_gpus: float = 0.0  # likewise
+    learner_threads: int = 1  # torch threads of a learner
     rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
     learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
 
@@ -87,6 +88,8 @@ class PlacementSettings(Settings):
         for name in ("rollout_cpus", "learner_cpus", "learner_gpus"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if not 1 <= self.learners <= DrawnWord.LEARNERS:
+            raise ValueError(f"learners is {self.learners}; allowed: 1 to {DrawnWord.LEARNERS}")
         if self.learner_threads < 1:
             raise ValueError(f"learner_threads is {self.learner_threads}; allowed: 1 or more")
         for name in ("rollout_resources", "learner_resources"):

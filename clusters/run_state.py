@@ -72,20 +72,35 @@ def state_of(checkpoint: Checkpoint) -> RunState:
 
 
 def checkpoint_parts(
-    state: RunState, learner_state: Mapping[str, Any], desk_state: Mapping[str, pa.Table], feed_state: FeedState
+    state: RunState,
+    learner_state: Mapping[str, Any],
+    desk_state: Mapping[str, pa.Table],
+    feed_state: FeedState,
+    other_feeds: Sequence[FeedState] = (),
 ) -> CheckpointParts:
-    """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states."""
+    """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states.
+
+    ``other_feeds`` are those of the learners after the first.
+    """
     tensors: dict[str, Mapping[str, Any]] = {"learner": learner_state}
-    if feed_state.arrays:
-        tensors["feed"] = feed_state.arrays
-    return CheckpointParts(
-        tensors=tensors, tables=desk_state, state={"run": asdict(state), "feed": dict(feed_state.plain)}
-    )
+    plain: dict[str, Any] = {"run": asdict(state)}
+    for number, feed in enumerate((feed_state, *other_feeds)):
+        plain[_feed_name(number)] = dict(feed.plain)
+        if feed.arrays:
+            tensors[_feed_name(number)] = feed.arrays
+    return CheckpointParts(tensors=tensors, tables=desk_state, state=plain)
 
 
-def feed_state_of(checkpoint: Checkpoint) -> FeedState:
-    """What the feed of a checkpoint goes on from."""
-    return FeedState(plain=checkpoint.state["feed"], arrays=checkpoint.tensors.get("feed", {}))
+def feed_state_of(checkpoint: Checkpoint, learner: int = 0) -> FeedState | None:
+    """What the feed of a learner goes on from; None where the checkpoint is of fewer learners."""
+    name = _feed_name(learner)
+    if name not in checkpoint.state:
+        return None
+    return FeedState(plain=checkpoint.state[name], arrays=checkpoint.tensors.get(name, {}))
+
+
+def _feed_name(learner: int) -> str:
+    return "feed" if learner == 0 else f"feed-{learner}"
 
 
 def renewed_parts(checkpoint: Checkpoint, state: RunState) -> CheckpointParts:
@@ -126,7 +141,7 @@ def make_limiter(plan: RunPlan) -> Limiter:
     return Limiter.from_settings(
         replay.limiter,
         fragment_rows=fragment_rows,
-        batch_rows=draws.batch_rows,
+        batch_rows=draws.batch_rows * plan.settings.placement.learners,
         capacity_rows=replay.capacity_rows,
     )
 
@@ -191,13 +206,14 @@ def open_feed(
     path: Path,
     session: int,
     *,
-    lanes: Sequence[int] | None = None,
+    learner: int = 0,
     buffers: int = 2,
     empty: Empty = np.empty,
 ) -> ReplayFeed:
-    """The learner's feed from the ring at ``path``; the last three arguments as those of ``ReplayFeed``."""
-    # The lanes of one learner of several begin with its number: each draws random numbers of its own.
-    numbers = () if lanes is None else (min(lanes),)
+    """The feed of a learner from the ring at ``path``; the last two arguments as those of ``ReplayFeed``."""
+    learners = plan.settings.placement.learners
+    lanes = None if learners == 1 else range(learner, plan.lanes, learners)
+    numbers = () if learners == 1 else (learner,)  # each learner draws random numbers of its own
     rng = np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session, *numbers))
     return ReplayFeed(
         RingReader(path),
@@ -208,6 +224,8 @@ def open_feed(
         buffers=buffers,
         empty=empty,
         stack=plan.stack,
+        learner=learner,
+        learners=learners,
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
@@ -107,7 +108,9 @@ class SerialRun:
         learner = plan.make_learner()
         if checkpoint is not None:
             restore_learner(learner, checkpoint)
-            self._feed.restore(feed_state_of(checkpoint))
+            state = feed_state_of(checkpoint)
+            if state is not None:
+                self._feed.restore(state)
             self._feed.rebase()
         self._learner = learner
         self._drawn_before = self._state.drawn_rows - self._feed.drawn_rows
@@ -118,6 +121,7 @@ class SerialRun:
             self._state.learner_incarnation,
             self._take_weights,
             settings.learner.publish_period_updates,  # type: ignore[attr-defined]
+            faults=None if plan.faults is None else Path(plan.faults),
         )
         for actor in range(settings.actors.count):
             self._rollouts.append(self._make_rollout(actor))

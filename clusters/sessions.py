@@ -61,7 +61,8 @@ def train(
     try:
         return _session(folder, plan, serial, lambda: None, display)
     except OnibiError:
-        if not (list_checkpoints(folder.checkpoints) or read_history(folder.history)):
+        kept = any(folder.artifacts.iterdir())  # a batch that could not be learned from
+        if not (kept or list_checkpoints(folder.checkpoints) or read_history(folder.history)):
             shutil.rmtree(folder.path)  # it never began (too little memory, say): nothing to look at or to resume
         raise
 
@@ -104,7 +105,11 @@ def _session(
 ) -> RunResult:
     """``begin`` gives the checkpoint to go on from; called when the run is this process's."""
     run_id = folder.record().run_id
-    plan = dataclasses.replace(plan, log_location=location_of(plan.settings.replay.log, folder.path, run_id))
+    plan = dataclasses.replace(
+        plan,
+        log_location=location_of(plan.settings.replay.log, folder.path, run_id),
+        faults=str(folder.artifacts.absolute()),
+    )
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
         folder.update(status="running", serial=serial)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from numpy.typing import NDArray
 
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
-from onibi.learners.worker_group import WorkerGroup
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
+
+if TYPE_CHECKING:
+    from onibi.learners.worker_group import WorkerGroup
 
 _IDLE_SECONDS = 0.001
 _TABLE_LOOK_SECONDS = 0.1
@@ -54,6 +56,7 @@ class LearnerSnapshot:
     weights: Weights
     learner_state: dict[str, NDArray[Any]]
     feed_state: FeedState
+    other_feeds: tuple[FeedState, ...] = ()  # of the other ones of several learners
 
 
 @ray.remote(max_restarts=0)
@@ -121,6 +124,10 @@ class LearnerActor:
         parts = self._built()
         state = {name: tensor.detach().cpu().numpy() for name, tensor in parts.learner.state_dict().items()}
         return LearnerSnapshot(parts.loop.updates, self._drawn_rows(), parts.loop.weights(), state, parts.feed.state())
+
+    def feed_state(self) -> FeedState:
+        """What only this one of several learners knows."""
+        return self._built().feed.state()
 
     def usage(self) -> ProcessUsage:
         """Processor time, and where training has spent its time."""

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onibi.learners.batch_file import save_batch
-from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.learner import Learner, Update
 from onibi.learners.publish_delay import PublishDelay
 from onibi.platform.errors import NonFiniteError
@@ -22,6 +21,9 @@ from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
 from onibi.platform.reward_mixer import MixedRewards, RewardMixer
 from onibi.platform.reward_table import RewardTable
+
+if TYPE_CHECKING:
+    from onibi.learners.device_copies import DeviceCopies
 
 
 class BatchSource(Protocol):

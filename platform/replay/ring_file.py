@@ -20,6 +20,7 @@ from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, read_hea
 from onibi.platform.replay.schema import ring_columns
 
 RING_SUFFIX = ".ring"
+_MEETING = ".learners-"
 """How ring files end; ``orphans`` looks at these."""
 UNFINISHED_SUFFIX = ".ring.new"
 """How a ring is named until its header is complete."""
@@ -211,6 +212,13 @@ def remove_ring(path: Path) -> None:
     """Remove a ring's files; the memory is freed when the last process has unmapped it."""
     path.unlink(missing_ok=True)
     drawn_path(path).unlink(missing_ok=True)
+    for meeting in path.parent.glob(f"{path.name}{_MEETING}*"):
+        meeting.unlink(missing_ok=True)
+
+
+def meeting_path(ring_path: Path, incarnation: int) -> Path:
+    """The file by which several learners of a ring find each other."""
+    return ring_path.with_name(f"{ring_path.name}{_MEETING}{incarnation}")
 
 
 def drawn_path(ring_path: Path) -> Path:

@@ -1,0 +1,109 @@
+"""The learner's processes as the coordinator sees them: one, or several that make every update together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from typing import Any
+
+import ray
+
+from onibi.clusters.role_calls import PROCESS_DIED, start_actor
+from onibi.clusters.roles import build_learner
+from onibi.clusters.run_plan import RunPlan
+from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
+from onibi.platform.checkpoint import Checkpoint
+from onibi.platform.errors import LearnerLostError
+
+log = logging.getLogger(__name__)
+
+_ROLE = "learner"
+_SLICE_SECONDS = 0.25  # of training between two answers
+
+
+class LearnerTeam:
+    """Starts the processes, lets them train in slices, and asks them for snapshots.
+
+    The first one speaks for all: it publishes, and its parameters are everybody's. A slice is asked of all at once, and
+    the next one when all have answered: so none waits for another that was not asked to train.
+
+    Args:
+        hub: handle of the hub.
+        ring: path of the ring that they read.
+        node: id of the node that has it in its memory.
+    """
+
+    def __init__(self, hub: Any, ring: str, node: str) -> None:
+        self._hub, self._ring, self._node = hub, ring, node
+        self.handles: dict[str, Any] = {}
+        """By role: ``learner`` is the first one, ``learner 1`` the next."""
+        self.news: LearnerNews | None = None
+        """What the first one told last."""
+        self._answered: set[str] = set()
+
+    @staticmethod
+    def includes(role: str) -> bool:
+        """Whether a role of the run is one of these."""
+        return role.split()[0] == _ROLE
+
+    def start(self, plan: RunPlan, incarnation: int, checkpoint: Checkpoint | None) -> dict[Any, str]:
+        """Start all anew from a checkpoint, after ending those that there are.
+
+        Args:
+            plan: what to build.
+            incarnation: higher than that of the ones before.
+            checkpoint: None starts untrained.
+        Returns: references of their first slices, with the role of each.
+        """
+        self.end()
+        self.news = None
+        placement = plan.settings.placement
+        # They map the shard's memory, so they must run on the shard's node.
+        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node, soft=False)
+        for number in range(placement.learners):
+            self.handles[_ROLE if number == 0 else f"{_ROLE} {number}"] = start_actor(
+                LearnerActor,
+                {
+                    "num_cpus": placement.learner_cpus,
+                    "num_gpus": placement.learner_gpus,
+                    "scheduling_strategy": node,
+                },
+                functools.partial(build_learner, plan, self._ring, incarnation, checkpoint, number),
+                self._hub,
+                placement.learner_threads,
+            )
+        return self._train()
+
+    def heard(self, role: str, news: LearnerNews) -> dict[Any, str]:
+        """Take an answer. Returns: references of the next slices with their roles; none while others train."""
+        if role == _ROLE:
+            self.news = news
+        self._answered.add(role)
+        return self._train() if self._answered == set(self.handles) else {}
+
+    def snapshot(self) -> LearnerSnapshot | None:
+        """State of all after the same update; None where one of them has just died: the watch replaces them."""
+        first, *others = self.handles.values()
+        asked = [first.snapshot.remote(), *(other.feed_state.remote() for other in others)]
+        try:
+            snapshot, *feeds = ray.get(asked)
+        except PROCESS_DIED as error:
+            log.warning("learner: %s; this checkpoint is left out", error)
+            return None
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, LearnerLostError):
+                return None
+            raise
+        whole: LearnerSnapshot = dataclasses.replace(snapshot, other_feeds=tuple(feeds))
+        return whole
+
+    def end(self) -> None:
+        """End their processes."""
+        for handle in self.handles.values():
+            ray.kill(handle)
+        self.handles = {}
+
+    def _train(self) -> dict[Any, str]:
+        self._answered = set()
+        return {handle.train.remote(_SLICE_SECONDS): role for role, handle in self.handles.items()}
