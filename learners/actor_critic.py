@@ -21,6 +21,7 @@ from onibi.learners.actor_critic_policy import (
     TorchActorCriticFactory,
 )
 from onibi.learners.actor_critic_targets import SlabSteps, Targets
+from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.exploration import Probability
 from onibi.learners.gradient_step import GradientStep, StepResult
 from onibi.learners.learner import ReplayNeeds
@@ -118,8 +119,8 @@ class Learnt(NamedTuple):
     """What a slab's loss was made of.
 
     Args:
-        policy_loss, value_loss, entropy: [] float32, means over the steps.
-        above_floor: [B, T] float32, the value loss less what it cannot go below.
+        policy, value, entropy: [B, T] float32, the terms of the loss before their coefficients.
+        floor: [B, T] float32, what ``value`` cannot go below.
         clipped: [B, T] bool, targets outside of the support.
         values: [B, T] float32 V(x).
         targets: [B, T] float32.
@@ -128,10 +129,10 @@ class Learnt(NamedTuple):
         used: [B, T] float32.
     """
 
-    policy_loss: Tensor
-    value_loss: Tensor
+    policy: Tensor
+    value: Tensor
     entropy: Tensor
-    above_floor: Tensor
+    floor: Tensor
     clipped: Tensor
     values: Tensor
     targets: Tensor
@@ -165,6 +166,7 @@ class ActorCritic:
         self.settings = settings
         self.value_clip = value_clip
         self.device = torch.device(device)
+        self.copies = DeviceCopies(self.device)
         self.value_head = _value_head(settings, value_bounds).to(self.device)
         self._network = build_actor_critic(
             actor_form(settings, spec), spec, self.value_head, shared_encoder=settings.shared_encoder, seed=seed
@@ -231,15 +233,13 @@ class ActorCritic:
             old = old_values.reshape(-1, 1)
             held = old + (prediction - old).clamp(-self.value_clip, self.value_clip)
             losses = torch.maximum(losses, self.value_head.terms(held, target).loss)
-        policy_loss = masked_mean(policy_terms, used)
-        value_loss = masked_mean(losses.view(shape), used)
-        entropy = masked_mean(found.policy.entropy(), used)
-        loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
-        return loss, Learnt(
-            policy_loss=policy_loss,
-            value_loss=value_loss,
+        value_terms, entropy = losses.view(shape), found.policy.entropy()
+        each = policy_terms + settings.value_coefficient * value_terms - settings.entropy_coefficient * entropy
+        return masked_mean(each, used), Learnt(
+            policy=policy_terms,
+            value=value_terms,
             entropy=entropy,
-            above_floor=(terms.loss - terms.floor).view(shape),
+            floor=terms.floor.view(shape),
             clipped=terms.clipped.view(shape),
             values=found.values[:, :-1],
             targets=targets.values,
@@ -257,10 +257,10 @@ class ActorCritic:
         spread = masked_mean((learnt.targets - target_mean) ** 2, used)
         left = masked_mean((unexplained - masked_mean(unexplained, used)) ** 2, used)
         figures = {
-            "policy_loss": learnt.policy_loss,
-            "value_loss": learnt.value_loss,
-            "value_loss_above_floor": masked_mean(learnt.above_floor, used),
-            "entropy": learnt.entropy,
+            "policy_loss": masked_mean(learnt.policy, used),
+            "value_loss": masked_mean(learnt.value, used),
+            "value_loss_above_floor": masked_mean(learnt.value - learnt.floor, used),
+            "entropy": masked_mean(learnt.entropy, used),
             "value_mean": masked_mean(learnt.values, used),
             "target_mean": target_mean,
             "td_abs": masked_mean(unexplained.abs(), used),
@@ -320,7 +320,7 @@ class ActorCritic:
         torch.set_rng_state(state["rng.torch"].cpu())
 
     def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in arrays.items()}
+        return {name: self.copies.tensor(array) for name, array in arrays.items()}
 
 
 def lanes_of(inputs: Inputs, index: Tensor) -> Inputs:

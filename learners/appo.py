@@ -108,6 +108,7 @@ class AppoLearner:
     ) -> None:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device, settings.value_clip)
+        self.copies = self._shared.copies
         self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration)
         self._generator = torch.Generator().manual_seed(seed)
 

@@ -78,8 +78,10 @@ class DeviceCopies:
 
     def tensor(self, array: NDArray[Any]) -> Tensor:
         """An array on the device: a view of what ``send`` copied where it is part of that, else copied now."""
-        with self._lock:
-            block = next((each for each in self._blocks if _within(array, each.array)), None)
+        block = None
+        if self._blocks:
+            with self._lock:
+                block = next((each for each in self._blocks if _within(array, each.array)), None)
         if block is None:
             return torch.from_numpy(array).to(self._device, non_blocking=True)
         if block.copied is not None:
@@ -95,9 +97,10 @@ class DeviceCopies:
 
         So a batch's arrays may be filled anew once two more batches were taken.
         """
-        with self._lock:
-            self._blocks = [each for each in self._blocks if not any(each is read for read in self._read)]
-        self._read.clear()
+        if self._read:
+            with self._lock:
+                self._blocks = [each for each in self._blocks if not any(each is read for read in self._read)]
+            self._read.clear()
         if self._stream is None:
             return
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

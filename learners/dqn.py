@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
+from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
@@ -139,6 +140,7 @@ class DqnLearner:
     ) -> None:
         self.settings = settings
         self._device = torch.device(device)
+        self.copies = DeviceCopies(self._device)
         self._value_head = build_value_head(
             settings.value_loss, settings.support, settings.huber_delta, settings.quantiles, value_bounds
         )
@@ -235,13 +237,8 @@ class DqnLearner:
 
     def _inputs(self, windows: Windows, reward: NDArray[np.float32]) -> dict[str, dict[str, Tensor]]:
         """All that the loss reads, on the device. What is random is drawn here: fractions of ``iqn``, noise."""
-        batch = {
-            "action": self._tensor(windows.action),
-            "weight": self._tensor(windows.weight),
-            "reward": self._tensor(reward),
-            "continues": self._tensor(windows.continues),
-            "used": self._tensor(windows.used),
-        }
+        batch = {"reward": self.copies.tensor(reward)}
+        batch |= self._tensors({name: getattr(windows, name) for name in ("action", "weight", "continues", "used")})
         batch |= self._draws.draw(len(reward))
         return {
             "batch": batch,
@@ -348,11 +345,8 @@ class DqnLearner:
             "skipped_updates": float(self.skipped_updates),
         }
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
-
     def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        return {name: self._tensor(array) for name, array in arrays.items()}
+        return {name: self.copies.tensor(array) for name, array in arrays.items()}
 
 
 def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:

@@ -69,6 +69,7 @@ class ImpalaLearner:
     ) -> None:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device)
+        self.copies = self._shared.copies
         self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration)
 
     @staticmethod

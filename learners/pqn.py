@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
+from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.gradient_step import GradientStep
@@ -125,6 +126,7 @@ class PqnLearner:
     ) -> None:
         self.settings = settings
         self._device = torch.device(device)
+        self.copies = DeviceCopies(self._device)
         self._value_head = build_value_head(
             settings.value_loss, settings.support, settings.huber_delta, None, value_bounds
         )
@@ -171,10 +173,10 @@ class PqnLearner:
         """``epochs`` × ``minibatches`` gradient steps on a slab; see ``Learner.update``."""
         assert isinstance(batch, Slab), "PQN draws slabs"
         before, settings = self.updates, self.settings
-        observation = {name: self._tensor(array) for name, array in batch.observation.items()}
+        observation = {name: self.copies.tensor(array) for name, array in batch.observation.items()}
         target = self._returns(batch, reward, observation).flatten()
         rows = {name: leaf[:, :-1].flatten(0, 1) for name, leaf in observation.items()}
-        action, used = self._tensor(batch.action).flatten(), self._tensor(batch.used).flatten()
+        action, used = self.copies.tensor(batch.action).flatten(), self.copies.tensor(batch.used).flatten()
         for _ in range(settings.epochs):
             order = torch.randperm(len(target), generator=self._generator).to(self._device)
             for chosen in order.view(settings.minibatches, -1):
@@ -227,10 +229,10 @@ class PqnLearner:
         temperature = self.settings.exploration.temperature
         best = bootstrap_value(values, values, temperature, following.get(ACTION_MASK)).view(reward.shape)
         terminated, truncated, used = (
-            self._tensor(array).bool().T for array in (slab.terminated, slab.truncated, slab.used)
+            self.copies.tensor(array).bool().T for array in (slab.terminated, slab.truncated, slab.used)
         )
         returns = lambda_returns(
-            self._tensor(reward).T,
+            self.copies.tensor(reward).T,
             sequence_discounts(terminated, used, self.settings.discount),
             sequence_traces(terminated, truncated, used),
             best.T,
@@ -279,6 +281,3 @@ class PqnLearner:
             "learning_rate": self.settings.learning_rate,
             "skipped_updates": float(self.skipped_updates),
         }
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)

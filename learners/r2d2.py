@@ -180,7 +180,6 @@ class R2d2Learner:
             self._gradient.share_buffers(self._network)
             self._follow()
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
-        self.copies.learned()
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)
         return Update(self._metrics(learnt, result.gradient_norm), priorities)
