@@ -125,7 +125,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
     from onibi.clusters.experiments import outcome, report
 
     arms = outcome.arm_outcomes(schedule)
-    comparisons = outcome.comparison_outcomes(schedule, arms)
+    comparisons = [] if schedule.short else outcome.comparison_outcomes(schedule, arms)
     errors = outcome.errors_of(arms, schedule.table.rows)
     if thresholds:
         console.print(report.threshold_table(schedule.experiment, outcome.thresholds(arms)))

@@ -29,6 +29,7 @@ class ArmOutcome:
         absent: why the arm cannot run at all; empty where it can.
         tuned: what tuning chose.
         middle: interquartile mean over the scores; None under two of them.
+        short: shortened runs, of which nothing is claimed.
     """
 
     arm: Arm
@@ -38,6 +39,7 @@ class ArmOutcome:
     absent: str
     tuned: float | None
     middle: Estimate | None
+    short: bool
 
     @property
     def claim(self) -> str:
@@ -65,6 +67,8 @@ class ArmOutcome:
             return f"not there: {self.absent}"
         if self.failed:
             return f"FAILED: {len(self.failed)} of {len(self.wanted)} runs"
+        if self.short:
+            return "ran" if self.complete else "has not run"
         if self.missed:
             return f"DOES NOT HOLD: seed {', '.join(map(str, self.missed))}"
         if not self.complete:
@@ -158,7 +162,7 @@ def _arm_outcome(schedule: Schedule, arm: Arm) -> ArmOutcome:
         middle = estimate({arm.task: _array(scores)}, interquartile_mean, rng)
     absent = schedule.missing.get(arm.name, "")
     tuned = None if absent else schedule.tuned(arm)
-    return ArmOutcome(arm, scores, schedule.seeds_of(arm), failed, absent, tuned, middle)
+    return ArmOutcome(arm, scores, schedule.seeds_of(arm), failed, absent, tuned, middle, schedule.short)
 
 
 def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutcome) -> ComparisonOutcome:

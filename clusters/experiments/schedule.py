@@ -18,6 +18,9 @@ from onibi.platform.errors import ConfigError
 
 Stage: TypeAlias = Literal["tuning", "final", "short"]
 
+_SHORT_SECONDS = 20.0
+"""Guessed of a shortened run, most of it start-up."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -50,19 +53,20 @@ class ArmEstimate:
     measured: int
 
 
-def trial_hash(trial: Trial) -> str:
-    """Of everything that decides a run's figures but the seed and the code.
+def trial_hash(trial: Trial, *, short: bool = False) -> str:
+    """Of everything that decides a run's figures but the seed and the code; another for a shortened run.
 
     Raises: ConfigError where the trial's preset is not there or its settings are not allowed.
     """
     if not isinstance(trial, TrainedTrial):
-        return config_hash({"function": trial.function, "arguments": trial.arguments, "revision": trial.revision})
+        call = {"function": trial.function, "arguments": trial.arguments, "revision": trial.revision}
+        return config_hash({**call, **({"short": True} if short else {})})
     from onibi.clusters.sessions import read_run_settings
 
     mapping = to_mapping(read_run_settings(trial.preset, trial.overrides))
     del mapping["seed"]
     protocol = {"episodes": trial.episodes, "checkpoint": trial.checkpoint, "evaluation_seed": evaluation_seed(0)}
-    return config_hash({"settings": mapping, "evaluation": protocol})
+    return config_hash({"settings": mapping, "evaluation": protocol, **({"short": True} if short else {})})
 
 
 class Schedule:
@@ -165,7 +169,7 @@ class Schedule:
         times = [float(row["wall_seconds"]) for row in rows if row.get("wall_seconds")]
         if times:
             return float(np.mean(times)), len(times)
-        return arm.guess_seconds, 0
+        return (min(arm.guess_seconds, _SHORT_SECONDS) if self.short else arm.guess_seconds), 0
 
     def _is_open(self, job: Job, in_flight: Collection[tuple[str, int]]) -> bool:
         if job.key in in_flight:
@@ -229,7 +233,7 @@ class Schedule:
     def _hash(self, trial: Trial) -> str:
         key = repr(trial)
         if key not in self._hashes:
-            self._hashes[key] = trial_hash(trial)
+            self._hashes[key] = trial_hash(trial, short=self.short)
         return self._hashes[key]
 
 

@@ -67,8 +67,8 @@ class TabularTask:
 
 
 def make_task(name: TaskName) -> TabularTask:
-    """A chain of ten cells, or Gymnasium's FrozenLake-v1 on its slippery 4 × 4 map."""
-    return chain(10, slip=0.1) if name == "chain" else frozen_lake()
+    """A chain of sixteen cells, or Gymnasium's FrozenLake-v1 on its slippery 4 × 4 map."""
+    return chain(16, slip=0.1) if name == "chain" else frozen_lake()
 
 
 def chain(cells: int, slip: float) -> TabularTask:

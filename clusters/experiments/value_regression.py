@@ -87,7 +87,7 @@ def run(
         discount: γ.
         target_period: updates between two copies into Q̄.
     Returns: ``return``: the greedy policy's exact expected return as a share of the way from the random policy's to the
-        best, mean of the last 10 evaluations; ``final_return``: of the last; ``value_error``: root mean square error
+        best, mean of all evaluations; ``final_return``: of the last; ``value_error``: root mean square error
         of Q at the end, as a share of the exact values' root mean square; ``clipped_share`` of targets.
     """
     process = make_task(task).continuing()
@@ -119,7 +119,7 @@ def run(
     found = _read(network, value_head)
     size = np.sqrt((exact**2).mean())
     return {
-        "return": float(np.mean(returns[-_EVALUATIONS // 2 :])),
+        "return": float(np.mean(returns)),
         "final_return": returns[-1],
         "value_error": float(np.sqrt(((found - exact) ** 2).mean()) / size),
         "clipped_share": clipped / updates,

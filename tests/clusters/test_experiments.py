@@ -398,3 +398,14 @@ def test_a_row_replaces_the_failed_one_of_its_key(tmp_path):
             ("2", "ok", ""),
             ("1", "ok", "0.333333"),
         ]
+
+
+def test_a_shortened_experiment_claims_nothing_and_its_rows_do_not_count_later(shop):
+    code, stdout, _ = shop.run("TOO_HIGH", "--short")
+    assert code == 0
+    assert "ran" in stdout
+    assert "DOES NOT HOLD" not in stdout
+    assert shop.calls() == ["1.0 1"]
+    assert [row["stage"] for row in read_rows(shop.csv)] == ["short"]
+    shop.run("TOO_HIGH", "--seeds", "1")
+    assert [row["stage"] for row in read_rows(shop.csv)] == ["short", "final"]
