@@ -18,6 +18,8 @@ from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec
 
 _ROUNDS = 64
 """How often a draw begins again because the writer lapped it."""
+_RUNS_MOST = 4
+"""Runs of lanes in step up to which each is copied for itself; more are gathered row by row."""
 _FIXED = ("action", "reward", "terminated", "truncated", "role", "policy_version", "caption_id", "caption_count")
 
 
@@ -248,8 +250,13 @@ class FifoSampler:
         """Places of the slab's lanes, ascending, and whose turn it is after them; one that gives several pieces is
         named several times.
         """
-        pieces = self._unread() // self._rows
-        if (there := int(pieces.sum())) < self._batch:
+        for _ in range(_ROUNDS):
+            lost = self.lost_rows
+            pieces = self._unread() // self._rows
+            there = int(pieces.sum())
+            if there >= self._batch or self.lost_rows == lost:
+                break  # else lapped within one snapshot, which may show no rows then: the next one will
+        if there < self._batch:
             raise ReplayError(
                 f"{self._reader.path}: there are {there} pieces of {self._rows} rows that were not handed out, a slab "
                 f"needs {self._batch}; draw when `ready` says so"
@@ -268,11 +275,16 @@ class FifoSampler:
         wide += [(column, out.extra[column.name], t) for column in self._extra]
         wide += [(c, getattr(out, c.name), t) for c in self._reader.spec.columns if c.name in _FIXED]
         runs = list(_runs(lanes, begin % slots))
+        if len(runs) > _RUNS_MOST:
+            at = lanes[:, None] * slots + (begin[:, None] + np.arange(t + 1)) % slots
+            for column, target, rows in wide:
+                np.take(self._reader.columns[column.name], at[:, :rows], axis=0, out=target, mode="clip")
+            wide = []
         for column, target, rows in wide:
             source = self._reader.columns[column.name].reshape(self._reader.lanes, slots, *column.shape)
-            for at, lane, count, slot in runs:
+            for place, lane, count, slot in runs:
                 before_wrap = min(rows, slots - slot)
-                part, into = source[lane : lane + count], target[at : at + count]
+                part, into = source[lane : lane + count], target[place : place + count]
                 np.copyto(into[:, :before_wrap], part[:, slot : slot + before_wrap])
                 if rows > before_wrap:
                     np.copyto(into[:, before_wrap:], part[:, : rows - before_wrap])
