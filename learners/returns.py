@@ -135,9 +135,10 @@ def backward_sum(terms: Tensor, factors: Tensor) -> Tensor:
     check_shapes("T B", terms=terms, factors=factors)
     if len(terms) == 0:
         raise ValueError("terms has T = 0: a sequence has one step at least")
-    rows = [terms[-1]]
-    for step in reversed(range(len(terms) - 1)):
-        rows.append(torch.addcmul(terms[step], factors[step], rows[-1]))
+    *before, newest = terms.unbind()  # one call for all rows: an index for each would cost as much as the sum itself
+    rows = [newest]
+    for term, factor in zip(reversed(before), reversed(factors.unbind()[:-1]), strict=True):
+        rows.append(torch.addcmul(term, factor, rows[-1]))
     return torch.stack(rows[::-1])
 
 

@@ -65,12 +65,15 @@ class PolicyHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.log_std = nn.Parameter(torch.full((width,), initial_log_std)) if continuous else None
 
-    def forward(self, features: Tensor, mask: Tensor | None) -> ActionDistribution:
-        """[..., F] and, of discrete actions, which are allowed [..., A] → the distribution."""
-        outputs = self.linear(features)
+    def distribution(self, outputs: Tensor, mask: Tensor | None) -> ActionDistribution:
+        """What ``linear`` gives [..., A or D] and, of discrete actions, which are allowed [..., A] → the distribution."""
         if self.log_std is not None:
             return diagonal_gaussian(outputs, self.log_std)
         return categorical(outputs, mask)
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> ActionDistribution:
+        """[..., F] → the distribution."""
+        return self.distribution(self.linear(features), mask)
 
 
 class ActorNetwork(nn.Module):
@@ -151,17 +154,17 @@ class ActorCriticNetwork(nn.Module):
         lanes, rows = next(iter(observation.values())).shape[:2]
         flat = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
         with autocast:
-            features: Tensor = self.actor.encoder(flat).unflatten(0, (lanes, rows))
-            read_by_critic = features
+            features: Tensor = self.actor.encoder(flat)
             if self.actor.core is not None:
                 assert states is not None, "a network with memory is given its states"
                 assert begins is not None, "and where pieces begin"
-                features = read_by_critic = self._remember(features, states, begins)
-            if self.critic_encoder is not None:
-                read_by_critic = self.critic_encoder(flat).unflatten(0, (lanes, rows))
+                features = self._remember(features.unflatten(0, (lanes, rows)), states, begins).flatten(0, 1)
+            read_by_critic = features if self.critic_encoder is None else self.critic_encoder(flat)
         mask = observation.get(ACTION_MASK)
-        policy = self.actor.head(features[:, :-1].float(), None if mask is None else mask[:, :-1])
-        return SlabOutputs(policy, self.value(read_by_critic.float()))
+        # The heads read the last rows' observations, too, and outputs are cut: features would have to be copied.
+        outputs = self.actor.head.linear(features.float()).unflatten(0, (lanes, rows))[:, :-1]
+        policy = self.actor.head.distribution(outputs, None if mask is None else mask[:, :-1])
+        return SlabOutputs(policy, self.value(read_by_critic.float()).unflatten(0, (lanes, rows)))
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge rows, each leaf [N, ...], into the encoders' running statistics, where they keep any."""
