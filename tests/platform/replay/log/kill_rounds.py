@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from onibi.platform.errors import SegmentError
 from onibi.platform.fragment import Fragment
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
@@ -95,23 +96,39 @@ def place_of(parts: np.ndarray) -> np.ndarray:
     return place
 
 
-def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int) -> None:
-    """What the log holds now, and what of the ring's rows it does not; the age of those of the round just killed."""
-    found: dict[str, Any] = {"damaged": 0, "doubled": 0, "wrong": 0, "rows": 0, "segments": 0}
-    places, in_lanes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int, *, whole: bool = False) -> None:
+    """What the log holds now, and what of the ring's rows it does not; the age of those of the round just killed.
+
+    Segments that an earlier look has read are not read again, as they are many, unless ``whole``: then all are.
+    """
+    memory = report.with_suffix(".npz")
+    before = {} if whole or not memory.exists() else dict(np.load(memory))
+    seen = set(before.get("number", np.zeros(0, np.int64)).tolist())
+    found: dict[str, Any] = {"damaged": 0, "doubled": 0, "wrong": 0, "segments": 0, "vanished": len(seen)}
+    empty = np.zeros(0, np.int64)
+    places, in_lanes, numbers = [before.get("place", empty)], [before.get("in_lane", empty)], list(seen)
     names = list(folder.glob("manifest-*")) if folder.exists() else []
     if names:
         log = ReplayLog(folder)
-        found["damaged"] = len(log.verify())
+        found["damaged"] = len(log.verify() if whole else log.unreadable)
         found["segments"], found["torn"] = len(log.segments), len(log.torn)
+        found["vanished"] = len(seen - {segment.number for segment in log.segments})
         for segment in log.segments:
-            table = log.read(segment)
+            if segment.number in seen:
+                continue
+            numbers.append(segment.number)
+            try:
+                table = log.read(segment)
+            except SegmentError:
+                found["damaged"] += not whole
+                continue
             parts = table.column("observation").combine_chunks().flatten().to_numpy().reshape(-1, 4)
             lane = table.column("lane").to_numpy()
             found["wrong"] += int(((parts[:, :3].sum(axis=1) != parts[:, 3]) | (lane != parts[:, 1])).sum())
-            found["rows"] += len(parts)
             places.append(place_of(parts))
             in_lanes.append(lane.astype(np.int64) << 40 | table.column("generation").to_numpy())
+    np.savez(memory, place=np.concatenate(places), in_lane=np.concatenate(in_lanes), number=np.array(numbers, np.int64))
+    found["rows"] = sum(map(len, places))
     logged = np.unique(np.concatenate(places))
     found["doubled"] = found["rows"] - len(logged)
     # Between two rings one number of a lane is free; all others follow each other.
@@ -177,12 +194,12 @@ def main(folder: Path, kills: int, seed: int, keep: bool, longest: float) -> Non
             os.waitpid(child, 0)
             run(lambda at=killed_ns, number=number: look(folder, ring, report, number, at))
             reports.append(json.loads(report.read_text(encoding="utf-8")))
-            if not keep:
+            if not keep and number < kills - 1:
                 remove_ring(ring)
         if keep:
             run(lambda: close_in_order(folder, ring))
-            run(lambda: look(folder, ring, report, -1, 0))
-            reports.append(json.loads(report.read_text(encoding="utf-8")))
+        run(lambda: look(folder, ring, report, -1, 0, whole=True))
+        reports.append(json.loads(report.read_text(encoding="utf-8")))
     sys.stdout.write(json.dumps(reports))
 
 
