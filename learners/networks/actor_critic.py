@@ -66,7 +66,7 @@ class PolicyHead(nn.Module):
         self.log_std = nn.Parameter(torch.full((width,), initial_log_std)) if continuous else None
 
     def distribution(self, outputs: Tensor, mask: Tensor | None) -> ActionDistribution:
-        """What ``linear`` gives [..., A or D] and, of discrete actions, which are allowed [..., A] → the distribution."""
+        """What ``linear`` gives [..., A or D], and which discrete actions are allowed [..., A] → the distribution."""
         if self.log_std is not None:
             return diagonal_gaussian(outputs, self.log_std)
         return categorical(outputs, mask)
