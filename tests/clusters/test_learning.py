@@ -38,6 +38,18 @@ def test_cartpole_is_not_solved_without_learning(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("preset", ["cartpole-pqn", "cartpole-rainbow"])
+def test_cartpole_is_solved_by_other_learners_too(tmp_path, preset, seed):
+    assert played(preset, tmp_path, seed, 20).episode_return.mean >= CARTPOLE_RETURN
+
+
+@pytest.mark.parametrize("preset", ["cartpole-pqn", "cartpole-rainbow"])
+def test_cartpole_is_not_solved_by_them_without_learning(tmp_path, preset):
+    changes = ("learner.learning_rate=0.0", "budget.max_env_steps=30000")
+    assert played(preset, tmp_path, 1, 20, changes).episode_return.mean < CARTPOLE_RETURN / 2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_key_room_is_solved(tmp_path, seed):
     success = played("minihack-oni", tmp_path, seed, 104, ("budget.max_env_steps=250000",)).success
     assert success.mean >= KEYROOM_SUCCESS
