@@ -30,12 +30,11 @@ class WeightsPoll:
         if self._answer is None:
             self._ask(version)
             return None
-        ready, _ = ray.wait([self._answer], timeout=0)
-        if not ready:
+        if not self._answer.done():
             return None
         weights: Weights | None = None
         try:
-            references = ray.get(self._answer)
+            references = self._answer.result()
             weights = ray.get(references[0]) if references else None
         except ray.exceptions.RayError:
             # Their owner died before they were fetched. The ones in use will do until the next learner publishes.
@@ -45,7 +44,8 @@ class WeightsPoll:
         return newer
 
     def _ask(self, version: int) -> None:
-        self._answer = self._hub.weights_after.remote(version, _NEWS_WAIT_SECONDS)
+        # A future is told by Ray; to ask Ray itself (ray.wait) every few steps costs as much as a step of many lanes.
+        self._answer = self._hub.weights_after.remote(version, _NEWS_WAIT_SECONDS).future()
 
 
 ROLLOUT_OPTIONS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 2}

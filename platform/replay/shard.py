@@ -87,6 +87,7 @@ class Shard:
         self._envs = np.zeros(writer.layout.groups, np.int64)
         self._log: LogWriter | None = None
         self._clock = RowClock()
+        self._counted, self._counted_commits = (0, 0), -1
         self._fragments = self._repeated = self._gaps = self._foreign_heads = self._refused = 0
 
     @classmethod
@@ -331,8 +332,12 @@ class Shard:
 
     def _counts(self) -> tuple[int, int]:
         """Step rows in all of the ring's time, and committed rows that are still there."""
-        readable = self._writer.record("cursor") - self._writer.record("oldest")
-        return int(self._writer.record("inserted").sum()), int(readable.sum())
+        commits = int(self._writer.committed().sum())
+        if commits != self._counted_commits:  # an actor that waits asks some hundred times a second
+            readable = self._writer.record("cursor") - self._writer.record("oldest")
+            self._counted = int(self._writer.record("inserted").sum()), int(readable.sum())
+            self._counted_commits = commits
+        return self._counted
 
     def _wait_for_log(self, group: int) -> None:
         """Return when all rows of a group are copied for the log: released ones could not be any more."""
