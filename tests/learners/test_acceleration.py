@@ -1,0 +1,88 @@
+"""Every learner of the registry, accelerated: it learns from each batch, and learns nearly the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from onibi.learners.registry import LEARNERS
+from onibi.platform.config import load_class, read_settings
+from onibi.platform.errors import ConfigError
+
+BOUNDS = (-1.0, 2.0)
+SMALL = {
+    "r2d2": {"length": 6, "burn_in": 3, "period": 3, "batch_size": 4},
+    "impala": {"rows": 6, "batch_lanes": 4},
+    "appo": {"rows": 6, "batch_lanes": 4},
+    "pqn": {"rows": 6, "batch_lanes": 4},
+}
+
+
+@pytest.fixture(params=sorted(LEARNERS))
+def kind(request):
+    return request.param
+
+
+def learnt(kind, spec, make_batch, acceleration, batches=3):
+    owner = load_class(LEARNERS, kind)
+    settings = read_settings(owner.Settings, {**SMALL.get(kind, {}), "acceleration": acceleration})
+    learner, needs = owner(settings, spec, BOUNDS, 0, "cpu"), owner.needs(settings)
+    for seed in range(batches):
+        batch = make_batch(spec, needs, np.random.default_rng(seed))
+        learner.update(batch, batch.reward)
+    return learner
+
+
+def moved(first, second):
+    """Share of the way that parameters moved differently: 0 where both moved alike."""
+    names = [name for name in first if name.startswith("network.") and first[name].dtype == torch.float32]
+    return torch.cat([(first[name] - second[name]).flatten() for name in names]).norm().item()
+
+
+def test_bf16_moves_the_parameters_nearly_as_fp32_does_and_keeps_them_in_float32(kind, specs, make_batch):
+    begin = learnt(kind, specs["flat"], make_batch, {}, batches=0).state_dict()
+    plain = learnt(kind, specs["flat"], make_batch, {}).state_dict()
+    half = learnt(kind, specs["flat"], make_batch, {"precision": "bf16"}).state_dict()
+    assert {name: tensor.dtype for name, tensor in half.items()} == {
+        name: tensor.dtype for name, tensor in plain.items()
+    }
+    way, apart = moved(begin, plain), moved(plain, half)
+    assert 0 < apart < 0.6 * way  # Adam's first steps are of one size for every parameter, whatever the gradient's
+
+
+def test_accumulation_makes_one_step_of_several_gradients(kind, specs, make_batch):
+    of_a_batch = learnt(kind, specs["flat"], make_batch, {}, batches=1).updates  # appo makes several
+    for batches in (2, 3):
+        learner = learnt(kind, specs["flat"], make_batch, {"accumulation": 3}, batches=batches)
+        assert learner.updates == batches * of_a_batch // 3
+
+
+def test_graphs_are_refused_on_the_cpu_by_every_learner(kind, specs, make_batch):
+    with pytest.raises(ConfigError, match="compile is graphs"):
+        learnt(kind, specs["flat"], make_batch, {"compile": "graphs"}, batches=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # the compiler's own
+def test_compiled_losses_move_the_parameters_as_plain_ones_do(kind, specs, make_batch):
+    begin = learnt(kind, specs["flat"], make_batch, {}, batches=0).state_dict()
+    plain = learnt(kind, specs["flat"], make_batch, {}).state_dict()
+    compiled = learnt(kind, specs["flat"], make_batch, {"compile": "default"}).state_dict()
+    assert moved(plain, compiled) < 0.05 * moved(begin, plain)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_recorded_graph_moves_the_parameters_as_plain_steps_do(kind, specs, make_batch):
+    owner = load_class(LEARNERS, kind)
+    states = []
+    for acceleration in ({}, {"compile": "graphs"}):
+        settings = read_settings(owner.Settings, {**SMALL.get(kind, {}), "acceleration": acceleration})
+        learner, needs = owner(settings, specs["flat"], BOUNDS, 0, "cuda"), owner.needs(settings)
+        states.append([learner.state_dict()])
+        for seed in range(12):  # plain steps, the recording, replays
+            batch = make_batch(specs["flat"], needs, np.random.default_rng(seed))
+            learner.update(batch, batch.reward)
+        states[-1].append(learner.state_dict())
+    (begin, plain), (_, graph) = states
+    assert moved(plain, graph) < 0.02 * moved(begin, plain)
