@@ -128,3 +128,29 @@ def test_an_on_policy_learner_that_is_killed_under_ray_is_replaced_and_the_actor
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.mark.slow
+def test_frames_bring_back_the_velocities_that_an_observation_hides(workshop):
+    """One frame does not tell where the pole is going, three do (seen: 93 and 114, with one frame 31 and 36)."""
+    changes = {
+        "environment": {"id": "onibi.actors.environments.hidden_cartpole:make"},
+        "captioner": {"kind": "none"},
+        "rewards": {},
+        "actors": {"count": 1, "rollout": {"envs_per_actor": 16, "fragment_steps": 8, "fragment_steps_max": 16}},
+        "replay": {
+            "capacity_rows": 100_000,
+            "folder": str(workshop.rings),
+            "limiter": {"samples_per_insert": 8, "minimum_rows": 2_000},
+        },
+        "learner": {"kind": "dqn", "n_steps": 10, "support": {"low": 0.0, "high": 110.0}},
+        "budget": {"max_env_steps": 10_000, "max_seconds": None},
+        "evaluation": {"period_env_steps": None, "episodes": 20, "envs": 20},
+    }
+    returns = {}
+    for frames in (3, 1):
+        for seed in (1, 2):
+            result = workshop.train(f"{frames}-{seed}", seed=seed, frame_stack={"frames": frames}, **changes)
+            returns[frames, seed] = result.evaluations[-1]["return_mean"]
+    assert min(returns[3, seed] for seed in (1, 2)) > 70, returns
+    assert max(returns[1, seed] for seed in (1, 2)) < 60, returns
