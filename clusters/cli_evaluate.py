@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told, wide_console
 
 if TYPE_CHECKING:
     from onibi.clusters.judgement import EvaluationReport
@@ -127,8 +127,6 @@ def _evaluate_many(
 ) -> None:
     import dataclasses
 
-    from rich.console import Console
-
     from onibi.clusters import seed_report
     from onibi.clusters.seed_curves import seed_curves_png
     from onibi.platform.errors import ConfigError
@@ -143,7 +141,7 @@ def _evaluate_many(
     if as_json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
-        console = Console()
+        console = wide_console()
         for table in report.tables():
             console.print(table)
     if curves is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told, wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from onibi.clusters.experiments.declaration import Arm, Experiment
     from onibi.clusters.experiments.outcome import ComparisonOutcome
     from onibi.clusters.experiments.schedule import Schedule
-
-_LOG_WIDTH = 170  # a log file has room for whole rows
 
 
 def experiment(
@@ -87,7 +85,7 @@ def experiment(
         folder = runs_folder.expanduser() / "experiments" / found.name
         table = ResultTable(output or folder.with_suffix(".csv"))
         schedule = Schedule(found, table, _arms(found, only), chosen_seeds, short=short, retry=retry)
-        console = _console()
+        console = wide_console()
         if show_list:
             console.print(arms_table(schedule))
             return
@@ -98,18 +96,11 @@ def experiment(
         raise typer.Exit(1)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_LOG_WIDTH)
-
-
 def _run(schedule: Schedule, folder: Path, jobs: int) -> None:
     from onibi.clusters.experiments.display import ExperimentDisplay, estimate_table
     from onibi.clusters.experiments.runner import ExperimentRunner
 
-    console = _console(stderr=True)
+    console = wide_console(stderr=True)
     for arm, reason in schedule.missing.items():
         console.print(f"{arm} is not there: {reason}", markup=False, highlight=False)
     estimates = schedule.estimates()
@@ -135,7 +126,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
             console.print()
             console.print(report.comparison_table(comparisons))
     if figure is not None:
-        _draw(comparisons, figure, f"{schedule.experiment.name}: {schedule.experiment.summary}")
+        _draw(comparisons, figure, f"{schedule.experiment.name}: differences over seeds")
     for line in errors:
         print(f"failed: {line}")
     if errors:

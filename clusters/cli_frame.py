@@ -9,16 +9,20 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onibi.platform.errors import ConfigError, OnibiError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 PRESETS = "onibi.clusters.presets"
 """The package whose YAML files are the presets."""
 
 _CONFIG_EXIT, _ERROR_EXIT = 2, 1
+_LOG_WIDTH = 240
 INTERRUPTED_EXIT = 130  # as shells tell it: 128 + SIGINT
 
 Debug = Annotated[bool, typer.Option("--debug", help="On an error show the traceback; log more.")]
@@ -33,6 +37,14 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or fol
 JOB_RUNS_FOLDER = Path("~/onibi-runs")
 """Of Ray jobs: their working folder is a copy that Ray removes, and runs must outlive it."""
 DEFAULT_RUNS_FOLDER = JOB_RUNS_FOLDER if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path("runs")
+
+
+def wide_console(*, stderr: bool = False) -> Console:
+    """Of the terminal's width; wide where the output is a file or a pipe, which have room for whole rows."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_LOG_WIDTH)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _BOOTSTRAP_SEED = 0
 _FIGURES = {"episode_return": "return", "success": "success", "intrinsic_return": "intrinsic_return"}
-_ALL_TASKS = "all tasks, normalized"
+_COMMON_TASKS = "tasks of both, normalized"
 _NEEDED = ("arm", "task", "group", "score", "normalized")
 
 
@@ -125,8 +125,10 @@ def seed_report(scores: Sequence[SeedScore], target: float | None, baseline: str
         if len(tasks) > 1:
             by_group = {group: _scores(scores, group, tasks, kind="normalized") for group in groups}
             wide = {group: each for group, each in by_group.items() if len(each) > 1}
-            reports += [_group_report(_ALL_TASKS, group, each, 1.0) for group, each in wide.items()]
-            improvements += _improvements(_ALL_TASKS, pairs, wide)
+            reports += [
+                _group_report(f"its {len(each)} tasks, normalized", group, each, 1.0) for group, each in wide.items()
+            ]
+            improvements += _improvements(_COMMON_TASKS, pairs, wide)
     except ValueError as error:
         raise ConfigError(f"no statistics: {error}") from error
     return SeedReport(reports, improvements)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 _NETWORK = "network."
+_LEARNING_RATE_FACTORS = (1.0, 0.25, 0.0625)
+"""In stages of equally many updates: what is drawn at random leaves a wobble as wide as the learning rate."""
 
 
 def learn(
@@ -49,15 +53,21 @@ def learn(
         learning_rate=learning_rate,
         target=TargetSettings(rate=0.02),
     )
-    learner, rng = DqnLearner(settings, spec, None, seed, "cpu"), np.random.default_rng(seed)
-    network = build_q_network(settings.network, spec, learner.value_head, dueling=settings.dueling, seed=seed)
+    rng, state = np.random.default_rng(seed), None
     read: list[NDArray[np.float64]] = []
-    for update in range(updates):
-        windows = _windows(process, batch_size, rng)
-        learner.update(windows, windows.reward)
-        if update >= updates * 3 // 4 and update % 10 == 0:
-            read.append(_values(learner, network, process.states))
-    # The mean over the last quarter: at a constant learning rate single moments wobble around it.
+    for factor in _LEARNING_RATE_FACTORS:
+        stage = dataclasses.replace(settings, learning_rate=learning_rate * factor)
+        learner = DqnLearner(stage, spec, None, seed, "cpu")
+        if state is not None:
+            learner.load_state_dict(state)
+        network = build_q_network(settings.network, spec, learner.value_head, dueling=settings.dueling, seed=seed)
+        for update in range(updates // len(_LEARNING_RATE_FACTORS)):
+            windows = _windows(process, batch_size, rng)
+            learner.update(windows, windows.reward)
+            if factor == _LEARNING_RATE_FACTORS[-1] and update % 10 == 0:
+                read.append(_values(learner, network, process.states))
+        state = learner.state_dict()
+    # The mean over the last stage: single moments wobble around it, as rewards and next states are drawn.
     error = np.abs(np.mean(read, axis=0) - exact)[~process.terminal] / np.abs(exact).max()
     return {"value_error": float(error.max()), "value_error_rms": float(np.sqrt((error**2).mean()))}
 

@@ -35,7 +35,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
         layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
     )
     FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
-    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.012, ha="left")
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
     axis = figure.subplots()
     labelled: set[str] = set()
     for place, each in enumerate(drawn):
@@ -51,7 +51,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
             capsize=2.5,
             elinewidth=1.4,
             linestyle="none",
-            label=None if each.found in labelled else each.found,
+            label=None if each.found in labelled else f"found: {each.found}",
         )
         labelled.add(each.found)
     axis.axvline(0.0, color="#202428", linewidth=0.9)
@@ -62,7 +62,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
     axis.set_xlabel("difference of scores with its 95% interval; better lies to the right", fontsize=8.5)
-    axis.legend(fontsize=8, frameon=False, loc="best", title="found", title_fontsize=8)
+    axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_durably(path, buffer.getvalue())

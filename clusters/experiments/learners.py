@@ -21,8 +21,8 @@ _CARTPOLE_LEARNERS = {  # with the guessed seconds of a run
     "pqn": 120.0,
 }
 _EXACT = {
-    "chain": {"discount": 0.9, "updates": 6_000, "learning_rate": 1e-3},
-    "frozen_lake": {"discount": 0.95, "updates": 12_000, "learning_rate": 5e-4},
+    "chain": {"discount": 0.9, "updates": 4_500, "learning_rate": 1e-3},
+    "frozen_lake": {"discount": 0.95, "updates": 9_000, "learning_rate": 1e-3},
 }
 
 

@@ -61,8 +61,10 @@ def test_tasks_are_averaged_by_normalized_scores_alone():
         SeedScore("a", task, str(seed), 100.0, value) for task, value in (("t", 0.5), ("u", 1.0)) for seed in (1, 2)
     ]
     scores += [SeedScore("b", task, str(seed), 100.0, None) for task in ("t", "u") for seed in (1, 2)]
-    wide = [each for each in seed_report(scores, None, None).groups if each.task.startswith("all tasks")]
-    assert [(each.group, each.runs, each.mean.value, each.gap.value) for each in wide] == [("a", 4, 0.75, 0.25)]
+    wide = [each for each in seed_report(scores, None, None).groups if each.task.endswith("normalized")]
+    assert [(each.task, each.group, each.runs, each.mean.value, each.gap.value) for each in wide] == [
+        ("its 2 tasks, normalized", "a", 4, 0.75, 0.25)
+    ]
 
 
 def test_rows_that_failed_were_tuned_or_have_older_settings_do_not_count(tmp_path, caplog):
