@@ -37,11 +37,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 if importlib.util.find_spec("onibi") is None:  # a bare machine: the folders of the repository are the package
-    LINKS = Path(tempfile.mkdtemp(prefix="onibi-links-"))
-    (LINKS / "onibi").mkdir()
+    LINKS = tempfile.TemporaryDirectory(prefix="onibi-links-")
+    (Path(LINKS.name) / "onibi").mkdir()
     for folder in ("actors", "clusters", "infra", "learners", "platform"):
-        (LINKS / "onibi" / folder).symlink_to(Path(__file__).resolve().parents[2] / folder)
-    sys.path.insert(0, str(LINKS))
+        (Path(LINKS.name) / "onibi" / folder).symlink_to(Path(__file__).resolve().parents[2] / folder)
+    sys.path.insert(0, LINKS.name)
 
 from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.networks.build import NETWORKS
