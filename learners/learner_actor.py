@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from onibi.learners.worker_group import WorkerGroup
 
 _IDLE_SECONDS = 0.001
-# Between two publications at least: hundreds a second would cost hub, object store and actors more than they tell them.
-_PUBLISH_SECONDS = 0.02
+# Between two publications at least: each costs hub, object store and actors some milliseconds, whatever it tells them.
+_PUBLISH_SECONDS = 0.05
 _TABLE_LOOK_SECONDS = 0.1
 _TABLE_WAIT_SECONDS = 30.0
 

@@ -62,14 +62,14 @@ def _candidates(**choices: Iterable[Any]) -> tuple[dict[str, Any], ...]:
 
 
 _SF_SINGLE = (
-    *_candidates(mode=["asynchronous", "batched"], workers=[1, 2], envs=[8, 16, 32, 64], native=[False]),
+    *_candidates(mode=["asynchronous", "batched"], workers=[2, 1], envs=[16, 32, 64, 8], native=[False]),
     *_candidates(mode=["serial"], workers=[1], envs=[16, 32, 64], native=[False]),
 )
 _SF_NATIVE = (
-    *_candidates(mode=["batched"], workers=[1, 2], envs=[32, 64, 128, 256], native=[True]),
+    *_candidates(mode=["batched"], workers=[1, 2], envs=[64, 128, 256, 32], native=[True]),
     *_candidates(mode=["serial"], workers=[1], envs=[32, 64, 128, 256], native=[True]),
 )
-_RLLIB = _candidates(workers=[1, 2], envs=[8, 32], native=[False, True], learners=[0, 1])
+_RLLIB = _candidates(workers=[2, 1], envs=[32, 8], native=[False, True], learners=[0, 1])
 _DQN = (("batch", 128), ("activation", "relu"), ("rollout", 1))
 
 ROWS = {
@@ -77,13 +77,16 @@ ROWS = {
         "Onibi appo, native environment",
         "onibi",
         "appo",
-        _candidates(actors=[1, 2], envs=[32, 64, 128, 256], native=[True]),
+        _candidates(actors=[1, 2], envs=[256, 128, 64], native=[True]),
     ),
     "onibi-sync": Row(
         "Onibi appo, single environments",
         "onibi",
         "appo",
-        _candidates(actors=[1, 2], envs=[16, 32, 64], native=[False]),
+        (
+            *_candidates(actors=[2], envs=[16], native=[False]),
+            *_candidates(actors=[1, 2, 3], envs=[32, 64], native=[False]),
+        ),
     ),
     "sf-native": Row("Sample Factory, native environment", "sample_factory", "appo", _SF_NATIVE),
     "sf-single": Row("Sample Factory, single environments", "sample_factory", "appo", _SF_SINGLE),
@@ -93,14 +96,14 @@ ROWS = {
         f"Onibi dqn, {_REPLAY_RATIO:g} samples an insert",
         "onibi",
         "dqn",
-        _candidates(actors=[1], envs=[16, 64], native=[False, True], ratio=[_REPLAY_RATIO]),
+        _candidates(actors=[1], envs=[16, 64], native=[True, False], ratio=[_REPLAY_RATIO]),
         _DQN,
     ),
     "rllib-dqn": Row(
         f"RLlib DQN, {_REPLAY_RATIO:g} samples an insert",
         "rllib",
         "dqn",
-        _candidates(workers=[0, 1], envs=[1, 16], native=[False], learners=[0], training_intensity=[_REPLAY_RATIO]),
+        _candidates(workers=[0, 1], envs=[16, 1], native=[False], learners=[0], training_intensity=[_REPLAY_RATIO]),
         _DQN,
     ),
 }

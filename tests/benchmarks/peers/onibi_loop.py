@@ -1,13 +1,16 @@
 """Onibi's whole loop on Ray, as `onibi train` runs it: actors, replay shard, learner, tracking, display off.
 
 ``options``: ``actors`` rollout actors with ``envs`` environments each; ``native`` steps Gymnasium's vector environment;
-``ratio`` (dqn) is samples per insert.
+``publish`` (appo) is gradient steps between two publishings of weights; ``ratio`` (dqn) is samples per insert.
 """
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,13 @@ def settings_of(order: Order) -> dict[str, Any]:
     lanes = options["actors"] * options["envs"]
     if appo:
         fragment = order.rollout
-        learner |= {"rows": order.rollout, "batch_lanes": order.batch // order.rollout, "epochs": 1, "minibatches": 1}
+        learner |= {
+            "rows": order.rollout,
+            "batch_lanes": order.batch // order.rollout,
+            "epochs": 1,
+            "minibatches": 1,
+            "publish_period_updates": options.get("publish", 1),
+        }
     else:
         fragment = max(1, 256 // options["envs"])
         learner |= {"batch_size": order.batch, "n_steps": 1, "double": True, "dueling": False}
@@ -50,6 +59,7 @@ def settings_of(order: Order) -> dict[str, Any]:
                 "fragment_steps": fragment,
                 "fragment_steps_max": fragment,
                 "fragment_seconds": 0.0,
+                "weights_period_steps": fragment,
             },
         },
         "replay": {
@@ -62,30 +72,48 @@ def settings_of(order: Order) -> dict[str, Any]:
         "learner": learner,
         "placement": {"rollout_cpus": 0.2, "learner_cpus": 0.5},
         "evaluation": {"period_env_steps": None, "episodes": 1, "envs": 1},
-        "budget": {"max_env_steps": None, "max_seconds": order.warm_seconds + order.seconds + 1.0},
+        "budget": {"max_env_steps": 10**12, "max_seconds": None},
     }
+
+
+class _Watch(threading.Thread):
+    """Reads the run's history, and ends the run by SIGTERM, with a checkpoint, when it has learned for the ordered time.
+
+    The clock starts with the learner's first updates: its process comes up after the actors'.
+    """
+
+    def __init__(self, runs: Path, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self._history, self._seconds = runs / "cell" / "history.jsonl", seconds
+        self.points: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        from onibi.platform.history import read_history
+
+        while not self.points or self.points[-1][0] - self.points[0][0] < self._seconds:
+            time.sleep(0.5)
+            rows = read_history(self._history) if self._history.exists() else []
+            learned = [row for row in rows if float(row["learner/updates"]) > 0]
+            self.points = [(float(row["time/seconds"]), float(row["actors/env_steps"])) for row in learned]
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def train(order: Order) -> Measured:
     """Train for the ordered time."""
     from onibi.clusters import train as run
-    from onibi.clusters.run_profile import profile_table
-    from onibi.platform.history import read_history
 
     settings = settings_of(order)
     with tempfile.TemporaryDirectory() as runs:
+        watch = _Watch(Path(runs), order.warm_seconds + order.seconds)
+        watch.start()
         result = run(settings, name="cell", runs_folder=Path(runs), display=False)
-        rows = read_history(result.folder / "history.jsonl")
-    if result.profile:
-        from rich.console import Console
-
-        Console(file=sys.stderr, width=140).print(profile_table(result.profile))
-    points = [(float(row["time/seconds"]), float(row["actors/env_steps"])) for row in rows]
+        watch.join()
     figures = {name: value for name, value in result.figures.items() if name.startswith(("learner/", "replay/"))}
     learnt = result.figures.get("actors/episode_return")
     told = {key: settings[key] for key in ("actors", "replay", "learner", "environment")}
     profile = {each.role: {"cores": round(each.cores, 2), **each.shares} for each in result.profile}
-    return Measured(points=points, episode_return=learnt, settings={**told, "profile": profile, "figures": figures})
+    told |= {"profile": profile, "figures": figures}
+    return Measured(points=watch.points, episode_return=learnt, settings=told)
 
 
 if __name__ == "__main__":
