@@ -77,7 +77,7 @@ def settings_of(order: Order) -> dict[str, Any]:
 
 
 class _Watch(threading.Thread):
-    """Reads the run's history, and ends the run by SIGTERM, with a checkpoint, when it has learned for the ordered time.
+    """Reads the run's history, and ends the run by SIGTERM when it has learned for the ordered time.
 
     The clock starts with the learner's first updates: its process comes up after the actors'.
     """
