@@ -58,13 +58,21 @@ def test_two_learners_draw_their_own_lanes_within_the_limiter_and_each_has_its_s
     assert all(0 < delay < 60 for delay in delays)
     assert list(workshop.rings.iterdir()) == []  # not even the file by which they met
 
-    again = workshop.resume(overrides=["budget.max_env_steps=1200"])
-    assert again.status == "finished"
+
+@pytest.mark.slow
+def test_two_learners_with_batches_drawn_ahead_are_resumed_each_with_its_own_sampler(workshop):
+    ahead = {"learner__acceleration": {"prefetch_batches": 2}}
+    workshop.train(serial=False, **TWO, **ahead)
+    state = state_of(checkpoint_of(workshop))
+    assert 0 <= state.drawn_rows - 2 * 16 * state.updates <= 2 * 2 * 16  # those that wait count as drawn
+    assert workshop.resume(overrides=["budget.max_env_steps=1200"]).status == "finished"
     later = state_of(checkpoint_of(workshop))
     assert later.updates > state.updates
-    assert later.drawn_rows - state.drawn_rows == 2 * 16 * (later.updates - state.updates)
+    assert later.drawn_rows - state.drawn_rows >= 2 * 16 * (later.updates - state.updates)
+    assert max(row.get("replay/batches_ahead", 0.0) for row in workshop.history()) > 0
 
 
+@pytest.mark.slow
 def test_when_one_of_two_learners_is_killed_both_go_on_from_the_last_checkpoint(workshop):
     process = workshop.start(
         serial=False,
