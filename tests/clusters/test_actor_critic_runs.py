@@ -85,3 +85,56 @@ def test_a_box_of_integers_and_other_spaces_are_refused(workshop, tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SpecError, match="MultiDiscrete"):
         workshop.train(**{**PENDULUM, "environment": {"id": "odd_spaces:make"}}, learner=LEARNER)
+
+
+MASKED_ENVIRONMENT = """
+import gymnasium as gym, numpy as np
+
+
+class Doors(gym.Env):
+    '''Of four doors two are shut; whoever walks into one of those is thrown out with an error.'''
+
+    observation_space = gym.spaces.Dict(
+        {"place": gym.spaces.Box(-1, 1, (2,), np.float32), "action_mask": gym.spaces.MultiBinary(4)}
+    )
+    action_space = gym.spaces.Discrete(4)
+
+    def _look(self):
+        self._mask = np.zeros(4, np.int8)
+        self._mask[self.np_random.permutation(4)[:2]] = 1
+        return {"place": self.np_random.random(2, np.float32), "action_mask": self._mask}
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._look(), {}
+
+    def step(self, action):
+        if not self._mask[action]:
+            raise RuntimeError(f"door {action} is shut")
+        self._steps += 1
+        return self._look(), float(action == 3), False, self._steps == 10, {}
+
+
+def make():
+    return Doors()
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"evaluation_actions": "sample"}])
+@pytest.mark.parametrize("kind", ["impala", "appo"])
+def test_no_masked_action_reaches_the_environment_in_training_or_in_evaluation(
+    workshop, tmp_path, monkeypatch, kind, options
+):
+    (tmp_path / "doors.py").write_text(MASKED_ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = workshop.train(
+        **RUN,
+        environment={"id": "doors:make"},
+        captioner={"kind": "none"},
+        rewards={"extrinsic": {"clip": None}},
+        learner={**LEARNER, **options, "kind": kind},
+        evaluation__epsilon=0.5,
+    )
+    assert result.status == "finished"
+    assert result.updates >= 20
