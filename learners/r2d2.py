@@ -8,12 +8,12 @@
 The recurrent state that the actor had is stored with each row; the first row's is where both networks start from. It is
 as old as the weights that made it, which is what the burn-in mends.
 
-Differences from the paper: the rows to learn from (``length``) do not contain the burn-in; no previous action and
-reward among the LSTM's inputs; value losses by name over bins spaced by symlog instead of h(x), which is a setting;
-windows that reach the sequence's end are shortened and not dropped; truncated episodes bootstrap from their last
-observation; sequences near an episode's end are padded and masked; the target network follows by a moving average
-(``target.rate`` 1 with a period of 2,500 is the paper's); priorities of new sequences are the running maximum; uniform
-draws where ``priorities`` is null; LayerNorm in the default encoder.
+Differences from the paper: the rows to learn from (``length``) do not contain the burn-in; the LSTM reads the previous
+action, but not the previous reward, which labels change later; value losses by name over bins spaced by symlog instead
+of h(x), which is a setting; windows that reach the sequence's end are shortened and not dropped; truncated episodes
+bootstrap from their last observation; sequences near an episode's end are padded and masked; the target network follows
+by a moving average (``target.rate`` 1 with a period of 2,500 is the paper's); priorities of new sequences are the
+running maximum; uniform draws where ``priorities`` is null; LayerNorm in the default encoder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import as_arrays
-from onibi.learners.networks.core_settings import STATE_COLUMN, state_column, state_size
+from onibi.learners.networks.core_settings import STATE_COLUMN
 from onibi.learners.networks.recurrent_q import build_recurrent_q_network
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value
 from onibi.learners.r2d2_settings import R2d2Settings
@@ -46,7 +46,7 @@ from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import Batch, SequenceDraws
 from onibi.platform.replay.sequences import Sequences
-from onibi.platform.spec import ACTION_MASK, ReplaySpec
+from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 _LEAST_PRIORITY = 1e-6
 """Added to each priority, so that every sequence can be drawn again."""
@@ -111,6 +111,7 @@ class R2d2Learner:
             head.initial_bias(),
             head.centres,
             dueling=settings.dueling,
+            previous_action=settings.previous_action,
             seed=seed,
         )
         self._network = network.to(self._device)
@@ -144,7 +145,7 @@ class R2d2Learner:
                 priorities=settings.priorities,
                 first_row_columns=(STATE_COLUMN,) if stored else (),
             ),
-            extra=(state_column(settings.core),) if stored else (),
+            extra=(ArraySpec(name=STATE_COLUMN, dtype="float32", shape=(settings.state_size,)),) if stored else (),
         )
 
     @staticmethod
@@ -219,7 +220,7 @@ class R2d2Learner:
         if self.settings.state == "stored":
             start = batch.first_extra[STATE_COLUMN]
         else:
-            start = np.zeros((batch.batch_size, state_size(self.settings.core)), np.float32)
+            start = np.zeros((batch.batch_size, self.settings.state_size), np.float32)
         rows = {
             "action": self.copies.tensor(batch.action),
             "reward": self.copies.tensor(reward),
@@ -242,17 +243,18 @@ class R2d2Learner:
         """The loss [] of the rows to learn from, weighted by sequence, Σ w ℓ / rows; and what it was made of."""
         settings, head = self.settings, self._value_head
         lanes, draws, length = inputs["lanes"], inputs["draws"], self.settings.length
-        burn_in = lanes["burn_in"]
+        burn_in, previous = lanes["burn_in"], self._previous(inputs)
         observation = {name: rows_from(leaf, burn_in, length + 1) for name, leaf in inputs["observation"].items()}
         rows = {name: rows_from(column, burn_in, length) for name, column in inputs["rows"].items()}
         learned = rows["used"]
         action = torch.where(learned, rows["action"], 0).flatten()
         # Encoders and cores run in bf16 where that is chosen; heads, values and losses never do.
         with self._gradient.autocast():
-            start, target_start = self._warmed_up(inputs)
-            features = self._network.unroll(observation, start).flatten(0, 1)
+            start, target_start = self._warmed_up(inputs, previous)
+            previous = rows_from(previous, burn_in, length + 1)
+            features = self._network.unroll(observation, previous, start).flatten(0, 1)
             with torch.no_grad():
-                target_features = self._target.unroll(observation, target_start).flatten(0, 1)
+                target_features = self._target.unroll(observation, previous, target_start).flatten(0, 1)
         fractions = draws["fractions"][: len(action)] if "fractions" in draws else None
         outputs = self._network.outputs(features[: len(action)], fractions)
         prediction = outputs[torch.arange(len(action), device=action.device), action]
@@ -280,17 +282,25 @@ class R2d2Learner:
             terms.loss, terms.floor, terms.clipped, prediction, outputs, target, learned.flatten(), priorities
         )
 
-    def _warmed_up(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def _previous(self, inputs: Inputs) -> Tensor:
+        """[T + 1, B] number of the action before each observation + 1; 0 for none, or where it was not stored."""
+        action, start = inputs["rows"]["action"], inputs["lanes"]["start"]
+        first = start[:, -1].long() if self.settings.previous_action else torch.zeros_like(action[0])
+        behind = torch.where(inputs["rows"]["used"], action + 1, 0)
+        return torch.cat((first[None], behind))
+
+    def _warmed_up(self, inputs: Inputs, previous: Tensor) -> tuple[Tensor, Tensor]:
         """States [B, S] of network and target before the first row to learn from; no gradient flows into them."""
         observation = {name: leaf[: self.settings.burn_in] for name, leaf in inputs["observation"].items()}
         lanes, packs = inputs["lanes"], self._packs
         start, steps = lanes["start"], lanes["packed_burn_in" if packs else "burn_in"]
+        start, previous = start[:, : self._network.core.state_size], previous[: self.settings.burn_in]
         if self.settings.burn_in == 0:
             return start, start
         with torch.no_grad():
             return (
-                self._network.warmed_up(observation, start, steps, packed=packs),
-                self._target.warmed_up(observation, start, steps, packed=packs),
+                self._network.warmed_up(observation, previous, start, steps, packed=packs),
+                self._target.warmed_up(observation, previous, start, steps, packed=packs),
             )
 
     def _target_values(

@@ -28,44 +28,62 @@ if TYPE_CHECKING:
 class StepNetwork(Protocol):
     """A recurrent Q-network that takes and gives NumPy arrays."""
 
+    state_size: int
+    """S of its core."""
+
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take parameters and buffers by their names in the torch module."""
 
     def step(
-        self, observation: Mapping[str, NDArray[Any]], state: NDArray[np.float32]
+        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Each leaf [E, ...] and state [E, S] → values [E, A] and the next state [E, S], a new array."""
+        """One step.
+
+        Args:
+            observation: each leaf [E, ...].
+            previous: [E] number of the action before + 1, 0 for none.
+            state: [E, S] of the core.
+        Returns: values [E, A] and the core's next state [E, S], a new array.
+        """
 
 
 class RecurrentQPolicy:
     """ε-greedy or softmax over a recurrent Q-network.
 
+    Its state is the core's and, where the core reads the previous action, the number of that + 1, 0 at the begin.
+
     Args:
         network: without weights yet.
         explorer: turns values into actions.
         actions: A.
-        state_size: S.
+        previous_action: whether the core reads it.
         stores_state: whether each step brings the state before it as an extra column.
     """
 
     def __init__(
-        self, network: StepNetwork, explorer: Explorer, actions: int, state_size: int, *, stores_state: bool
+        self, network: StepNetwork, explorer: Explorer, actions: int, *, previous_action: bool, stores_state: bool
     ) -> None:
         self.version: WeightsVersion = NO_WEIGHTS
         self._network, self._explorer, self._actions = network, explorer, actions
-        self._state_size, self._stores_state = state_size, stores_state
+        self._previous_action, self._stores_state = previous_action, stores_state
 
     def initial_state(self, envs: int) -> NDArray[np.float32]:
         """[E, S] zeros."""
-        return np.zeros((envs, self._state_size), np.float32)
+        return np.zeros((envs, self._network.state_size + self._previous_action), np.float32)
 
     def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
-        """See ``Policy.act``. While there are no weights the state stays as it is, 0."""
+        """See ``Policy.act``. While there are no weights the core's state stays as it is, 0."""
         extra = {STATE_COLUMN: state} if self._stores_state else {}
+        size = self._network.state_size
         if self.version == NO_WEIGHTS:
-            return PolicyStep(random_step(observation, self._actions, rng).action, state, extra)
-        values, following = self._network.step(observation, state)
-        return PolicyStep(self._explorer.choose(values, rng, observation.get(ACTION_MASK)), following, extra)
+            action, following = random_step(observation, self._actions, rng).action, state[:, :size]
+        else:
+            previous = state[:, -1].astype(np.int64) if self._previous_action else np.zeros(len(state), np.int64)
+            values, following = self._network.step(observation, previous, state[:, :size])
+            action = self._explorer.choose(values, rng, observation.get(ACTION_MASK))
+        if self._previous_action:
+            following = np.concatenate((following, action[:, None] + np.float32(1)), axis=1, dtype=np.float32)
+        return PolicyStep(action, following, extra)
 
     def load(self, weights: Weights) -> None:
         """Take newer weights; states go on from those that the older ones made."""
@@ -81,9 +99,14 @@ class NumpyRecurrentNetwork:
         leaves: as the encoder's.
         core: cell, size, norm.
         actions: A.
+        previous_action: whether the core reads it.
     """
 
-    def __init__(self, leaves: tuple[FlatLeaf, ...], core: CoreSettings, actions: int) -> None:
+    def __init__(
+        self, leaves: tuple[FlatLeaf, ...], core: CoreSettings, actions: int, *, previous_action: bool
+    ) -> None:
+        self.state_size = state_size(core)
+        self._one_hots = np.eye(actions + 1, dtype=np.float32)[:, 1:] if previous_action else None
         self._trunk, self._core, self._head = NumpyTrunk(leaves), NumpyCore(core, "core."), NumpyQHead(actions)
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -92,10 +115,13 @@ class NumpyRecurrentNetwork:
             part.load(arrays)
 
     def step(
-        self, observation: Mapping[str, NDArray[Any]], state: NDArray[np.float32]
+        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See ``StepNetwork``."""
-        features, following = self._core.step(self._trunk(observation), state)
+        features = self._trunk(observation)
+        if self._one_hots is not None:
+            features = np.concatenate((features, self._one_hots[previous]), axis=1)
+        features, following = self._core.step(features, state)
         return self._head(features), following
 
 
@@ -108,6 +134,7 @@ class TorchRecurrentNetwork:
 
     def __init__(self, network: RecurrentQNetwork) -> None:
         self._network = network.eval()
+        self.state_size = network.core.state_size
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """See ``StepNetwork``."""
@@ -116,14 +143,14 @@ class TorchRecurrentNetwork:
         self._network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def step(
-        self, observation: Mapping[str, NDArray[Any]], state: NDArray[np.float32]
+        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See ``StepNetwork``."""
         import torch
 
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            values, following = self._network.step(tensors, torch.from_numpy(state))
+            values, following = self._network.step(tensors, torch.from_numpy(previous), torch.from_numpy(state))
         return values.numpy(), following.numpy()
 
 
@@ -135,13 +162,20 @@ class NumpyRecurrentPolicyFactory:
     leaves: tuple[FlatLeaf, ...]
     core: CoreSettings
     actions: int
+    previous_action: bool
     stores_state: bool
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-        network = NumpyRecurrentNetwork(self.leaves, self.core, self.actions)
+        network = NumpyRecurrentNetwork(self.leaves, self.core, self.actions, previous_action=self.previous_action)
         explorer = Explorer(self.exploration, lanes, noisy=False)
-        return RecurrentQPolicy(network, explorer, self.actions, state_size(self.core), stores_state=self.stores_state)
+        return RecurrentQPolicy(
+            network,
+            explorer,
+            self.actions,
+            previous_action=self.previous_action,
+            stores_state=self.stores_state,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +191,7 @@ class TorchRecurrentPolicyFactory:
     spec: ReplaySpec
     form: HeadForm
     dueling: bool
+    previous_action: bool
     stores_state: bool
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
@@ -174,6 +209,7 @@ class TorchRecurrentPolicyFactory:
             zeros,
             zeros if self.form.classified else None,
             dueling=self.dueling,
+            previous_action=self.previous_action,
             seed=0,
         )
         explorer = Explorer(self.exploration, lanes, noisy=False)
@@ -181,6 +217,6 @@ class TorchRecurrentPolicyFactory:
             TorchRecurrentNetwork(network),
             explorer,
             self.spec.actions,
-            state_size(self.core),
+            previous_action=self.previous_action,
             stores_state=self.stores_state,
         )

@@ -11,7 +11,7 @@ from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.dqn import TargetSettings
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.networks.build import NETWORKS, acts_in_numpy, encoder_settings
-from onibi.learners.networks.core_settings import CoreSettings
+from onibi.learners.networks.core_settings import CoreSettings, state_size
 from onibi.learners.networks.leaves import flat_leaf, network_leaves
 from onibi.learners.r2d2_policy import NumpyRecurrentPolicyFactory, TorchRecurrentPolicyFactory
 from onibi.learners.support import SupportSettings
@@ -52,6 +52,7 @@ class R2d2Settings(Settings):
     # The state that a sequence starts from: the actor's own, kept with each row, or 0.
     state: Literal["stored", "zero"] = "stored"
     core: CoreSettings = field(default_factory=CoreSettings)
+    previous_action: bool = True  # the core reads what was done before beside the encoder's features
     network: Settings = selected(NETWORKS, "auto")  # the encoder before the core
     double: bool = True
     dueling: bool = True
@@ -97,6 +98,11 @@ class R2d2Settings(Settings):
                 "set one of the two"
             )
 
+    @property
+    def state_size(self) -> int:
+        """Numbers in a row's state: the core's, and with ``previous_action`` the number of that action + 1, or 0."""
+        return state_size(self.core) + self.previous_action
+
     def value_head(self, value_bounds: tuple[float, float] | None) -> ValueHead:
         """The value loss with its support resolved.
 
@@ -115,6 +121,7 @@ class R2d2Settings(Settings):
                 leaves=tuple(flat_leaf(leaf) for leaf in network_leaves(spec.observation)),
                 core=self.core,
                 actions=spec.actions,
+                previous_action=self.previous_action,
                 stores_state=stores_state,
             )
         return TorchRecurrentPolicyFactory(
@@ -124,5 +131,6 @@ class R2d2Settings(Settings):
             spec=spec,
             form=chosen_head_form(self.value_loss, self.support, self.quantiles),
             dueling=self.dueling,
+            previous_action=self.previous_action,
             stores_state=stores_state,
         )

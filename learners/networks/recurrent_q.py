@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from onibi.learners.networks.build import Encoder, build_encoder
 from onibi.learners.networks.core_settings import CoreSettings
@@ -22,9 +23,10 @@ class RecurrentQNetwork(nn.Module):
 
     Args:
         encoder: observation to features.
-        core: features and state to features and state.
+        core: features, and the previous action where it is read, and state to features and state.
         head: those features to outputs.
         centres: [K] float32, or None where outputs are values themselves.
+        previous_actions: A where the core reads a one-hot of the previous action, else 0.
     """
 
     centres: Tensor | None
@@ -35,21 +37,32 @@ class RecurrentQNetwork(nn.Module):
         core: RecurrentCore,
         head: ActionValueHead | ImplicitQuantileHead,
         centres: Tensor | None,
+        previous_actions: int,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.core = core
         self.head = head
+        self.previous_actions = previous_actions
         self.register_buffer("centres", centres)
 
-    def unroll(self, observation: Mapping[str, Tensor], state: Tensor) -> Tensor:
-        """Each leaf [T, B, ...] and the state before the first step [B, S] → what the head reads [T, B, H] float32."""
-        features, _ = self.core.unroll(self._encoded(observation), state)
+    def unroll(self, observation: Mapping[str, Tensor], previous: Tensor, state: Tensor) -> Tensor:
+        """What the head reads at each step of a sequence.
+
+        Args:
+            observation: each leaf [T, B, ...].
+            previous: [T, B] int64, number of the action before each observation + 1, 0 for none.
+            state: [B, S] float32 of the core, before the first step.
+        Returns: [T, B, H] float32.
+        """
+        features, _ = self.core.unroll(self._encoded(observation, previous), state)
         return features
 
-    def warmed_up(self, observation: Mapping[str, Tensor], state: Tensor, steps: Tensor, *, packed: bool) -> Tensor:
-        """The states [B, S] after ``steps`` [B] of the observations [T, B, ...]; see ``RecurrentCore.state_after``."""
-        return self.core.state_after(self._encoded(observation), state, steps, packed=packed)
+    def warmed_up(
+        self, observation: Mapping[str, Tensor], previous: Tensor, state: Tensor, steps: Tensor, *, packed: bool
+    ) -> Tensor:
+        """The core's states [B, S] after ``steps`` [B] of a sequence: ``RecurrentCore.state_after``."""
+        return self.core.state_after(self._encoded(observation, previous), state, steps, packed=packed)
 
     def outputs(self, features: Tensor, fractions: Tensor | None = None) -> Tensor:
         """[N, H] → outputs [N, A, K] float32; an implicit head reads fractions [N, K] as well."""
@@ -59,19 +72,32 @@ class RecurrentQNetwork(nn.Module):
         """[N, H] → values [N, A] float32, of the outputs' own scale."""
         return self.head.action_values(features, self.centres)
 
-    def step(self, observation: Mapping[str, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: each leaf [E, ...] and state [E, S] → values [E, A] and the next state [E, S], both float32."""
-        features, state = self.core.step(self.encoder(observation), state)
+    def step(self, observation: Mapping[str, Tensor], previous: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step.
+
+        Args:
+            observation: each leaf [E, ...].
+            previous: [E] int64, number of the action before + 1, 0 for none.
+            state: [E, S] float32 of the core.
+        Returns: values [E, A] and the core's next state [E, S], both float32.
+        """
+        features, state = self.core.step(self._with_action(self.encoder(observation), previous), state)
         return self.action_values(features), state
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge observations, each leaf [B, ...], into the encoder's running statistics, where it keeps any."""
         cast("Encoder", self.encoder).learn_statistics(observation)
 
-    def _encoded(self, observation: Mapping[str, Tensor]) -> Tensor:
-        time, batch = next(iter(observation.values())).shape[:2]
+    def _encoded(self, observation: Mapping[str, Tensor], previous: Tensor) -> Tensor:
         rows = {name: leaf.flatten(0, 1) for name, leaf in observation.items()}
-        return self.encoder(rows).unflatten(0, (time, batch))  # type: ignore[no-any-return]
+        features = self._with_action(self.encoder(rows), previous.flatten())
+        return features.view(*previous.shape, features.shape[1])
+
+    def _with_action(self, features: Tensor, previous: Tensor) -> Tensor:
+        if not self.previous_actions:
+            return features
+        one_hot = functional.one_hot(previous, self.previous_actions + 1)[:, 1:]
+        return torch.cat((features, one_hot.to(features.dtype)), dim=1)
 
 
 def build_recurrent_q_network(
@@ -83,6 +109,7 @@ def build_recurrent_q_network(
     centres: Tensor | None,
     *,
     dueling: bool,
+    previous_action: bool,
     seed: int,
 ) -> RecurrentQNetwork:
     """A freshly initialised network.
@@ -95,6 +122,7 @@ def build_recurrent_q_network(
         bias: [K] float32, outputs that decode to the starting value.
         centres: [K] float32 of the bins, copied; None where outputs are values.
         dueling: separate value and advantage layers.
+        previous_action: whether the core reads it.
         seed: of the initial parameters; the global generator is left as it was.
     Raises: SpecError where the encoder cannot read the observation.
     """
@@ -103,6 +131,8 @@ def build_recurrent_q_network(
         encoder = build_encoder(settings, spec.observation)
         features = encoder.features
         assert isinstance(features, int)
-        memory = RecurrentCore(core, features)
+        previous_actions = spec.actions if previous_action else 0
+        memory = RecurrentCore(core, features + previous_actions)
         head = build_head(form, memory.features, spec.actions, bias, dueling=dueling)
-    return RecurrentQNetwork(encoder, memory, head, None if centres is None else centres.clone())
+    centres = None if centres is None else centres.clone()
+    return RecurrentQNetwork(encoder, memory, head, centres, previous_actions)

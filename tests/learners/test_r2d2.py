@@ -10,13 +10,12 @@ import torch
 
 from onibi.learners.dqn import TargetSettings
 from onibi.learners.exploration import ExplorationSettings
-from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
+from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.r2d2 import R2d2Learner
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.support import SupportSettings
 from onibi.learners.value_losses import BINNED_LOSSES, DISTRIBUTION_LOSSES
-from onibi.platform.replay.draws import PrioritySettings
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LENGTH, BURN_IN, BATCH, DISCOUNT = 6, 3, 7, 0.9
@@ -55,6 +54,8 @@ def make_sequences(make_batch):
         batch.reward[~batch.used] = 0.0
         terminated = rng.random(BATCH) < 0.5
         batch.continues[batch.steps[terminated] - 1, np.flatnonzero(terminated)] = 0.0
+        if STATE_COLUMN in batch.first_extra:
+            batch.first_extra[STATE_COLUMN][:, -1] = rng.integers(spec.actions + 1, size=BATCH)
         for leaf in batch.observation.values():
             leaf[:] = leaf[np.minimum(np.arange(len(leaf))[:, None], batch.steps), np.arange(BATCH)]
         return batch
@@ -84,10 +85,13 @@ def evaluated(learner, batch, reward):
 def played(network, batch, b):
     """Values [steps + 1, A] of sequence b by single steps from the state it starts from."""
     state = torch.from_numpy(batch.first_extra[STATE_COLUMN][b : b + 1])
+    previous, state = state[:, -1].long(), state[:, : network.core.state_size]
     found = []
     for t in range(batch.steps[b] + 1):
         observation = {name: torch.from_numpy(leaf[t, b : b + 1]) for name, leaf in batch.observation.items()}
-        values, state = network.step(observation, state)
+        values, state = network.step(observation, previous, state)
+        if t < batch.steps[b]:
+            previous = torch.from_numpy(batch.action[t, b : b + 1]) + 1
         found.append(values[0].double().numpy())
     return np.array(found)
 
@@ -250,7 +254,8 @@ def test_the_stored_state_matters_and_a_zero_start_ignores_it(specs, make_sequen
     spec = specs["flat"]
     stored, zero = settings_of(), settings_of(state="zero")
     batch = make_sequences(spec, stored, np.random.default_rng(0))
-    other = dataclasses.replace(batch, first_extra={STATE_COLUMN: batch.first_extra[STATE_COLUMN] + 1.0})
+    other_state = batch.first_extra[STATE_COLUMN] + np.where(np.arange(11) < 10, 1.0, 0.0).astype(np.float32)
+    other = dataclasses.replace(batch, first_extra={STATE_COLUMN: other_state})
     found = {
         settings.state: [
             evaluated(learner_of(spec, settings), each, each.reward)[1].prediction for each in (batch, other)
@@ -266,7 +271,9 @@ def test_the_stored_state_matters_and_a_zero_start_ignores_it(specs, make_sequen
 def test_the_state_column_is_asked_for_where_states_are_stored_alone():
     stored, zero = R2d2Learner.needs(settings_of()), R2d2Learner.needs(settings_of(state="zero"))
     assert stored.draws.first_row_columns == (STATE_COLUMN,)
-    assert [(column.name, column.shape) for column in stored.extra] == [(STATE_COLUMN, (10,))]
+    assert [(column.name, column.shape) for column in stored.extra] == [(STATE_COLUMN, (11,))]
+    alone = R2d2Learner.needs(settings_of(previous_action=False))
+    assert alone.extra[0].shape == (10,)
     assert (zero.draws.first_row_columns, zero.extra) == ((), ())
     assert (stored.draws.length, stored.draws.burn_in, stored.draws.period) == (LENGTH, BURN_IN, 3)
 
@@ -289,6 +296,22 @@ def test_no_gradient_flows_into_the_burn_in(specs, make_sequences):
     moved = dataclasses.replace(batch, observation={"observation": batch.observation["observation"].copy()})
     moved.observation["observation"][:BURN_IN][(time < batch.burn_in)[:BURN_IN]] += 1.0
     assert evaluated(learner, moved, batch.reward)[0].item() != pytest.approx(loss.item(), rel=1e-3)
+
+
+def test_the_previous_action_is_read_from_the_state_first_and_from_the_row_before_then(specs, make_sequences):
+    """Rewards and errors of a row depend on the actions before it, its own and no later one."""
+    settings = settings_of(n_steps=1)
+    learner = learner_of(specs["flat"], settings)
+    batch = make_sequences(specs["flat"], settings, np.random.default_rng(0))
+    inputs = learner._inputs(batch, batch.reward)
+    previous = learner._previous(inputs)
+    assert previous[0].tolist() == batch.first_extra[STATE_COLUMN][:, -1].astype(int).tolist()
+    assert previous[1:][torch.from_numpy(batch.used)].tolist() == (batch.action[batch.used] + 1).tolist()
+    blind = learner_of(specs["flat"], settings_of(n_steps=1, previous_action=False))
+    other = dataclasses.replace(batch, action=(batch.action + 1) % 3)
+    for each, changes in ((learner, True), (blind, False)):
+        before, after = (evaluated(each, one, one.reward)[1].outputs for one in (batch, other))
+        assert torch.equal(before, after) != changes
 
 
 # --- what must not count ---
@@ -370,27 +393,3 @@ def test_running_statistics_are_learnt_of_rows_to_learn_from_alone(specs, make_s
     assert normalizer.count.item() == 12 * BATCH
     assert normalizer.mean.abs().max() < 10
     assert torch.equal(normalizer.mean, learner._target.encoder.normalizer.mean)
-
-
-# --- settings ---
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"value_loss": "hl_gauss", "value_rescaling": 1e-3}, r"value_rescaling is read by .*symlog"),
-        ({"value_loss": "quantile", "value_rescaling": 1e-3}, "value_rescaling is read by value_loss mse and huber"),
-        ({"value_loss": "mse", "support": SUPPORT}, "support is read by"),
-        ({"value_loss": "mse", "value_rescaling": 1e-3, "exploration": ExplorationSettings(temperature=1.0)}, "one of"),
-        ({"length": 10, "period": 11}, "never be learned from"),
-    ],
-)
-def test_options_that_would_not_act_are_refused(given, said):
-    with pytest.raises(ValueError, match=said):
-        R2d2Settings(**{"length": 80, "period": 40} | given)
-
-
-def test_a_state_has_the_size_of_its_cell_and_priorities_may_be_left_out():
-    assert state_size(R2d2Settings().core) == 256
-    assert R2d2Learner.needs(R2d2Settings(priorities=None)).draws.priorities is None
-    assert isinstance(R2d2Learner.needs(R2d2Settings()).draws.priorities, PrioritySettings)

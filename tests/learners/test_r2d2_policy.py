@@ -59,15 +59,17 @@ def test_numpy_values_and_states_over_an_episode_are_those_of_the_unrolled_netwo
         policy = loaded(settings, spec, learner)
         assert isinstance(policy._network, NumpyRecurrentNetwork)
         episode = [make_observation(spec, ENVS, np.random.default_rng(seed)) for seed in range(12)]
-        state, values = policy.initial_state(ENVS), []
-        for observation in episode:
-            found, state = policy._network.step(observation, state)
+        core_state, values = policy.initial_state(ENVS)[:, :-1], []
+        previous = np.random.default_rng(7).integers(spec.actions + 1, size=(12, ENVS))
+        for observation, before in zip(episode, previous, strict=True):
+            found, core_state = policy._network.step(observation, before, core_state)
             values.append(found)
         together = {
             name: torch.from_numpy(np.stack([observation[name] for observation in episode])) for name in episode[0]
         }
         with torch.no_grad():
-            features = learner._network.unroll(together, learner._network.core.initial_state(ENVS))
+            start = learner._network.core.initial_state(ENVS)
+            features = learner._network.unroll(together, torch.from_numpy(previous), start)
             expected = learner._network.action_values(features.flatten(0, 1)).view(12, ENVS, -1).numpy()
         np.testing.assert_allclose(np.stack(values), expected, rtol=1e-4, atol=1e-5)
         assert expected.std() > 0.003  # or equality would say little
@@ -85,11 +87,12 @@ def test_the_torch_policy_acts_by_the_published_weights_and_remembers(specs, mak
     after = policy.act(second, before.state, rng)
     with torch.no_grad():
         both = {key: torch.from_numpy(np.stack((first[key], second[key]))) for key in first}
-        features = learner._network.unroll(both, learner._network.core.initial_state(ENVS))
+        previous = torch.from_numpy(np.stack((np.zeros(ENVS, np.int64), before.action + 1)))
+        features = learner._network.unroll(both, previous, learner._network.core.initial_state(ENVS))
         values = learner._network.action_values(features[1])
     assert after.action.tolist() == values.argmax(dim=1).tolist()
     assert after.state.dtype == np.float32
-    forgetful = policy._network.step(second, policy.initial_state(ENVS))[0]
+    forgetful = policy._network.step(second, before.action + 1, policy.initial_state(ENVS)[:, :-1])[0]
     assert not np.allclose(forgetful, values.numpy(), atol=1e-4)
 
 
@@ -105,6 +108,7 @@ def test_each_step_brings_the_state_before_it(specs, make_observation, name):
         np.testing.assert_array_equal(step.extra[STATE_COLUMN], kept)
         assert step.extra[STATE_COLUMN].dtype == np.float32
         assert not np.array_equal(step.state, kept)
+        assert step.state[:, -1].tolist() == (step.action + 1).tolist()
         state = step.state
 
 
@@ -117,7 +121,7 @@ def test_nothing_is_brought_where_states_are_not_stored(specs, make_observation)
 
 
 @pytest.mark.parametrize("name", ["flat", "nethack"])
-def test_without_weights_every_action_is_equally_likely_and_the_state_stays_zero(specs, make_observation, name):
+def test_without_weights_every_action_is_equally_likely_and_the_core_rests(specs, make_observation, name):
     spec = specs[name]
     policy = R2d2Learner.policy_factory(settings_of(), spec)(LaneRange(0, 10, 10))
     assert policy.version == NO_WEIGHTS
@@ -127,11 +131,11 @@ def test_without_weights_every_action_is_equally_likely_and_the_state_stays_zero
         step = policy.act(observation, state, rng)
         actions.append(step.action)
         state = step.state
-        assert not step.extra[STATE_COLUMN].any()
+        assert not step.extra[STATE_COLUMN][:, :-1].any()
     expected = 10_000 / spec.actions
     chi_square = ((np.bincount(np.concatenate(actions), minlength=spec.actions) - expected) ** 2 / expected).sum()
     assert chi_square < 20.0  # p < 0.001 for at most 4 degrees of freedom
-    assert not state.any()
+    assert not state[:, :-1].any()
 
 
 def test_lanes_explore_by_their_place_in_the_ladder(specs, make_observation):
@@ -166,4 +170,4 @@ def test_a_flat_policy_acts_where_torch_cannot_be_imported(specs, tmp_path):
     found = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "policy")], capture_output=True, text=True, check=False
     )
-    assert (found.returncode, found.stdout.strip()) == (0, "(3,) (3, 12)"), found.stderr
+    assert (found.returncode, found.stdout.strip()) == (0, "(3,) (3, 13)"), found.stderr
