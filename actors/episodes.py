@@ -30,14 +30,10 @@ class EpisodeBook:
         self._return: NDArray[np.float64] = np.zeros(envs, np.float64)
         self._ended: list[EpisodeStatistics] = []
 
-    def record(self, reward: NDArray[np.float32], stepped: NDArray[np.bool_] | None) -> None:
-        """Count one step of the ``stepped`` lanes [E], None: of all. ``reward`` [E] is that step's."""
-        if stepped is None:
-            self._return += reward
-            self.step += 1
-        else:
-            np.add(self._return, reward, out=self._return, where=stepped)
-            self.step += stepped
+    def record(self, reward: NDArray[np.float32]) -> None:
+        """Count one step of every lane, ``reward`` [E]; ``begin`` sets those back that were only reset in it."""
+        self._return += reward
+        self.step += 1
 
     def end(self, lanes: NDArray[np.intp], terminated: NDArray[np.bool_], infos: dict[str, Any]) -> None:
         """Close the episodes of ``lanes`` (their numbers), whose last step was recorded just now.

@@ -214,18 +214,13 @@ class Rollout:
         """
         resetting = self._resetting
         after = self._observe(row, raw, infos, fresh=resetting)
-        if resetting is None:
-            self._buffer.put(row)
-            self._buffer.end_row()
-            self._episodes.record(row["reward"], None)
-        else:
+        if resetting is not None:
             row["role"] = np.where(resetting, ROLE_FINAL, ROLE_STEP)
-            self._buffer.put(row)
-            self._buffer.end_row()
             self._reset_rows = True
-            stepped = ~resetting
-            ended &= stepped
-            self._episodes.record(row["reward"], stepped)
+            ended &= ~resetting
+        self._buffer.put(row)
+        self._buffer.end_row()
+        self._episodes.record(row["reward"])
         lanes = np.flatnonzero(ended)
         if len(lanes):
             self._episodes.end(lanes, row["terminated"], infos)
@@ -244,7 +239,7 @@ class Rollout:
         after = self._observe(row, final_raw, final_infos)
         self._buffer.put(row)
         self._buffer.end_row()
-        self._episodes.record(row["reward"], None)
+        self._episodes.record(row["reward"])
         if len(lanes):
             self._episodes.end(lanes, row["terminated"], final_infos)
             final = {**after, "role": ROLE_FINAL, "episode_id": self._episodes.episode_id, "step": self._episodes.step}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
+from onibi.learners.weights_outbox import WeightsOutbox
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from onibi.learners.worker_group import WorkerGroup
 
 _IDLE_SECONDS = 0.001
-# Between two publications at least: each costs hub, object store and actors some milliseconds, whatever it tells them.
-_PUBLISH_SECONDS = 0.05
+_PUBLISH_SECONDS = 0.05  # between two publications at least
 _TABLE_LOOK_SECONDS = 0.1
 _TABLE_WAIT_SECONDS = 30.0
 
@@ -73,15 +72,14 @@ class LearnerActor:
     def __init__(self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int) -> None:
         self._hub = hub
         self._reference: Any = None
-        self._unsent: Weights | None = None
-        self._sent_at = -math.inf
+        self._outbox = WeightsOutbox(self._publish, _PUBLISH_SECONDS)
         self._fault: Exception | None = None
         self._parts: LearnerParts | None = None  # while it is being built: a restored learner publishes at once
         try:
             import torch
 
             torch.set_num_threads(threads)
-            self._parts = build(self._publish)
+            self._parts = build(lambda weights: self._outbox.put(weights, time.monotonic()))
             self._drawn_at_start = self._parts.feed.drawn_rows
         except Exception as error:  # noqa: BLE001 (raised later)
             self._fault = error
@@ -105,7 +103,7 @@ class LearnerActor:
             if now - self._looked >= _TABLE_LOOK_SECONDS:
                 self._looked = now
                 self._look_for_table(loop)
-            self._send_when_due(now)
+            self._outbox.send_due(now)
             ready, goes_on = loop.ready(), now < end
             if group is not None:
                 ready, goes_on = group.all_agree(ready, goes_on or group.rank > 0)
@@ -150,14 +148,6 @@ class LearnerActor:
         return self._parts
 
     def _publish(self, weights: Weights) -> None:
-        """Send them now or, where others were sent a moment ago, when that is over; of several the newest."""
-        self._unsent = weights
-        self._send_when_due(time.monotonic())
-
-    def _send_when_due(self, now: float) -> None:
-        if self._unsent is None or now - self._sent_at < _PUBLISH_SECONDS:
-            return
-        weights, self._unsent, self._sent_at = self._unsent, None, now
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.
         reference = ray.put(weights)
         taken = self._hub.publish_weights.remote(int(weights.version), [reference])
