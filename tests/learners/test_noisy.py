@@ -186,6 +186,23 @@ def test_each_update_draws_noise_for_prediction_target_and_choice(specs):
     assert len({tuple(numbers.flatten().tolist()) for numbers in (*first.values(), *second.values())}) == 6
 
 
+@pytest.mark.parametrize("loss", ["mse", "c51"])
+def test_prediction_target_and_choice_are_each_made_under_noise_of_their_own(specs, make_windows, loss):
+    learner = scattered(learner_of(specs["flat"], loss=loss, n_steps=1, discount=0.5))
+    learner._target.load_state_dict(learner._network.state_dict())  # so that noise alone tells them apart
+    windows = make_windows(specs["flat"], 24, 1, np.random.default_rng(0))
+    inputs = learner._inputs(windows, windows.reward)
+    batch, rows = inputs["batch"], torch.arange(24)
+    with torch.no_grad():
+        _, learnt = learner._losses(inputs)
+        values = learner._network.action_values(inputs["bootstrap"], batch["target_noise"])
+        best = learner._network.action_values(inputs["bootstrap"], batch["chooser_noise"]).argmax(dim=1)
+        taken = learner._network(inputs["observation"], None, batch["noise"])[rows, batch["action"]]
+    assert (best != values.argmax(dim=1)).any()
+    torch.testing.assert_close(learnt.target, batch["reward"][:, 0] + 0.5 * values[rows, best], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(learnt.prediction, taken)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_noisy_learner_resumes_bit_for_bit(specs, make_windows, loss):
     learners = [learner_of(specs["flat"], seed=seed, loss=loss) for seed in (0, 1)]
