@@ -48,7 +48,7 @@ CASES = {
     "view without its observation": ({"view": {"kind": "nethack"}}, 1, ["view.kind=nethack", "blstats", "leaves"]),
     "continuous actions": (
         {"environment": {"id": "Pendulum-v1"}, "captioner": {"kind": "none"}, "rewards.intrinsic": None},
-        1,
+        2,
         ["Pendulum-v1", "Discrete"],
     ),
     "observation without fixed width": ({"environment": {"id": "{module}:Talker"}}, 1, ["words", "no fixed width"]),
