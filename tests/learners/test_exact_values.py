@@ -312,6 +312,7 @@ def test_the_chain_is_missed_without_bootstrap_and_with_shuffled_rewards(filled,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_learns_the_true_values_to_two_percent(filled, name, loss):
@@ -321,6 +322,7 @@ def test_every_loss_learns_the_true_values_to_two_percent(filled, name, loss):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
 @pytest.mark.parametrize("wrong", [NoBootstrap, ShuffledRewards])
 @pytest.mark.parametrize("loss", ["mse", "hl_gauss", "c51"])
@@ -329,6 +331,7 @@ def test_no_loss_learns_them_without_bootstrap_or_with_shuffled_rewards(filled, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("loss", ["mse", "hl_gauss"])
 def test_prioritized_draws_with_full_importance_weights_have_the_same_fixed_point(filled, loss):
     priorities = PrioritySettings(exponent=0.6, importance_exponent=1.0)
@@ -369,6 +372,7 @@ PQN_STAGES = ((3e-3, 60), (5e-4, 100), (1e-4, 150))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("loss", ["mse", "hl_gauss"])
 def test_pqn_learns_the_chain_to_two_percent(tmp_path, loss):
     assert pqn_error(tmp_path, loss, PQN_STAGES) < TOLERANCE
