@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,7 +86,9 @@ def export_log(
 
         log = find_log(runs_folder, run).open()
         _refuse_empty(log)
-        _print_transfer(export_parquet(log, path) if to == "parquet" else export_minari(log, path, pieces=pieces))
+        with _disks_told(path):
+            done = export_parquet(log, path) if to == "parquet" else export_minari(log, path, pieces=pieces)
+        _print_transfer(done)
 
 
 @app.command(name="import")
@@ -112,7 +116,8 @@ def import_log(
 
         data = find_minari(path)
         try:
-            transfer = import_parquet(path, to) if data is None else import_minari(data, to, lanes=lanes)
+            with _disks_told(to):
+                transfer = import_parquet(path, to) if data is None else import_minari(data, to, lanes=lanes)
         except SpecError as error:  # what was named is of the wrong kind, as a wrong name is
             raise ConfigError(str(error)) from error
         _print_transfer(transfer)
@@ -228,6 +233,21 @@ def _views(runs_folder: Path, name: str, *, live: bool) -> dict[str, Any]:
     return {**labels, **sql_query.log_views(log)}
 
 
+@contextmanager
+def _disks_told(place: str) -> Iterator[None]:
+    """A disk or store that refuses in the middle is no defect of ours: told in one message."""
+    from pyarrow import ArrowException
+
+    from onibi.platform.errors import ReplayError
+
+    try:
+        yield
+    except (OSError, ArrowException) as error:
+        raise ReplayError(
+            f"{place}: not written ({error}). Nothing of it is kept; free some space, or take another place."
+        ) from error
+
+
 def _refuse_empty(log: Any) -> None:
     from onibi.platform.errors import ConfigError
 
@@ -305,4 +325,4 @@ def _print_rows(schema: Any, batches: Any, limit: int) -> None:
             table.add_row(*(Text(cell(value, _CELL_WIDTH)) for value in values))
             shown += 1
     Console().print(table)
-    print(f"the first {shown} rows; --limit shows more" if more else f"{shown} rows")
+    print(f"the first {shown} rows; --limit shows more" if more else "1 row" if shown == 1 else f"{shown} rows")

@@ -30,11 +30,12 @@ class FragmentCheck:
         """
         where = f"{self._path}: fragment of group {group}"
         layout = self._layout
-        rows = np.asarray(rows_per_lane, np.int64)
+        given = np.asarray(rows_per_lane)
+        rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.zeros(0, np.int64)
         if rows.ndim != 1 or not 1 <= len(rows) <= layout.lanes_per_group or rows.min() < 0:
             raise ReplayError(
-                f"{where}: rows_per_lane is {rows.tolist()}; it needs 1 to {layout.lanes_per_group} lanes of 0 or "
-                f"more rows"
+                f"{where}: rows_per_lane is {given.tolist()}; it needs 1 to {layout.lanes_per_group} lanes of 0 or "
+                f"more rows, in integers"
             )
         if columns.keys() != self._dtypes.keys():
             raise ReplayError(
@@ -50,9 +51,9 @@ class FragmentCheck:
                 f"per lane are "
                 f"needed, the ring has {layout.slots}. Raise replay.capacity_rows or shorten the fragments"
             )
-        height = columns["role"].shape[1]
+        height = np.shape(columns["role"])[1] if np.ndim(columns["role"]) == 2 else 0
         for name, (dtype, shape) in self._dtypes.items():
-            column = columns[name]
+            column = np.asarray(columns[name])
             expected = (len(rows), height, *shape)
             if column.dtype != dtype or column.shape != expected or height <= longest:
                 raise ReplayError(
@@ -66,6 +67,13 @@ class FragmentCheck:
 
 def _check_episodes(where: str, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int) -> None:
     """The row after a terminated or truncated step is final: `role` alone ends windows."""
+    role = columns["role"]
+    unknown = (role > ROLE_FINAL) & (np.arange(height) < rows[:, None])
+    if unknown.any():
+        lane, row = (int(index[0]) for index in np.nonzero(unknown))
+        raise ReplayError(
+            f"{where}: lane {lane}, row {row} has the role {int(role[lane, row])}; allowed are 0 (a step) and 1 (final)"
+        )
     ended = (columns["terminated"] | columns["truncated"])[:, :-1].astype(np.bool_)
     follower_is_committed = np.arange(1, height) < rows[:, None]
     wrong = ended & follower_is_committed & (columns["role"][:, 1:] != ROLE_FINAL)

@@ -83,6 +83,8 @@ class SequenceSampler:
         """
         if batch_size < 1 or period < 1:
             raise ReplayError(f"batch_size {batch_size} and period {period} must be at least 1")
+        if not isinstance(tail, Tail):
+            raise ReplayError(f"tail is {tail!r}; allowed: {', '.join(map(str, Tail))}")
         self._reader, self._rng, self._batch = reader, rng, batch_size
         self._length, self._burn_in, self._period, self._tail = length, burn_in, period, tail
         self._lanes = checked_lanes(reader, lanes)

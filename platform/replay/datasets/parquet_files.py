@@ -91,8 +91,6 @@ def import_parquet(location: str, log_location: str) -> Transfer:
     Raises: ConfigError where ``location`` holds no such files or a log is at ``log_location``; SpecError where the rows
         are not Onibi's.
     """
-    from pyarrow import parquet
-
     filesystem, folder = arrow_filesystem(location)
     shards = _shard_files(filesystem, folder, location)
     captions = captions_of(_beside(filesystem, f"{folder}/captions.parquet", CAPTION_SCHEMA))
@@ -100,11 +98,11 @@ def import_parquet(location: str, log_location: str) -> Transfer:
     texts = _texts_beside(filesystem, f"{folder}/texts.parquet")
     ended = len(episodes)
     with filesystem.open_input_file(next(iter(shards.values()))) as first:
-        spec, run_id = _identity(parquet.ParquetFile(first), location)
+        spec, run_id = _identity(_opened(first, location), location)
     with LogBuilder(log_location, spec, run_id) as log:
         for shard, path in shards.items():
             with filesystem.open_input_file(path) as source:
-                file = parquet.ParquetFile(source)
+                file = _opened(source, path)
                 if _identity(file, path) != (spec, run_id):
                     raise SpecError(f"{path}: its columns or run differ from those of the other rows files beside it")
                 for lane, generation, columns in _groups(file, spec, path):
@@ -170,7 +168,10 @@ def _new_folder(location: str) -> tuple[Any, str]:
 def _shard_files(filesystem: Any, folder: str, location: str) -> dict[int, str]:
     from pyarrow import fs
 
-    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    try:
+        found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    except OSError as error:
+        raise ConfigError(f"{location}: cannot be listed ({error}). Name the folder, not a file in it.") from error
     shards = {
         int(match[1]): info.path
         for info in sorted(found, key=lambda info: info.base_name)
@@ -184,6 +185,15 @@ def _shard_files(filesystem: Any, folder: str, location: str) -> dict[int, str]:
             "dataset."
         )
     return shards
+
+
+def _opened(source: Any, where: str) -> Any:
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(source)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{where}: not a Parquet file ({str(error).strip()}). Export it again.") from error
 
 
 def _identity(file: Any, where: str) -> tuple[ReplaySpec, str]:

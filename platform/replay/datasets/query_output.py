@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -41,11 +42,14 @@ def write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: TextIO
 
 
 def write_json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], file: TextIO) -> int:
-    """An object a row and line (JSON lines); NaN and infinities, which JSON does not have, as null. Returns: rows."""
-    rows = 0
+    """An object a row and line (JSON lines); NaN and infinities, which JSON does not have, as null. Returns: rows.
+
+    Of columns of one name the later ones get a number: an object has each name once.
+    """
+    rows, names = 0, _unique(schema.names)
     for batch in batches:
         for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            file.write(_as_json(dict(zip(schema.names, values, strict=True))) + "\n")
+            file.write(_as_json(dict(zip(names, values, strict=True))) + "\n")
         rows += batch.num_rows
     return rows
 
@@ -62,11 +66,38 @@ def write_arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], path: Path
 
 
 def write_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch], output_format: FileFormat, path: Path) -> int:
-    """One of the three by its name. Returns: rows. Raises: OSError."""
+    """One of the three by its name. Returns: rows. Raises: OSError.
+
+    The file gets its name when it is whole: what was there before stays as it is where a query fails or is ended.
+    """
+    if path.exists() and not path.is_file():  # a pipe, a device: they have no whole
+        return _write(schema, batches, output_format, path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        rows = _write(schema, batches, output_format, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return rows
+
+
+def _write(schema: pa.Schema, batches: Iterable[pa.RecordBatch], output_format: FileFormat, path: Path) -> int:
     if output_format == "arrow":
         return write_arrow(schema, batches, path)
     with path.open("w", encoding="utf-8", newline="") as file:
         return (write_csv if output_format == "csv" else write_json)(schema, batches, file)
+
+
+def _unique(names: list[str]) -> list[str]:
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        free, number = name, 1
+        while free in taken or (number > 1 and free in names):
+            free, number = f"{name}_{number}", number + 1
+        taken.add(free)
+        unique.append(free)
+    return unique
 
 
 def cell(value: Any, width: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.log_builder import captions_of
 from onibi.platform.replay.datasets.row_columns import LaneRows, joined, lanes_of
@@ -60,6 +61,8 @@ def load_into_ring(
     Raises: ReplayError where the file exists or there is too little memory; SegmentError where a segment is damaged:
         then there is no ring.
     """
+    if capacity_rows is not None and capacity_rows < 1:
+        raise ReplayError(f"capacity_rows is {capacity_rows}; allowed: 1 or more, or None for all rows of the log")
     spec = log.spec
     places = sorted({(segment.shard, lane) for segment in log.segments for lane in segment.lanes})
     longest = _longest_lane(log)

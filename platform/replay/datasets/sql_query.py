@@ -79,9 +79,10 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         sql: one SELECT (WITH, FROM, DESCRIBE, SUMMARIZE) or EXPLAIN. Fixed-size lists are DuckDB arrays:
             ``observation[1]`` is the first element, ``list_sum(observation)`` their sum.
     Returns: the columns, and the rows as they are made; drawing them may raise the same errors.
-    Raises: ConfigError with DuckDB's own message.
+    Raises: ConfigError with DuckDB's own message; KeyboardInterrupt.
     """
     duckdb = load_package("duckdb", "`onibi replay query`")
+    faults = (duckdb.Error, RuntimeError, MemoryError, OSError, pa.ArrowException)  # RuntimeError: an interrupted query
     try:
         statements = duckdb.extract_statements(sql)
         if len(statements) != 1:
@@ -90,17 +91,21 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
             kind = str(statements[0].type).rpartition(".")[2]
             raise ConfigError(f"replay query: {kind} is not allowed, as a query only reads; allowed: SELECT, EXPLAIN.")
         connection = duckdb.connect(":memory:")
+    except (duckdb.Error, UnicodeError) as error:
+        raise _told(error, views) from error
+    try:
         for name, data in views.items():
             connection.register(name, data)
         connection.execute("SET enable_external_access = false")
         reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
-    except duckdb.Error as error:
+    except faults as error:
+        connection.close()
         raise _told(error, views) from error
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from reader
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
+        except faults as error:
             raise _told(error, views) from error
         finally:
             connection.close()
@@ -109,5 +114,7 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def _told(error: Exception, views: Views) -> ConfigError:
-    """DuckDB's message, with the views that there are."""
+    """DuckDB's message, with the views that there are. Raises: KeyboardInterrupt where that is what DuckDB tells."""
+    if "interrupt" in f"{type(error).__name__} {error}".lower():
+        raise KeyboardInterrupt from error
     return ConfigError(f"replay query: {str(error).strip()}\nViews: {', '.join(views)}.")

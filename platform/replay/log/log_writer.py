@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
-from onibi.platform.errors import ReplayError
+from onibi.platform.errors import ReplayError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.replay.log.log_files import LogFiles, local_folder
 from onibi.platform.replay.log.ring_follower import RingFollower
@@ -117,6 +117,10 @@ class LogWriter:
             reader.close()
             self._unlock()
             raise
+        except SpecError as error:
+            reader.close()
+            self._unlock()
+            raise ReplayError(f"the replay log at {files.location} cannot hold these rows: {error}") from error
         self.opened: OpenedLog = self._segments.opened
         self._captions = {**captions, **self._segments.opened.captions}
         self._text_columns = text_columns(reader.spec)

@@ -254,5 +254,30 @@ def test_fragment_with_another_number_of_environments_than_registered_is_refused
 
 
 def test_windows_longer_than_the_ring_was_made_for_are_refused(shard):
-    with pytest.raises(ReplayError, match="windows of 4 steps cannot be drawn, the ring was made for 1 to 3"):
+    with pytest.raises(ReplayError, match=r"windows of 4 steps cannot be drawn .*the ring was made for 1 to 3"):
         UniformSampler(RingReader(shard.path), n_steps=4, batch_size=1, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"role": np.full((ENVS, STEPS + 1), 9, np.uint8)}, r"row 0 has the role 9; allowed are 0 .* and 1"),
+        ({"role": np.uint8(0)}, "column .* with at least 4"),
+        ({"reward": [1.0]}, "column 'reward' is float64"),
+    ],
+    ids=["unknown role", "no rows", "a list"],
+)
+def test_columns_of_the_wrong_kind_are_refused_by_name(rows, shard, change, said):
+    actor = Actor(rows, shard.register(0, ENVS))
+    fragment = actor.fragment()
+    fragment.columns.update(change)
+    with pytest.raises(ReplayError, match=said):
+        shard.insert(fragment)
+    assert shard.counters().inserted_rows == 0
+
+
+def test_numbers_of_rows_that_are_no_integers_are_refused(rows, shard):
+    fragment = Actor(rows, shard.register(0, ENVS)).fragment()
+    fragment.columns["caption_hash"][:] = 0
+    with pytest.raises(ReplayError, match="in integers"):
+        shard.insert(dataclasses.replace(fragment, rows_per_lane=np.full(ENVS, STEPS + 0.5)))

@@ -10,6 +10,7 @@ import pytest
 
 from onibi.platform.errors import ConfigError, SegmentError, SpecError
 from onibi.platform.replay.datasets import parquet_files
+from onibi.platform.replay.datasets.log_builder import LogBuilder
 from onibi.platform.replay.datasets.parquet_files import export_parquet, import_parquet
 from onibi.platform.replay.log.log_reader import ReplayLog
 
@@ -131,3 +132,28 @@ def test_an_import_that_fails_takes_back_what_it_sealed(log, tmp_path, monkeypat
     with pytest.raises(ConfigError, match="row group 2"):
         import_parquet(str(tmp_path / "parquet"), str(tmp_path / "again"))
     assert list((tmp_path / "again").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no parquet at all", None], ids=["empty", "magic", "text", "cut"])
+def test_a_rows_file_that_is_no_parquet_is_told_by_name(log, tmp_path, content):
+    export_parquet(log, str(tmp_path / "out"))
+    rows = tmp_path / "out" / "rows-0000.parquet"
+    rows.write_bytes(rows.read_bytes()[:-9] if content is None else content)
+    with pytest.raises(ConfigError, match=r"out.*: not a Parquet file"):
+        import_parquet(str(tmp_path / "out"), str(tmp_path / "log2"))
+    assert not (tmp_path / "log2").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_told(log, tmp_path):
+    export_parquet(log, str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="Name the folder, not a file in it"):
+        import_parquet(str(tmp_path / "out" / "rows-0000.parquet"), str(tmp_path / "log2"))
+
+
+def test_two_imports_into_one_place_do_not_mix(log, tmp_path):
+    export_parquet(log, str(tmp_path / "out"))
+    place = str(tmp_path / "log2")
+    with LogBuilder(place, log.spec, None), pytest.raises(ConfigError, match="being written by another process"):
+        import_parquet(str(tmp_path / "out"), place)
+    import_parquet(str(tmp_path / "out"), str(tmp_path / "log2"))
+    assert ReplayLog(tmp_path / "log2").verify() == []

@@ -140,3 +140,10 @@ def test_a_ring_that_is_there_is_left_alone(log, ring_path):
     with pytest.raises(ReplayError):
         load_into_ring(log, ring_path, window_rows=1)
     assert ring_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("capacity_rows", [0, -5])
+def test_a_ring_without_rows_is_refused(log, ring_path, capacity_rows):
+    with pytest.raises(ReplayError, match=r"capacity_rows is .*; allowed: 1 or more"):
+        load_into_ring(log, ring_path, window_rows=1, capacity_rows=capacity_rows)
+    assert not ring_path.exists()

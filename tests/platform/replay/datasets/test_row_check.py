@@ -93,3 +93,11 @@ def set_to(column: str, row: int, value: int):
 )
 def test_a_row_that_contradicts_its_neighbour_is_damage(logs, tmp_path, segments, column, row, value, fault):
     assert any(fault in found for found in spoiled(logs, tmp_path, set_to(column, row, value), segments))
+
+
+def test_a_damaged_newest_segment_is_the_only_one_that_is_told(log):
+    """The layout of the others is told by themselves."""
+    newest = Path(log.segments[-1].rows_path)
+    newest.write_bytes(newest.read_bytes()[:40])
+    damage, _ = verify_log(ReplayLog(log.location))
+    assert {found.name for found in damage} == {newest.name}

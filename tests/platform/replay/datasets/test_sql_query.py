@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from onibi.platform.errors import ConfigError
-from onibi.platform.replay.datasets.query_output import cell, limited, write_arrow, write_csv, write_json
+from onibi.platform.replay.datasets.query_output import cell, limited, write_arrow, write_csv, write_file, write_json
 from onibi.platform.replay.datasets.sql_query import log_views, query
 from onibi.platform.replay.log.log_reader import ReplayLog
 
@@ -151,3 +153,46 @@ def test_a_long_value_is_shortened_for_the_screen():
     assert cell([1, 2], 40) == "[1, 2]"
     assert cell(list(range(20)), 40).endswith("… 20]")
     assert len(cell("x" * 100, 40)) == 40
+
+
+def test_columns_of_one_name_all_come_out_in_json():
+    names = pa.schema([("a", pa.int64()), ("a", pa.int64()), ("a_1", pa.int64())])
+    batch = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], schema=names)
+    text = io.StringIO()
+    write_json(names, [batch], text)
+    assert json.loads(text.getvalue()) == {"a": 1, "a_2": 2, "a_1": 3}
+
+
+@pytest.mark.parametrize("output_format", ["csv", "json", "arrow"])
+def test_a_query_that_fails_in_the_middle_leaves_the_file_that_was_there(tmp_path, output_format):
+    def broken():
+        yield table().to_batches()[0]
+        raise OSError("the disk is full")
+
+    path = tmp_path / "out"
+    path.write_text("before", encoding="utf-8")
+    with pytest.raises(OSError, match="full"):
+        write_file(table().schema, broken(), output_format, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert path.read_text(encoding="utf-8") == "before"
+    assert write_file(table().schema, table().to_batches(), output_format, path) == 3
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+INTERRUPTED = """
+import signal, threading
+from onibi.platform.replay.datasets.sql_query import query
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    _, batches = query({}, "select sum(a.range * b.range) from range(1000000000) a, range(1000000000) b")
+    list(batches)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupted_query_is_an_interrupt():
+    """DuckDB makes a RuntimeError of Ctrl-C. In a process of its own: the signal must hit nothing else."""
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "interrupted\n", ended.stderr

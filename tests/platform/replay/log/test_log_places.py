@@ -10,9 +10,10 @@ from onibi.platform.errors import ConfigError, ReplayError, SegmentError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, location_of
+from onibi.platform.replay.log.log_writer import LogSettings, LogWriter, location_of
 from onibi.platform.replay.log.segment_format import RingOrigin
 from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
+from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(
@@ -145,3 +146,34 @@ def test_the_place_of_a_log_follows_from_its_settings(tmp_path):
     assert location_of(LogSettings(), tmp_path, "id") == f"{tmp_path}/replay"
     assert location_of(LogSettings(url="s3://bucket/logs/"), tmp_path, "id") == "s3://bucket/logs/id"
     assert location_of(LogSettings(url=f"file://{tmp_path}"), tmp_path, "id") == f"{tmp_path}/id"
+
+
+@pytest.fixture
+def ring(ring_path):
+    """A function that makes a ring with one column of this name."""
+
+    def make(name):
+        spec = ReplaySpec(observation=(ArraySpec(name=name, dtype="int8"),), actions=2)
+        RingWriter.create(ring_path, spec, groups=1, lanes_per_group=1, slots=40, window_rows=3, run_id="test").close()
+        return ring_path
+
+    return make
+
+
+def opened(folder, ring):
+    return LogWriter(LogSettings(), open_files(folder, create=True), ring, run_id="test", captions={})
+
+
+def test_a_log_in_a_folder_has_one_writer_at_a_time(ring, tmp_path):
+    path = ring("observation")
+    first = opened(tmp_path / "log", path)
+    with pytest.raises(ReplayError, match="being written by another process"):
+        opened(tmp_path / "log", path)
+    first.close()
+    opened(tmp_path / "log", path).close()
+
+
+def test_a_refused_opening_leaves_the_log_to_others(ring, tmp_path):
+    with pytest.raises(ReplayError, match=r"\['lane'\] have names of the log's own"):
+        opened(tmp_path / "log", ring("lane"))
+    open_files(tmp_path / "log").lock().release()
