@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.replay.ring_layout import RingLayout
+
 REGISTERED, RETIRED = -1, -2
 """Committed sequences of a group that has registered and not inserted since, and of one that was given up."""
 
@@ -35,6 +37,11 @@ def row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
     """A column [rows, ...] as bytes [rows, bytes a row]; no copy."""
     flat: NDArray[np.uint8] = column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
     return flat
+
+
+def by_lane(column: NDArray[Any], layout: RingLayout) -> NDArray[Any]:
+    """A column [lanes × slots, ...] as [lanes, slots, ...]; no copy."""
+    return column.reshape(layout.lanes, layout.slots, *column.shape[1:])
 
 
 def copy_blocks(slot: NDArray[np.int64], rows: NDArray[np.int64], slots: int) -> list[tuple[int, int, int, int, int]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import LeaseError, ReplayError
 from onibi.platform.replay.fragment_check import FragmentCheck
-from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, copy_blocks, row_bytes
+from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks, row_bytes
 from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
@@ -55,10 +55,7 @@ class RingWriter:
         kept = {*self._head_columns, "role"}
         self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
         self._flat_bytes = {name: row_bytes(column) for name, column in self._ring.columns.items()}
-        self._by_lane = {  # [lanes, slots, ...]
-            name: column.reshape(self.layout.lanes, self.layout.slots, *column.shape[1:])
-            for name, column in self._ring.columns.items()
-        }
+        self._by_lane = {name: by_lane(column, layout) for name, column in self._ring.columns.items()}
         self._check = FragmentCheck(path, layout)
         _writers.add(self)
 
@@ -366,8 +363,7 @@ class RingWriter:
         good = good and bool(((is_open == 0) | (is_open == 1)).all())
         if not good:
             raise ReplayError(
-                f"{self.path}: the header is damaged (commit words, cursors and oldest rows contradict each "
-                f"other). Remove the file"
+                f"{self.path}: the header is damaged (commit words, cursors and oldest rows disagree). Remove the file"
             )
 
     def _check_group(self, group: int) -> None:
@@ -378,8 +374,7 @@ class RingWriter:
             )
 
     def _from_lane(self, first: int) -> NDArray[np.bool_]:
-        lanes: NDArray[np.bool_] = np.arange(self.layout.lanes_per_group) >= first
-        return lanes
+        return np.arange(self.layout.lanes_per_group) >= first
 
     def _lanes(self, group: int) -> slice:
         return slice(group * self.layout.lanes_per_group, (group + 1) * self.layout.lanes_per_group)
