@@ -158,7 +158,7 @@ class ActorCriticNetwork(nn.Module):
             if self.actor.core is not None:
                 assert states is not None, "a network with memory is given its states"
                 assert begins is not None, "and where pieces begin"
-                features = self._remember(features.unflatten(0, (lanes, rows)), states, begins).flatten(0, 1)
+                features = self._remember(features.view(lanes, rows, -1), states, begins).flatten(0, 1)
             read_by_critic = features if self.critic_encoder is None else self.critic_encoder(flat)
         mask = observation.get(ACTION_MASK)
         # The heads read the last rows' observations, too, and outputs are cut: features would have to be copied.
