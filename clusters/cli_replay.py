@@ -87,8 +87,8 @@ def export_log(
         log = find_log(runs_folder, run).open()
         _refuse_empty(log)
         with _disks_told(path):
-            done = export_parquet(log, path) if to == "parquet" else export_minari(log, path, pieces=pieces)
-        _print_transfer(done)
+            moved = export_parquet(log, path) if to == "parquet" else export_minari(log, path, pieces=pieces)
+        _print_transfer(moved)
 
 
 @app.command(name="import")

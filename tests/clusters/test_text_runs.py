@@ -115,12 +115,12 @@ def test_rows_of_a_run_are_read_back_with_their_texts(signpost, workshop, monkey
         ["info", "run"],
     ):
         told = ["--runs-folder", str(workshop.runs)] if arguments[0] != "import" else []
-        done = CliRunner().invoke(app, ["replay", *arguments, *told])
-        assert done.exit_code == 0, done.output
+        answer = CliRunner().invoke(app, ["replay", *arguments, *told])
+        assert answer.exit_code == 0, answer.output
         if arguments[0] == "query":
-            assert done.stdout.splitlines()[1].strip('"') in TEXTS
+            assert answer.stdout.splitlines()[1].strip('"') in TEXTS
         if arguments[0] == "info":
-            assert "texts" in done.stdout
+            assert "texts" in answer.stdout
 
 
 def test_text_alone_is_refused_unless_a_network_of_the_users_own_reads_it(signpost):
