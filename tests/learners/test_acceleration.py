@@ -64,6 +64,7 @@ def test_graphs_are_refused_on_the_cpu_by_every_learner(kind, specs, make_batch)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a compiler on few cores
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute")  # the compiler's own
 def test_compiled_losses_move_the_parameters_as_plain_ones_do(kind, specs, make_batch):
     begin = learnt(kind, specs["flat"], make_batch, {}, batches=0).state_dict()

@@ -124,21 +124,24 @@ def test_accumulated_batches_make_the_step_of_one_batch_that_holds_them_all():
     parts, whole = network_of(), network_of()
     accumulating = gradient_of(parts, AccelerationSettings(accumulation=4), gradient_norm=0.5)
     plain = gradient_of(whole, gradient_norm=0.5)
+    norms = []
     for number, batch in enumerate(batches_of(12)):
         result = accumulating.step(loss_of(parts, batch))
         assert result.completed == (number % 4 == 3)
         assert result.applied == result.completed
-    for four in torch.cat(batches_of(12)).split(32):
-        plain.step(loss_of(whole, four))
+        norms += [result.gradient_norm] * result.completed
+    for four, norm in zip(torch.cat(batches_of(12)).split(32), norms, strict=True):
+        torch.testing.assert_close(plain.step(loss_of(whole, four)).gradient_norm, norm)
     assert accumulating.updates == plain.updates == 3
     torch.testing.assert_close(parameters_of(parts), parameters_of(whole))
 
 
-def test_one_batch_that_is_not_finite_spoils_the_step_that_it_is_part_of_and_no_other():
+@pytest.mark.parametrize("spoil", [lambda loss: loss * math.nan, lambda loss: loss + math.inf])  # inf has no gradient
+def test_one_batch_that_is_not_finite_spoils_the_step_that_it_is_part_of_and_no_other(spoil):
     network = network_of()
     gradient = gradient_of(network, AccelerationSettings(accumulation=2))
     good, before = batches_of(1)[0], parameters_of(network)
-    gradient.step(loss_of(network, good) * math.nan)
+    gradient.step(spoil(loss_of(network, good)))
     assert not gradient.step(loss_of(network, good)).applied
     assert torch.equal(before, parameters_of(network))
     gradient.step(loss_of(network, good))

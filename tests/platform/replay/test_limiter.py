@@ -106,6 +106,7 @@ def test_several_learners_words_are_summed_and_each_writes_its_own(tmp_path):
     for number, word in enumerate(learners):
         word.add(10 ** (number + 1))
     assert [word.value for word in learners] == [1_110] * 3
+    assert np.fromfile(path, "<i8")[:4].tolist() == [10, 100, 1_000, 0]
     learners[0].value = 500  # the others keep theirs: it has −600
     learners[1].add(1)
     assert DrawnWord(path, writable=False).value == 501
