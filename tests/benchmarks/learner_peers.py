@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -243,6 +244,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run what is missing, print the tables."""
     arguments = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run under way is ended, too
     pythons, why = {"onibi": Path(sys.executable)}, {}
     for name in {ROWS[row].system for row in arguments.rows} - {"onibi"}:
         try:
