@@ -40,6 +40,7 @@ class Update:
 class Learner(Protocol):
     """A learner: made as ``cls(settings, spec, value_bounds, seed, device)``, see ``DqnLearner`` for the arguments.
 
+    A class variable ``continuous_actions = True`` says that it takes Box actions as well.
     Its settings have at least ``kind``, ``discount``, ``publish_period_updates``, ``metrics_period_updates`` and
     ``acceleration``. A learner that has ``copies`` (``DeviceCopies``) takes its tensors from there: batches are then on
     their way to its device before it asks for them.

@@ -49,7 +49,7 @@ class LaneRange:
 class PolicyStep:
     """Actions for E environments, the next recurrent state, and the extra columns that the learner declared."""
 
-    action: NDArray[np.int64]  # [E]
+    action: NDArray[Any]  # [E] int64; continuous ones [E, D] float32, as replay stores them
     state: Any = None
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)  # each [E, ...]
 
