@@ -73,6 +73,7 @@ def test_two_workers_on_half_a_batch_each_learn_what_one_learns_from_the_whole(s
             torch.testing.assert_close(state[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_peer_is_killed_says_so_instead_of_waiting(start, tmp_path):
     alive, killed = start(2, 10**6)
     deadline = time.monotonic() + SECONDS
