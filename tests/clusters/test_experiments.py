@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from onibi.clusters import cli_experiment
 from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, TrainedTrial, Tuning
 from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes, thresholds
 from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
@@ -113,6 +114,7 @@ def test_every_run_becomes_a_row_and_none_is_run_twice(shop):
     assert "missing" not in stderr
 
 
+@pytest.mark.slow
 def test_more_seeds_run_those_that_are_new_and_are_estimated_from_those_that_are_there(shop):
     shop.run("PLAIN", "--only", "low", "--seeds", "1-2")
     code, stdout, stderr = shop.run("PLAIN", "--only", "l*", "--seeds", "1-3,7")
@@ -134,7 +136,7 @@ def test_kill_9_in_the_middle_costs_the_runs_in_flight_alone(shop):
     shop.wait_for_rows(2, process)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
-    process.wait()
+    process.communicate()  # closes the pipes
     _, left = psutil.wait_procs(workers, timeout=10)
     assert left == []  # they end with their runner: nobody would read their answers
     kept = {row["seed"]: row["date"] for row in read_rows(shop.csv)}
@@ -240,17 +242,21 @@ def test_a_trained_arm_is_a_serial_run_with_fresh_episodes_of_its_best_checkpoin
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("ask", "told"),
     [
-        (("--only", "hihg"), "Did you mean 'high'?"),
-        (("--seeds", "3-1"), "allowed: numbers and spans"),
-        (("--seeds", "x"), "allowed: numbers and spans"),
+        (lambda: cli_experiment._arms(find_experiment("learners"), ["acrobot-dpn"]), "Did you mean 'acrobot-dqn'?"),
+        (lambda: cli_experiment._seeds("3-1"), "allowed: numbers and spans"),
+        (lambda: cli_experiment._seeds("x"), "allowed: numbers and spans"),
     ],
 )
-def test_a_wrong_option_is_told_with_what_is_allowed(shop, arguments, told):
-    code, _, stderr = shop.run("PLAIN", *arguments)
-    assert code == 2
-    assert told in stderr
+def test_a_wrong_option_is_told_with_what_is_allowed(ask, told):
+    with pytest.raises(ConfigError) as error:
+        ask()
+    assert told in str(error.value)
+
+
+def test_seeds_are_numbers_and_spans_each_once():
+    assert cli_experiment._seeds("1-3,7,2") == (1, 2, 3, 7)
 
 
 def test_the_list_names_every_experiment_and_the_arms_of_one(shop):

@@ -110,6 +110,7 @@ def test_curves_are_drawn_as_a_png_or_not_at_all(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_the_seed_alone_are_one_group(workshop, tmp_path):
     evaluation = {"period_env_steps": 200, "episodes": 4, "envs": 2}
     for seed, rate, name in ((1, 5e-4, "slow-1"), (2, 5e-4, "slow-2"), (1, 1e-3, "fast-1")):
