@@ -91,7 +91,7 @@ def onibi(workshop, tmp_path, settings, name, runs, *, serial=True):
         cwd=tmp_path,
         text=True,
         capture_output=True,
-        timeout=200,
+        timeout=200 if serial else 600,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
     )
 
@@ -153,6 +153,7 @@ def test_a_disk_that_fills_up_in_mid_run_loses_nothing_that_was_sealed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 @DISKS
 def test_a_disk_that_fills_up_under_ray_loses_nothing_that_was_sealed(
     workshop, small_disk, tmp_path, overflow, on_error
