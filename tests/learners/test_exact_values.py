@@ -348,10 +348,10 @@ def pqn_error(folder, loss, stages) -> float:
         support=SupportSettings(low=-0.6, high=1.4, bins=51) if loss in BINNED_LOSSES else SupportSettings(),
         discount=0.9,
         trace_decay=0.0,
-        rows=25,
+        rows=50,
         batch_lanes=LANES,
-        epochs=4,
-        minibatches=2,
+        epochs=2,
+        minibatches=1,
         exploration=ExplorationSettings(base=1.0),
         network=MlpSettings(hidden=(64,)),
     )
@@ -368,7 +368,7 @@ def pqn_error(folder, loss, stages) -> float:
     return path.error(learner)
 
 
-PQN_STAGES = ((3e-3, 60), (5e-4, 100), (1e-4, 150))
+PQN_STAGES = ((1e-2, 100), (2e-3, 150), (3e-4, 200), (5e-5, 200))
 
 
 @pytest.mark.slow
