@@ -15,6 +15,16 @@ import yaml
 from onibi.clusters import resume, train
 
 
+@pytest.fixture(autouse=True)
+def ray_leaves_no_variables():
+    """Ray sets variables of its own when it starts in this process; the next test's cluster would obey them."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 def corridor(folder: Path, **changes) -> dict:
     """Settings of a small run as a mapping; ``changes`` are dotted keys with __ for dots."""
     settings = {

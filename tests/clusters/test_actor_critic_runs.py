@@ -74,7 +74,7 @@ def test_continuous_actions_are_refused_by_learners_of_action_values(workshop):
 
 
 def test_a_box_of_integers_and_other_spaces_are_refused(workshop, tmp_path, monkeypatch):
-    (tmp_path / "odd_spaces.py").write_text(
+    (tmp_path / "odd_actions.py").write_text(
         "import gymnasium as gym, numpy as np\n"
         "class Odd(gym.Env):\n"
         "    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)\n"
@@ -84,7 +84,7 @@ def test_a_box_of_integers_and_other_spaces_are_refused(workshop, tmp_path, monk
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SpecError, match="MultiDiscrete"):
-        workshop.train(**{**PENDULUM, "environment": {"id": "odd_spaces:make"}}, learner=LEARNER)
+        workshop.train(**{**PENDULUM, "environment": {"id": "odd_actions:make"}}, learner=LEARNER)
 
 
 MASKED_ENVIRONMENT = """

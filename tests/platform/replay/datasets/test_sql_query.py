@@ -183,11 +183,18 @@ INTERRUPTED = """
 import signal, threading
 from onibi.platform.replay.datasets.sql_query import query
 signal.signal(signal.SIGINT, signal.default_int_handler)
-threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+over = threading.Event()
+
+def press():  # again and again: the first may come while something is imported or torn down, where it is swallowed
+    while not over.wait(1.0):
+        signal.raise_signal(signal.SIGINT)
+
+threading.Thread(target=press, daemon=True).start()
 try:
     _, batches = query({}, "select sum(a.range * b.range) from range(1000000000) a, range(1000000000) b")
     list(batches)
 except KeyboardInterrupt:
+    over.set()
     print("interrupted")
 """
 
