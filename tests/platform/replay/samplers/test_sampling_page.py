@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[4] / "docs" / "replay-sampling.md"
 
 def test_every_example_of_the_page_runs():
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     names: dict[str, object] = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{PAGE.name}, example {number + 1}", "exec"), names)
