@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""
 
 _BATCH_ROWS = 65_536
+T = TypeVar("T")
 
 
 def log_views(log: ReplayLog) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     Raises: ConfigError with DuckDB's own message; KeyboardInterrupt.
     """
     duckdb = load_package("duckdb", "`onibi replay query`")
-    faults = (duckdb.Error, RuntimeError, MemoryError, OSError, pa.ArrowException)  # RuntimeError: an interrupted query
+    faults = (duckdb.Error, RuntimeError, MemoryError, OSError, pa.ArrowException)
     try:
         statements = duckdb.extract_statements(sql)
         if len(statements) != 1:
@@ -93,24 +95,63 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         connection = duckdb.connect(":memory:")
     except (duckdb.Error, UnicodeError) as error:
         raise _told(error, views) from error
-    try:
+    work = _InterruptibleWork(connection.interrupt)
+
+    def begin() -> pa.RecordBatchReader:
         for name, data in views.items():
             connection.register(name, data)
         connection.execute("SET enable_external_access = false")
-        reader = connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
-    except faults as error:
+        return connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
+
+    def end() -> None:
+        work.close()
         connection.close()
+
+    try:
+        reader = work.result(begin)
+    except faults as error:
+        end()
         raise _told(error, views) from error
+    except BaseException:
+        end()
+        raise
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            yield from reader
+            while (batch := work.result(lambda: next(reader, None))) is not None:
+                yield batch
         except faults as error:
             raise _told(error, views) from error
         finally:
-            connection.close()
+            end()
 
     return reader.schema, batches()
+
+
+class _InterruptibleWork:
+    """A thread for calls that hear no signal while they run: DuckDB looks for Ctrl-C at some moments only."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        """``interrupt`` makes a running call end soon; harmless where none runs."""
+        self._interrupt = interrupt
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="onibi-query")
+
+    def result(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns. Raises: what it raises; KeyboardInterrupt at Ctrl-C, after it has ended."""
+        future = self._pool.submit(call)
+        try:
+            while not wait([future], timeout=0.1).done:  # a wait without end may not hear the signal either
+                pass
+        except KeyboardInterrupt:
+            while not future.done():  # an interrupt that comes before the call has begun is lost
+                self._interrupt()
+                wait([future], timeout=0.1)
+            raise
+        return future.result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown()
 
 
 def _told(error: Exception, views: Views) -> ConfigError:

@@ -180,21 +180,14 @@ def test_a_query_that_fails_in_the_middle_leaves_the_file_that_was_there(tmp_pat
 
 
 INTERRUPTED = """
-import signal, threading
+import os, signal, threading
 from onibi.platform.replay.datasets.sql_query import query
 signal.signal(signal.SIGINT, signal.default_int_handler)
-over = threading.Event()
-
-def press():  # again and again: the first may come while something is imported or torn down, where it is swallowed
-    while not over.wait(1.0):
-        signal.raise_signal(signal.SIGINT)
-
-threading.Thread(target=press, daemon=True).start()
+threading.Timer(1.0, os.kill, [os.getpid(), signal.SIGINT]).start()  # to the process, as a terminal sends it
 try:
     _, batches = query({}, "select sum(a.range * b.range) from range(1000000000) a, range(1000000000) b")
     list(batches)
 except KeyboardInterrupt:
-    over.set()
     print("interrupted")
 """
 
