@@ -33,16 +33,17 @@ from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import NETWORKS, QNetwork, as_arrays, build_q_network
 from onibi.learners.networks.noisy import NoisySettings
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, replay_priorities
 from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetFollower, TargetSettings
 from onibi.learners.update_draws import UpdateDraws
 from onibi.learners.value_losses import ValueHead, ValueLossName, build_value_head, check_loss_options, chosen_head_form
 from onibi.platform.config import Settings, selected
-from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.windows import Windows
@@ -50,17 +51,6 @@ from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSettings(Settings):
-    """Every ``period_updates`` the target becomes (1 − rate) · target + rate · network.
-
-    A hard copy is rate 1 with a long period.
-    """
-
-    rate: Annotated[float, Field(gt=0, le=1)] = 0.005
-    period_updates: Count = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +141,8 @@ class DqnLearner:
         self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
         self._value_head.to(self._device)
         self._draws = UpdateDraws(self._value_head.form, self._network.noise_size, seed, self._device)
-        self._parameters: list[Tensor] = list(self._network.parameters())
-        self._target_parameters: list[Tensor] = list(self._target.parameters())
-        self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
+        self._networks = {"network": self._network, "target": self._target}
+        self._follower = TargetFollower(self._target, self._network, settings.target)
         self._gradient = GradientStep(
             self._network,
             learning_rate=settings.learning_rate,
@@ -199,7 +188,7 @@ class DqnLearner:
         if result.applied:
             self._network.learn_statistics(inputs["observation"])
             self._gradient.share_buffers(self._network)
-            self._follow()
+            self._follower.follow(self.updates)
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)
@@ -211,29 +200,14 @@ class DqnLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
-        state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
-        state |= {f"target.{name}": tensor for name, tensor in self._target.state_dict().items()}
-        state |= self._gradient.state_dict()
-        # An update of ours draws nothing from the global generator; a user's network with dropout does.
-        state["rng.torch"] = torch.get_rng_state()
-        state |= self._draws.state_dict()
-        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        return saved_state(self._networks, {**self._gradient.state_dict(), **self._draws.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        try:
-            self._network.load_state_dict(_under("network.", state))
-            self._target.load_state_dict(_under("target.", state))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint's network does not fit these settings: {error}\n"
-                "Resume with the settings it was saved under, or start a new run."
-            ) from error
-        if "rng.torch" not in state:
-            raise CheckpointError("the checkpoint lacks the learner's ['rng.torch']; take an older checkpoint.")
+        load_networks(self._networks, state)
         self._gradient.load_state_dict(state)
         self._draws.load_state_dict(state)
-        torch.set_rng_state(state["rng.torch"].cpu())
+        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
 
     def _inputs(self, windows: Windows, reward: NDArray[np.float32]) -> dict[str, dict[str, Tensor]]:
         """All that the loss reads, on the device. What is random is drawn here: fractions of ``iqn``, noise."""
@@ -307,15 +281,6 @@ class DqnLearner:
     def _discounts(self, inputs: Inputs) -> Tensor:
         return window_discounts(inputs["batch"]["continues"], inputs["batch"]["used"], self.settings.discount)
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the target; its buffers (normalisation) are always the network's, for both must read alike."""
-        target = self.settings.target
-        if self.updates % target.period_updates == 0:
-            torch._foreach_lerp_(self._target_parameters, self._parameters, target.rate)
-        for of_target, of_network in self._buffers:
-            of_target.copy_(of_network)
-
     def _priorities(self, learnt: Learnt) -> NDArray[np.float32] | None:
         """[B] for the sampler; None where a row is not finite, as the update was then skipped: all keep theirs."""
         told = replay_priorities(self._value_head, learnt.loss, learnt.floor, learnt.prediction, learnt.target)
@@ -360,7 +325,3 @@ def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
     return q_policy_factory(
         settings.exploration, settings.network, form, spec, dueling=settings.dueling, noisy=settings.noisy
     )
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -31,6 +31,7 @@ from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import NETWORKS, as_arrays, build_q_network
 from onibi.learners.q_targets import bootstrap_value
@@ -46,7 +47,6 @@ from onibi.learners.value_losses import (
     chosen_head_form,
 )
 from onibi.platform.config import Settings, selected
-from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import Batch, SlabDraws
 from onibi.platform.replay.fifo_sampler import Slab
@@ -54,6 +54,8 @@ from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+_ORDER = "rng.order"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,30 +198,15 @@ class PqnLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of network, Adam's moments, counters and generators, by flat name."""
-        state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
-        state |= self._gradient.state_dict()
-        # An update of ours draws nothing from the global generator; a user's network with dropout does.
-        state["rng.torch"] = torch.get_rng_state()
-        state["rng.order"] = self._generator.get_state()
-        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        others = {**self._gradient.state_dict(), _ORDER: self._generator.get_state()}
+        return saved_state({"network": self._network}, others)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        prefix = "network."
-        own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        try:
-            self._network.load_state_dict(own)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint's network does not fit these settings: {error}\n"
-                "Resume with the settings it was saved under, or start a new run."
-            ) from error
-        missing = [name for name in ("rng.torch", "rng.order") if name not in state]
-        if missing:
-            raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")
+        load_networks({"network": self._network}, state, generators=(TORCH_GENERATOR, _ORDER))
         self._gradient.load_state_dict(state)
-        torch.set_rng_state(state["rng.torch"].cpu())
-        self._generator.set_state(state["rng.order"].cpu())
+        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
+        self._generator.set_state(state[_ORDER].cpu())
 
     @torch.no_grad()
     def _returns(self, slab: Slab, reward: NDArray[np.float32], observation: Mapping[str, Tensor]) -> Tensor:

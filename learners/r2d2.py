@@ -31,6 +31,7 @@ from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
+from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import as_arrays
 from onibi.learners.networks.core_settings import STATE_COLUMN
@@ -39,10 +40,10 @@ from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.returns import n_step_return
 from onibi.learners.sequence_windows import rows_from, sequence_priority, sequence_windows
+from onibi.learners.target_network import TargetFollower
 from onibi.learners.update_draws import UpdateDraws
 from onibi.learners.value_losses import ValueHead
 from onibi.learners.value_rescaling import rescale_value, restore_value
-from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import Batch, SequenceDraws
 from onibi.platform.replay.sequences import Sequences
@@ -119,9 +120,8 @@ class R2d2Learner:
         self._target.core.cell.flatten_parameters()  # a copy's matrices lie apart, which cuDNN is slow with
         head.to(self._device)
         self._draws = UpdateDraws(head.form, 0, seed, self._device)
-        self._parameters: list[Tensor] = list(self._network.parameters())
-        self._target_parameters: list[Tensor] = list(self._target.parameters())
-        self._buffers = list(zip(self._target.buffers(), self._network.buffers(), strict=True))
+        self._networks = {"network": self._network, "target": self._target}
+        self._follower = TargetFollower(self._target, self._network, settings.target)
         self._gradient = GradientStep(
             self._network,
             learning_rate=settings.learning_rate,
@@ -179,7 +179,7 @@ class R2d2Learner:
         if result.applied:
             self._learn_statistics(batch)
             self._gradient.share_buffers(self._network)
-            self._follow()
+            self._follower.follow(self.updates)
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)
@@ -191,29 +191,14 @@ class R2d2Learner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
-        state = {f"network.{name}": tensor for name, tensor in self._network.state_dict().items()}
-        state |= {f"target.{name}": tensor for name, tensor in self._target.state_dict().items()}
-        state |= self._gradient.state_dict()
-        # An update of ours draws nothing from the global generator; a user's network with dropout does.
-        state["rng.torch"] = torch.get_rng_state()
-        state |= self._draws.state_dict()
-        return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        return saved_state(self._networks, {**self._gradient.state_dict(), **self._draws.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        try:
-            self._network.load_state_dict(_under("network.", state))
-            self._target.load_state_dict(_under("target.", state))
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the checkpoint's network does not fit these settings: {error}\n"
-                "Resume with the settings it was saved under, or start a new run."
-            ) from error
-        if "rng.torch" not in state:
-            raise CheckpointError("the checkpoint lacks the learner's ['rng.torch']; take an older checkpoint.")
+        load_networks(self._networks, state)
         self._gradient.load_state_dict(state)
         self._draws.load_state_dict(state)
-        torch.set_rng_state(state["rng.torch"].cpu())
+        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
 
     def _inputs(self, batch: Sequences, reward: NDArray[np.float32]) -> Inputs:
         """All that an update reads, as tensors on the device; observations [T + 1, B, ...], columns [T, B]."""
@@ -342,15 +327,6 @@ class R2d2Learner:
         self._network.learn_statistics(self._observed(rows))
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the target; its buffers (normalisation) are always the network's, for both must read alike."""
-        target = self.settings.target
-        if self.updates % target.period_updates == 0:
-            torch._foreach_lerp_(self._target_parameters, self._parameters, target.rate)
-        for of_target, of_network in self._buffers:
-            of_target.copy_(of_network)
-
-    @torch.no_grad()
     def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
         learned, values = learnt.learned, self._value_head.decode(learnt.outputs)
         td_error = learnt.target - self._value_head.decode(learnt.prediction)
@@ -374,7 +350,3 @@ class R2d2Learner:
 
     def _observed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         return {name: self.copies.tensor(array) for name, array in arrays.items()}
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

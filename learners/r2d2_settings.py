@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from onibi.learners.acceleration import AccelerationSettings
-from onibi.learners.dqn import TargetSettings
 from onibi.learners.exploration import ExplorationSettings, Probability
 from onibi.learners.networks.build import NETWORKS, acts_in_numpy, encoder_settings
 from onibi.learners.networks.core_settings import CoreSettings, state_size
 from onibi.learners.networks.leaves import flat_leaf, network_leaves
 from onibi.learners.r2d2_policy import NumpyRecurrentPolicyFactory, TorchRecurrentPolicyFactory
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import (
     BINNED_LOSSES,
     ValueHead,

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from onibi.clusters.experiments.tabular import TabularTask, TaskName, make_task, optimal_values
-from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings
+from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.networks.build import QNetwork, build_q_network
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES, ValueLossName
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings
+from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import CheckpointError, ConfigError, TrainingError
 from onibi.platform.policy import weights_version

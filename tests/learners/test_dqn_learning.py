@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings, policy_factory
+from onibi.learners.dqn import DqnLearner, DqnSettings, policy_factory
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.policy import weights_version
 from onibi.platform.replay.windows import Windows

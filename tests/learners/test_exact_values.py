@@ -18,12 +18,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from onibi.actors.captioners.none import NoCaptioner, NoCaptionerSettings
 from onibi.actors.rollout import Rollout, RolloutIdentity, RolloutSettings
 from onibi.actors.views.leaves import LeavesSettings, LeavesView
-from onibi.learners.dqn import DqnLearner, DqnSettings, TargetSettings
+from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.pqn import PqnLearner, PqnSettings
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.policy import LaneRange
 from onibi.platform.replay.draws import PrioritySettings, SlabDraws

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from onibi.learners.dqn import TargetSettings
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.r2d2 import R2d2Learner
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.support import SupportSettings
+from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES, DISTRIBUTION_LOSSES
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
