@@ -125,6 +125,20 @@ def to_mapping(settings: Settings) -> dict[str, Any]:
     return {field.name: _plain(getattr(settings, field.name)) for field in fields if field.init}
 
 
+def chosen_values(settings: Settings) -> dict[str, Any]:
+    """As ``to_mapping``, without the values that are their field's default; ``kind`` always stays.
+
+    Settings that get a new field with a default thereby keep their form; those whose defaults change do not show it.
+    """
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]  # the base itself is no dataclass
+        value = getattr(settings, field.name)
+        if not field.init or (field.name != "kind" and value == _default_of(field)):
+            continue
+        chosen[field.name] = chosen_values(value) if isinstance(value, Settings) else _plain(value)
+    return chosen
+
+
 def merge(base: Document, top: Document) -> Document:
     """``base`` with the values of ``top`` over it, section by section; lists are replaced whole.
 
@@ -153,6 +167,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, PurePath) else value
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class TrainedTrial:
     overrides: tuple[str, ...] = ()
     episodes: int = 20
     checkpoint: str = "best"  # or "last"; best is the last one where the run named none
+    revision: int = 1  # raise it when the code or a default changes what a run measures: old rows then no longer count
 
     def changed(self, name: str, value: Any) -> TrainedTrial:
         """The same with one more setting."""

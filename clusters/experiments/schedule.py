@@ -13,7 +13,7 @@ import numpy as np
 
 from onibi.clusters.experiments.declaration import Arm, Experiment, TrainedTrial, Trial, evaluation_seed
 from onibi.clusters.experiments.result_table import ResultRow, ResultTable, config_hash
-from onibi.platform.config import to_mapping
+from onibi.platform.config import chosen_values
 from onibi.platform.errors import ConfigError
 
 Stage: TypeAlias = Literal["tuning", "final", "short"]
@@ -54,7 +54,10 @@ class ArmEstimate:
 
 
 def trial_hash(trial: Trial, *, short: bool = False) -> str:
-    """Of everything that decides a run's figures but the seed and the code; another for a shortened run.
+    """Of all that a run was told to do but its seed; another for a shortened run.
+
+    Settings at their defaults do not count, or every new setting of Onibi's would make all rows those of other runs. A
+    default that changes is a change of the code, as any other: raise the trial's ``revision``.
 
     Raises: ConfigError where the trial's preset is not there or its settings are not allowed.
     """
@@ -63,10 +66,11 @@ def trial_hash(trial: Trial, *, short: bool = False) -> str:
         return config_hash({**call, **({"short": True} if short else {})})
     from onibi.clusters.sessions import read_run_settings
 
-    mapping = to_mapping(read_run_settings(trial.preset, trial.overrides))
-    del mapping["seed"]
+    mapping = chosen_values(read_run_settings(trial.preset, trial.overrides))
+    mapping.pop("seed", None)
     protocol = {"episodes": trial.episodes, "checkpoint": trial.checkpoint, "evaluation_seed": evaluation_seed(0)}
-    return config_hash({"settings": mapping, "evaluation": protocol, **({"short": True} if short else {})})
+    told = {"settings": mapping, "evaluation": protocol, "revision": trial.revision}
+    return config_hash({**told, **({"short": True} if short else {})})
 
 
 class Schedule:

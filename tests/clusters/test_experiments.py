@@ -17,6 +17,7 @@ from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison,
 from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
 from onibi.clusters.experiments.result_table import read_rows, write_rows
 from onibi.clusters.experiments.schedule import trial_hash
+from onibi.clusters.run_settings import ReplaySettings
 from onibi.platform.errors import ConfigError
 
 TOY = """
@@ -315,7 +316,10 @@ def test_the_hash_changes_with_the_preset_and_not_with_the_seed(tmp_path):
     changed = hash_of("extends: cartpole-dqn\nlearner: {discount: 0.98}\n")
     assert changed != first
     assert hash_of("extends: cartpole-dqn\n", "learner.discount=0.98") == changed
+    # A setting that is told its default anew is as one that was never told: so new settings leave old rows alone.
+    assert hash_of("extends: cartpole-dqn\n", f"replay.folder={ReplaySettings().folder}") == first
     assert trial_hash(TrainedTrial(preset="cartpole-dqn", episodes=21)) != first
+    assert trial_hash(TrainedTrial(preset="cartpole-dqn", revision=2)) != first
 
 
 def test_the_hash_of_a_call_changes_with_arguments_and_revision():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AllowInfNan, Field
 
-from onibi.platform.config import Settings, load_class, merge, read_settings, selected, to_mapping
+from onibi.platform.config import Settings, chosen_values, load_class, merge, read_settings, selected, to_mapping
 from onibi.platform.errors import ConfigError
 from onibi.platform.yaml_document import parse_document, to_yaml
 
@@ -332,3 +332,18 @@ def test_settings_come_back_equal_from_their_mapping_and_from_its_yaml(settings)
     assert list(mapping) == [item.name for item in fields(RunSettings)]
     assert read_settings(RunSettings, mapping) == settings
     assert read_settings(RunSettings, parse_document(to_yaml(mapping), "run.yaml")) == settings
+
+
+@given(RUNS)
+def test_chosen_values_read_back_equal_and_name_no_default(settings):
+    chosen = chosen_values(settings)
+    assert read_settings(RunSettings, chosen) == settings
+    assert all(getattr(RunSettings(), name) != getattr(settings, name) for name in chosen)
+
+
+def test_defaults_are_no_choice_but_a_kind_is():
+    assert chosen_values(RunSettings(seed=1, mover=WalkSettings(pace=1.5))) == {}
+    assert chosen_values(RunSettings(seed=2, mover=WalkSettings(pace=2.0))) == {
+        "seed": 2,
+        "mover": {"kind": "walk", "pace": 2.0},
+    }
