@@ -38,7 +38,9 @@ from onibi.platform.config_words import describe_found, describe_hint, dotted, i
 from onibi.platform.errors import ConfigError
 from onibi.platform.yaml_document import Document, KeyPath, parse_value
 
-_REGISTRY, _DEFAULT_KIND = "onibi.registry", "onibi.default_kind"
+_REGISTRY, _DEFAULT_KIND, _OPTIONAL, _EACH = (
+    f"onibi.{name}" for name in ("registry", "default_kind", "optional", "each")
+)
 _FAULTY: Any = object()  # stands for a value whose fault is already noted
 
 
@@ -57,18 +59,24 @@ class Settings:
 S = TypeVar("S", bound=Settings)
 
 
-def selected(registry: Mapping[str, str], default: str) -> Any:
+def selected(registry: Mapping[str, str], default: str, *, optional: bool = False) -> Any:
     """A dataclass field for a section whose class its ``kind`` key selects.
 
     Args:
         registry: kind → ``"module:Class"``; the class has a class variable ``Settings``, a settings class whose first
             field is ``kind: Literal[…]``. The module is imported when the kind is used.
         default: the kind of a section that names none.
+        optional: a section that is not given at all is None.
     """
     return dataclasses.field(
-        default_factory=lambda: load_class(registry, default).Settings(),
-        metadata={_REGISTRY: registry, _DEFAULT_KIND: default},
+        default_factory=lambda: None if optional else load_class(registry, default).Settings(),
+        metadata={_REGISTRY: registry, _DEFAULT_KIND: default, _OPTIONAL: optional},
     )
+
+
+def selected_each(registry: Mapping[str, str]) -> Any:
+    """A field ``dict[str, …]`` of such sections under names that the user gives; each must name its ``kind``."""
+    return dataclasses.field(default_factory=dict, metadata={_REGISTRY: registry, _EACH: True})
 
 
 def load_class(registry: Mapping[str, str], kind: str) -> Any:
@@ -234,7 +242,9 @@ def _read_section(cls: type, value: Any, path: KeyPath, faults: list[_Fault]) ->
     for name, field in fields.items():
         here = (*path, name)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if _REGISTRY in field.metadata:
+        if _EACH in field.metadata:
+            given[name] = _read_each(field, value.get(name), here, faults)
+        elif _REGISTRY in field.metadata:
             given[name] = _read_selected(field, hints[name], value.get(name), name in value, here, faults)
         elif name in value:
             given[name] = _read_value(hints[name], value[name], here, faults)
@@ -255,18 +265,36 @@ def _read_section(cls: type, value: Any, path: KeyPath, faults: list[_Fault]) ->
 def _read_selected(
     field: dataclasses.Field[Any], hint: Any, value: Any, given: bool, path: KeyPath, faults: list[_Fault]
 ) -> Any:
-    registry, default = field.metadata[_REGISTRY], field.metadata[_DEFAULT_KIND]
-    if given and value is None and is_union(hint) and NoneType in typing.get_args(hint):
+    optional = is_union(hint) and NoneType in typing.get_args(hint)
+    if value is None and optional and (given or field.metadata[_OPTIONAL]):
         return None
-    kind = value.get("kind", default) if isinstance(value, Mapping) else default
+    return _read_kind(field.metadata[_REGISTRY], field.metadata[_DEFAULT_KIND], value, path, faults)
+
+
+def _read_each(field: dataclasses.Field[Any], value: Any, path: KeyPath, faults: list[_Fault]) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        text = f"{dotted(path)} is {describe_found(value)}; allowed: names, each with a section that has a kind."
+        faults.append(_Fault(path, text))
+        return _FAULTY
+    registry = field.metadata[_REGISTRY]
+    sections = {name: _read_kind(registry, None, item, (*path, name), faults) for name, item in value.items()}
+    return _FAULTY if any(section is _FAULTY for section in sections.values()) else sections
+
+
+def _read_kind(
+    registry: Mapping[str, str], default: str | None, value: Any, path: KeyPath, faults: list[_Fault]
+) -> Any:
     allowed = ", ".join(sorted(registry))
-    if value is not None and not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) and (value is not None or default is None):
         text = f"{dotted(path)} is {describe_found(value)}; allowed: a section whose kind is one of {allowed}."
         faults.append(_Fault(path, text))
         return _FAULTY
+    kind = value.get("kind", default) if isinstance(value, Mapping) else default
     if not isinstance(kind, str):
-        text = f"{dotted((*path, 'kind'))} is {describe_found(kind)}; allowed: {allowed}."
-        faults.append(_Fault((*path, "kind"), text))
+        found = "is missing" if kind is None else f"is {describe_found(kind)}"
+        faults.append(_Fault((*path, "kind"), f"{dotted((*path, 'kind'))} {found}; allowed: {allowed}."))
         return _FAULTY
     try:
         owner = load_class(registry, kind)
