@@ -23,23 +23,22 @@ class FragmentCheck:
 
     def rows(
         self, group: int, rows_per_lane: NDArray[np.int32], columns: Mapping[str, NDArray[Any]]
-    ) -> NDArray[np.int64]:
-        """Check a fragment's columns against the ring. Returns: [E] committed rows per lane.
+    ) -> tuple[NDArray[np.int64], int]:
+        """Check a fragment's columns against the ring. Returns: [E] committed rows per lane, and the step rows in all.
 
         Raises: ReplayError, naming the column or row.
         """
-        where = f"{self._path}: fragment of group {group}"
         layout = self._layout
         given = np.asarray(rows_per_lane)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.zeros(0, np.int64)
         if rows.ndim != 1 or not 1 <= len(rows) <= layout.lanes_per_group or rows.min() < 0:
             raise ReplayError(
-                f"{where}: rows_per_lane is {given.tolist()}; it needs 1 to {layout.lanes_per_group} lanes of 0 or "
-                f"more rows, in integers"
+                f"{self._where(group)}: rows_per_lane is {given.tolist()}; it needs 1 to {layout.lanes_per_group} "
+                "lanes of 0 or more rows, in integers"
             )
         if columns.keys() != self._dtypes.keys():
             raise ReplayError(
-                f"{where}: columns missing {sorted(self._dtypes.keys() - columns.keys())}, "
+                f"{self._where(group)}: columns missing {sorted(self._dtypes.keys() - columns.keys())}, "
                 f"unknown {sorted(columns.keys() - self._dtypes.keys())}; actor and shard must be started with "
                 f"one ReplaySpec"
             )
@@ -47,40 +46,50 @@ class FragmentCheck:
         least = smallest_slots(longest, layout.window_rows)
         if least > layout.slots:
             raise ReplayError(
-                f"{where}: 4 x ({longest} rows + 1 head row + {layout.window_rows} window rows) = {least} slots "
-                f"per lane are "
-                f"needed, the ring has {layout.slots}. Raise replay.capacity_rows or shorten the fragments"
+                f"{self._where(group)}: 4 x ({longest} rows + 1 head row + {layout.window_rows} window rows) = {least} "
+                f"slots per lane are needed, the ring has {layout.slots}. Raise replay.capacity_rows or shorten the "
+                "fragments"
             )
         height = np.shape(columns["role"])[1] if np.ndim(columns["role"]) == 2 else 0
+        leading = (len(rows), height)
         for name, (dtype, shape) in self._dtypes.items():
             column = np.asarray(columns[name])
-            expected = (len(rows), height, *shape)
-            if column.dtype != dtype or column.shape != expected or height <= longest:
+            if column.dtype != dtype or column.shape != leading + shape or height <= longest:
                 raise ReplayError(
-                    f"{where}: column {name!r} is {column.dtype}{list(column.shape)}, allowed is "
-                    f"{dtype}{list(expected)} "
-                    f"with at least {longest} + 1 rows; actor and shard must be started with one ReplaySpec"
+                    f"{self._where(group)}: column {name!r} is {column.dtype}{list(column.shape)}, allowed is "
+                    f"{dtype}{list(leading + shape)} with at least {longest} + 1 rows; actor and shard must be started "
+                    "with one ReplaySpec"
                 )
-        _check_episodes(where, rows, columns, height)
-        return rows
+        return rows, int(rows.sum()) - self._final_rows(group, rows, columns, height)
 
+    def _final_rows(self, group: int, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int) -> int:
+        """How many committed rows are final. The row after a terminated or truncated step must be: `role` alone ends
+        windows. Only the few rows that have a role or a flag are looked at: most of a fragment has neither.
+        """
+        role = columns["role"]
+        marked = np.flatnonzero(role)
+        ended = np.flatnonzero(columns["terminated"] | columns["truncated"])
+        if not marked.size and not ended.size:
+            return 0
+        lane, row = np.divmod(marked, height)
+        committed = row < rows[lane]
+        unknown = committed & (role[lane, row] > ROLE_FINAL)
+        if unknown.any():
+            at = int(lane[unknown][0]), int(row[unknown][0])
+            raise ReplayError(
+                f"{self._where(group)}: lane {at[0]}, row {at[1]} has the role {int(role[at])}; allowed are 0 (a step) "
+                "and 1 (final)"
+            )
+        ends, ending = np.divmod(ended, height)
+        inside = ending + 1 < rows[ends]
+        wrong = role[ends[inside], ending[inside] + 1] != ROLE_FINAL
+        if wrong.any():
+            first, last = int(ends[inside][wrong][0]), int(ending[inside][wrong][0])
+            raise ReplayError(
+                f"{self._where(group)}: lane {first}, row {last} ends its episode, but row {last + 1} is not final. "
+                "Write the final observation as a row of its own (role final) before the next episode's first"
+            )
+        return int(np.count_nonzero(committed))
 
-def _check_episodes(where: str, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int) -> None:
-    """The row after a terminated or truncated step is final: `role` alone ends windows."""
-    role = columns["role"]
-    unknown = (role > ROLE_FINAL) & (np.arange(height) < rows[:, None])
-    if unknown.any():
-        lane, row = (int(index[0]) for index in np.nonzero(unknown))
-        raise ReplayError(
-            f"{where}: lane {lane}, row {row} has the role {int(role[lane, row])}; allowed are 0 (a step) and 1 (final)"
-        )
-    ended = (columns["terminated"] | columns["truncated"])[:, :-1].astype(np.bool_)
-    follower_is_committed = np.arange(1, height) < rows[:, None]
-    wrong = ended & follower_is_committed & (columns["role"][:, 1:] != ROLE_FINAL)
-    if wrong.any():
-        lane, row = (int(index[0]) for index in np.nonzero(wrong))
-        raise ReplayError(
-            f"{where}: lane {lane}, row {row} ends its episode, but row {row + 1} is not final. Write the "
-            f"final observation "
-            "as a row of its own (role final) before the next episode's first"
-        )
+    def _where(self, group: int) -> str:
+        return f"{self._path}: fragment of group {group}"

@@ -33,12 +33,6 @@ class Commit:
     columns: Mapping[str, NDArray[Any]]
 
 
-def row_bytes(column: NDArray[Any]) -> NDArray[np.uint8]:
-    """A column [rows, ...] as bytes [rows, bytes a row]; no copy."""
-    flat: NDArray[np.uint8] = column.reshape(len(column), -1).view(np.uint8).reshape(len(column), -1)
-    return flat
-
-
 def by_lane(column: NDArray[Any], layout: RingLayout) -> NDArray[Any]:
     """A column [lanes × slots, ...] as [lanes, slots, ...]; no copy."""
     return column.reshape(layout.lanes, layout.slots, *column.shape[1:])

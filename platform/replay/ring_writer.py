@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import LeaseError, ReplayError
+from onibi.platform.replay.fragment_border import FragmentBorder
 from onibi.platform.replay.fragment_check import FragmentCheck
-from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks, row_bytes
+from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks
 from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
+from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,9 @@ class RingWriter:
         self._head_columns = [*(column.name for column in layout.spec.observation), "episode_id", "step"]
         kept = {*self._head_columns, "role"}
         self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
-        self._flat_bytes = {name: row_bytes(column) for name, column in self._ring.columns.items()}
         self._by_lane = {name: by_lane(column, layout) for name, column in self._ring.columns.items()}
         self._check = FragmentCheck(path, layout)
+        self._border = FragmentBorder(path, layout, self._ring.columns, self._head_columns)
         _writers.add(self)
 
     @classmethod
@@ -118,7 +119,8 @@ class RingWriter:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        self._flat_bytes, self._by_lane = {}, {}  # views keep the memory mapped
+        self._by_lane = {}  # views keep the memory mapped
+        self._border.release()
         self._ring.release()
         _writers.discard(self)
 
@@ -209,18 +211,19 @@ class RingWriter:
             )
         if sequence <= last:
             return Insertion(repeated=True)
-        rows = self._check.rows(group, rows_per_lane, columns)
+        rows, step_rows = self._check.rows(group, rows_per_lane, columns)
         gap = sequence > last + 1
         envs = len(rows)
-        is_open, foreign = self._compare_heads(group, envs, columns)
+        record, lanes = int(self._words("committed")[group]) & 1, self._lanes(group)
+        cursor, is_open = self._words("cursor")[record, lanes][:envs], self._words("open")[record, lanes][:envs] != 0
+        border = self._border.meet(group, cursor, is_open, columns)
         close = np.zeros(self.layout.lanes_per_group, np.bool_)
-        close[:envs] = foreign | (is_open if gap else False)
-        self._check_border(group, rows, columns["role"], is_open & ~close[:envs])
-        behind = np.arange(columns["role"].shape[1]) < rows[:, None]
-        step_rows = int(np.count_nonzero(behind & (columns["role"] == ROLE_STEP)))
+        close[:envs] = is_open if gap else border.foreign
+        self._border.check(group, border, rows, is_open & ~close[:envs], columns["role"])
         plan = self._plan(group, incarnation, sequence, close=close, rows=rows, columns=columns, step_rows=step_rows)
         self._run(plan)
-        return Insertion(repeated=False, gap=gap, foreign_heads=int(foreign.sum()), step_rows=step_rows)
+        foreign = int(np.count_nonzero(border.foreign))
+        return Insertion(repeated=False, gap=gap, foreign_heads=foreign, step_rows=step_rows)
 
     def _run(self, commit: Commit) -> None:
         for _ in self._stores(commit):
@@ -322,38 +325,6 @@ class RingWriter:
                     begin : begin + lanes, row : row + count
                 ]
                 yield f"column {name}"
-
-    def _compare_heads(
-        self, group: int, envs: int, columns: Mapping[str, NDArray[Any]]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """[E] whether each lane has a head, and whether it is another one than the fragment's first row."""
-        parity = int(self._words("committed")[group]) & 1
-        lanes = np.arange(envs) + group * self.layout.lanes_per_group
-        is_open = self._words("open")[parity, lanes] != 0
-        at = lanes * self.layout.slots + self._words("cursor")[parity, lanes] % self.layout.slots
-        foreign = np.zeros(envs, np.bool_)
-        for name in self._head_columns:
-            mine = np.take(self._flat_bytes[name], at, axis=0)  # bytes, so that NaN equals itself
-            theirs = np.ascontiguousarray(columns[name][:envs, 0]).reshape(envs, -1).view(np.uint8).reshape(envs, -1)
-            if not np.array_equal(mine, theirs):  # the rare case, looked at lane by lane
-                foreign |= (mine != theirs).any(axis=1)
-        return is_open, foreign & is_open
-
-    def _check_border(
-        self, group: int, rows: NDArray[np.int64], role: NDArray[np.uint8], goes_on: NDArray[np.bool_]
-    ) -> None:
-        """`FragmentCheck`'s rule across the border to the last fragment."""
-        newest = self.record("cursor")[group, : len(rows)] - 1
-        lane = np.arange(len(rows)) + group * self.layout.lanes_per_group
-        at = lane * self.layout.slots + newest % self.layout.slots
-        ended = (self._ring.columns["terminated"][at] | self._ring.columns["truncated"][at]) != 0
-        wrong = goes_on & (newest >= 0) & ended & (rows > 0) & (role[:, 0] != ROLE_FINAL)
-        if wrong.any():
-            raise ReplayError(
-                f"{self.path}: fragment of group {group}: lane {int(np.argmax(wrong))} ended its episode with the last "
-                "fragment's newest row, but the first row now is not final. Write the final observation as a row of "
-                "its own (role final) before the next episode's first"
-            )
 
     def _check_words(self) -> None:
         writing, committed = self._words("writing"), self._words("committed")
