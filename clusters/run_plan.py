@@ -27,7 +27,8 @@ from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
-from onibi.platform.reward_mixer import RewardMixer, value_bounds
+from onibi.platform.reward_bounds import value_bounds
+from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 

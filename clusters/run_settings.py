@@ -16,7 +16,7 @@ from onibi.platform.config import Settings, selected
 from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
-from onibi.platform.reward_mixer import RewardSettings
+from onibi.platform.reward_settings import RewardSettings
 from onibi.platform.tracking import TrackingSettings
 
 

@@ -49,8 +49,8 @@ class Settings:
 
     Field types: bool, int, float, str, Literal, Enum, Path, unions of these, ``Annotated`` with pydantic's or
     annotated_types' bounds, tuples and ``dict[str, …]`` of these, other settings classes, and tuples or dicts of
-    settings, or one ``| None``. ``__post_init__`` raises ValueError for what no single field shows; the section's path
-    is put before its message. NaN and infinity are refused but under ``Annotated[float, AllowInfNan(True)]``.
+    settings, or one ``| None`` or ``| float``. ``__post_init__`` raises ValueError for what no single field shows; the
+    section's path is put before its message. NaN and infinity are refused but under ``AllowInfNan(True)``.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -314,6 +314,8 @@ def _read_value(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> A
         if value is None and NoneType in arguments:
             return None
         members = [member for member in arguments if member is not NoneType]
+        if len(members) > 1:  # a number or a section: the value tells
+            members = [member for member in members if _is_settings(member) == isinstance(value, Mapping)]
         if len(members) != 1:
             raise TypeError(f"{dotted(path)}: {hint} cannot be told apart; declare the field with selected(…)")
         return _read_value(members[0], value, path, faults)

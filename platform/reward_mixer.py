@@ -1,7 +1,11 @@
 """The reward mixer: components stay apart until here, and each one declares its bounds (design §4).
 
-    r = a_ext · clip(s · r_ext, −clip, clip)  +  a_int · maxⱼ value[keyⱼ] / Nⱼ^β
-        └── component ``extrinsic`` ──────┘      └── component ``intrinsic`` ─┘
+    r = a_ext · clip(s · r_ext, −clip, clip)  +  a_int · maxⱼ value[keyⱼ] / Nⱼ^β  +  a_bonus · min(bonus, clip)  +  …
+        └── component ``extrinsic`` ──────┘      └── component ``intrinsic`` ─┘      └── one for each bonus ──┘
+
+or products of some of them. A component is a *table* (a function of the caption, gathered from the newest table), a
+*row* (a float32 ring column of the actor's, NaN = not yet), or a *batch* (what a module in the learner's process pays
+for the drawn rows, handed in).
 
 Differences from ONI's reference: action aₜ is paid for the caption of oₜ₊₁, the terminal one too; N counts normalised
 keys, and of several keys in one caption the best one pays.
@@ -9,85 +13,29 @@ keys, and of several keys in one caption the best one pays.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.config import Settings
-from onibi.platform.errors import ConfigError
+from onibi.platform.bonus_settings import KeyCountsSettings, is_row_component
+from onibi.platform.coefficient import coefficient_at
+from onibi.platform.count_bonus import key_count_bonus
+from onibi.platform.errors import TrainingError
+from onibi.platform.reward_bounds import Bounds, step_bounds
+from onibi.platform.reward_settings import EXTRINSIC, INTRINSIC, RewardSettings
 from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable, caption_rewards
 
-EXTRINSIC, INTRINSIC = "extrinsic", "intrinsic"
-"""Names of the components."""
+Numbers = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExtrinsicSettings(Settings):
-    """The environment's own reward: coefficient · clip(scale · r, −clip, clip)."""
-
-    kind: Literal["environment"] = "environment"
-    coefficient: float = 1.0  # a_ext; 0 trains without the environment's reward
-    scale: float = 1.0  # s
-    clip: float | None = 10.0  # on scale · r; null: not clipped
-    episode_low: float | None = None  # least discounted sum of scale · r in an episode; null: follows from the steps
-    episode_high: float | None = None  # the most
-
-    def __post_init__(self) -> None:
-        _check_finite("coefficient", self.coefficient)
-        _check_finite("scale", self.scale)
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is {self.clip}; it must be above 0, or null for no clipping")
-        if self.episode_low is not None and self.episode_high is not None and self.episode_low > self.episode_high:
-            raise ValueError(f"episode_low {self.episode_low} is above episode_high {self.episode_high}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntrinsicSettings(Settings):
-    """Reward of captions from labels: coefficient · maxⱼ value[keyⱼ] / Nⱼ^count_power, in [0, coefficient] a step."""
-
-    kind: Literal["retrieval"] = "retrieval"
-    coefficient: float = 0.1  # a_int
-    count_power: float = 3.0  # β: a key pays at most Σ N^−β times its value in an episode
-    # Most of an episode's discounted sum before the coefficient; it sizes the value support and caps no reward. The
-    # number of keys is not bounded, so no bound follows from β; null: a step can pay 1 for ever.
-    episode_high: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_finite("coefficient", self.coefficient)
-        if self.coefficient < 0:
-            raise ValueError(
-                f"coefficient is {self.coefficient}; it must be 0 or more: helpful captions are not punished"
-            )
-        if not 0 <= self.count_power < math.inf:
-            raise ValueError(f"count_power is {self.count_power}; it must be 0 or more")
-        if self.episode_high is not None and not self.episode_high > 0:
-            raise ValueError(f"episode_high is {self.episode_high}; it must be above 0, or null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardSettings(Settings):
-    """What a run pays. ``intrinsic: null``, the default, pays the environment's reward alone."""
-
-    extrinsic: ExtrinsicSettings = field(default_factory=ExtrinsicSettings)
-    intrinsic: IntrinsicSettings | None = None
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Inclusive bounds, infinite where nothing is known."""
-
-    low: float
-    high: float
-
-
-class RewardWindows(Protocol):
-    """What the mixer reads of ``replay.windows.Windows``; leading axes are free, [B, n] there."""
+class RewardRows(Protocol):
+    """What the mixer reads of a drawn batch: ``Windows``, ``Sequences`` or a ``Slab``; leading axes are free."""
 
     @property
-    def reward(self) -> NDArray[np.float32]:
+    def reward(self) -> Numbers:
         """[...]"""
 
     @property
@@ -104,74 +52,151 @@ class RewardWindows(Protocol):
 
 
 @dataclass(frozen=True)
-class MixedRewards:
-    """Rewards of drawn windows under one table version."""
+class Sources:
+    """What the mixer cannot read off a batch. Values are before coefficient and clip, of the batch's shape."""
 
-    total: NDArray[np.float32]
-    """[B, n], the sum of the components; 0 after a window's end."""
-    components: dict[str, NDArray[np.float32]]
-    """Each [B, n], coefficient included."""
+    rows: Mapping[str, Numbers] = field(default_factory=dict)
+    """What actors wrote for ``row`` components; NaN where nothing is known yet."""
+    modules: Mapping[str, Numbers] = field(default_factory=dict)
+    """What modules pay for ``batch`` components."""
+    paid_before: Mapping[str, Numbers] = field(default_factory=dict)
+    """What the steps before in the episode would be paid without a cap, by component that has an ``episode_cap``."""
+    env_steps: int = 0
+    """Of the run, as far as the learner knows: for schedules."""
+
+
+NO_SOURCES = Sources()
+
+
+@dataclass(frozen=True)
+class MixedRewards:
+    """Rewards of drawn rows under one table version."""
+
+    total: Numbers
+    """[B, n], the sum of the terms; 0 after a window's end."""
+    components: dict[str, Numbers]
+    """Each [B, n], coefficient included, whether it is added by itself or multiplied."""
     labelled_share: float
     """Of the steps whose caption has something to ask, the share with every label there; 1 where no step has."""
     clipped_share: float
     """Share of steps whose environment reward was clipped."""
     table_version: int
     """−1 where there was no table yet."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """``reward_clipped_share/NAME``, ``reward_missing_share/NAME``, ``reward_capped_share/NAME``,
+    ``coefficient/NAME`` and ``reward_NAME*NAME`` of products, where they say something."""
 
 
 class RewardMixer:
-    """Turns windows into rewards; holds no state, so the same windows and table give the same rewards again."""
+    """Turns drawn rows into rewards; holds no state, so the same rows and sources give the same rewards again."""
 
     def __init__(self, settings: RewardSettings) -> None:
         self.settings = settings
 
-    def mix(self, windows: RewardWindows, table: RewardTable | None) -> MixedRewards:
-        """Rewards of all steps.
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components: extrinsic, intrinsic where there is one, the bonuses."""
+        return self.settings.components
 
-        Args:
-            windows: as drawn; not written to.
-            table: the newest one; None before the first, when captions pay 0.
-        Raises: CaptionError where the counts' K is not the table's.
-        """
-        extrinsic, intrinsic = self.settings.extrinsic, self.settings.intrinsic
-        used = windows.used
-        scaled = np.where(used, windows.reward * np.float32(extrinsic.scale), np.float32(0))
-        clipped_share = 0.0
-        if extrinsic.clip is not None:
-            clipped = np.clip(scaled, -extrinsic.clip, extrinsic.clip)
-            clipped_share = float(np.count_nonzero(clipped != scaled)) / max(int(np.count_nonzero(used)), 1)
-            scaled = clipped
-        components: dict[str, NDArray[np.float32]] = {EXTRINSIC: np.float32(extrinsic.coefficient) * scaled}
-        total = components[EXTRINSIC]
-        if intrinsic is not None:
-            if table is None:
-                paid = np.zeros_like(total)
-            else:
-                heard, _ = caption_rewards(table, windows.caption_id, windows.caption_count, intrinsic.count_power)
-                paid = np.where(used, np.float32(intrinsic.coefficient) * heard, np.float32(0))
-            components[INTRINSIC] = paid
-            total = total + paid
-        return MixedRewards(
-            total=total,
-            components=components,
-            labelled_share=labelled_share(table, windows.caption_id, used),
-            clipped_share=clipped_share,
-            table_version=-1 if table is None else table.version,
-        )
+    @property
+    def scheduled(self) -> bool:
+        """Whether a coefficient depends on the env steps."""
+        owners = (self.settings.extrinsic, self.settings.intrinsic, *self.settings.bonuses.values())
+        return any(owner is not None and not isinstance(owner.coefficient, float) for owner in owners)
 
     def bounds(self, component: str) -> Bounds:
         """What one step of this component can pay, coefficient included. Raises: KeyError for an unknown one."""
-        if component == EXTRINSIC:
-            limit = math.inf if self.settings.extrinsic.clip is None else self.settings.extrinsic.clip
-            return _scaled(Bounds(-limit, limit), self.settings.extrinsic.coefficient)
-        if component == INTRINSIC and self.settings.intrinsic is not None:
-            return _scaled(Bounds(0.0, 1.0), self.settings.intrinsic.coefficient)
-        raise KeyError(f"no reward component {component!r}; this mixer has {self.components}")
+        return step_bounds(self.settings, component)
 
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names of the components, in the order of the sum."""
-        return (EXTRINSIC,) if self.settings.intrinsic is None else (EXTRINSIC, INTRINSIC)
+    def mix(self, rows: RewardRows, table: RewardTable | None, sources: Sources = NO_SOURCES) -> MixedRewards:
+        """Rewards of all steps.
+
+        Args:
+            rows: as drawn; not written to.
+            table: the newest one; None before the first, when captions pay 0.
+            sources: what the settings' bonuses, caps and schedules need besides.
+        Raises: CaptionError where the counts' K is not the table's; TrainingError where a source is missing.
+        """
+        used, metrics = rows.used, dict[str, float]()
+        settings, steps = self.settings, sources.env_steps
+        components: dict[str, Numbers] = {}
+        for name in self.components:
+            if name == EXTRINSIC:
+                coefficient = coefficient_at(settings.extrinsic.coefficient, steps)
+                plain, clipped_share = self._extrinsic(rows)
+            else:
+                owner = settings.intrinsic if name == INTRINSIC else settings.bonuses[name]
+                assert owner is not None
+                coefficient = coefficient_at(owner.coefficient, steps)
+                plain = self._plain(name, rows, table, sources, metrics)
+                if owner.episode_cap is not None:
+                    plain = _capped(plain, owner.episode_cap, _source(sources.paid_before, name), used, metrics, name)
+            if self.scheduled:
+                metrics[f"coefficient/{name}"] = coefficient
+            components[name] = np.where(used, np.float32(coefficient) * plain, np.float32(0))
+        return MixedRewards(
+            total=self._total(components, metrics, used),
+            components=components,
+            labelled_share=labelled_share(table, rows.caption_id, used),
+            clipped_share=clipped_share,
+            table_version=-1 if table is None else table.version,
+            metrics=metrics,
+        )
+
+    def uncapped(self, component: str, rows: RewardRows, table: RewardTable | None, sources: Sources) -> Numbers:
+        """What a component that is no module pays without a cap, before its coefficient; for sums over episodes.
+
+        Args as for ``mix``. Returns: [...] float32, 0 where ``used`` is False.
+        """
+        return np.where(rows.used, self._plain(component, rows, table, sources, {}), np.float32(0))
+
+    def _extrinsic(self, rows: RewardRows) -> tuple[Numbers, float]:
+        settings, used = self.settings.extrinsic, rows.used
+        scaled = np.where(used, rows.reward * np.float32(settings.scale), np.float32(0))
+        if settings.clip is None:
+            return scaled, 0.0
+        clipped = np.clip(scaled, -settings.clip, settings.clip)
+        return clipped, _share(clipped != scaled, used)
+
+    def _plain(
+        self,
+        name: str,
+        rows: RewardRows,
+        table: RewardTable | None,
+        sources: Sources,
+        metrics: dict[str, float],
+    ) -> Numbers:
+        """[...] a component before cap and coefficient; whatever stands where ``used`` is False."""
+        if name == INTRINSIC:
+            assert self.settings.intrinsic is not None
+            if table is None:
+                return np.zeros(rows.used.shape, np.float32)
+            power = self.settings.intrinsic.count_power
+            return caption_rewards(table, rows.caption_id, rows.caption_count, power)[0]
+        bonus = self.settings.bonuses[name]
+        if isinstance(bonus, KeyCountsSettings) and bonus.scope == "episodic":
+            told = key_count_bonus(table, rows.caption_id, rows.caption_count, bonus.power)
+        elif is_row_component(bonus):
+            told = _source(sources.rows, name)
+            missing = np.isnan(told)
+            metrics[f"reward_missing_share/{name}"] = _share(missing, rows.used)
+            told = np.where(missing, np.float32(0), told)
+        else:
+            told = _source(sources.modules, name)
+        metrics[f"reward_clipped_share/{name}"] = _share(told > np.float32(bonus.clip), rows.used)
+        return np.minimum(told, np.float32(bonus.clip))
+
+    def _total(self, components: Mapping[str, Numbers], metrics: dict[str, float], used: NDArray[np.bool_]) -> Numbers:
+        total: Numbers | None = None
+        for term in self.settings.terms:
+            part = components[term[0]]
+            for name in term[1:]:
+                part = part * components[name]
+            if len(term) > 1:
+                metrics[f"reward_{'*'.join(term)}"] = float(part[used].mean()) if used.any() else 0.0
+            total = part if total is None else total + part
+        assert total is not None, "the settings have one component at least"
+        return total
 
 
 def labelled_share(table: RewardTable | None, caption_id: NDArray[Any], used: NDArray[np.bool_]) -> float:
@@ -189,56 +214,23 @@ def labelled_share(table: RewardTable | None, caption_id: NDArray[Any], used: ND
     return float(labelled / (labelled + waiting)) if labelled + waiting else 1.0
 
 
-def value_bounds(settings: RewardSettings, discount: float, horizon: int | None) -> tuple[float, float]:
-    """Bounds of the discounted return, for the value support ``auto``.
+def _capped(
+    plain: Numbers, cap: float, before: Numbers, used: NDArray[np.bool_], metrics: dict[str, float], name: str
+) -> Numbers:
+    """min(p, max(0, cap − what was paid before)): over an episode min(cap, Σ p), as no p is negative."""
+    paid = np.minimum(plain, np.maximum(np.float32(cap) - before, np.float32(0)))
+    metrics[f"reward_capped_share/{name}"] = _share(paid < plain, used)
+    return paid
 
-        [low, high] = Σ over components of coefficient · clamp(step bounds · (1 − γᴴ)/(1 − γ), episode bounds)
 
-    ``episode_low`` and ``episode_high`` replace what follows from the steps where they are tighter. They are
-    declarations: a return beyond them is clipped to the support and counted there.
+def _share(where: NDArray[np.bool_], used: NDArray[np.bool_]) -> float:
+    return float(np.count_nonzero(where & used)) / max(int(np.count_nonzero(used)), 1)
 
-    Args:
-        settings: components and their bounds.
-        discount: γ in [0, 1].
-        horizon: H, the most env steps of an episode; None for no limit.
-    Returns: (low, high), finite, low < high.
-    Raises: ConfigError where no finite or no non-empty bounds follow.
-    """
-    if not 0 <= discount <= 1:
-        raise ConfigError(f"discount is {discount}; it must be between 0 and 1")
-    steps = (math.inf if horizon is None else float(horizon)) if discount == 1 else 1 / (1 - discount)
-    if horizon is not None and discount < 1:
-        steps = (1 - discount**horizon) / (1 - discount)
-    extrinsic, intrinsic = settings.extrinsic, settings.intrinsic
-    limit = math.inf if extrinsic.clip is None else extrinsic.clip
-    low = max(-limit * steps, -math.inf if extrinsic.episode_low is None else extrinsic.episode_low)
-    high = min(limit * steps, math.inf if extrinsic.episode_high is None else extrinsic.episode_high)
-    parts = [_scaled(Bounds(low, high), extrinsic.coefficient)]
-    if intrinsic is not None:
-        most = min(steps, math.inf if intrinsic.episode_high is None else intrinsic.episode_high)
-        parts.append(_scaled(Bounds(0.0, most), intrinsic.coefficient))
-    total = Bounds(sum(part.low for part in parts), sum(part.high for part in parts))
-    if not (math.isfinite(total.low) and math.isfinite(total.high)):
-        raise ConfigError(
-            f"rewards: the return is bounded by {total.low} and {total.high}, so no value support follows. Set "
-            "rewards.extrinsic.clip, rewards.extrinsic.episode_low and episode_high, a discount below 1, or the "
-            "learner's support itself"
+
+def _source(values: Mapping[str, Numbers], name: str) -> Numbers:
+    if name not in values:
+        raise TrainingError(
+            f"rewards: nothing tells what component {name!r} pays for this batch, only {sorted(values)} are known. "
+            "This is a fault of Onibi: the learner's loop must hand it in."
         )
-    if not total.low < total.high:
-        raise ConfigError(
-            f"rewards: every return is {total.low}, there is nothing to learn. Set a coefficient of "
-            "rewards.extrinsic or rewards.intrinsic above 0, and episode_low below episode_high"
-        )
-    return total.low, total.high
-
-
-def _scaled(bounds: Bounds, factor: float) -> Bounds:
-    if factor == 0:  # 0 · inf would be NaN: a component that is switched off is bounded whatever it is
-        return Bounds(0.0, 0.0)
-    ends = bounds.low * factor, bounds.high * factor
-    return Bounds(min(ends), max(ends))
-
-
-def _check_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; it must be a finite number")
+    return values[name]

@@ -6,7 +6,8 @@ re-labels every row that is already in replay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -31,6 +32,8 @@ class RewardTable:
     """[keys], r_int of each key; 0 where unlabelled."""
     labelled: NDArray[np.uint8]
     """[keys], ``UNLABELLED``, ``LABELLED`` or ``NEVER_ASKED``."""
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Each [keys]: what else is known of them, by name (deviation, members)."""
 
     def __post_init__(self) -> None:
         if self.caption_keys.ndim != 2 or self.value.shape != self.labelled.shape or self.value.ndim != 1:
@@ -38,6 +41,12 @@ class RewardTable:
                 f"reward table {self.version}: caption_keys {self.caption_keys.shape}, value "
                 f"{self.value.shape}, labelled {self.labelled.shape}; expected [captions, K], [keys], [keys]"
             )
+        for name, column in self.columns.items():
+            if column.shape != self.value.shape:
+                raise CaptionError(
+                    f"reward table {self.version}: column {name!r} has shape {column.shape}, expected "
+                    f"{self.value.shape}: one number for each key"
+                )
 
     @cached_property
     def caption_values(self) -> NDArray[np.float32]:

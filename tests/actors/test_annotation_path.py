@@ -15,7 +15,9 @@ from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
 from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
-from onibi.platform.reward_mixer import INTRINSIC, ExtrinsicSettings, IntrinsicSettings, RewardMixer, RewardSettings
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_settings import INTRINSIC, ExtrinsicSettings, RewardSettings
+from onibi.platform.table_component import RetrievalSettings
 
 TWO_CELLS = """
 -------
@@ -84,7 +86,7 @@ def test_a_solved_key_room_is_paid_for_its_deeds_once_the_labels_are_there(game)
     # Row k holds the caption of the observation after its action, and the first observation's pays nobody.
     rows = Rows(np.array([rewards], np.float32), ids[None, 1:], counts[None, 1:], np.ones((1, len(rewards)), np.bool_))
     mixer = RewardMixer(
-        RewardSettings(extrinsic=ExtrinsicSettings(clip=1.0), intrinsic=IntrinsicSettings(coefficient=0.1))
+        RewardSettings(extrinsic=ExtrinsicSettings(clip=1.0), intrinsic=RetrievalSettings(coefficient=0.1))
     )
 
     before = mixer.mix(rows, desk.table(newer_than=-1))

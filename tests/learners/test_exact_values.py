@@ -32,7 +32,8 @@ from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
-from onibi.platform.reward_mixer import RewardMixer, RewardSettings
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_settings import RewardSettings
 from onibi.platform.spec import ReplaySpec
 
 TOLERANCE = 0.02

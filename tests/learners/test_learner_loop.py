@@ -19,7 +19,8 @@ from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.reward_mixer import ExtrinsicSettings, RewardMixer, RewardSettings
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_settings import ExtrinsicSettings, RewardSettings
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)

@@ -9,15 +9,11 @@ import pytest
 
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError
-from onibi.platform.reward_mixer import (
-    Bounds,
-    ExtrinsicSettings,
-    IntrinsicSettings,
-    RewardMixer,
-    RewardSettings,
-    value_bounds,
-)
+from onibi.platform.reward_bounds import Bounds, value_bounds
+from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.reward_settings import ExtrinsicSettings, RewardSettings
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.table_component import RetrievalSettings
 
 TABLE = RewardTable(
     version=7,
@@ -50,7 +46,7 @@ def drawn(reward, caption_id, count, used=None):
 def both(**intrinsic):
     return RewardSettings(
         extrinsic=ExtrinsicSettings(coefficient=0.5, scale=2.0, clip=3.0),
-        intrinsic=IntrinsicSettings(coefficient=0.4, **intrinsic),
+        intrinsic=RetrievalSettings(coefficient=0.4, **intrinsic),
     )
 
 
@@ -125,7 +121,7 @@ def test_mixing_leaves_the_windows_as_they_were():
 def test_every_reward_lies_within_the_declared_bounds():
     rng = np.random.default_rng(0)
     for extrinsic in (ExtrinsicSettings(coefficient=-2.0, clip=1.0), ExtrinsicSettings(coefficient=0.5, scale=-3.0)):
-        mixer = RewardMixer(RewardSettings(extrinsic=extrinsic, intrinsic=IntrinsicSettings(coefficient=0.3)))
+        mixer = RewardMixer(RewardSettings(extrinsic=extrinsic, intrinsic=RetrievalSettings(coefficient=0.3)))
         mixed = mixer.mix(
             drawn(rng.normal(0, 9, (50, 4)), rng.integers(0, 6, (50, 4)), rng.integers(0, 4, (50, 4))), TABLE
         )
@@ -153,7 +149,7 @@ def test_value_bounds_are_the_discounted_sum_of_the_step_bounds():
 def test_declared_episode_bounds_are_used_where_they_are_tighter():
     declared = RewardSettings(
         extrinsic=ExtrinsicSettings(clip=1.0, episode_low=0.0, episode_high=1.0),
-        intrinsic=IntrinsicSettings(coefficient=0.1, episode_high=6.0),
+        intrinsic=RetrievalSettings(coefficient=0.1, episode_high=6.0),
     )
     assert value_bounds(declared, 0.99, None) == (0.0, pytest.approx(1.6))  # 1 + 0.1 · 6
     assert value_bounds(declared, 0.5, None) == (0.0, pytest.approx(1.2))  # 1 + 0.1 · 1/(1 − ½)
@@ -175,7 +171,7 @@ def test_bounds_that_do_not_follow_are_an_error_that_says_what_to_set(settings, 
 
 def test_settings_come_back_from_yaml_and_absent_means_off():
     assert read_settings(RewardSettings, {}) == RewardSettings()
-    assert read_settings(RewardSettings, {"intrinsic": {}}).intrinsic == IntrinsicSettings()
+    assert read_settings(RewardSettings, {"intrinsic": {}}).intrinsic == RetrievalSettings()
     assert read_settings(RewardSettings, to_mapping(both())) == both()
 
 
@@ -186,7 +182,7 @@ def test_settings_come_back_from_yaml_and_absent_means_off():
         ({"extrinsic": {"clip": 0.0}}, "extrinsic: clip is 0.0"),
         ({"extrinsic": {"episode_low": 2.0, "episode_high": 1.0}}, "above episode_high"),
         ({"intrinsic": {"count_power": -3.0}}, "count_power"),
-        ({"intrinsic": {"kind": "ranking"}}, "retrieval"),
+        ({"intrinsic": {"kind": "rating"}}, "retrieval"),
     ],
 )
 def test_wrong_settings_are_refused(mapping, message):

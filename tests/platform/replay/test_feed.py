@@ -191,8 +191,10 @@ def test_rebasing_an_empty_ring_owes_nothing_for_the_rows_that_fill_it_again(sto
 
 def test_a_row_inserted_before_its_label_pays_after_the_table_arrives(store):
     """0.1 · 0.5 · ½ for a key heard twice: the ring keeps caption and count, the table comes later."""
-    from onibi.platform.reward_mixer import INTRINSIC, IntrinsicSettings, RewardMixer, RewardSettings
+    from onibi.platform.reward_mixer import RewardMixer
+    from onibi.platform.reward_settings import INTRINSIC, RewardSettings
     from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable
+    from onibi.platform.table_component import RetrievalSettings
 
     caption = CaptionText("You find a key.", (KeyText("You find a key."),))
     fragment = store.fragment(STEPS)
@@ -207,7 +209,7 @@ def test_a_row_inserted_before_its_label_pays_after_the_table_arrives(store):
     keys = np.array([[-1], [0]], np.int32)
     unlabelled = RewardTable(1, keys, np.zeros(1, np.float32), np.array([UNLABELLED], np.uint8))
     labelled = RewardTable(2, keys, np.array([0.5], np.float32), np.array([LABELLED], np.uint8))
-    mixer = RewardMixer(RewardSettings(intrinsic=IntrinsicSettings(coefficient=0.1, count_power=1.0)))
+    mixer = RewardMixer(RewardSettings(intrinsic=RetrievalSettings(coefficient=0.1, count_power=1.0)))
     seen = 0
     for _ in range(30):
         windows = store.feed.draw()

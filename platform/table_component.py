@@ -1,0 +1,105 @@
+"""Table components of the reward: what a caption is worth, by a table over its keys (design §4, oni.md §1).
+
+    r = coefficient · maxⱼ value[keyⱼ] / Nⱼ^count_power
+
+The kinds differ in where ``value`` comes from; the mixer reads the table alone and knows no kind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from onibi.platform.coefficient import Coefficient, check_coefficient
+from onibi.platform.config import Settings
+
+Control = Literal["none", "all_ones", "permuted"]
+
+TABLE_COMPONENTS = {
+    "retrieval": "onibi.platform.table_component:Retrieval",
+    "classification": "onibi.platform.table_component:Classification",
+    "ranking": "onibi.platform.table_component:Ranking",
+    "similarity": "onibi.platform.table_component:Similarity",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableComponentSettings(Settings):
+    """What all kinds have in common."""
+
+    kind: Literal["retrieval", "classification", "ranking", "similarity"]
+    coefficient: Coefficient = 0.1  # a_int, or {start, end, env_steps}
+    count_power: float = 3.0  # β: a key pays at most Σ N^−β times its value in an episode
+    # Most of an episode's discounted sum before the coefficient; it sizes the value support and caps no reward. The
+    # number of keys is not bounded, so no bound follows from β; null: a step can pay its most for ever.
+    episode_high: float | None = None
+    # Most that an episode is paid before the coefficient, undiscounted; what comes after that pays 0. null: no cap.
+    episode_cap: float | None = None
+    control: Control = "none"  # all_ones: each askable key is worth 1; permuted: labels change places between keys
+
+    def __post_init__(self) -> None:
+        check_coefficient(self.coefficient, negative=False)
+        if not 0 <= self.count_power < math.inf:
+            raise ValueError(f"count_power is {self.count_power}; it must be 0 or more")
+        for name in ("episode_high", "episode_cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0, or null")
+
+    @property
+    def value_bounds(self) -> tuple[float, float]:
+        """(least, largest) value of a key in a table of this kind; infinite where nothing bounds it."""
+        return 0.0, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings(TableComponentSettings):
+    """The label itself: helpful 1, else 0; 0 while there is none."""
+
+    kind: Literal["retrieval"] = "retrieval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationSettings(TableComponentSettings):
+    """A text classifier that is trained on the labels."""
+
+    kind: Literal["classification"] = "classification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingSettings(TableComponentSettings):
+    """A text scorer that is trained on preferences between captions, as Motif's."""
+
+    kind: Literal["ranking"] = "ranking"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilaritySettings(TableComponentSettings):
+    """How alike a caption and the goal are, as the annotator's score tells."""
+
+    kind: Literal["similarity"] = "similarity"
+
+
+class Retrieval:
+    """Names the settings of its kind."""
+
+    Settings: ClassVar[type[TableComponentSettings]] = RetrievalSettings
+
+
+class Classification:
+    """Names the settings of its kind."""
+
+    Settings: ClassVar[type[TableComponentSettings]] = ClassificationSettings
+
+
+class Ranking:
+    """Names the settings of its kind."""
+
+    Settings: ClassVar[type[TableComponentSettings]] = RankingSettings
+
+
+class Similarity:
+    """Names the settings of its kind."""
+
+    Settings: ClassVar[type[TableComponentSettings]] = SimilaritySettings
