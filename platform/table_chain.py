@@ -38,11 +38,6 @@ Aggregate: TypeAlias = Literal["mean", "minimum", "mean_less_deviation"]
 class RetrievalChain(Settings):
     """A key is worth its label; 0 while it has none."""
 
-    @property
-    def value_high(self) -> float:
-        """The most that a key can be worth; the least is 0."""
-        return 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class SimilarityChain(Settings):
@@ -53,11 +48,6 @@ class SimilarityChain(Settings):
 
     def __post_init__(self) -> None:
         _check_share("threshold", self.threshold)
-
-    @property
-    def value_high(self) -> float:
-        """The most that a key can be worth; the least is 0."""
-        return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +76,6 @@ class ClassificationChain(EnsembleChain):
         super().__post_init__()
         _check_share("threshold", self.threshold)
 
-    @property
-    def value_high(self) -> float:
-        """The most that a key can be worth; the least is 0."""
-        return 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class RankingChain(EnsembleChain):
@@ -117,11 +102,6 @@ class RankingChain(EnsembleChain):
             raise ValueError(f"cap {self.cap} and deviation_floor {self.deviation_floor} must be above 0")
         if self.minimum_pairs < 1:
             raise ValueError(f"minimum_pairs is {self.minimum_pairs}; allowed: 1 or more")
-
-    @property
-    def value_high(self) -> float:
-        """The most that a key can be worth; the least is 0."""
-        return self.cap
 
 
 Chain: TypeAlias = RetrievalChain | SimilarityChain | ClassificationChain | RankingChain
@@ -163,7 +143,7 @@ class TableColumns:
     """Columns of a reward table over keys."""
 
     value: NDArray[np.float32]
-    """[keys], in [0, ``value_high``]."""
+    """[keys], in [0, 1]; of ranking in [0, cap]."""
     labelled: NDArray[np.uint8]
     """[keys], ``UNLABELLED``, ``LABELLED`` or ``NEVER_ASKED``; whether a label is there, not whether a value is."""
     columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

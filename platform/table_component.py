@@ -13,8 +13,7 @@ from typing import ClassVar, Literal
 
 from onibi.platform.coefficient import Coefficient, check_coefficient
 from onibi.platform.config import Settings
-
-Control = Literal["none", "all_ones", "permuted"]
+from onibi.platform.table_chain import ClassificationChain, Control, RankingChain, RetrievalChain, SimilarityChain
 
 TABLE_COMPONENTS = {
     "retrieval": "onibi.platform.table_component:Retrieval",
@@ -54,31 +53,48 @@ class TableComponentSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalSettings(TableComponentSettings):
+class RetrievalSettings(TableComponentSettings, RetrievalChain):
     """The label itself: helpful 1, else 0; 0 while there is none."""
 
     kind: Literal["retrieval"] = "retrieval"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationSettings(TableComponentSettings):
+class ClassificationSettings(TableComponentSettings, ClassificationChain):
     """A text classifier that is trained on the labels."""
 
     kind: Literal["classification"] = "classification"
 
+    def __post_init__(self) -> None:
+        TableComponentSettings.__post_init__(self)
+        ClassificationChain.__post_init__(self)
+
 
 @dataclass(frozen=True, kw_only=True)
-class RankingSettings(TableComponentSettings):
+class RankingSettings(TableComponentSettings, RankingChain):
     """A text scorer that is trained on preferences between captions, as Motif's."""
 
     kind: Literal["ranking"] = "ranking"
 
+    def __post_init__(self) -> None:
+        TableComponentSettings.__post_init__(self)
+        RankingChain.__post_init__(self)
+
+    @property
+    def value_bounds(self) -> tuple[float, float]:
+        """(least, largest) value of a key: a normalised score is capped."""
+        return 0.0, 1.0 if self.control == "all_ones" else self.cap
+
 
 @dataclass(frozen=True, kw_only=True)
-class SimilaritySettings(TableComponentSettings):
+class SimilaritySettings(TableComponentSettings, SimilarityChain):
     """How alike a caption and the goal are, as the annotator's score tells."""
 
     kind: Literal["similarity"] = "similarity"
+
+    def __post_init__(self) -> None:
+        TableComponentSettings.__post_init__(self)
+        SimilarityChain.__post_init__(self)
 
 
 class Retrieval:

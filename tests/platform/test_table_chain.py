@@ -20,6 +20,7 @@ from onibi.platform.table_chain import (
     permuted,
     row_quantile,
 )
+from onibi.platform.table_component import ClassificationSettings, RankingSettings
 
 NAN = math.nan
 
@@ -176,7 +177,7 @@ def test_a_score_beyond_the_cap_is_capped_and_counted():
     given = scored(0, 10, rows=[9, 1])
     chain = RankingChain(threshold=0.0, threshold_quantile=None, cap=2.0, minimum_keys=1)
     table = build_values(chain, given)
-    assert table.value.tolist() == [0.0, chain.value_high]
+    assert table.value.tolist() == [0.0, 2.0]
     assert table.figures["reward_table/capped_keys"] == 1
     assert table.figures["reward_table/capped_row_share"] == pytest.approx(0.1)
 
@@ -282,3 +283,14 @@ def test_scores_that_are_not_finite_or_too_many_are_refused():
         build_values(RankingChain(), plain(NAN, members=np.zeros((1, 2), np.float32)))
     with pytest.raises(CaptionError, match="one entry a key"):
         build_values(RetrievalChain(), plain(1.0, 0.0, rows=[1]))
+
+
+def test_the_sections_of_a_run_carry_the_chain_s_settings_and_bounds():
+    ranking = RankingSettings(cap=2.5, coefficient=0.2)
+    assert ranking.value_bounds == (0.0, 2.5)
+    assert RankingSettings(cap=2.5, control="all_ones").value_bounds == (0.0, 1.0)
+    assert ClassificationSettings(threshold=0.7).value_bounds == (0.0, 1.0)
+    assert build_values(ranking, scored(0, 10, rows=[99, 1])).value.max() == 0  # 20 keys are not there
+    for section, wrong in ((RankingSettings, {"cap": -1.0}), (ClassificationSettings, {"count_power": -1.0})):
+        with pytest.raises(ValueError, match=str(*wrong)):
+            section(**wrong)
