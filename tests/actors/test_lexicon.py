@@ -294,7 +294,7 @@ def test_a_goal_that_the_rules_were_not_written_for_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="'Lose'"):
         judged(path, "You win!", goal="Lose")
     with pytest.raises(ConfigError, match="'Lose'"):
-        LexiconAnnotator(LexiconSettings(lexicon=str(path))).annotate([], "Lose")
+        list(LexiconAnnotator(LexiconSettings(lexicon=str(path))).annotate([], "Lose"))
 
 
 def test_all_ones_pays_everything_that_is_heard():
@@ -351,5 +351,5 @@ def test_a_file_that_is_no_lexicon_is_refused_by_name(tmp_path, content):
 
 
 def test_an_unknown_lexicon_is_an_error_that_names_the_shipped_ones():
-    with pytest.raises(ConfigError, match="all_ones, nethack"):
+    with pytest.raises(ConfigError, match="all_ones, corridor, nethack"):
         LexiconAnnotator(LexiconSettings(lexicon="netheck"))
