@@ -41,7 +41,7 @@ class AnnotatorActor:
         while not self._stopping:
             requests = ray.get(hub.take.remote(self._batch_keys, _WAIT_SECONDS))
             if requests:
-                hub.put.remote(self._annotator.annotate(requests, self._annotator.goal))
+                hub.put.remote(list(self._annotator.annotate(requests, self._annotator.goal)))
 
     def usage(self) -> ProcessUsage:
         """Processor time."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
-from onibi.platform.annotation_desk import AnnotationDesk, CaptionReportRow
+from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.fragment import CaptionText
 from onibi.platform.labels import Label
 from onibi.platform.policy import NO_WEIGHTS

@@ -138,7 +138,7 @@ class RayRun:
         self._start_learners(checkpoint)
         acting = self._plan.for_actors()
         self._annotator = start_actor(
-            AnnotatorActor, ANNOTATOR_OPTIONS, stores.make_annotator, settings.annotation.batch_keys
+            AnnotatorActor, ANNOTATOR_OPTIONS, stores.make_first_annotator, settings.annotation.batch_keys
         )
         self._run("annotator")
         self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))

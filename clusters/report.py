@@ -21,7 +21,7 @@ from rich.text import Text
 
 from onibi.clusters.compare import Interval, bootstrap_interval, share_interval
 from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, value_text
-from onibi.platform.annotation_desk import CaptionReportRow
+from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.history import ENV_STEPS, Row, column, series
 

@@ -20,7 +20,6 @@ from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.run_profile import RoleProfile, write_profile
 from onibi.clusters.run_settings import RunSettings
-from onibi.platform.annotation_desk import CaptionReportRow
 from onibi.platform.checkpoint import (
     Checkpoint,
     CheckpointParts,
@@ -30,6 +29,7 @@ from onibi.platform.checkpoint import (
     save_checkpoint,
 )
 from onibi.platform.config import to_mapping
+from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import CheckpointError
 from onibi.platform.history import History, read_history

@@ -32,7 +32,7 @@ from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 
-ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER = range(4)
+ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION = range(5)
 
 
 def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
@@ -190,14 +190,27 @@ class RunPlan:
         """The reward mixer."""
         return RewardMixer(self.settings.rewards)
 
-    def make_annotator(self) -> Annotator | None:
-        """The annotator; None where there are no captions to judge."""
-        if self.settings.captioner.kind == "none":  # type: ignore[attr-defined]
-            return None
-        annotator: Annotator = load_class(ANNOTATORS, self.settings.annotator.kind)(  # type: ignore[attr-defined]
-            self.settings.annotator
-        )
+    @property
+    def annotator_settings(self) -> dict[str, Settings]:
+        """Settings of all annotators by name, the first one's being its kind; none without captions to judge."""
+        settings = self.settings
+        if settings.captioner.kind == "none":  # type: ignore[attr-defined]
+            return {}
+        return {settings.annotator.kind: settings.annotator, **settings.annotators}  # type: ignore[attr-defined]
+
+    def make_annotator(self, name: str) -> Annotator:
+        """One of the annotators. Raises: ConfigError where it cannot be made as its settings say."""
+        settings = self.annotator_settings[name]
+        annotator: Annotator = load_class(ANNOTATORS, settings.kind)(settings)  # type: ignore[attr-defined]
         return annotator
+
+    def make_first_annotator(self) -> Annotator | None:
+        """The first annotator; None where there are no captions to judge."""
+        return next(iter(self.make_annotators().values()), None)
+
+    def make_annotators(self) -> dict[str, Annotator]:
+        """All annotators by name."""
+        return {name: self.make_annotator(name) for name in self.annotator_settings}
 
     def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
         settings = self.settings
@@ -313,7 +326,8 @@ def _check_captions(settings: RunSettings, captioner: Captioner, env: Any) -> No
         raise ConfigError(
             f"captioner.kind={settings.captioner.kind} reads {missing}, which the observation of "  # type: ignore[attr-defined]
             f"{settings.environment.id} does not have. Set captioner.kind to info or none (and rewards.intrinsic to "
-            "null with none), or use a NetHack or MiniHack environment."
+            "null with none), or use an environment that has them: NetHack and MiniHack for nethack, MiniGrid and "
+            "BabyAI for minigrid."
         )
 
 

@@ -11,8 +11,8 @@ from onibi.actors.evaluation import EvaluationSettings
 from onibi.actors.rollout import RolloutSettings
 from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
-from onibi.platform.annotation_desk import AnnotationDeskSettings
-from onibi.platform.config import Settings, selected
+from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.config import Settings, selected, selected_each
 from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
@@ -99,18 +99,6 @@ class PlacementSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotationSettings(Settings):
-    """How captions reach the annotator."""
-
-    batch_keys: int = 64  # most keys asked at once
-    desk: AnnotationDeskSettings = field(default_factory=AnnotationDeskSettings)
-
-    def __post_init__(self) -> None:
-        if self.batch_keys < 1:
-            raise ValueError(f"batch_keys is {self.batch_keys}; allowed: 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ActorsSettings(Settings):
     """The rollout actors."""
 
@@ -135,6 +123,7 @@ class RunSettings(Settings):
     frame_stack: FrameStackSettings = field(default_factory=FrameStackSettings)
     captioner: Settings = selected(CAPTIONERS, "none")
     annotator: Settings = selected(ANNOTATORS, "lexicon")
+    annotators: dict[str, Settings] = selected_each(ANNOTATORS)  # more of them, at the same time
     annotation: AnnotationSettings = field(default_factory=AnnotationSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     actors: ActorsSettings = field(default_factory=ActorsSettings)

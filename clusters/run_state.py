@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from onibi.clusters.run_plan import ROLE_SAMPLER, RunPlan, role_seed
+from onibi.clusters.run_plan import ROLE_ANNOTATION, ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotator import judge_of
 from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 from onibi.platform.errors import ReplayError
@@ -264,11 +265,12 @@ def remove_stale_rings(folder: str, keep: Path) -> list[Path]:
 
 def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
     """An empty annotation desk for the run."""
-    annotator = plan.make_annotator()
     return AnnotationDesk(
-        plan.settings.annotation.desk,
+        plan.settings.annotation,
         keys_per_caption=plan.spec.keys_per_caption,
         key_version=plan.key_version,
-        prompt_version=annotator.prompt_version if annotator else "none",
+        judges=[judge_of(annotator) for annotator in plan.make_annotators().values()],
         clock=clock,
+        asks="pairs" if getattr(plan.settings.rewards.intrinsic, "kind", None) == "ranking" else "keys",
+        seed=role_seed(plan.settings, ROLE_ANNOTATION),
     )

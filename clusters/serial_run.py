@@ -32,6 +32,7 @@ from onibi.clusters.run_state import (
     state_of,
 )
 from onibi.learners.learner_loop import LearnerLoop
+from onibi.platform.annotator import judge_of, with_votes
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.policy import Weights
@@ -39,7 +40,6 @@ from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
 
 _INTERVAL_SECONDS = 1.0
-_CAPTION_KINDS = ("captions", "keys", "labels", "queue")
 
 
 class SerialRun:
@@ -75,8 +75,8 @@ class SerialRun:
         # Leases are never overdue here, so any clock that never falls will do; a real one would not repeat.
         self._desk = make_desk(plan, clock=lambda: float(self._state.env_steps))
         if checkpoint is not None:
-            self._desk.restore({name: checkpoint.tables[name] for name in _CAPTION_KINDS})
-        self._annotator = plan.make_annotator()
+            self._desk.restore(dict(checkpoint.tables))
+        self._annotators = plan.make_annotators()
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
         self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
@@ -180,15 +180,24 @@ class SerialRun:
         )
         self._shard.take_episodes()
         self._desk.see(*inserted.sightings())
-        requests = self._desk.take(self._settings.annotation.batch_keys)
-        if requests and self._annotator is not None:
-            self._desk.put(self._annotator.annotate(requests, self._annotator.goal))
+        self._desk.advance(self._state.env_steps)
+        self._annotate()
         table = self._desk.table(newer_than=self._loop.table_version)
         if table is not None:
             self._loop.set_table(table)
             self._table = table
         paid = self._ledger.add(fragment, inserted.caption_id, self._table)
         meter.add_episodes((episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes)
+
+    def _annotate(self) -> None:
+        batch = self._settings.annotation.batch_keys
+        for annotator in self._annotators.values():
+            if self._desk.asks == "pairs":
+                pairs = self._desk.take_pairs(batch, judge_of(annotator))
+                self._desk.put(annotator.prefer(pairs, annotator.goal))
+            else:
+                requests = self._desk.take(batch, judge_of(annotator))
+                self._desk.put(with_votes(annotator.annotate(requests, annotator.goal), requests))
 
     def _make_rollout(self, actor: int) -> Rollout:
         lease = self._shard.register(actor, self._settings.actors.rollout.envs_per_actor)

@@ -51,7 +51,7 @@ def train(
     settings = read_run_settings(config, overrides)
     plan = plan_run(settings)
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
-    plan.make_annotator()  # a lexicon that cannot be read, likewise
+    plan.make_annotators()  # a lexicon that cannot be read, likewise
     plan.check_learner()  # and a learner whose settings do not fit the rewards
     if serial:
         plan.check_serial()

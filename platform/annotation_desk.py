@@ -5,9 +5,8 @@ Plain state without threads, processes or clocks of its own; the run loop calls 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,90 +14,92 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onibi.platform.annotator import AnnotationRequest
-from onibi.platform.caption_queue import CaptionQueue, QueueState
+from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.caption_queue import CaptionQueue, Rank
 from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
-from onibi.platform.config import Settings
-from onibi.platform.errors import CaptionError
+from onibi.platform.desk_report import CaptionReportRow, caption_report, desk_statistics
+from onibi.platform.desk_state import DeskState, desk_from_arrow, desk_to_arrow
 from onibi.platform.fragment import CaptionText
-from onibi.platform.labels import Label, LabelTable, LabelValue
+from onibi.platform.key_labels import KeyLabels
+from onibi.platform.labels import Judge, Label, LabelTable, LabelValue, Preference, PreferenceTable, PreferenceValue
+from onibi.platform.pair_queue import PairQueue, RecentCaptions
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.reward_training import LabelledKeys, MemberScores
+from onibi.platform.score_uncertainty import uncertainty
 
 log = logging.getLogger(__name__)
 
-_VALUES = {LabelValue.HELPFUL: 1.0, LabelValue.UNHELPFUL: 0.0}
+_PREFERENCES = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnnotationDeskSettings(Settings):
-    """How keys wait for their labels."""
+@dataclass(frozen=True)
+class Docket:
+    """What waits for one judge."""
 
-    queue_keys: int = 10_000  # most keys waiting; the oldest is dropped and comes back when it is met again
-    lease_seconds: float = 120.0  # a taken key waits again after this time without a reply
-    max_attempts: int = 3  # invalid replies after which a key is parked
-    reuse: Literal["same_prompt", "any_prompt"] = "same_prompt"  # which labels of other runs and prompts count
-
-    def __post_init__(self) -> None:
-        if self.queue_keys < 1 or self.max_attempts < 1 or not self.lease_seconds > 0:
-            raise ValueError(
-                f"queue_keys {self.queue_keys} and max_attempts {self.max_attempts} must be 1 or more, "
-                f"lease_seconds {self.lease_seconds} above 0"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionReportRow:
-    """One key in the table that a run leaves behind; ``label`` is "" while it has none, or "never asked"."""
-
-    key: str
-    example: str
-    sightings: int  # rows
-    label: str
-    score: float
-    annotator: str
-    reply: str
+    keys: CaptionQueue
+    pairs: PairQueue
 
 
 class AnnotationDesk:
-    """Caption table, queue, labels and reward table in one place.
+    """Caption table, queues, labels, preferences and reward table in one place.
 
     Args:
-        settings: how keys wait.
+        settings: what is asked, and how labels count.
         keys_per_caption: K.
         key_version: of the captioner.
-        prompt_version: of the annotator: labels of other prompts are kept, and count with ``reuse: any_prompt`` only.
+        judges: those of the run, whose labels count together; others' are kept, and count with ``reuse: any_prompt``
+            only. Annotators with one judge share its queue.
         clock: seconds, never falling; wall time in a run, a step counter in deterministic mode.
         labels: those of another run to start from.
+        asks: keys one by one, or pairs of keys.
+        seed: of the drawn pairs.
     """
 
     def __init__(
         self,
-        settings: AnnotationDeskSettings,
+        settings: AnnotationSettings,
         *,
         keys_per_caption: int,
         key_version: str,
-        prompt_version: str,
+        judges: Sequence[Judge],
         clock: Callable[[], float],
         labels: LabelTable | None = None,
+        asks: Literal["keys", "pairs"] = "keys",
+        seed: int = 0,
     ) -> None:
         self.settings = settings
-        self.prompt_version = prompt_version
+        self.judges = tuple(dict.fromkeys(judges))
+        self.asks = asks
         self.captions = CaptionTable(keys_per_caption, key_version)
         self.labels = LabelTable() if labels is None else labels
+        self.preferences = PreferenceTable()
         self._clock = clock
-        self._queue = CaptionQueue(
-            capacity_keys=settings.queue_keys, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-        )
-        self._value = np.zeros(256, np.float32)
-        self._labelled = np.zeros(256, np.uint8)
-        self._tracked_keys = 0
-        self._invalid_replies = 0
-        self._unusable_labels = 0
-        self._version = 0
+        self._seed = seed
+        self._env_steps = 0
+        self._scores: MemberScores | None = None
+        self._counters = dict.fromkeys(("invalid_replies", "unusable_labels", "asked_keys", "asked_pairs"), 0)
+        self._version = self._data_version = 0
         self._changed = True  # so that the first caller gets a table
+        self._begin()
+
+    def _begin(self) -> None:
+        desk = self.settings.desk
+        limits: dict[str, Any] = {"lease_seconds": desk.lease_seconds, "max_attempts": desk.max_attempts}
+        self._dockets = {
+            judge: Docket(
+                CaptionQueue(capacity_keys=desk.queue_keys, **limits),
+                PairQueue(self.settings.pairs, **limits, seed=self._seed + number),
+            )
+            for number, judge in enumerate(self.judges)
+        }
+        self._recent = RecentCaptions(self.settings.pairs.recent_captions)
+        self._keys = KeyLabels(self.judges, self.settings.votes, any_prompt=desk.reuse == "any_prompt")
+        self._put_records: set[tuple[Any, ...]] = {_identity(record) for record in (*self.labels, *self.preferences)}
+        self._read_records: set[tuple[Any, ...]] = set()
 
     def intern(self, captions: list[CaptionText]) -> NDArray[np.uint32]:
-        """Dense caption indices [len(captions)]; keys that need a label are offered to the queue.
+        """Dense caption indices [len(captions)]; keys that need a label are offered to the queues.
 
         Raises: CaptionError as ``CaptionTable.intern``.
         """
@@ -109,7 +110,7 @@ class AnnotationDesk:
             self._track_new_keys()
         new = self.captions.caption_keys[known:]
         # Only a caption with a labelled key changes what rows are worth; others are unlabelled in any table.
-        self._changed |= bool(np.any(self._labelled[new[new >= 0]] == LABELLED))
+        self._note_change(bool(np.any(self._keys.status[new[new >= 0]] == LABELLED)))
         self._offer(indices)
         return indices
 
@@ -121,45 +122,80 @@ class AnnotationDesk:
         self.captions.count_sightings(captions, rows)
         self._offer(captions)
 
-    def take(self, count: int) -> list[AnnotationRequest]:
-        """At most ``count`` keys to judge, newest first; they come back after ``lease_seconds`` without a label."""
-        now = self._clock()
-        self._queue.expire(now)
-        return [
-            AnnotationRequest(key=key, key_text=self.captions.key(key).text, raw_text=self.captions.example(key))
-            for key in self._queue.take(count, now)
-        ]
+    def advance(self, env_steps: int) -> None:
+        """So many env steps were made: labels that ``delay_steps`` held back may pay now."""
+        held_back, self._env_steps = self._held_back, max(self._env_steps, env_steps)
+        self._changed |= held_back and not self._held_back
 
-    def has_requests(self) -> bool:
+    def take(self, count: int, judge: Judge | None = None) -> list[AnnotationRequest]:
+        """At most ``count`` keys for a judge (None: the first) to judge; they come back after ``lease_seconds``."""
+        judge = self.judges[0] if judge is None else judge
+        queue, now = self._dockets[judge].keys, self._clock()
+        queue.expire(now)
+        taken = queue.take(count, now, self._rank())
+        self._counters["asked_keys"] += len(taken)
+        return [self._request(key, self._keys.next_vote(judge, key)) for key in taken]
+
+    def take_pairs(self, count: int, judge: Judge | None = None) -> list[PairRequest]:
+        """At most ``count`` pairs of keys for a judge to compare; likewise."""
+        pairs = self._dockets[self.judges[0] if judge is None else judge].pairs
+        taken = pairs.take(count, self._clock(), self._recent)
+        self._counters["asked_pairs"] += len(taken)
+        return [PairRequest(first=self._request(first), second=self._request(second)) for first, second in taken]
+
+    def has_requests(self, judge: Judge | None = None) -> bool:
         """Whether ``take`` would give something now."""
-        self._queue.expire(self._clock())
-        return len(self._queue) > 0
+        queue = self._dockets[self.judges[0] if judge is None else judge].keys
+        queue.expire(self._clock())
+        return len(queue) > 0
 
-    def put(self, labels: Iterable[Label]) -> None:
+    def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge | None = None) -> None:
+        """Taken requests that their annotator will not answer: they wait again at once."""
+        docket = self._dockets[self.judges[0] if judge is None else judge]
+        requests = list(requests)
+        docket.keys.give_back([one.key for one in requests if isinstance(one, AnnotationRequest)], self._clock())
+        docket.pairs.give_back([(one.first.key, one.second.key) for one in requests if isinstance(one, PairRequest)])
+
+    def put(self, records: Iterable[Label | Preference]) -> None:
         """Take replies, late ones too. An invalid one is asked again; a key of another run is kept for who meets it."""
-        labels = list(labels)
-        self.labels.add(labels)
-        retry, finished = [], []
-        for label in labels:
-            key = self.captions.key_index(label.key_hash)
-            if label.value == LabelValue.INVALID:
-                self._invalid_replies += 1
-                if key is not None:
-                    retry.append(key)
-            elif not self._counts(label):
-                self._unusable_labels += 1
-            elif key is not None and self._labelled[key] != NEVER_ASKED:
-                self._apply(key, label)
-                finished.append(key)
-        self._queue.finish(finished)
-        parked = self._queue.parked
-        self._queue.retry(retry, self._clock())
-        if self._queue.parked > parked:
-            log.warning(
-                "%d caption keys got no readable label in %d replies and are asked no more; see the label table",
-                self._queue.parked - parked,
-                self.settings.max_attempts,
-            )
+        records = [record for record in records if _identity(record) not in self._read_records]
+        self._put_records.update(map(_identity, records))
+        self._add(records)
+
+    def learn(self, records: Iterable[Label | Preference]) -> None:
+        """Take what was read from a table on disk, where replies of this run may be, too: those count once."""
+        known = self._put_records | self._read_records
+        records = [record for record in records if _identity(record) not in known]
+        self._read_records.update(map(_identity, records))
+        self._add(records)
+
+    def training_data(self, newer_than: int) -> LabelledKeys | None:
+        """What a reward model learns from; None where there is nothing newer, or labels are held back still."""
+        if self._held_back or self._data_version <= newer_than:
+            return None
+        count = len(self._keys)
+        labelled = np.flatnonzero(self._keys.status == LABELLED).astype(np.int32)
+        pairs = [
+            (first, second, _PREFERENCES[preference.value])
+            for preference in self.preferences.valid(self.judges)
+            if (first := self.captions.key_index(preference.first_hash)) is not None
+            and (second := self.captions.key_index(preference.second_hash)) is not None
+        ]
+        return LabelledKeys(
+            version=self._data_version,
+            key_texts=[self.captions.key(index).text for index in range(count)],
+            askable=self.captions.askable,
+            sightings=self.captions.key_sightings,
+            label_key=labelled,
+            label_score=self._keys.score[labelled],
+            pair_first=np.array([first for first, _, _ in pairs], np.int32),
+            pair_second=np.array([second for _, second, _ in pairs], np.int32),
+            pair_preference=np.array([value for _, _, value in pairs], np.float32),
+        )
+
+    def set_scores(self, scores: MemberScores) -> None:
+        """Take a reward model's newest scores."""
+        self._scores = scores
 
     @property
     def table_version(self) -> int:
@@ -173,168 +209,176 @@ class AnnotationDesk:
             self._changed = False
         if self._version <= newer_than:
             return None
+        labelled = self._keys.status.copy()
+        value = ((self._keys.score >= 0.5) & (labelled == LABELLED)).astype(np.float32)
+        if self._held_back:
+            value[:], labelled[labelled == LABELLED] = 0.0, UNLABELLED
         return RewardTable(
-            version=self._version,
-            caption_keys=self.captions.caption_keys,
-            value=self._value[: self._tracked_keys].copy(),
-            labelled=self._labelled[: self._tracked_keys].copy(),
+            version=self._version, caption_keys=self.captions.caption_keys, value=value, labelled=labelled
         )
 
     def statistics(self) -> dict[str, float]:
         """Metrics, ``annotation/name``."""
-        labelled = self._labelled[: self._tracked_keys]
-        askable, decided = labelled != NEVER_ASKED, labelled == LABELLED
-        helpful = decided & (self._value[: self._tracked_keys] > 0)
-        sightings = self.captions.key_sightings
-        asked_rows, decided_rows = int(sightings[askable].sum()), int(sightings[decided].sum())
-        return {
-            "annotation/captions": float(len(self.captions) - 1),
-            "annotation/keys": float(self._tracked_keys),
-            "annotation/keys_askable": float(askable.sum()),
-            "annotation/keys_labelled": float(decided.sum()),
-            "annotation/keys_helpful": float(helpful.sum()),
-            "annotation/labelled_key_share": float(decided.sum() / askable.sum()) if askable.any() else 1.0,
-            "annotation/labelled_sighting_share": decided_rows / asked_rows if asked_rows else 1.0,
-            "annotation/queue_keys": float(len(self._queue)),
-            "annotation/in_flight_keys": float(self._queue.in_flight),
-            "annotation/parked_keys": float(self._queue.parked),
-            "annotation/dropped_keys": float(self._queue.dropped),
-            "annotation/expired_leases": float(self._queue.expired),
-            "annotation/oldest_unlabelled_seconds": self._queue.oldest_age_seconds(self._clock()),
-            "annotation/replies": float(len(self.labels)),
-            "annotation/invalid_replies": float(self._invalid_replies),
-            "annotation/unusable_labels": float(self._unusable_labels),
-            "annotation/table_version": float(self.table_version),
-        }
+        counters = {**self._counters, "duplicate_labels": self._keys.duplicates, "table_version": self.table_version}
+        queues = [docket.keys for docket in self._dockets.values()]
+        pairs = [docket.pairs for docket in self._dockets.values()]
+        replies = len(self.labels) + len(self.preferences)
+        figures = desk_statistics(self.captions, self._keys, queues, pairs, counters, replies, self._clock())
+        return figures if self._scores is None else {**figures, **self._scores.metrics}
 
     def caption_report(self) -> list[CaptionReportRow]:
         """One row per key in index order, so that ``rewards_by_key`` lines up with it."""
-        sightings = self.captions.key_sightings
-        rows = []
-        for index in range(self._tracked_keys):
-            key = self.captions.key(index)
-            label = self._label_of(key.text) if self._labelled[index] == LABELLED else None
-            unlabelled = "never asked" if self._labelled[index] == NEVER_ASKED else ""
-            rows.append(
-                CaptionReportRow(
-                    key=key.text,
-                    example=self.captions.example(index),
-                    sightings=int(sightings[index]),
-                    label=unlabelled if label is None else label.value.value,
-                    score=float("nan") if label is None else label.score,
-                    annotator="" if label is None else label.annotator,
-                    reply="" if label is None else label.reply,
-                )
-            )
-        return rows
+        return caption_report(self.captions, self._keys)
 
     def state(self) -> dict[str, pa.Table]:
-        """Everything as Arrow tables ``captions``, ``keys``, ``labels``, ``queue``; the clock's reading goes along."""
-        queue = self._queue.state()
-        waiting = pa.table(
-            {
-                "key": pa.array([*(key for key, _, _ in queue.waiting), *queue.parked], pa.int32()),
-                "first_offered": pa.array(
-                    [*(first for _, first, _ in queue.waiting), *[0.0] * len(queue.parked)], pa.float64()
-                ),
-                "invalid_replies": pa.array(
-                    [*(tries for _, _, tries in queue.waiting), *[0] * len(queue.parked)], pa.int32()
-                ),
-                "parked": pa.array([False] * len(queue.waiting) + [True] * len(queue.parked), pa.bool_()),
-            }
+        """Everything as Arrow tables ``captions``, ``keys``, ``labels``, ``preferences``, ``queue``."""
+        return desk_to_arrow(
+            DeskState(
+                captions=self.captions,
+                labels=self.labels,
+                preferences=self.preferences,
+                queues={judge: docket.keys.state() for judge, docket in self._dockets.items()},
+                pair_draws={judge: docket.pairs.draws for judge, docket in self._dockets.items()},
+                counters=self._counters,
+                version=self._version,
+                data_version=self._data_version,
+                changed=self._changed,
+                clock=self._clock(),
+            )
         )
-        counters = {
-            "dropped": queue.dropped,
-            "expired": queue.expired,
-            "invalid_replies": self._invalid_replies,
-            "unusable_labels": self._unusable_labels,
-            "version": self._version,
-            "changed": self._changed,
-            "clock": self._clock(),
-            "prompt_version": self.prompt_version,
-        }
-        return {
-            **self.captions.to_arrow(),
-            "labels": self.labels.to_arrow(),
-            "queue": waiting.replace_schema_metadata({"counters": json.dumps(counters)}),
-        }
 
     def restore(self, state: dict[str, pa.Table]) -> None:
-        """Go on from ``state``: same indices, labels and queue; keys that were in flight are asked again.
+        """Go on from ``state``: same indices, labels and queues; what was in flight is asked again.
 
-        With another prompt version the old labels are kept and, but for ``reuse: any_prompt``, every key is asked anew.
+        A judge that is new has its keys asked anew, but for ``reuse: any_prompt``; old labels are kept.
         Raises: CaptionError where a table is missing, damaged, or of another captioner.
         """
-        missing = sorted({"captions", "keys", "labels", "queue"} - set(state))
-        if missing:
-            raise CaptionError(f"annotation state: tables {missing} are missing among {sorted(state)}")
-        captions = CaptionTable.from_arrow(state)
-        mine = (self.captions.keys_per_caption, self.captions.key_version)
-        if (captions.keys_per_caption, captions.key_version) != mine:
-            raise CaptionError(
-                f"annotation state: captions were made with K and key version "
-                f"{(captions.keys_per_caption, captions.key_version)}, this run has {mine}; start a "
-                "new run, its label table can start from the old one"
-            )
-        labels = LabelTable.from_arrow(state["labels"], source="annotation state, labels")
-        counters = json.loads((state["queue"].schema.metadata or {}).get(b"counters", b"null"))
-        if counters is None:
-            raise CaptionError(
-                "annotation state: table 'queue' has no counters in its metadata; was it written by "
-                "AnnotationDesk.state?"
-            )
-        self.captions, self.labels = captions, labels
-        self._tracked_keys = 0
-        shift = self._clock() - counters["clock"]  # ages go on from where they stood, whatever the clock says now
-        rows = state["queue"].to_pylist()
-        same_prompt = counters["prompt_version"] == self.prompt_version
-        self._queue.restore(
-            QueueState(
-                waiting=[
-                    (KeyIndex(row["key"]), row["first_offered"] + shift, row["invalid_replies"] if same_prompt else 0)
-                    for row in rows
-                    if not row["parked"]
-                ],
-                parked=[KeyIndex(row["key"]) for row in rows if row["parked"] and same_prompt],
-                dropped=counters["dropped"],
-                expired=counters["expired"],
-            )
-        )
-        self._invalid_replies, self._unusable_labels = counters["invalid_replies"], counters["unusable_labels"]
+        former = desk_from_arrow(state, self.captions.keys_per_caption, self.captions.key_version)
+        self.captions, self.labels, self.preferences = former.captions, former.labels, former.preferences
+        self._begin()
+        shift = self._clock() - former.clock  # ages go on from where they stood, whatever the clock says now
+        new = [judge for judge in self.judges if judge not in former.queues]
+        for judge, docket in self._dockets.items():
+            if judge not in new:
+                docket.keys.restore(former.queues[judge].later(shift))
+                docket.pairs.draws = former.pair_draws[judge]
         self._track_new_keys()
-        self._version, self._changed = counters["version"], counters["changed"] or not same_prompt
-        if not same_prompt:
-            self._offer(np.arange(len(captions)))
+        self._finish_pairs(self.preferences)
+        self._counters |= former.counters
+        self._version, self._data_version = former.version, former.data_version
+        same = set(former.queues) == set(self.judges)
+        self._changed = former.changed or not same
+        keys = np.arange(len(self._keys), dtype=np.int32)
+        for judge, docket in self._dockets.items():
+            missing = self._keys.missing(judge, keys)
+            if judge in new:
+                docket.keys.offer(map(KeyIndex, np.flatnonzero(missing == self.settings.votes)), self._clock())
+            docket.keys.offer_further(map(KeyIndex, np.flatnonzero((missing > 0) & (missing < self.settings.votes))))
+
+    @property
+    def _held_back(self) -> bool:
+        return self._env_steps < self.settings.delay_steps
+
+    def _note_change(self, changed: bool) -> None:
+        self._changed |= changed and not self._held_back
+
+    def _request(self, key: int, vote: int = 0) -> AnnotationRequest:
+        text, example = self.captions.key(key).text, self.captions.example(key)
+        return AnnotationRequest(key=KeyIndex(key), key_text=text, raw_text=example, vote=vote)
+
+    def _rank(self) -> Rank | None:
+        order = self.settings.queue.order
+        if order == "newest":
+            return None
+        if order == "most_frequent":
+            sightings = self.captions.key_sightings
+            return lambda keys: sightings[keys]
+        uncertain = uncertainty(self._scores, len(self._keys))
+        return lambda keys: uncertain[keys]
 
     def _track_new_keys(self) -> None:
-        count = self.captions.key_count
-        while count > len(self._value):
-            self._value = np.concatenate([self._value, np.zeros_like(self._value)])
-            self._labelled = np.concatenate([self._labelled, np.zeros_like(self._labelled)])
-        for index in range(self._tracked_keys, count):
+        before, count = len(self._keys), self.captions.key_count
+        for index in range(before, count):
             key = self.captions.key(index)
-            self._value[index], self._labelled[index] = 0.0, UNLABELLED if key.askable else NEVER_ASKED
-            label = self._label_of(key.text) if key.askable else None
-            if label is not None:
-                self._apply(KeyIndex(index), label)
-                self._queue.finish([KeyIndex(index)])
-        self._tracked_keys = count
+            self._keys.append(key.askable, self.labels.valid(text_hash(key.text)))
+        if count > before:
+            self._data_version += 1
+            for judge, docket in self._dockets.items():
+                keys = np.arange(before, count, dtype=np.int32)
+                docket.keys.finish(map(KeyIndex, keys[self._keys.missing(judge, keys) == 0].tolist()))
 
     def _offer(self, captions: NDArray[Any]) -> None:
+        if self.asks == "pairs":
+            for caption in np.unique(np.asarray(captions)).tolist():
+                keys = self.captions.keys_of(np.array([caption]))
+                self._recent.see(caption, keys[self._keys.status[keys] != NEVER_ASKED])
+            return
         keys = self.captions.keys_of(captions)
-        wanted = keys[self._labelled[keys] == UNLABELLED]
-        if wanted.size:
-            self._queue.offer((KeyIndex(key) for key in wanted.tolist()), self._clock())
+        for judge, docket in self._dockets.items():
+            missing = self._keys.missing(judge, keys)
+            first, further = keys[missing == self.settings.votes], keys[(missing > 0) & (missing < self.settings.votes)]
+            if first.size:
+                docket.keys.offer(map(KeyIndex, first.tolist()), self._clock())
+            if further.size:
+                docket.keys.offer_further(map(KeyIndex, further.tolist()))
 
-    def _label_of(self, key_text: str) -> Label | None:
-        return self.labels.get(
-            text_hash(key_text), None if self.settings.reuse == "any_prompt" else self.prompt_version
-        )
+    def _add(self, records: list[Label | Preference]) -> None:
+        parked = sum(docket.keys.parked for docket in self._dockets.values())
+        labels = [record for record in records if isinstance(record, Label)]
+        preferences = [record for record in records if isinstance(record, Preference)]
+        self.labels.add(labels)
+        self.preferences.add(preferences)
+        for label in labels:
+            self._add_label(label)
+        self._finish_pairs(preferences)
+        newly = sum(docket.keys.parked for docket in self._dockets.values()) - parked
+        if newly > 0:
+            log.warning(
+                "%d caption keys got no readable label in %d replies and are asked no more; see the label table",
+                newly,
+                self.settings.desk.max_attempts,
+            )
 
-    def _counts(self, label: Label) -> bool:
-        return self.settings.reuse == "any_prompt" or label.prompt_version == self.prompt_version
+    def _add_label(self, label: Label) -> None:
+        key = self.captions.key_index(label.key_hash)
+        docket = self._dockets.get(label.judge)
+        if label.value == LabelValue.INVALID:
+            self._counters["invalid_replies"] += 1
+            if key is not None and docket is not None:
+                docket.keys.retry([key], self._clock())
+            return
+        if not self._keys.counts(label):
+            self._counters["unusable_labels"] += 1
+            return
+        if key is None:
+            return
+        self._note_change(self._keys.add(key, label))
+        self._data_version += 1
+        for judge, waiting in self._dockets.items():
+            missing = int(self._keys.missing(judge, np.array([key]))[0])
+            if missing < self.settings.votes or self._keys.status[key] == NEVER_ASKED:
+                waiting.keys.finish([key])
+            if 0 < missing < self.settings.votes:
+                waiting.keys.offer_further([key])
 
-    def _apply(self, key: KeyIndex, label: Label) -> None:
-        value = _VALUES[label.value]
-        self._changed |= bool(self._labelled[key] != LABELLED or self._value[key] != value)
-        self._value[key], self._labelled[key] = value, LABELLED
+    def _finish_pairs(self, preferences: Iterable[Preference]) -> None:
+        for preference in preferences:
+            docket = self._dockets.get(preference.judge)
+            first, second = map(self.captions.key_index, (preference.first_hash, preference.second_hash))
+            invalid = preference.value == PreferenceValue.INVALID
+            self._counters["invalid_replies"] += invalid
+            self._counters["unusable_labels"] += not invalid and docket is None
+            if docket is None or first is None or second is None:
+                continue
+            if invalid:
+                docket.pairs.retry([(first, second)])
+            else:
+                docket.pairs.finish([(first, second)])
+                self._data_version += 1
+
+
+def _identity(record: Label | Preference) -> tuple[Any, ...]:
+    """Tells one reply from another, wherever it was read from."""
+    if isinstance(record, Label):
+        return record.key_hash, record.prompt_version, record.model, record.vote, record.time_seconds
+    return record.first_hash, record.second_hash, record.prompt_version, record.model, record.time_seconds

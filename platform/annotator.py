@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from onibi.platform.captions import KeyIndex
-from onibi.platform.labels import Label
+from onibi.platform.captions import KeyIndex, text_hash
+from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,16 @@ class AnnotationRequest:
     key: KeyIndex
     key_text: str
     raw_text: str
+    vote: int = 0
+    """Which of a judge's independent labels of this key; whoever asked stamps it on the label (``with_votes``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRequest:
+    """Two keys: which of them helps more?"""
+
+    first: AnnotationRequest
+    second: AnnotationRequest
 
 
 class Annotator(Protocol):
@@ -27,15 +37,100 @@ class Annotator(Protocol):
         """The goal in plain words that this annotator's settings name."""
 
     @property
+    def model(self) -> str:
+        """Which model, rules or table judge; ``Label.model`` of all its labels."""
+
+    @property
     def prompt_version(self) -> str:
         """``labels.prompt_hash`` over all that shapes its verdicts: kind, model, prompt or rules, goal."""
 
-    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> list[Label]:
+    @property
+    def is_free(self) -> bool:
+        """Whether it costs neither money nor noticeable time, so that its labels need no shared table."""
+
+    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
         """Judge keys.
 
         Args:
             requests: what to judge; may be empty.
             goal: what "helpful" is measured against.
-        Returns: one label per request, in order; a reply that cannot be read is ``LabelValue.INVALID``.
-        Raises: OnibiError where it cannot judge at all; the requests are then asked again when their lease ends.
+        Yields: labels as soon as they are there, in any order, one per request or none (it is then asked again when
+            its lease ends); a reply that cannot be read is ``LabelValue.INVALID``.
+
+        Raises:
+            AnnotatorError: it cannot judge now; it is asked again after a while. What was yielded before counts.
+            BudgetSpentError: it judges no more in this run.
         """
+
+    def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
+        """Judge which key of each pair helps more; as ``annotate``. ``prefer_by_scores`` does it by two labels."""
+
+    def statistics(self) -> dict[str, float]:
+        """Metrics since it was made, without their prefix ``annotator/NAME/``, may be empty: requests, retries,
+        tokens, cost, budget_left_…
+        """
+
+    def close(self) -> None:
+        """Release what it holds; it is not asked any more."""
+
+
+def judge_of(annotator: Annotator) -> Judge:
+    """Whose labels an annotator's labels are."""
+    return Judge(annotator.prompt_version, annotator.model, annotator.goal)
+
+
+def with_votes(labels: Iterator[Label], requests: Sequence[AnnotationRequest]) -> Iterator[Label]:
+    """The labels of ``requests``, each with its request's vote."""
+    votes = {text_hash(request.key_text): request.vote for request in requests}
+    for label in labels:
+        vote = votes.get(label.key_hash, 0)
+        yield label if label.vote == vote else replace(label, vote=vote)
+
+
+def prefer_by_scores(annotator: Annotator, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
+    """Preferences of an annotator that judges single keys: the higher score wins, equal scores tie.
+
+    Each distinct key is judged once; a pair is yielded when both its keys are, as invalid where one's label is. Tokens,
+    cost and latency of a key are counted in the first pair that it completes. Raises: what ``annotate`` raises.
+    """
+    waiting: dict[int, list[PairRequest]] = {}
+    requests: dict[int, AnnotationRequest] = {}
+    for pair in pairs:
+        for request in (pair.first, pair.second):
+            key_hash = text_hash(request.key_text)
+            requests.setdefault(key_hash, request)
+            waiting.setdefault(key_hash, []).append(pair)
+    labels: dict[int, Label] = {}
+    counted: set[int] = set()
+    for label in annotator.annotate(list(requests.values()), goal):
+        labels[label.key_hash] = label
+        for pair in waiting.pop(label.key_hash, []):
+            hashes = text_hash(pair.first.key_text), text_hash(pair.second.key_text)
+            if all(key_hash in labels for key_hash in hashes):
+                first, second = (labels[key_hash] for key_hash in hashes)
+                new = [labels[key_hash] for key_hash in dict.fromkeys(hashes) if key_hash not in counted]
+                counted.update(hashes)
+                yield Preference(
+                    first_hash=first.key_hash,
+                    second_hash=second.key_hash,
+                    first_text=first.key_text,
+                    second_text=second.key_text,
+                    value=_preferred(first, second),
+                    annotator=label.annotator,
+                    model=label.model,
+                    prompt_version=label.prompt_version,
+                    goal=label.goal,
+                    latency_seconds=max((one.latency_seconds for one in new), default=0.0),
+                    tokens=sum(one.tokens for one in new),
+                    cost=sum(one.cost for one in new),
+                    reply=f"{first.score:.6g} against {second.score:.6g}",
+                    time_seconds=label.time_seconds,
+                )
+
+
+def _preferred(first: Label, second: Label) -> PreferenceValue:
+    if LabelValue.INVALID in (first.value, second.value):
+        return PreferenceValue.INVALID
+    if first.score == second.score:
+        return PreferenceValue.TIE
+    return PreferenceValue.FIRST if first.score > second.score else PreferenceValue.SECOND

@@ -1,13 +1,20 @@
-"""Which keys wait for an annotator: newest first, bounded, and nothing dropped for good."""
+"""Which keys wait for an annotator: bounded, in a stated order, and nothing dropped for good."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onibi.platform.captions import KeyIndex
 from onibi.platform.errors import CaptionError
+
+Rank = Callable[[NDArray[np.int32]], NDArray[Any]]
+"""Keys [n] → numbers [n]: what is asked first has the highest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +27,25 @@ class QueueState:
     dropped: int = 0
     expired: int = 0
 
+    def later(self, seconds: float) -> QueueState:
+        """The same with all times moved: as another clock tells them."""
+        return replace(self, waiting=[(key, first + seconds, replies) for key, first, replies in self.waiting])
+
 
 class CaptionQueue:
-    """Newest-first queue of keys with an in-flight set. A key is in one place: waiting, in flight, parked, or nowhere.
+    """Queue of keys with an in-flight set. A key is in one place: waiting, in flight, parked, or nowhere.
 
         offer ──▶ waiting ──take──▶ in flight ──finish──▶ (labelled)
                    ▲   │               │  │ └─retry──▶ waiting, or parked after ``max_attempts`` invalid replies
                    │   └─overflow──▶   │  │
                    └─────expire────────┘  └ lease over: the annotator died or hangs
 
-    What overflows is forgotten and counted; it comes back when its caption is met again and offered. The clock is the
-    caller's: every ``now`` is in seconds and must not fall.
+    Keys that have a label and want a further one wait behind all that have none. What overflows is forgotten and
+    counted; it comes back when its caption is met again and offered. The clock is the caller's: every ``now`` is in
+    seconds and must not fall.
 
     Args:
-        capacity_keys: most keys waiting; the oldest one makes room.
+        capacity_keys: most keys waiting; the one met longest ago makes room.
         lease_seconds: how long a taken key stays in flight before it waits again.
         max_attempts: invalid replies after which a key is parked and asked no more.
     """
@@ -47,7 +59,8 @@ class CaptionQueue:
         self._capacity_keys = capacity_keys
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
-        self._waiting: OrderedDict[KeyIndex, None] = OrderedDict()  # newest last
+        self._waiting: OrderedDict[KeyIndex, None] = OrderedDict()  # met last comes last
+        self._further: OrderedDict[KeyIndex, None] = OrderedDict()  # likewise, of keys that have a label
         self._in_flight: OrderedDict[KeyIndex, float] = OrderedDict()  # key -> end of its lease, soonest first
         self._invalid_replies: dict[KeyIndex, int] = {}
         self._first_offered: dict[KeyIndex, float] = {}  # unlabelled keys, dropped ones included, in order of time
@@ -58,7 +71,7 @@ class CaptionQueue:
         """Leases that ended without a label so far."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._further)
 
     @property
     def in_flight(self) -> int:
@@ -83,55 +96,74 @@ class CaptionQueue:
             if key in self._in_flight or key in self._parked:
                 continue
             self._first_offered.setdefault(key, now)
+            self._further.pop(key, None)
             self._waiting[key] = None
             self._waiting.move_to_end(key)
-        while len(self._waiting) > self._capacity_keys:
-            self._waiting.popitem(last=False)
-            self.dropped += 1
+        self._make_room()
 
-    def take(self, count: int, now: float) -> list[KeyIndex]:
-        """At most ``count`` keys, newest first: in flight until ``finish``, ``retry`` or the end of their lease."""
-        taken = [self._waiting.popitem()[0] for _ in range(min(count, len(self._waiting)))]
+    def offer_further(self, keys: Iterable[KeyIndex]) -> None:
+        """As ``offer``, for keys that have a label and want another."""
+        for key in keys:
+            if key in self._in_flight or key in self._parked or key in self._waiting:
+                continue
+            self._further[key] = None
+            self._further.move_to_end(key)
+        self._make_room()
+
+    def take(self, count: int, now: float, rank: Rank | None = None) -> list[KeyIndex]:
+        """At most ``count`` keys, in flight until ``finish``, ``retry`` or the end of their lease.
+
+        Args:
+            count: most keys.
+            now: the time.
+            rank: what is asked first; None and among equals: what was met last.
+        """
+        taken = self._pop(self._waiting, count, rank)
+        taken += self._pop(self._further, count - len(taken), rank)
         for key in taken:
             self._in_flight[key] = now + self._lease_seconds
         return taken
 
     def finish(self, keys: Iterable[KeyIndex]) -> None:
-        """Forget keys that have a label now, wherever they are: late answers count."""
+        """Forget keys that have their labels now, wherever they are: late answers count."""
         for key in keys:
-            self._waiting.pop(key, None)
-            self._in_flight.pop(key, None)
-            self._parked.pop(key, None)
+            for place in (self._waiting, self._further, self._in_flight, self._parked):
+                place.pop(key, None)  # type: ignore[attr-defined]
             self._invalid_replies.pop(key, None)
             self._first_offered.pop(key, None)
 
     def retry(self, keys: Iterable[KeyIndex], now: float) -> None:
         """Keys whose reply was invalid: they wait again, or are parked after ``max_attempts`` such replies."""
-        again = []
+        again, further = [], []
         for key in keys:
-            if self._in_flight.pop(key, None) is None and key not in self._waiting:
+            if self._in_flight.pop(key, None) is None and key not in self._waiting and key not in self._further:
                 continue  # labelled or parked meanwhile: a second reply to the same question changes nothing
             self._invalid_replies[key] = self._invalid_replies.get(key, 0) + 1
             if self._invalid_replies[key] < self._max_attempts:
-                again.append(key)
+                (again if key in self._first_offered else further).append(key)
                 continue
             self._waiting.pop(key, None)
+            self._further.pop(key, None)
             self._first_offered.pop(key, None)
             self._parked[key] = None
         self.offer(again, now)
+        self.offer_further(further)
 
     def expire(self, now: float) -> list[KeyIndex]:
         """Let keys wait again whose lease is over; an annotator's death is not a key's fault and no attempt."""
         over = []
         while self._in_flight and next(iter(self._in_flight.values())) <= now:
             over.append(self._in_flight.popitem(last=False)[0])
-        self.expired += len(over)
-        self.offer(over, now)
+        self._back(over, now)
         return over
 
+    def give_back(self, keys: Iterable[KeyIndex], now: float) -> None:
+        """Taken keys that their annotator will not judge: they wait again at once."""
+        self._back([key for key in keys if self._in_flight.pop(key, None) is not None], now)
+
     def state(self) -> QueueState:
-        """For a checkpoint; taken keys count as waiting."""
-        order = [*self._waiting, *self._in_flight]
+        """For a checkpoint; taken keys count as waiting, and those that want a further label are found again there."""
+        order = [key for key in [*self._waiting, *self._in_flight] if key in self._first_offered]
         return QueueState(
             waiting=[(key, self._first_offered[key], self._invalid_replies.get(key, 0)) for key in order],
             parked=list(self._parked),
@@ -142,8 +174,30 @@ class CaptionQueue:
     def restore(self, state: QueueState) -> None:
         """Replace everything by a checkpoint's state."""
         self._in_flight.clear()
+        self._further.clear()
         self._waiting = OrderedDict((key, None) for key, _, _ in state.waiting)
         self._invalid_replies = {key: replies for key, _, replies in state.waiting if replies}
         self._first_offered = {key: first for key, first, _ in sorted(state.waiting, key=lambda entry: entry[1])}
         self._parked = dict.fromkeys(state.parked)
         self.dropped, self.expired = state.dropped, state.expired
+
+    def _back(self, keys: list[KeyIndex], now: float) -> None:
+        self.expired += len(keys)
+        self.offer([key for key in keys if key in self._first_offered], now)
+        self.offer_further([key for key in keys if key not in self._first_offered])
+
+    def _make_room(self) -> None:
+        while len(self) > self._capacity_keys:
+            (self._further or self._waiting).popitem(last=False)
+            self.dropped += 1
+
+    @staticmethod
+    def _pop(place: OrderedDict[KeyIndex, None], count: int, rank: Rank | None) -> list[KeyIndex]:
+        if rank is None or count <= 0 or not place:
+            return [place.popitem()[0] for _ in range(min(count, len(place)))]
+        keys = np.fromiter(place, np.int32, len(place))
+        order = np.lexsort((np.arange(len(keys)), rank(keys)))[::-1][:count]
+        taken = [KeyIndex(int(key)) for key in keys[order]]
+        for key in taken:
+            del place[key]
+        return taken

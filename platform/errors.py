@@ -9,6 +9,8 @@
     │   ├── LeaseError       an actor's incarnation is not the registered one
     │   └── SegmentError     a sealed segment of the log is missing, damaged or of another format
     ├── CaptionError         captions, keys or labels contradict each other
+    ├── AnnotatorError       an annotator cannot judge now; it is asked again after a while
+    │   └── BudgetSpentError its budget is used up: it judges no more in this run
     ├── CheckpointError      a checkpoint cannot be written or none can be read
     ├── TrainingError        learning cannot go on (a role that keeps dying, a run in which nothing moves)
     │   ├── NonFiniteError   loss or gradient was not finite many times in a row
@@ -55,6 +57,14 @@ class SegmentError(ReplayError):
 
 class CaptionError(OnibiError):
     """Captions, keys or labels contradict each other."""
+
+
+class AnnotatorError(OnibiError):
+    """An annotator cannot judge now, as its server is gone, say: it is asked again later, and training goes on."""
+
+
+class BudgetSpentError(AnnotatorError):
+    """An annotator's budget is used up: it is asked no more in this run, and training goes on."""
 
 
 class CheckpointError(OnibiError):

@@ -1,17 +1,29 @@
-"""Labels: what an annotator said about a caption key, kept whole, with the reply it came from."""
+"""Labels and preferences: what an annotator said about caption keys, kept whole, with the reply it came from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import CaptionError
 
+_ORIGIN_FIELDS = (
+    pa.field("annotator", pa.string(), nullable=False),
+    pa.field("model", pa.string(), nullable=False),
+    pa.field("prompt_version", pa.string(), nullable=False),
+    pa.field("goal", pa.string(), nullable=False),
+    pa.field("latency_seconds", pa.float64(), nullable=False),
+    pa.field("tokens", pa.int64(), nullable=False),
+    pa.field("reply", pa.string(), nullable=False),
+    pa.field("time_seconds", pa.float64(), nullable=False, metadata={"unit": "seconds since 1970"}),
+    pa.field("cost", pa.float64(), nullable=False, metadata={"unit": "money, in the annotator's currency"}),
+)
 LABEL_SCHEMA = pa.schema(
     [
         pa.field("key_hash", pa.uint64(), nullable=False),
@@ -19,17 +31,23 @@ LABEL_SCHEMA = pa.schema(
         pa.field("raw_text", pa.string(), nullable=False),
         pa.field("value", pa.string(), nullable=False, metadata={"allowed": "helpful, unhelpful, invalid"}),
         pa.field("score", pa.float32(), nullable=False, metadata={"unit": "0 to 1; NaN where invalid"}),
-        pa.field("annotator", pa.string(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("prompt_version", pa.string(), nullable=False),
-        pa.field("goal", pa.string(), nullable=False),
-        pa.field("latency_seconds", pa.float64(), nullable=False),
-        pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("reply", pa.string(), nullable=False),
-        pa.field("time_seconds", pa.float64(), nullable=False, metadata={"unit": "seconds since 1970"}),
+        *_ORIGIN_FIELDS,
+        pa.field("vote", pa.int32(), nullable=False, metadata={"unit": "0 is a judge's first answer on the key"}),
     ]
 )
 """One row per reply, the invalid ones too, in the order in which they came."""
+PREFERENCE_SCHEMA = pa.schema(
+    [
+        pa.field("first_hash", pa.uint64(), nullable=False),
+        pa.field("second_hash", pa.uint64(), nullable=False),
+        pa.field("first_text", pa.string(), nullable=False),
+        pa.field("second_text", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False, metadata={"allowed": "first, second, tie, invalid"}),
+        *_ORIGIN_FIELDS,
+    ]
+)
+"""One row per judged pair, the invalid replies too, in the order in which they came."""
+_LATER_FIELDS = {"cost": 0.0, "vote": 0}  # of tables that were written before these columns were
 
 
 class LabelValue(StrEnum):
@@ -40,18 +58,36 @@ class LabelValue(StrEnum):
     INVALID = "invalid"
 
 
+class PreferenceValue(StrEnum):
+    """Which of two keys helps more. ``INVALID``: the reply could not be read; it never counts as a tie."""
+
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Whose verdicts are of one kind: labels of one judge can stand for each other, those of two cannot.
+
+    ``prompt_version`` is a hash over all that shapes a verdict: annotator kind, model, prompt or rules, and goal.
+    """
+
+    prompt_version: str
+    model: str
+    goal: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One annotator's verdict on one key.
-
-    ``prompt_version`` is a hash over all that shapes the verdict: annotator kind, model, prompt or rules, and goal.
-    """
+    """One annotator's verdict on one key. A judge gives a key one label for each ``vote``."""
 
     key_hash: int
     key_text: str
     raw_text: str
     value: LabelValue
-    score: float  # 0 to 1; NaN where invalid
+    score: float  # 0 to 1, 0.5 or more exactly where helpful; NaN where invalid
     annotator: str  # its registry kind
     model: str
     prompt_version: str
@@ -60,6 +96,8 @@ class Label:
     tokens: int  # prompt and reply together; 0 where nothing is counted
     reply: str
     time_seconds: float  # since 1970
+    cost: float = 0.0  # money
+    vote: int = 0  # that of the request
 
     def __post_init__(self) -> None:
         if self.value != LabelValue.INVALID and not 0.0 <= self.score <= 1.0:
@@ -68,6 +106,36 @@ class Label:
                 "scale the annotator's score, or return the label as invalid"
             )
 
+    @property
+    def judge(self) -> Judge:
+        """Whose verdict it is."""
+        return Judge(self.prompt_version, self.model, self.goal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """One annotator's verdict on a pair of keys; fields as those of :class:`Label`."""
+
+    first_hash: int
+    second_hash: int
+    first_text: str  # keys
+    second_text: str
+    value: PreferenceValue
+    annotator: str
+    model: str
+    prompt_version: str
+    goal: str
+    latency_seconds: float
+    tokens: int
+    reply: str
+    time_seconds: float
+    cost: float = 0.0
+
+    @property
+    def judge(self) -> Judge:
+        """Whose verdict it is."""
+        return Judge(self.prompt_version, self.model, self.goal)
+
 
 def prompt_hash(*parts: str) -> str:
     """16 hex digits over ordered texts; ("ab", "c") and ("a", "bc") differ."""
@@ -75,12 +143,11 @@ def prompt_hash(*parts: str) -> str:
 
 
 class LabelTable:
-    """All labels of a run in order, and the newest valid one of each key and prompt version."""
+    """All labels of a run in order, and the newest valid one of each key, judge and vote."""
 
     def __init__(self, labels: Iterable[Label] = ()) -> None:
         self._labels: list[Label] = []
-        self._newest: dict[tuple[int, str], Label] = {}
-        self._newest_of_any_prompt: dict[int, Label] = {}
+        self._valid: dict[int, dict[tuple[Judge, int], Label]] = {}  # by key; the newest last
         self.add(labels)
 
     def __len__(self) -> int:
@@ -90,12 +157,17 @@ class LabelTable:
         return iter(self._labels)
 
     def add(self, labels: Iterable[Label]) -> None:
-        """Append labels; a later valid one of the same key and prompt version counts instead of an earlier one."""
+        """Append labels; a later valid one of the same key, judge and vote counts instead of an earlier one."""
         for label in labels:
             self._labels.append(label)
             if label.value != LabelValue.INVALID:
-                self._newest[label.key_hash, label.prompt_version] = label
-                self._newest_of_any_prompt[label.key_hash] = label
+                of_key = self._valid.setdefault(label.key_hash, {})
+                of_key.pop((label.judge, label.vote), None)
+                of_key[label.judge, label.vote] = label
+
+    def valid(self, key_hash: int) -> list[Label]:
+        """The labels of a key that count, of all judges and votes, the newest last."""
+        return list(self._valid.get(key_hash, {}).values())
 
     def get(self, key_hash: int, prompt_version: str | None) -> Label | None:
         """Newest valid label of a key; None where there is none.
@@ -104,9 +176,10 @@ class LabelTable:
             key_hash: ``text_hash`` of the key's text.
             prompt_version: only labels given under it; None takes any.
         """
-        if prompt_version is None:
-            return self._newest_of_any_prompt.get(key_hash)
-        return self._newest.get((key_hash, prompt_version))
+        for label in reversed(self.valid(key_hash)):
+            if prompt_version in (None, label.prompt_version):
+                return label
+        return None
 
     def count(self, value: LabelValue) -> int:
         """Replies with this verdict, repeats included."""
@@ -114,9 +187,7 @@ class LabelTable:
 
     def to_arrow(self) -> pa.Table:
         """All labels in order, with ``LABEL_SCHEMA``."""
-        columns = {name: [getattr(label, name) for label in self._labels] for name in LABEL_SCHEMA.names}
-        columns["value"] = [label.value.value for label in self._labels]
-        return pa.Table.from_pydict(columns, schema=LABEL_SCHEMA)
+        return labels_to_arrow(self._labels)
 
     @classmethod
     def from_arrow(cls, table: pa.Table, *, source: str = "label table") -> LabelTable:
@@ -125,28 +196,7 @@ class LabelTable:
         Raises: CaptionError where a column is missing or of another type, a verdict is unknown, or a hash does not
             fit its text.
         """
-        missing = sorted(set(LABEL_SCHEMA.names) - set(table.column_names))
-        if missing:
-            raise CaptionError(f"{source}: columns {missing} are missing; a label table has {LABEL_SCHEMA.names}")
-        try:
-            rows = table.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA).to_pylist()
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
-            raise CaptionError(
-                f"{source}: {error}; a label table has the fields\n{LABEL_SCHEMA.to_string()}"
-            ) from error
-        allowed = {value.value for value in LabelValue}
-        for number, row in enumerate(rows):
-            if row["value"] not in allowed:
-                raise CaptionError(
-                    f"{source}, row {number}: label {row['value']!r} is unknown; allowed are {sorted(allowed)}"
-                )
-            if text_hash(row["key_text"]) != row["key_hash"]:
-                raise CaptionError(
-                    f"{source}, row {number}: hash {row['key_hash']} does not fit the key {row['key_text']!r}; the "
-                    "table is damaged"
-                )
-            row["value"] = LabelValue(row["value"])
-        return cls(Label(**row) for row in rows)
+        return cls(labels_from_arrow(table, source=source))
 
     @classmethod
     def read(cls, path: Path) -> LabelTable:
@@ -160,3 +210,103 @@ class LabelTable:
         except (OSError, pa.ArrowInvalid) as error:
             raise CaptionError(f"{path}: cannot be read as an Arrow IPC file of labels ({error})") from error
         return cls.from_arrow(table, source=str(path))
+
+
+class PreferenceTable:
+    """All preferences of a run in order, and the newest valid one of each pair and judge, whichever key came first."""
+
+    def __init__(self, preferences: Iterable[Preference] = ()) -> None:
+        self._preferences: list[Preference] = []
+        self._newest: dict[tuple[frozenset[int], Judge], Preference] = {}
+        self.add(preferences)
+
+    def __len__(self) -> int:
+        return len(self._preferences)
+
+    def __iter__(self) -> Iterator[Preference]:
+        return iter(self._preferences)
+
+    def add(self, preferences: Iterable[Preference]) -> None:
+        """Append preferences; a later valid one of a pair counts instead of an earlier one of the same judge."""
+        for preference in preferences:
+            self._preferences.append(preference)
+            if preference.value != PreferenceValue.INVALID:
+                self._newest[frozenset((preference.first_hash, preference.second_hash)), preference.judge] = preference
+
+    def valid(self, judges: Iterable[Judge]) -> list[Preference]:
+        """The preferences of these judges that count, in the order in which their pairs were first judged."""
+        wanted = set(judges)
+        return [preference for (_, judge), preference in self._newest.items() if judge in wanted]
+
+    def to_arrow(self) -> pa.Table:
+        """All preferences in order, with ``PREFERENCE_SCHEMA``."""
+        return preferences_to_arrow(self._preferences)
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table, *, source: str = "preference table") -> PreferenceTable:
+        """The preferences that ``to_arrow`` wrote. Raises: CaptionError as ``LabelTable.from_arrow``."""
+        return cls(preferences_from_arrow(table, source=source))
+
+
+def labels_to_arrow(labels: Iterable[Label]) -> pa.Table:
+    """Labels in order, with ``LABEL_SCHEMA``."""
+    return _to_arrow(labels, LABEL_SCHEMA)
+
+
+def preferences_to_arrow(preferences: Iterable[Preference]) -> pa.Table:
+    """Preferences in order, with ``PREFERENCE_SCHEMA``."""
+    return _to_arrow(preferences, PREFERENCE_SCHEMA)
+
+
+def labels_from_arrow(table: pa.Table, *, source: str) -> list[Label]:
+    """The labels of a table in order. Raises: CaptionError as ``LabelTable.from_arrow``."""
+    rows = _rows(table, LABEL_SCHEMA, LabelValue, {"key_hash": "key_text"}, source, "label")
+    return [Label(**row) for row in rows]
+
+
+def preferences_from_arrow(table: pa.Table, *, source: str) -> list[Preference]:
+    """The preferences of a table in order. Raises: CaptionError as ``LabelTable.from_arrow``."""
+    hashes = {"first_hash": "first_text", "second_hash": "second_text"}
+    return [Preference(**row) for row in _rows(table, PREFERENCE_SCHEMA, PreferenceValue, hashes, source, "preference")]
+
+
+def _to_arrow(records: Iterable[Label] | Iterable[Preference], schema: pa.Schema) -> pa.Table:
+    records = list(records)
+    columns = {name: [getattr(record, name) for record in records] for name in schema.names}
+    columns["value"] = [record.value.value for record in records]
+    return pa.Table.from_pydict(columns, schema=schema)
+
+
+def _rows(
+    table: pa.Table,
+    schema: pa.Schema,
+    values: type[LabelValue] | type[PreferenceValue],
+    texts: Mapping[str, str],
+    source: str,
+    noun: str,
+) -> list[dict[str, Any]]:
+    """Checked rows; ``texts`` names the text column of each hash column."""
+    for name, value in _LATER_FIELDS.items():
+        if name in schema.names and name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.array([value] * len(table), schema.field(name).type))
+    missing = sorted(set(schema.names) - set(table.column_names))
+    if missing:
+        raise CaptionError(f"{source}: columns {missing} are missing; a {noun} table has {schema.names}")
+    try:
+        rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        raise CaptionError(f"{source}: {error}; a {noun} table has the fields\n{schema.to_string()}") from error
+    allowed = {value.value for value in values}
+    for number, row in enumerate(rows):
+        if row["value"] not in allowed:
+            raise CaptionError(
+                f"{source}, row {number}: {noun} {row['value']!r} is unknown; allowed are {sorted(allowed)}"
+            )
+        for hash_name, text_name in texts.items():
+            if text_hash(row[text_name]) != row[hash_name]:
+                raise CaptionError(
+                    f"{source}, row {number}: hash {row[hash_name]} does not fit the key {row[text_name]!r}; the "
+                    "table is damaged"
+                )
+        row["value"] = values(row["value"])
+    return rows

@@ -16,18 +16,18 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
 
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
 from onibi.platform.captions import text_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import Label, LabelValue, prompt_hash
+from onibi.platform.labels import Label, LabelValue, Preference, prompt_hash
 
 LEXICON_FOLDER = Path(__file__).parent / "lexicons"
 """Lexicons that ship with the package; a setting names them without ".yaml"."""
@@ -107,38 +107,55 @@ class LexiconAnnotator:
         return self.lexicon.goal
 
     @property
+    def model(self) -> str:
+        """The lexicon's name."""
+        return self.lexicon.path.stem
+
+    @property
+    def is_free(self) -> bool:
+        """Rules cost nothing."""
+        return True
+
+    @property
     def prompt_version(self) -> str:
         """Hash of goal and rules: an edited lexicon judges anew, a moved or re-commented one does not."""
         rules = (f"{rule.value.value}\n{rule.pattern.pattern}" for rule in self.lexicon.rules)
         return prompt_hash("lexicon", self.lexicon.goal, self.lexicon.unmatched.value, *rules)
 
-    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> list[Label]:
+    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
         """One label per request, in order. Raises: ConfigError for a goal that the rules were not written for."""
         if goal != self.lexicon.goal:
             raise ConfigError(f"lexicon {self.lexicon.path} judges {self.lexicon.goal!r}, it was asked about {goal!r}")
         version = self.prompt_version
-        labels = []
         for request in requests:
             started = time.perf_counter()
             value, reply = self.lexicon.judge(request.key_text)
-            labels.append(
-                Label(
-                    key_hash=text_hash(request.key_text),
-                    key_text=request.key_text,
-                    raw_text=request.raw_text,
-                    value=value,
-                    score=_SCORES[value],
-                    annotator="lexicon",
-                    model=self.lexicon.path.stem,
-                    prompt_version=version,
-                    goal=goal,
-                    latency_seconds=time.perf_counter() - started,
-                    tokens=0,
-                    reply=reply,
-                    time_seconds=self._clock(),
-                )
+            yield Label(
+                key_hash=text_hash(request.key_text),
+                key_text=request.key_text,
+                raw_text=request.raw_text,
+                value=value,
+                score=_SCORES[value],
+                annotator="lexicon",
+                model=self.model,
+                prompt_version=version,
+                goal=goal,
+                latency_seconds=time.perf_counter() - started,
+                tokens=0,
+                reply=reply,
+                time_seconds=self._clock(),
             )
-        return labels
+
+    def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
+        """By the labels of both keys: a helpful one wins, else they tie."""
+        return prefer_by_scores(self, pairs, goal)
+
+    def statistics(self) -> dict[str, float]:
+        """Nothing beside what every annotator's labels tell."""
+        return {}
+
+    def close(self) -> None:
+        """Holds nothing."""
 
 
 def read_lexicon(path: Path) -> Lexicon:

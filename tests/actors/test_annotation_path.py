@@ -14,7 +14,9 @@ from nle import nethack
 from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
-from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
+from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.annotator import judge_of
 from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.reward_settings import INTRINSIC, ExtrinsicSettings, RewardSettings
 from onibi.platform.table_component import RetrievalSettings
@@ -74,10 +76,10 @@ def test_a_solved_key_room_is_paid_for_its_deeds_once_the_labels_are_there(game)
     counter = CaptionCounter(1, captioner.keys_per_caption)
     annotator = LexiconAnnotator(LexiconSettings())
     desk = AnnotationDesk(
-        AnnotationDeskSettings(),
+        AnnotationSettings(),
         keys_per_caption=captioner.keys_per_caption,
         key_version=captioner.key_version,
-        prompt_version=annotator.prompt_version,
+        judges=[judge_of(annotator)],
         clock=lambda: 0.0,
     )
     captions = [captioner.captions({"message": message[None]}, {})[0] for message in messages]

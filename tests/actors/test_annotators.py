@@ -7,13 +7,14 @@ import math
 import pytest
 
 from onibi.actors.annotators.registry import ANNOTATORS
-from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.annotator import AnnotationRequest, PairRequest, judge_of
 from onibi.platform.captions import text_hash
 from onibi.platform.config import load_class, read_settings, to_mapping
 from onibi.platform.errors import ConfigError
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.labels import LabelTable, LabelValue
+from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable
 
 TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vow."]
 
@@ -28,11 +29,14 @@ def requests(*texts):
 
 
 @pytest.mark.parametrize("kind", ANNOTATORS)
-def test_each_request_gets_one_label_in_order_that_says_where_it_came_from(kind):
+def test_each_request_gets_one_label_that_says_where_it_came_from(kind):
     annotator = make(kind)
-    labels = annotator.annotate(requests(*TEXTS), annotator.goal)
-    assert [label.key_text for label in labels] == TEXTS
+    labels = list(annotator.annotate(requests(*TEXTS), annotator.goal))
+    assert sorted(label.key_text for label in labels) == sorted(TEXTS)
     for label in labels:
+        assert label.judge == judge_of(annotator)
+        if label.value != LabelValue.INVALID:
+            assert (label.score >= 0.5) == (label.value == LabelValue.HELPFUL)
         assert label.key_hash == text_hash(label.key_text)
         assert label.raw_text == f"raw {label.key_text}"
         assert label.value in LabelValue
@@ -41,7 +45,29 @@ def test_each_request_gets_one_label_in_order_that_says_where_it_came_from(kind)
         assert label.latency_seconds >= 0
         assert label.reply
     assert len(LabelTable.from_arrow(LabelTable(labels).to_arrow())) == len(TEXTS)
-    assert annotator.annotate([], annotator.goal) == []
+    assert list(annotator.annotate([], annotator.goal)) == []
+    annotator.close()
+
+
+@pytest.mark.parametrize("kind", ANNOTATORS)
+def test_each_pair_gets_one_preference_that_says_where_it_came_from(kind):
+    annotator = make(kind)
+    first, second, third = requests(*TEXTS)
+    pairs = [PairRequest(first=first, second=second), PairRequest(first=third, second=first)]
+    preferences = list(annotator.prefer(pairs, annotator.goal))
+    asked = {(text_hash(pair.first.key_text), text_hash(pair.second.key_text)) for pair in pairs}
+    assert {(preference.first_hash, preference.second_hash) for preference in preferences} == asked
+    for preference in preferences:
+        assert preference.judge == judge_of(annotator)
+        assert (text_hash(preference.first_text), text_hash(preference.second_text)) in asked
+    back = PreferenceTable.from_arrow(PreferenceTable(preferences).to_arrow())
+    assert len(back) == len(pairs)
+    annotator.close()
+
+
+@pytest.mark.parametrize("kind", ANNOTATORS)
+def test_its_figures_are_numbers(kind):
+    assert all(isinstance(value, float) for value in make(kind).statistics().values())
 
 
 @pytest.mark.parametrize("kind", ANNOTATORS)
@@ -53,10 +79,10 @@ def test_a_second_one_of_the_same_settings_has_the_same_prompt_version(kind):
 def test_its_labels_reach_the_reward_table(kind):
     annotator = make(kind)
     desk = AnnotationDesk(
-        AnnotationDeskSettings(),
+        AnnotationSettings(),
         keys_per_caption=1,
         key_version="k",
-        prompt_version=annotator.prompt_version,
+        judges=[judge_of(annotator)],
         clock=lambda: 0.0,
     )
     desk.intern([CaptionText(text, (KeyText(text),)) for text in TEXTS])

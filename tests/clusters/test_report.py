@@ -19,7 +19,7 @@ from onibi.clusters.report import (
     mlflow_command,
     summary_table,
 )
-from onibi.platform.annotation_desk import CaptionReportRow
+from onibi.platform.desk_report import CaptionReportRow
 
 EVALUATION = {
     "env_steps": 1000.0,

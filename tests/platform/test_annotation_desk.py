@@ -9,11 +9,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from onibi.platform.annotation_desk import AnnotationDesk, AnnotationDeskSettings
+from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotation_settings import AnnotationDeskSettings, AnnotationSettings
 from onibi.platform.captions import CaptionTable, text_hash
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.labels import Label, LabelTable, LabelValue
+from onibi.platform.labels import Judge, Label, LabelTable, LabelValue
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, caption_rewards
 
 
@@ -50,10 +51,10 @@ def label(key, value=LabelValue.HELPFUL, prompt="p1"):
 
 def desk(clock=None, *, labels=None, prompt="p1", version="k1", **settings):
     return AnnotationDesk(
-        AnnotationDeskSettings(**settings),
+        AnnotationSettings(desk=AnnotationDeskSettings(**settings)),
         keys_per_caption=2,
         key_version=version,
-        prompt_version=prompt,
+        judges=[Judge(prompt, "m", "win")],
         clock=clock or Clock(),
         labels=labels,
     )

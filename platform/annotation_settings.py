@@ -1,0 +1,73 @@
+"""Settings of the section ``annotation``: how captions reach annotators, and what becomes of their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onibi.platform.config import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueSettings(Settings):
+    """Which of the waiting keys is asked first; among equals the one that was met last."""
+
+    # most_frequent: met in the most rows. most_uncertain: on which the reward model's members differ most or, with one
+    # member, whose score is nearest to its threshold; keys that it has not scored come first.
+    order: Literal["newest", "most_frequent", "most_uncertain"] = "newest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings(Settings):
+    """Which pairs of keys are asked, where the reward is learnt from preferences."""
+
+    recent_captions: int = 1_000  # pairs are drawn uniformly from the distinct captions that were met last
+    max_pairs: int | None = 25_000  # judged pairs after which no more are asked (ONI's number); null: no end
+
+    def __post_init__(self) -> None:
+        if self.recent_captions < 2:
+            raise ValueError(f"recent_captions is {self.recent_captions}; allowed: 2 or more")
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ValueError(f"max_pairs is {self.max_pairs}; allowed: 1 or more, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationDeskSettings(Settings):
+    """How keys wait for their labels."""
+
+    queue_keys: int = 10_000  # most keys waiting; the oldest is dropped and comes back when it is met again
+    lease_seconds: float = 120.0  # a taken key waits again after this time without a reply
+    max_attempts: int = 3  # invalid replies after which a key is parked
+    reuse: Literal["same_prompt", "any_prompt"] = "same_prompt"  # which labels of other runs and prompts count
+
+    def __post_init__(self) -> None:
+        if self.queue_keys < 1 or self.max_attempts < 1 or not self.lease_seconds > 0:
+            raise ValueError(
+                f"queue_keys {self.queue_keys} and max_attempts {self.max_attempts} must be 1 or more, "
+                f"lease_seconds {self.lease_seconds} above 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationSettings(Settings):
+    """How captions reach the annotators."""
+
+    batch_keys: int = 64  # most keys or pairs asked at once
+    workers: int = 1  # processes of each annotator; they share its queue
+    votes: int = 1  # independent labels of a key by each annotator; their mean score counts
+    delay_steps: int = 0  # env steps before which no label pays; labels are collected meanwhile
+    hang_seconds: float = 600.0  # an annotator process that gives no label for so long while it judges is replaced
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    # Labels on disk, shared by runs: auto (RUNS_FOLDER/annotations for annotators that cost something), none, a folder.
+    table: str = "auto"
+    desk: AnnotationDeskSettings = field(default_factory=AnnotationDeskSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_keys", 1), ("workers", 1), ("votes", 1), ("delay_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if not self.hang_seconds > 0:
+            raise ValueError(f"hang_seconds is {self.hang_seconds}; allowed: above 0")
+        if not self.table:
+            raise ValueError("table is empty; allowed: auto, none, or a folder")
