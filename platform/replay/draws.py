@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from onibi.platform.config import Settings
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.replay.sequences import Sequences
+from onibi.platform.replay.window_gather import EachRow
 from onibi.platform.replay.windows import Windows
 
 Batch: TypeAlias = Windows | Sequences | Slab
@@ -42,6 +43,7 @@ class WindowDraws:
     n_steps: int
     batch_size: int
     priorities: PrioritySettings | None = None
+    each_row: EachRow = field(default_factory=EachRow)
 
     @property
     def batch_rows(self) -> int:

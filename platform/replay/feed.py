@@ -85,6 +85,7 @@ def make_sampler(
             "columns": columns,
             "gather_threads": gather_threads,
             "stack": stack,
+            "each_row": draws.each_row,
         }
         if draws.priorities is None:
             return UniformSampler(reader, **common)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.frame_stack import FrameStack, first_read
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_gather import PLANNED, Empty, Plan, WindowGather
+from onibi.platform.replay.window_gather import PLANNED, EachRow, Empty, Plan, WindowGather
 from onibi.platform.replay.window_starts import START_FIELDS, Starts
 from onibi.platform.replay.windows import Windows
 
@@ -41,6 +41,7 @@ class PlannedWindows:
         batches_ahead: int,
         gather_threads: int,
         stack: FrameStack | None = None,
+        each_row: EachRow = EachRow(),  # noqa: B008 - frozen
     ) -> None:
         """Raises: ReplayError where a size is below 1, windows are too long for the ring, or a column is unknown."""
         if batch_size < 1 or batches_ahead < 1:
@@ -48,7 +49,7 @@ class PlannedWindows:
         self._reader, self._choose = reader, choose
         self._batch, self._ahead = batch_size, batches_ahead
         self._gather = WindowGather(
-            reader, n_steps=n_steps, columns=columns, gather_threads=gather_threads, stack=stack
+            reader, n_steps=n_steps, columns=columns, gather_threads=gather_threads, stack=stack, each_row=each_row
         )
         self._pending: Plan | None = None
         self._position = 0

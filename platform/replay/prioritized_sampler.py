@@ -19,7 +19,7 @@ from onibi.platform.replay.start_priorities import (
     importance_weights,
 )
 from onibi.platform.replay.start_table import StartTable
-from onibi.platform.replay.window_gather import Empty
+from onibi.platform.replay.window_gather import EachRow, Empty
 from onibi.platform.replay.window_starts import Starts, checked_lanes, no_rows, readable_rows
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ROLE_STEP
@@ -55,6 +55,7 @@ class PrioritizedSampler:
         batches_ahead: int = 8,
         gather_threads: int = 1,
         stack: FrameStack | None = None,
+        each_row: EachRow = EachRow(),  # noqa: B008 - frozen
     ) -> None:
         """As ``UniformSampler``, and besides:
 
@@ -72,6 +73,7 @@ class PrioritizedSampler:
             batches_ahead: batches planned at once.
             gather_threads: threads that copy rows.
             stack: which leaves come as frame stacks; None for none.
+            each_row: columns that are wanted of all rows of a window.
 
         Raises: ReplayError where the ring does not allow it or an exponent is out of range.
         """
@@ -93,6 +95,7 @@ class PrioritizedSampler:
             batches_ahead=batches_ahead,
             gather_threads=gather_threads,
             stack=stack,
+            each_row=each_row,
         )
 
     @property

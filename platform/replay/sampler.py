@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_gather import Empty
+from onibi.platform.replay.window_gather import EachRow, Empty
 from onibi.platform.replay.window_starts import Starts, checked_lanes, drawable_starts, readable_rows, readable_span
 from onibi.platform.replay.windows import Windows
 
@@ -38,9 +38,11 @@ class UniformSampler:
         batches_ahead: int = 8,
         gather_threads: int = 1,
         stack: FrameStack | None = None,
+        each_row: EachRow = EachRow(),  # noqa: B008 - frozen
     ) -> None:
         """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all),
-        copied by ``gather_threads`` threads; ``stack`` says which leaves come as frame stacks.
+        copied by ``gather_threads`` threads; ``stack`` says which leaves come as frame stacks, ``each_row`` which
+        columns are wanted of all rows of a window.
 
         Raises: ReplayError where windows are longer than the ring was made for, or a lane or column does not exist.
         """
@@ -56,6 +58,7 @@ class UniformSampler:
             batches_ahead=batches_ahead,
             gather_threads=gather_threads,
             stack=stack,
+            each_row=each_row,
         )
 
     @property

@@ -30,6 +30,7 @@ class Plan:
     starts: Starts
     pair: NDArray[np.int64]  # [m, 2] flat index of o_k and of the bootstrap observation
     stacks: NDArray[np.int64] | None  # [m, 2, k] the same of stacked leaves; None where nothing is stacked
+    rows: NDArray[np.int64] | None  # [m, n + 1] flat index of all rows and what followed; None where nobody reads them
     reward: NDArray[np.float32]
     continues: NDArray[np.float32]
     used: NDArray[np.bool_]
@@ -44,9 +45,20 @@ class Plan:
 
     def put(self, at: NDArray[np.int64], newer: Plan) -> None:
         """Replace the windows at ``at``."""
-        for name in (*PLANNED, "pair", *(("stacks",) if self.stacks is not None else ())):
+        optional = (name for name in ("stacks", "rows") if getattr(self, name) is not None)
+        for name in (*PLANNED, "pair", *optional):
             getattr(self, name)[at] = getattr(newer, name)
         self.starts.put(at, newer.starts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EachRow:
+    """Columns that are wanted of every row of a window, not of its start alone."""
+
+    extra: tuple[str, ...] = ()
+    """Extra columns: ``Windows.row_extra``, and not ``extra``."""
+    observation: tuple[str, ...] = ()
+    """Observation leaves: ``Windows.trail``, besides ``observation``."""
 
 
 _NONE = np.zeros(0, np.int64)
@@ -87,6 +99,7 @@ class WindowGather:
         columns: Sequence[str] | None,
         gather_threads: int,
         stack: FrameStack | None = None,
+        each_row: EachRow = EachRow(),
     ) -> None:
         """Raises: ReplayError where windows are longer than the ring was made for, or a column does not exist."""
         self.look_back = 0 if stack is None else stack.look_back
@@ -98,7 +111,10 @@ class WindowGather:
             )
         self._stack = stack
         self._reader, self._n = reader, n_steps
-        self._observation, self._extra = chosen_columns(reader, columns)
+        self._observation, extra = chosen_columns(reader, columns)
+        self._extra = tuple(column for column in extra if column.name not in each_row.extra)
+        self._row_extra = chosen_columns(reader, each_row.extra)[1]
+        self._trail = chosen_columns(reader, each_row.observation)[0]
         self._offsets = np.arange(n_steps, dtype=np.int64)
         self._threads = GatherThreads(gather_threads)
         self.threads = gather_threads
@@ -126,6 +142,8 @@ class WindowGather:
             generation=np.empty(b, np.int64),
             weight=np.ones(b, np.float32),
             extra={column.name: np.empty((b, *column.shape), np.dtype(column.dtype)) for column in self._extra},
+            row_extra={c.name: np.empty((b, n, *c.shape), np.dtype(c.dtype)) for c in self._row_extra},
+            trail={c.name: empty((b, n + 1, *c.shape), np.dtype(c.dtype)) for c in self._trail},
         )
 
     def plan(self, starts: Starts) -> Plan:
@@ -176,10 +194,16 @@ class WindowGather:
         if self._stack is not None:
             rows = np.stack([starts.row, starts.row + steps], axis=1)
             stacks = stacked_rows(self._reader, starts.lane[:, None], rows, self._stack.frames)
+        trail: NDArray[np.int64] | None = None
+        if self._row_extra or self._trail:
+            trail = first[:, None] + np.minimum(np.arange(self._n + 1), steps[:, None])
+            trail -= slots * (trail >= slots)
+            trail += base[:, None]
         return Plan(
             starts=starts,
             pair=pair,
             stacks=stacks,
+            rows=trail,
             reward=reward,
             continues=np.logical_not(ends).astype(np.float32),
             used=used,
@@ -208,6 +232,11 @@ class WindowGather:
         ]
         if self._extra:
             takes += [(columns[column.name], pair[:, 0], out.extra[column.name]) for column in self._extra]
+        if plan.rows is not None:
+            rows = plan.rows[batch]
+            at = np.ascontiguousarray(rows[:, :-1]).reshape(-1)
+            takes += [(columns[c.name], at, out.row_extra[c.name].reshape(-1, *c.shape)) for c in self._row_extra]
+            takes += [(columns[c.name], rows.reshape(-1), out.trail[c.name].reshape(-1, *c.shape)) for c in self._trail]
         self._threads.take(takes, meanwhile)
 
     def gather_at(self, plan: Plan, positions: NDArray[np.int64], out: Windows) -> None:
@@ -218,6 +247,11 @@ class WindowGather:
             out.pairs[column.name][positions] = columns[column.name][at]
         for column in self._extra:
             out.extra[column.name][positions] = columns[column.name][pair[:, 0]]
+        if plan.rows is not None:
+            for column in self._row_extra:
+                out.row_extra[column.name][positions] = columns[column.name][plan.rows[:, :-1]]
+            for column in self._trail:
+                out.trail[column.name][positions] = columns[column.name][plan.rows]
 
     def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """End check: positions of starts of which a row, stacked frames included, may have been overwritten by now."""

@@ -47,6 +47,11 @@ class Windows:
     """[B], importance weight; 1 in uniform sampling."""
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Further declared columns of the start row, each [B, ...]."""
+    row_extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Declared columns of every row of the window, each [B, n, ...]; unspecified behind its end."""
+    trail: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Declared observation leaves of every row and of what followed, each [B, n + 1, ...] as stored (no frame stacks);
+    behind the window's end the last one is repeated."""
     pairs: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Each leaf [B, 2, ...] C-contiguous: the memory that ``observation`` and ``bootstrap_observation`` are views of,
     for one copy to a device. Empty where the windows were not made by a sampler."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.windows import Windows
 
-_LEAVES = ("pairs", "extra")
-"""Fields of ``Windows`` that hold arrays by name; in a batch their columns are named ``pairs.NAME``, ``extra.NAME``."""
+_LEAVES = ("pairs", "extra", "row_extra", "trail")
+"""Fields of ``Windows`` that hold arrays by name; in a batch their columns are ``pairs.NAME``, ``extra.NAME`` …"""
 _DERIVED = ("observation", "bootstrap_observation")
 """Fields that are views of ``pairs``."""
 
@@ -69,7 +69,7 @@ def from_windows_batch(batch: pa.RecordBatch) -> Windows:
 
 
 def window_arrays(windows: Windows) -> Iterator[tuple[str, NDArray[Any]]]:
-    """(name, array) of all that windows consist of; leaves as ``pairs.NAME`` and ``extra.NAME``.
+    """(name, array) of all that windows consist of; leaves as ``pairs.NAME``, ``extra.NAME`` ….
 
     Raises: ReplayError where the windows have no ``pairs``: they were not made by a sampler.
     """
@@ -99,5 +99,7 @@ def windows_of(arrays: dict[str, NDArray[Any]]) -> Windows:
         bootstrap_observation={name: pair[:, 1] for name, pair in pairs.items()},
         pairs=pairs,
         extra=leaves["extra"],
+        row_extra=leaves["row_extra"],
+        trail=leaves["trail"],
         **plain,
     )
