@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from onibi.learners.action_sampling import (
     sample_categorical,
     sample_gaussian,
 )
-from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings
+from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
 from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_core import NumpyCore
 from onibi.learners.networks.numpy_trunk import NumpyTrunk, linear_pair
-from onibi.platform.policy import NO_WEIGHTS, LaneRange, Policy, PolicyStep, Weights, WeightsVersion
+from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
+from onibi.platform.policy import LaneRange, Policy, PolicyStep
 from onibi.platform.random_actions import random_actions
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
@@ -35,22 +36,10 @@ LOG_PROB_COLUMN = "action_log_prob"
 Floats = NDArray[np.float32]
 
 
-class Actor(Protocol):
-    """A published actor network, whatever computes it."""
-
-    @property
-    def state_size(self) -> int:
-        """S; 0 without memory."""
-
-    @property
-    def log_std(self) -> Floats | None:
-        """[D] of a Gaussian; None for discrete actions."""
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take newer parameters."""
-
-    def outputs(self, observation: Mapping[str, NDArray[Any]], state: Floats | None) -> tuple[Floats, Floats | None]:
-        """Logits [E, A] or means [E, D], the caller's to write to; and the next state [E, S]."""
+STATE = "core.state"
+"""Input and output of a forward pass: [N, S] float32 of the memory; not there without one."""
+OUTPUTS, LOG_STD = "outputs", "log_std"
+"""Outputs of one: logits [N, A] or means [N, D], the caller's to write to; and of a Gaussian [N, D] log σ."""
 
 
 class NumpyActor:
@@ -65,8 +54,7 @@ class NumpyActor:
         self._trunk = NumpyTrunk(leaves)
         self._core = None if core is None else NumpyCore(core, "core.")
         self._head: tuple[Floats, Floats] | None = None
-        self.state_size = 0 if self._core is None else self._core.state_size
-        self.log_std: Floats | None = None
+        self._log_std: Floats | None = None
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays of a published ``ActorNetwork``."""
@@ -74,33 +62,32 @@ class NumpyActor:
         if self._core is not None:
             self._core.load(arrays)
         self._head = linear_pair(arrays, "head.linear.")
-        self.log_std = arrays["head.log_std"].copy() if "head.log_std" in arrays else None
+        self._log_std = _log_std_of(arrays)
 
-    def outputs(self, observation: Mapping[str, NDArray[Any]], state: Floats | None) -> tuple[Floats, Floats | None]:
-        """See ``Actor``. Raises: RuntimeError before the first ``load``."""
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
         if self._head is None:
             raise RuntimeError("outputs before load")
-        features = self._trunk(observation)
+        features, given = self._trunk(inputs), {}
         if self._core is not None:
-            assert state is not None, "a policy with memory is given its state"
-            features, state = self._core.step(features, state)
+            features, given[STATE] = self._core.step(features, inputs[STATE])
         weight, bias = self._head
         outputs: Floats = features @ weight
         outputs += bias
-        return outputs, state
+        return {OUTPUTS: outputs, **given, **_log_std_rows(self._log_std, len(outputs))}
 
 
 class TorchActor:
-    """Any actor, in torch on the CPU.
+    """Any actor, in torch.
 
     Args:
         network: its parameters count only after ``load``.
+        device: "cpu", "cuda", "cuda:1".
     """
 
-    def __init__(self, network: ActorNetwork) -> None:
-        self._network = network.eval()
-        self.state_size = 0 if network.core is None else network.core.state_size
-        self.log_std: Floats | None = None
+    def __init__(self, network: ActorNetwork, device: str = "cpu") -> None:
+        self._network, self._device = network.eval().to(device), device
+        self._log_std: Floats | None = None
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays of a published ``ActorNetwork``."""
@@ -108,60 +95,72 @@ class TorchActor:
 
         mine = self._network.state_dict().keys()
         self._network.load_state_dict({name: torch.from_numpy(arrays[name]) for name in mine})
-        self.log_std = arrays["head.log_std"].copy() if "head.log_std" in arrays else None
+        self._log_std = _log_std_of(arrays)
 
-    def outputs(self, observation: Mapping[str, NDArray[Any]], state: Floats | None) -> tuple[Floats, Floats | None]:
-        """See ``Actor``."""
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
         import torch
 
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            before = None if state is None or not self.state_size else torch.from_numpy(state)
-            outputs, after = self._network.outputs(tensors, before)
-            return outputs.numpy(), None if after is None else after.numpy()
+            tensors = {
+                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
+            }
+            outputs, after = self._network.outputs(tensors, tensors.get(STATE))
+        given = {OUTPUTS: outputs.cpu().numpy(), **_log_std_rows(self._log_std, len(outputs))}
+        return given if after is None else {**given, STATE: after.cpu().numpy()}
 
 
-class ActorCriticPolicy:
+def _log_std_of(arrays: Mapping[str, NDArray[Any]]) -> Floats | None:
+    """[D] of a Gaussian; None for discrete actions."""
+    return arrays["head.log_std"].copy() if "head.log_std" in arrays else None
+
+
+def _log_std_rows(log_std: Floats | None, rows: int) -> dict[str, NDArray[Any]]:
+    return {} if log_std is None else {LOG_STD: np.broadcast_to(log_std, (rows, len(log_std)))}
+
+
+class ActorCriticPolicy(ForwardPolicy):
     """Samples actions, or takes the likeliest ones; before the first weights it acts at random.
 
     Args:
-        actor: without weights yet.
+        forward: of an actor without weights yet; None where it is computed elsewhere.
         spec: row layout.
+        state_size: S; 0 without memory.
         sampled: draw actions; False takes the mode.
     """
 
-    def __init__(self, actor: Actor, spec: ReplaySpec, *, sampled: bool) -> None:
-        self.version: WeightsVersion = NO_WEIGHTS
-        self._actor, self._spec, self._sampled = actor, spec, sampled
+    def __init__(self, forward: Forward | None, spec: ReplaySpec, state_size: int, *, sampled: bool) -> None:
+        super().__init__(forward)
+        self._spec, self._state_size, self._sampled = spec, state_size, sampled
 
     def initial_state(self, envs: int) -> Floats | None:
         """[E, S] zeros; None without memory."""
-        return np.zeros((envs, self._actor.state_size), np.float32) if self._actor.state_size else None
+        return np.zeros((envs, self._state_size), np.float32) if self._state_size else None
 
-    def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
-        """See ``Policy.act``. In ``extra``: log-probabilities, and the state before the observation was read."""
-        if self.version == NO_WEIGHTS:
+    def inputs(self, observation: Rows, state: Any, _rng: np.random.Generator) -> Rows:
+        """The observation and the state."""
+        return {**observation, STATE: state} if self._state_size else observation
+
+    def choose(self, outputs: Rows | None, observation: Rows, state: Any, rng: np.random.Generator) -> PolicyStep:
+        """See ``ForwardPolicy``. In ``extra``: log-probabilities, and the state before the observation was read."""
+        if outputs is None:
             (action, log_prob), after = random_actions(self._spec, observation, rng), state
         else:
-            outputs, after = self._actor.outputs(observation, state)
-            action, log_prob = self._choose(outputs, observation.get(ACTION_MASK), rng)
+            action, log_prob = self._chosen(outputs, observation.get(ACTION_MASK), rng)
+            after = outputs.get(STATE, state)
         extra = {LOG_PROB_COLUMN: log_prob}
         if state is not None:
             extra[STATE_COLUMN] = state
         return PolicyStep(action, after, extra)
 
-    def load(self, weights: Weights) -> None:
-        """Take newer weights."""
-        self._actor.load(weights.arrays)
-        self.version = weights.version
-
-    def _choose(self, outputs: Floats, mask: NDArray[Any] | None, rng: np.random.Generator) -> Chosen:
-        log_std = self._actor.log_std
-        if log_std is not None:
-            return sample_gaussian(outputs, log_std, rng) if self._sampled else likeliest_gaussian(outputs, log_std)
+    def _chosen(self, outputs: Rows, mask: NDArray[Any] | None, rng: np.random.Generator) -> Chosen:
+        logits = outputs[OUTPUTS]
+        if LOG_STD in outputs:
+            log_std = outputs[LOG_STD][0]  # the same for all rows
+            return sample_gaussian(logits, log_std, rng) if self._sampled else likeliest_gaussian(logits, log_std)
         if mask is not None:
-            mask_logits(outputs, mask)
-        return sample_categorical(outputs, rng) if self._sampled else likeliest_categorical(outputs)
+            mask_logits(logits, mask)
+        return sample_categorical(logits, rng) if self._sampled else likeliest_categorical(logits)
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,16 @@ class NumpyActorCriticFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that samples on ``lanes``, or the one for evaluations for None."""
-        actor = NumpyActor(self.leaves, self.core)
-        return ActorCriticPolicy(actor, self.spec, sampled=lanes is not None or self.evaluation == "sample")
+        return self.around(self.forward(), lanes)
+
+    def forward(self, _device: str = "cpu") -> NumpyActor:
+        """The actor in NumPy, whatever the device."""
+        return NumpyActor(self.leaves, self.core)
+
+    def around(self, forward: Forward | None, lanes: LaneRange | None) -> ActorCriticPolicy:
+        """A policy around a forward pass."""
+        size = 0 if self.core is None else state_size(self.core)
+        return ActorCriticPolicy(forward, self.spec, size, sampled=lanes is not None or self.evaluation == "sample")
 
 
 @dataclass(frozen=True)
@@ -192,10 +199,18 @@ class TorchActorCriticFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that samples on ``lanes``, or the one for evaluations for None."""
+        return self.around(self.forward(), lanes)
+
+    def forward(self, device: str = "cpu") -> TorchActor:
+        """The actor on a device."""
         import torch
 
         from onibi.learners.networks.actor_critic import ActorNetwork
 
         with torch.random.fork_rng(devices=[]):
-            actor = TorchActor(ActorNetwork(self.form, self.spec))
-        return ActorCriticPolicy(actor, self.spec, sampled=lanes is not None or self.evaluation == "sample")
+            return TorchActor(ActorNetwork(self.form, self.spec), device)
+
+    def around(self, forward: Forward | None, lanes: LaneRange | None) -> ActorCriticPolicy:
+        """A policy around a forward pass."""
+        size = 0 if self.form.core is None else state_size(self.form.core)
+        return ActorCriticPolicy(forward, self.spec, size, sampled=lanes is not None or self.evaluation == "sample")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from onibi.learners.exploration import ExplorationSettings, Explorer, random_amo
 from onibi.learners.networks.leaves import FlatLeaf, flat_leaf, network_leaves
 from onibi.learners.networks.numpy_mlp import NumpyMlp
 from onibi.platform.config import Settings
-from onibi.platform.policy import NO_WEIGHTS, LaneRange, Policy, PolicyFactory, PolicyStep, Weights, WeightsVersion
+from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
+from onibi.platform.policy import LaneRange, Policy, PolicyFactory, PolicyStep, WeightsVersion
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 if TYPE_CHECKING:
@@ -22,80 +23,114 @@ if TYPE_CHECKING:
     from onibi.learners.value_losses import HeadForm
 
 
-class NumpyQPolicy:
-    """ε-greedy, softmax or noisy over a flat Q-network in NumPy.
+NOISE = "noise"
+"""Input of a forward pass: [N, noise_size] standard normals of a noisy head."""
+VALUES = "values"
+"""Output of one: [N, A] float32 action values."""
+
+
+class QForward(Forward, Protocol):
+    """The forward pass of a Q-network."""
+
+    @property
+    def noise_size(self) -> int:
+        """Standard normals that a row of noise has; 0 where the network is not noisy."""
+
+
+class NumpyQForward:
+    """A flat Q-network in NumPy.
 
     Args:
         network: without weights yet.
-        explorer: turns values into actions.
-        actions: A.
     """
 
-    def __init__(self, network: NumpyMlp, explorer: Explorer, actions: int) -> None:
-        self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._explorer, self._actions = network, explorer, actions
+    def __init__(self, network: NumpyMlp) -> None:
+        self._network = network
 
-    def initial_state(self, envs: int) -> None:
-        """None: nothing is remembered between steps."""
+    @property
+    def noise_size(self) -> int:
+        """See ``QForward``."""
+        return self._network.noise_size
 
-    def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
-        """See ``Policy.act``."""
-        if self.version == NO_WEIGHTS:
-            return random_step(observation, self._actions, rng)
-        envs = len(next(iter(observation.values())))
-        noise = self._explorer.noise(envs, self._network.noise_size, rng)
-        values = self._network.action_values(observation, noise)
-        return PolicyStep(self._explorer.choose(values, rng, observation.get(ACTION_MASK)), state)
+    def load(self, arrays: Rows) -> None:
+        """See ``Forward``."""
+        self._network.load(arrays)
 
-    def load(self, weights: Weights) -> None:
-        """Take newer weights."""
-        self._network.load(weights.arrays)
-        self._explorer.follow(weights.version)
-        self.version = weights.version
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
+        return {VALUES: self._network.action_values(inputs, inputs.get(NOISE))}
 
 
-class TorchQPolicy:
-    """ε-greedy, softmax or noisy over any Q-network in torch.
+class TorchQForward:
+    """Any Q-network in torch.
 
     Args:
         network: its parameters count only after ``load``.
+        device: "cpu", "cuda", "cuda:1".
+    """
+
+    def __init__(self, network: QNetwork, device: str = "cpu") -> None:
+        self._network, self._device = network.eval().to(device), device
+
+    @property
+    def noise_size(self) -> int:
+        """See ``QForward``."""
+        return self._network.noise_size
+
+    def load(self, arrays: Rows) -> None:
+        """See ``Forward``."""
+        import torch
+
+        self._network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
+        import torch
+
+        with torch.inference_mode():
+            tensors = {
+                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
+            }
+            return {VALUES: self._network.action_values(tensors, tensors.get(NOISE)).cpu().numpy()}
+
+
+class QPolicy(ForwardPolicy):
+    """ε-greedy, softmax or noisy over action values.
+
+    Args:
+        forward: of a Q-network without weights yet; None where it is computed elsewhere, without noise.
         explorer: turns values into actions.
         actions: A.
     """
 
-    def __init__(self, network: QNetwork, explorer: Explorer, actions: int) -> None:
-        self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._explorer, self._actions = network.eval(), explorer, actions
+    def __init__(self, forward: QForward | None, explorer: Explorer, actions: int) -> None:
+        super().__init__(forward)
+        self._noise_of, self._explorer, self._actions = forward, explorer, actions
 
     def initial_state(self, envs: int) -> None:
         """None: nothing is remembered between steps."""
 
-    def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
-        """See ``Policy.act``."""
-        if self.version == NO_WEIGHTS:
-            return random_step(observation, self._actions, rng)
-        import torch
-
+    def inputs(self, observation: Rows, _state: Any, rng: np.random.Generator) -> Rows:
+        """The observation, and noise for a noisy network."""
         envs = len(next(iter(observation.values())))
-        noise = self._explorer.noise(envs, self._network.noise_size, rng)
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            drawn = None if noise is None else torch.from_numpy(noise)
-            values = self._network.action_values(tensors, drawn).numpy()
-        return PolicyStep(self._explorer.choose(values, rng, observation.get(ACTION_MASK)), state)
+        noise = self._explorer.noise(envs, 0 if self._noise_of is None else self._noise_of.noise_size, rng)
+        return observation if noise is None else {**observation, NOISE: noise}
 
-    def load(self, weights: Weights) -> None:
-        """Take newer weights."""
-        import torch
+    def choose(self, outputs: Rows | None, observation: Rows, state: Any, rng: np.random.Generator) -> PolicyStep:
+        """See ``ForwardPolicy``."""
+        if outputs is None:
+            return random_step(observation, self._actions, rng)
+        return PolicyStep(self._explorer.choose(outputs[VALUES], rng, observation.get(ACTION_MASK)), state)
 
-        self._network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.arrays.items()})
-        self._explorer.follow(weights.version)
-        self.version = weights.version
+    def follow(self, version: WeightsVersion) -> None:
+        """Anneal the exploration, too."""
+        super().follow(version)
+        self._explorer.follow(version)
 
 
 @dataclass(frozen=True)
 class NumpyQPolicyFactory:
-    """Picklable maker of ``NumpyQPolicy``; unpickling it needs no torch."""
+    """Picklable maker of policies that act in NumPy; unpickling it needs no torch."""
 
     exploration: ExplorationSettings
     leaves: tuple[FlatLeaf, ...]
@@ -104,13 +139,20 @@ class NumpyQPolicyFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-        explorer = Explorer(self.exploration, lanes, noisy=self.noisy)
-        return NumpyQPolicy(NumpyMlp(self.leaves, self.actions), explorer, self.actions)
+        return self.around(self.forward(), lanes)
+
+    def forward(self, _device: str = "cpu") -> NumpyQForward:
+        """The network in NumPy, whatever the device."""
+        return NumpyQForward(NumpyMlp(self.leaves, self.actions))
+
+    def around(self, forward: QForward | None, lanes: LaneRange | None) -> QPolicy:
+        """A policy around a forward pass."""
+        return QPolicy(forward, Explorer(self.exploration, lanes, noisy=self.noisy), self.actions)
 
 
 @dataclass(frozen=True)
 class TorchQPolicyFactory:
-    """Picklable maker of ``TorchQPolicy``.
+    """Picklable maker of policies that act in torch.
 
     It holds what the network is built of rather than the module: the parameters come with the weights.
     """
@@ -124,6 +166,10 @@ class TorchQPolicyFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
+        return self.around(self.forward(), lanes)
+
+    def forward(self, device: str = "cpu") -> TorchQForward:
+        """The network on a device."""
         import torch
 
         from onibi.learners.networks.build import QNetwork, build_encoder
@@ -135,9 +181,11 @@ class TorchQPolicyFactory:
             assert isinstance(features, int)
             zeros = torch.zeros(self.form.outputs)
             head = build_head(self.form, features, self.spec.actions, zeros, dueling=self.dueling, noisy=self.noisy)
-        network = QNetwork(encoder, head, zeros.clone() if self.form.classified else None)
-        explorer = Explorer(self.exploration, lanes, noisy=self.noisy is not None)
-        return TorchQPolicy(network, explorer, self.spec.actions)
+        return TorchQForward(QNetwork(encoder, head, zeros.clone() if self.form.classified else None), device)
+
+    def around(self, forward: QForward | None, lanes: LaneRange | None) -> QPolicy:
+        """A policy around a forward pass."""
+        return QPolicy(forward, Explorer(self.exploration, lanes, noisy=self.noisy is not None), self.spec.actions)
 
 
 def q_policy_factory(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.learners.dqn_policy import random_step
+from onibi.learners.dqn_policy import VALUES, random_step
 from onibi.learners.exploration import ExplorationSettings, Explorer
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
 from onibi.learners.networks.leaves import FlatLeaf
@@ -17,7 +17,8 @@ from onibi.learners.networks.numpy_core import NumpyCore
 from onibi.learners.networks.numpy_head import NumpyQHead
 from onibi.learners.networks.numpy_trunk import NumpyTrunk
 from onibi.platform.config import Settings
-from onibi.platform.policy import NO_WEIGHTS, LaneRange, Policy, PolicyStep, Weights, WeightsVersion
+from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
+from onibi.platform.policy import LaneRange, Policy, PolicyStep, WeightsVersion
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 if TYPE_CHECKING:
@@ -25,71 +26,66 @@ if TYPE_CHECKING:
     from onibi.learners.value_losses import HeadForm
 
 
-class StepNetwork(Protocol):
-    """A recurrent Q-network that takes and gives NumPy arrays."""
-
-    state_size: int
-    """S of its core."""
-
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take parameters and buffers by their names in the torch module."""
-
-    def step(
-        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One step.
-
-        Args:
-            observation: each leaf [E, ...].
-            previous: [E] number of the action before + 1, 0 for none.
-            state: [E, S] of the core.
-        Returns: values [E, A] and the core's next state [E, S], a new array.
-        """
+PREVIOUS, STATE = "core.previous", "core.state"
+"""Inputs of a forward pass: [N] int64, the number of the action before + 1, 0 for none; [N, S] float32 of the core,
+which is an output, too.
+"""
 
 
-class RecurrentQPolicy:
+class RecurrentQPolicy(ForwardPolicy):
     """ε-greedy or softmax over a recurrent Q-network.
 
     Its state is the core's and, where the core reads the previous action, the number of that + 1, 0 at the begin.
 
     Args:
-        network: without weights yet.
+        forward: of the network without weights yet; None where it is computed elsewhere.
         explorer: turns values into actions.
         actions: A.
+        core_size: S of the core.
         previous_action: whether the core reads it.
         stores_state: whether each step brings the state before it as an extra column.
     """
 
     def __init__(
-        self, network: StepNetwork, explorer: Explorer, actions: int, *, previous_action: bool, stores_state: bool
+        self,
+        forward: Forward | None,
+        explorer: Explorer,
+        actions: int,
+        *,
+        core_size: int,
+        previous_action: bool,
+        stores_state: bool,
     ) -> None:
-        self.version: WeightsVersion = NO_WEIGHTS
-        self._network, self._explorer, self._actions = network, explorer, actions
+        super().__init__(forward)
+        self._explorer, self._actions, self._core_size = explorer, actions, core_size
         self._previous_action, self._stores_state = previous_action, stores_state
 
     def initial_state(self, envs: int) -> NDArray[np.float32]:
         """[E, S] zeros."""
-        return np.zeros((envs, self._network.state_size + self._previous_action), np.float32)
+        return np.zeros((envs, self._core_size + self._previous_action), np.float32)
 
-    def act(self, observation: Mapping[str, NDArray[Any]], state: Any, rng: np.random.Generator) -> PolicyStep:
-        """See ``Policy.act``. While there are no weights the core's state stays as it is, 0."""
+    def inputs(self, observation: Rows, state: Any, _rng: np.random.Generator) -> Rows:
+        """The observation, the core's state and the previous action."""
+        previous = state[:, -1].astype(np.int64) if self._previous_action else np.zeros(len(state), np.int64)
+        return {**observation, STATE: state[:, : self._core_size], PREVIOUS: previous}
+
+    def choose(self, outputs: Rows | None, observation: Rows, state: Any, rng: np.random.Generator) -> PolicyStep:
+        """See ``ForwardPolicy``. While there are no weights the core's state stays as it is, 0."""
         extra = {STATE_COLUMN: state} if self._stores_state else {}
-        size = self._network.state_size
-        if self.version == NO_WEIGHTS:
-            action, following = random_step(observation, self._actions, rng).action, state[:, :size]
+        if outputs is None:
+            action = random_step(observation, self._actions, rng).action
+            following = state[:, : self._core_size]
         else:
-            previous = state[:, -1].astype(np.int64) if self._previous_action else np.zeros(len(state), np.int64)
-            values, following = self._network.step(observation, previous, state[:, :size])
-            action = self._explorer.choose(values, rng, observation.get(ACTION_MASK))
+            action = self._explorer.choose(outputs[VALUES], rng, observation.get(ACTION_MASK))
+            following = outputs[STATE]
         if self._previous_action:
             following = np.concatenate((following, action[:, None] + np.float32(1)), axis=1, dtype=np.float32)
         return PolicyStep(action, following, extra)
 
-    def load(self, weights: Weights) -> None:
-        """Take newer weights; states go on from those that the older ones made."""
-        self._network.load(weights.arrays)
-        self._explorer.follow(weights.version)
-        self.version = weights.version
+    def follow(self, version: WeightsVersion) -> None:
+        """Anneal the exploration, too."""
+        super().follow(version)
+        self._explorer.follow(version)
 
 
 class NumpyRecurrentNetwork:
@@ -105,24 +101,21 @@ class NumpyRecurrentNetwork:
     def __init__(
         self, leaves: tuple[FlatLeaf, ...], core: CoreSettings, actions: int, *, previous_action: bool
     ) -> None:
-        self.state_size = state_size(core)
         self._one_hots = np.eye(actions + 1, dtype=np.float32)[:, 1:] if previous_action else None
         self._trunk, self._core, self._head = NumpyTrunk(leaves), NumpyCore(core, "core."), NumpyQHead(actions)
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """See ``StepNetwork``."""
+        """See ``Forward``."""
         for part in (self._trunk, self._core, self._head):
             part.load(arrays)
 
-    def step(
-        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See ``StepNetwork``."""
-        features = self._trunk(observation)
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
+        features = self._trunk(inputs)
         if self._one_hots is not None:
-            features = np.concatenate((features, self._one_hots[previous]), axis=1)
-        features, following = self._core.step(features, state)
-        return self._head(features), following
+            features = np.concatenate((features, self._one_hots[inputs[PREVIOUS]]), axis=1)
+        features, following = self._core.step(features, inputs[STATE])
+        return {VALUES: self._head(features), STATE: following}
 
 
 class TorchRecurrentNetwork:
@@ -130,28 +123,28 @@ class TorchRecurrentNetwork:
 
     Args:
         network: its parameters count only after ``load``.
+        device: "cpu", "cuda", "cuda:1".
     """
 
-    def __init__(self, network: RecurrentQNetwork) -> None:
-        self._network = network.eval()
-        self.state_size = network.core.state_size
+    def __init__(self, network: RecurrentQNetwork, device: str = "cpu") -> None:
+        self._network, self._device = network.eval().to(device), device
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """See ``StepNetwork``."""
+        """See ``Forward``."""
         import torch
 
         self._network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    def step(
-        self, observation: Mapping[str, NDArray[Any]], previous: NDArray[np.int64], state: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See ``StepNetwork``."""
+    def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
+        """See ``Forward``."""
         import torch
 
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in observation.items()}
-            values, following = self._network.step(tensors, torch.from_numpy(previous), torch.from_numpy(state))
-        return values.numpy(), following.numpy()
+            tensors = {
+                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
+            }
+            values, following = self._network.step(tensors, tensors[PREVIOUS], tensors[STATE])
+        return {VALUES: values.cpu().numpy(), STATE: following.cpu().numpy()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +160,19 @@ class NumpyRecurrentPolicyFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-        network = NumpyRecurrentNetwork(self.leaves, self.core, self.actions, previous_action=self.previous_action)
-        explorer = Explorer(self.exploration, lanes, noisy=False)
+        return self.around(self.forward(), lanes)
+
+    def forward(self, _device: str = "cpu") -> NumpyRecurrentNetwork:
+        """The network in NumPy, whatever the device."""
+        return NumpyRecurrentNetwork(self.leaves, self.core, self.actions, previous_action=self.previous_action)
+
+    def around(self, forward: Forward | None, lanes: LaneRange | None) -> RecurrentQPolicy:
+        """A policy around a forward pass."""
         return RecurrentQPolicy(
-            network,
-            explorer,
+            forward,
+            Explorer(self.exploration, lanes, noisy=False),
             self.actions,
+            core_size=state_size(self.core),
             previous_action=self.previous_action,
             stores_state=self.stores_state,
         )
@@ -196,6 +196,10 @@ class TorchRecurrentPolicyFactory:
 
     def __call__(self, lanes: LaneRange | None) -> Policy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
+        return self.around(self.forward(), lanes)
+
+    def forward(self, device: str = "cpu") -> TorchRecurrentNetwork:
+        """The network on a device."""
         import torch
 
         from onibi.learners.networks.recurrent_q import build_recurrent_q_network
@@ -212,11 +216,15 @@ class TorchRecurrentPolicyFactory:
             previous_action=self.previous_action,
             seed=0,
         )
-        explorer = Explorer(self.exploration, lanes, noisy=False)
+        return TorchRecurrentNetwork(network, device)
+
+    def around(self, forward: Forward | None, lanes: LaneRange | None) -> RecurrentQPolicy:
+        """A policy around a forward pass."""
         return RecurrentQPolicy(
-            TorchRecurrentNetwork(network),
-            explorer,
+            forward,
+            Explorer(self.exploration, lanes, noisy=False),
             self.spec.actions,
+            core_size=state_size(self.core),
             previous_action=self.previous_action,
             stores_state=self.stores_state,
         )

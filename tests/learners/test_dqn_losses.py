@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, policy_factory
-from onibi.learners.dqn_policy import NumpyQPolicy
+from onibi.learners.dqn_policy import VALUES, NumpyQForward
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
@@ -178,16 +178,16 @@ def test_policies_in_numpy_and_torch_read_the_learners_values(
     learner = learner_of(loss, spec, dueling=dueling, **network)
     scatter(learner)
     policy = policy_factory(learner.settings, spec)(None)
-    assert isinstance(policy, NumpyQPolicy) == (name == "mixed")
+    assert isinstance(policy._forward, NumpyQForward) == (name == "mixed")
     policy.load(learner.weights(weights_version(0, 1)))
     observation = make_observation(spec, 50, np.random.default_rng(9))
     tensors = {key: torch.from_numpy(values) for key, values in observation.items()}
     with torch.no_grad():
         expected = learner._network.action_values(tensors).numpy()
         read = learner.value_head.decode(learner._network(tensors)).numpy()
-        found = policy._network.action_values(observation if name == "mixed" else tensors)
+    found = policy._forward(observation)[VALUES]
     np.testing.assert_allclose(expected, read, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert expected.std(axis=1).mean() > 0.01  # or equality would say little
     actions = policy.act(observation, None, np.random.default_rng(0)).action
     assert (actions == expected.argmax(axis=1)).mean() > 0.95  # near ties may differ

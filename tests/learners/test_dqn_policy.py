@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, policy_factory
-from onibi.learners.dqn_policy import NumpyQPolicy, NumpyQPolicyFactory, TorchQPolicy
+from onibi.learners.dqn_policy import VALUES, NumpyQForward, NumpyQPolicyFactory, TorchQForward
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
@@ -47,13 +47,13 @@ def test_numpy_values_are_torch_values(specs, make_windows, make_observation, lo
     for spec in (specs["flat"], specs["mixed"]):
         learner = trained(settings, spec, make_windows)
         policy = policy_factory(settings, spec)(None)
-        assert isinstance(policy, NumpyQPolicy)
+        assert isinstance(policy._forward, NumpyQForward)
         policy.load(learner.weights(VERSION))
         observation = make_observation(spec, 50, np.random.default_rng(9))
         tensors = {name: torch.from_numpy(values) for name, values in observation.items()}
         with torch.no_grad():
             expected = learner._network.action_values(tensors).numpy()
-        np.testing.assert_allclose(policy._network.action_values(observation), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(policy._forward(observation)[VALUES], expected, rtol=1e-4, atol=1e-5)
         actions = policy.act(observation, None, np.random.default_rng(0)).action
         assert (actions == expected.argmax(axis=1)).mean() > 0.95  # near ties may differ
         assert expected.std(axis=0).min() > 0.003  # or equality would say little
@@ -66,7 +66,7 @@ def test_the_torch_policy_acts_by_the_published_weights(specs, make_windows, mak
     spec, settings = specs[name], settings_of(loss)
     learner = trained(settings, spec, make_windows)
     policy = pickle.loads(pickle.dumps(policy_factory(settings, spec)))(None)
-    assert isinstance(policy, TorchQPolicy)
+    assert isinstance(policy._forward, TorchQForward)
     policy.load(learner.weights(VERSION))
     observation = make_observation(spec, 40, np.random.default_rng(9))
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_the_policy_for_evaluations_is_greedy_whatever_the_ladder(specs, make_wi
     policy = policy_factory(settings, spec)(None)
     policy.load(learner.weights(VERSION))
     observation = make_observation(spec, 5000, np.random.default_rng(1))
-    best = policy._network.action_values(observation).argmax(axis=1)
+    best = policy._forward(observation)[VALUES].argmax(axis=1)
     assert (policy.act(observation, None, np.random.default_rng(0)).action == best).all()
 
 

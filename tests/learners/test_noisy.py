@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, policy_factory
+from onibi.learners.dqn_policy import NOISE, VALUES
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.networks.noisy import NoisyLinear, NoisySettings
@@ -112,14 +113,14 @@ def test_numpy_values_under_noise_are_torch_values_under_it(specs, make_observat
     policy.load(learner.weights(weights_version(0, 1)))
     observation = make_observation(specs["flat"], 12, np.random.default_rng(4))
     size = learner._network.noise_size
-    assert policy._network.noise_size == size > 0
+    assert policy._forward.noise_size == size > 0
     noise = np.random.default_rng(5).standard_normal((12, size), np.float32)
     tensors = {name: torch.from_numpy(values) for name, values in observation.items()}
     with torch.no_grad():
         expected = learner._network.action_values(tensors, torch.from_numpy(noise)).numpy()
         means = learner._network.action_values(tensors).numpy()
-    np.testing.assert_allclose(policy._network.action_values(observation, noise), expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(policy._network.action_values(observation), means, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(policy._forward({**observation, NOISE: noise})[VALUES], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(policy._forward(observation)[VALUES], means, rtol=1e-3, atol=1e-4)
     assert np.abs(expected - means).mean() > 0.01
 
 

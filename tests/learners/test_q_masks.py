@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings
-from onibi.learners.dqn_policy import NumpyQPolicy, TorchQPolicy
+from onibi.learners.dqn_policy import NumpyQForward, TorchQForward
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.networks.noisy import NoisySettings
@@ -37,13 +37,13 @@ def observation_of(make_observation, spec, rows):
 
 
 @pytest.mark.parametrize("kind", ["dqn", "pqn"])
-@pytest.mark.parametrize(("spec", "policy_class"), [(FLAT, NumpyQPolicy), (IMAGE, TorchQPolicy)])
+@pytest.mark.parametrize(("spec", "forward_class"), [(FLAT, NumpyQForward), (IMAGE, TorchQForward)])
 @pytest.mark.parametrize("exploration", [{"base": 0.0}, {"base": 1.0}, {"base": 0.3, "temperature": 0.5}])
-def test_a_masked_action_is_never_chosen(make_observation, kind, spec, policy_class, exploration):
+def test_a_masked_action_is_never_chosen(make_observation, kind, spec, forward_class, exploration):
     settings, owner = settings_of(kind, exploration=ExplorationSettings(**exploration)), OWNERS[kind][0]
     learner = owner(settings, spec, None, 0, "cpu")
     policy = owner.policy_factory(settings, spec)(LaneRange(0, 40, 40))
-    assert isinstance(policy, policy_class)
+    assert isinstance(policy._forward, forward_class)
     observation, rng = observation_of(make_observation, spec, 40), np.random.default_rng(1)
     for weights in (None, learner.weights(weights_version(0, 1))):
         if weights is not None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from onibi.learners.dqn_policy import VALUES
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.r2d2 import R2d2Learner
-from onibi.learners.r2d2_policy import NumpyRecurrentNetwork, TorchRecurrentNetwork
+from onibi.learners.r2d2_policy import PREVIOUS, STATE, NumpyRecurrentNetwork, TorchRecurrentNetwork
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.support import SupportSettings
 from onibi.learners.value_losses import BINNED_LOSSES
@@ -57,13 +58,14 @@ def test_numpy_values_and_states_over_an_episode_are_those_of_the_unrolled_netwo
     for spec in (specs["flat"], specs["mixed"]):
         learner = trained(settings, spec)
         policy = loaded(settings, spec, learner)
-        assert isinstance(policy._network, NumpyRecurrentNetwork)
+        assert isinstance(policy._forward, NumpyRecurrentNetwork)
         episode = [make_observation(spec, ENVS, np.random.default_rng(seed)) for seed in range(12)]
         core_state, values = policy.initial_state(ENVS)[:, :-1], []
         previous = np.random.default_rng(7).integers(spec.actions + 1, size=(12, ENVS))
         for observation, before in zip(episode, previous, strict=True):
-            found, core_state = policy._network.step(observation, before, core_state)
-            values.append(found)
+            found = policy._forward({**observation, PREVIOUS: before, STATE: core_state})
+            core_state = found[STATE]
+            values.append(found[VALUES])
         together = {
             name: torch.from_numpy(np.stack([observation[name] for observation in episode])) for name in episode[0]
         }
@@ -80,7 +82,7 @@ def test_the_torch_policy_acts_by_the_published_weights_and_remembers(specs, mak
     spec, settings = specs[name], settings_of()
     learner = trained(settings, spec)
     policy = loaded(settings, spec, learner)
-    assert isinstance(policy._network, TorchRecurrentNetwork)
+    assert isinstance(policy._forward, TorchRecurrentNetwork)
     first, second = (make_observation(spec, ENVS, np.random.default_rng(seed)) for seed in (1, 2))
     rng = np.random.default_rng(0)
     before = policy.act(first, policy.initial_state(ENVS), rng)
@@ -92,7 +94,9 @@ def test_the_torch_policy_acts_by_the_published_weights_and_remembers(specs, mak
         values = learner._network.action_values(features[1])
     assert after.action.tolist() == values.argmax(dim=1).tolist()
     assert after.state.dtype == np.float32
-    forgetful = policy._network.step(second, before.action + 1, policy.initial_state(ENVS)[:, :-1])[0]
+    forgetful = policy._forward({**second, PREVIOUS: before.action + 1, STATE: policy.initial_state(ENVS)[:, :-1]})[
+        VALUES
+    ]
     assert not np.allclose(forgetful, values.numpy(), atol=1e-4)
 
 
