@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from onibi.actors.captioners.captioner import envs_of
+from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError
-from onibi.platform.fragment import CaptionText, KeyText
-
-_CACHED_TEXTS = 1 << 16
-_NUMBER = re.compile(r"\d+")
+from onibi.platform.fragment import CaptionText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +20,7 @@ class InfoCaptionerSettings(Settings):
 
     kind: Literal["info"] = "info"
     info_key: str = "caption"
-    numbers: Literal["normalise", "keep"] = "normalise"  # a counter in the text would make every caption new
+    numbers: Numbers = "normalise"  # a counter in the text would make every caption new
     max_characters: int = 500  # longer ones are cut
     give_up_calls: int | None = 1_000  # vector steps without a single caption after which it is an error; null: never
 
@@ -46,7 +43,8 @@ class InfoCaptioner:
         self.keys_per_caption = 1
         self.key_version = f"info-1-numbers-{settings.numbers}"
         self._mask_key = f"_{settings.info_key}"
-        self._cache: dict[str, CaptionText] = {}
+        self._place = f"info[{settings.info_key!r}]"
+        self._reader = PlainTextReader(settings.numbers, settings.max_characters)
         self._silent_calls = 0
 
     def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:
@@ -59,32 +57,12 @@ class InfoCaptioner:
         if texts is None:
             self._be_patient(infos)
             return [EMPTY_TEXT] * envs
-        given = infos.get(self._mask_key)
-        found = []
-        for env in range(envs):
-            text = texts[env] if given is None or given[env] else None
-            if text is None or text == "":
-                found.append(EMPTY_TEXT)
-                continue
-            caption = self._cache.get(text) if isinstance(text, str) else None
-            found.append(self._read(text, env) if caption is None else caption)
+        given, read = infos.get(self._mask_key), self._reader.read
+        found = [
+            read(texts[env], env, self._place) if given is None or given[env] else EMPTY_TEXT for env in range(envs)
+        ]
         self._silent_calls = -1  # an environment that captions may be silent for as long as it likes
         return found
-
-    def _read(self, text: Any, env: int) -> CaptionText:
-        if not isinstance(text, str):
-            raise CaptionError(
-                f"environment {env}: info[{self.settings.info_key!r}] is {text!r} ({type(text).__name__}); it "
-                "must be text. Convert it in the environment, or set captioner.kind=none"
-            )
-        # A lone surrogate has no UTF-8 form: it could be neither hashed nor stored.
-        words = " ".join(text[: self.settings.max_characters].encode(errors="replace").decode().split())
-        key = _NUMBER.sub("#", words) if self.settings.numbers == "normalise" else words
-        caption = CaptionText(words, (KeyText(key),)) if words else EMPTY_TEXT
-        if len(self._cache) >= _CACHED_TEXTS:
-            self._cache.clear()
-        self._cache[text] = caption
-        return caption
 
     def _be_patient(self, infos: Mapping[str, Any]) -> None:
         limit = self.settings.give_up_calls

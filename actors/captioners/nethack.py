@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from onibi.actors.environments.nethack import MESSAGE_PAGES
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 
-KEY_VERSION = "nethack-1"
+KEY_VERSION = "nethack-2"
 """Changed with every change of the rules below: counts and keys of different versions do not mix."""
 
 _CACHED_MESSAGES = 1 << 16
@@ -68,7 +69,9 @@ ARTIFACTS = frozenset(
 )
 """Names that NetHack itself gives. It refuses them from players ("Your hand slips"), so they are not typed."""
 
-_SENTENCE_GAP = re.compile(r"\s{2,}|--More--")
+_SENTENCE_GAP = re.compile(r"\s{2,}")
+# At a page's end alone: in the middle somebody typed it.
+_MORE = re.compile(r"\s*--More--\s*$")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # An answer is one character behind the choices, or a whole line where the game asks for a text.
 _CHOICE_PROMPT = re.compile(r"^(?P<asked>.*?\?) ?\[(?P<choices>[^\]]*)\](?: \(\S\)| \([^)]*\)\?)?")
@@ -124,14 +127,18 @@ class NetHackCaptioner:
         self.keys_per_caption = settings.keys_per_caption
         self.key_version = KEY_VERSION
         self._kept_names = ARTIFACTS | frozenset(settings.kept_names)
-        self._cache: dict[bytes, CaptionText] = {b"": EMPTY_TEXT}
+        self._cache: dict[bytes | str, CaptionText] = {b"": EMPTY_TEXT}
 
-    def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:  # noqa: ARG002 - the contract's
-        """[E] captions of the message lines. Raises: CaptionError where the environment shows none."""
+    def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:
+        """[E] captions of the message lines, or of all pages where a step showed several.
+
+        Raises: CaptionError where the environment shows no messages.
+        """
         messages = raw.get("message") if isinstance(raw, Mapping) else None
         if messages is None or messages.ndim != 2 or messages.dtype != np.uint8:
             raise CaptionError(_no_message(raw, messages))
         envs, width = messages.shape
+        pages = infos.get(MESSAGE_PAGES)
         line = messages.tobytes()  # one copy for all lanes: slices of bytes are far cheaper than rows of an array
         found = []
         for start in range(0, envs * width, width):
@@ -139,10 +146,15 @@ class NetHackCaptioner:
             message = line[start : start + width].partition(b"\0")[0] if line[start] else b""
             caption = self._cache.get(message)
             found.append(self._read(message) if caption is None else caption)
+        if pages is not None:
+            for env in np.flatnonzero(infos[f"_{MESSAGE_PAGES}"]).tolist():
+                caption = self._cache.get(pages[env])
+                found[env] = self._read(pages[env]) if caption is None else caption
         return found
 
-    def _read(self, message: bytes) -> CaptionText:
-        caption = caption_of(message.decode("latin-1"), self.keys_per_caption, self._kept_names)
+    def _read(self, message: bytes | str) -> CaptionText:
+        text = message if isinstance(message, str) else message.decode("latin-1").replace("\n", " ")
+        caption = caption_of(text, self.keys_per_caption, self._kept_names)
         if len(self._cache) >= _CACHED_MESSAGES:
             self._cache = {b"": EMPTY_TEXT}
         self._cache[message] = caption
@@ -164,7 +176,7 @@ def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str]) 
     """The caption of a message line, without what the agent typed.
 
     Args:
-        message: as NetHack shows it.
+        message: as NetHack shows it; of several pages each on a line of its own.
         keys_per_caption: K; of more sentences the asked ones come first, then the never-asked, each in their order.
         kept_names: names behind "named" and "called" that were not typed: ``ARTIFACTS`` and a level author's.
     Returns: ``EMPTY_TEXT`` where nothing is left.
@@ -181,8 +193,12 @@ def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str]) 
 
 
 def spoken_sentences(message: str, kept_names: frozenset[str]) -> list[tuple[str, bool]]:
-    """What the game said, each sentence with whether it is a prompt; typed text is cut out."""
-    message = message.strip()
+    """What the game said, each sentence with whether it is a prompt; typed text is cut out. Pages stand on lines."""
+    return [sentence for page in message.split("\n") for sentence in _spoken_on_page(page, kept_names)]
+
+
+def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str, bool]]:
+    message = _MORE.sub("", message.strip())
     if _TYPED_COMMAND.search(message):
         return []
     message = _UNPRINTABLE.sub(" ", message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CAPTIONERS = {
     "info": "onibi.actors.captioners.info:InfoCaptioner",
+    "minigrid": "onibi.actors.captioners.minigrid:MiniGridCaptioner",
     "nethack": "onibi.actors.captioners.nethack:NetHackCaptioner",
     "none": "onibi.actors.captioners.none:NoCaptioner",
 }

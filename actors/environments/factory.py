@@ -12,6 +12,7 @@ from typing import Any, Literal
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
 from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
@@ -126,6 +127,8 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
         if is_nethack(settings.id):
             made = NetHackEpisodes(made, has_goal=has_goal(settings.id))
+        elif is_minigrid(settings.id):
+            made = MiniGridEpisodes(made)
         return made  # type: ignore[no-any-return]
 
     return make
@@ -146,6 +149,8 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
 def _require_registered(env_id: str) -> None:
     if is_nethack(env_id):
         _register_nethack(env_id)
+    elif is_minigrid(env_id):
+        register_minigrid()
     try:
         gym.spec(env_id)
     except (gym.error.Error, ModuleNotFoundError) as error:

@@ -7,9 +7,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+_QUIT_PROMPT = b"Really quit?"  # NLE ends a game that ran out of time so
 _ABORTED, _TASK_SUCCESSFUL = -1, 2  # nle's StepStatus; its import costs half a second
 _BLSTATS_SCORE, _BLSTATS_DEPTH = 9, 12
 
+MESSAGE_PAGES = "message_pages"
+"""Key of the info that holds a step's messages, one page a line, where ``message`` shows only the last of them."""
 
 _OPEN_ENDED = ("NetHack-v0", "NetHackScore", "NetHackChallenge")
 
@@ -30,6 +33,8 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     * NLE ignores ``reset(seed=…)``; its own ``seed()`` holds for the next reset only. Here a seeded reset starts a
       stream from which each later reset of this environment takes its game seeds, so a seeded run repeats.
     * NLE's step limit comes as ``terminated`` with ``end_status`` ABORTED; value targets would take it for death.
+    * A step that shows several pages ("--More--", answered by NLE itself; MiniHack's macro actions) leaves only the
+      last one in ``message``. ``info["message_pages"]`` holds all, one a line, where more was said than is seen.
     * At an episode's end ``info["episode_figures"]`` holds ``score``, ``depth`` (deepest level reached) and
       ``success`` (1 where the task's goal was met; absent in open-ended games, whose goal nobody meets).
     """
@@ -37,6 +42,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True) -> None:
         super().__init__(env)
         self._has_goal = has_goal
+        self._pages = MessagePages(env.unwrapped)
         self._game_seeds: np.random.Generator | None = None
         self._deepest = 0.0
         self._score = 0.0
@@ -55,17 +61,20 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; ABORTED becomes ``truncated``."""
+        self._pages.forget()
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._note(observation)
+        pages = self._pages.unseen()
+        told = {} if pages is None else {MESSAGE_PAGES: pages}
         if not (terminated or truncated):
-            return observation, float(reward), False, False, {}
+            return observation, float(reward), False, False, told
         status = int(info["end_status"])
         if status == _ABORTED:
             terminated, truncated = False, True
         figures = {"score": self._score, "depth": self._deepest}
         if self._has_goal:
             figures["success"] = float(status == _TASK_SUCCESSFUL)
-        return observation, float(reward), terminated, truncated, {"episode_figures": figures}
+        return observation, float(reward), terminated, truncated, {"episode_figures": figures, **told}
 
     def _note(self, observation: Any) -> None:
         blstats = observation.get("blstats")
@@ -73,3 +82,46 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             # A game that ended shows zeros; the last living figures are the episode's.
             self._score = max(self._score, float(blstats[_BLSTATS_SCORE]))
             self._deepest = max(self._deepest, float(blstats[_BLSTATS_DEPTH]))
+
+
+class MessagePages:
+    """What the game said between two actions: the message behind each key that NLE or MiniHack sent to the engine.
+
+    NLE answers "--More--" with a blank and leaves questions with Escape, so a fight's kill, or "You die...", is not in
+    the observation that the action brings: 15% of the steps of random play in NetHackScore lose a message that way.
+
+    Args:
+        env: the unwrapped environment; its engine's ``step`` is listened to.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._engine_step = env.nethack.step
+        self._message_at = env._message_index  # noqa: SLF001 - NLE's observation tuple has no names
+        self._pages: list[bytes] = []
+        env.nethack.step = self._step
+
+    def forget(self) -> None:
+        """An action begins."""
+        self._pages.clear()
+
+    def unseen(self) -> str | None:
+        """All pages of the action, one a line; None where the last message tells it all."""
+        pages = self._pages
+        if len(pages) < 2:
+            return None
+        said: list[bytes] = []
+        for page in pages:
+            if page.startswith(_QUIT_PROMPT):
+                break
+            if page and (not said or page != said[-1]):
+                said.append(page)
+        if not said or said == pages[-1:]:
+            return None
+        return b"\n".join(said).decode("latin-1")
+
+    def _step(self, key: int) -> Any:
+        observation, ended = self._engine_step(key)
+        message = observation[self._message_at]
+        # A message that the engine itself breaks into lines is one page.
+        self._pages.append(message.tobytes().partition(b"\0")[0].replace(b"\n", b" ") if message[0] else b"")
+        return observation, ended

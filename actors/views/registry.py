@@ -4,5 +4,6 @@ from __future__ import annotations
 
 VIEWS = {
     "leaves": "onibi.actors.views.leaves:LeavesView",
+    "minigrid": "onibi.actors.views.minigrid:MiniGridView",
     "nethack": "onibi.actors.views.nethack:NetHackView",
 }

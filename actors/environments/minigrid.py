@@ -1,0 +1,169 @@
+"""MiniGrid and BabyAI told in words: what an action changed, and the mission as text.
+
+    MiniGrid-DoorKey-8x8-v0   "You pick up the yellow key."  "You unlock the yellow door."  "You reach the green goal."
+
+Captions come from the environment's own state before and after the step: what an action was meant to do and did not is
+not told, but for bumps and locked doors. Chevalier-Boisvert et al. 2023, "Minigrid & Miniworld", arXiv 2306.13831.
+The package is an extra: ``pip install 'onibi[minigrid]'``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import string
+import warnings
+from typing import Any
+
+import gymnasium as gym
+
+from onibi.platform.errors import EnvironmentFault
+
+MISSION_CHARACTERS = 512
+"""Longest mission that is kept; BabyAI's longest levels stay below 300."""
+
+_FORWARD, _TOGGLE = 2, 5  # minigrid.core.actions.Actions; its import costs a third of a second
+_PREFIXES = ("MiniGrid-", "BabyAI-")
+
+
+def is_minigrid(env_id: str) -> bool:
+    """Whether the id belongs to MiniGrid or BabyAI."""
+    return env_id.startswith(_PREFIXES)
+
+
+def register_minigrid() -> None:
+    """Import the package, which registers its environments, without pygame's greeting on standard output.
+
+    Raises: EnvironmentFault where it is missing.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)  # pygame's business
+            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+            importlib.import_module("minigrid")
+    except ImportError as error:
+        raise EnvironmentFault(
+            f"MiniGrid and BabyAI need the package minigrid ({error}). Install it with: pip install 'onibi[minigrid]'"
+        ) from error
+
+
+class MiniGridEpisodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives each step's ``info["caption"]``, and a mission that is an ordinary Text leaf.
+
+    * ``observation_space``: Dict of image uint8 [V, V, 3], direction Discrete(4), mission Text.
+    * ``info["caption"]``: what this step changed, sentences joined by two blanks; absent where nothing did.
+    * At an episode's end ``info["episode_figures"]`` holds ``success``: 1 where the environment paid for the end.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        spaces = dict(env.observation_space.spaces)  # type: ignore[attr-defined]
+        # MissionSpace knows all missions of a task and nothing else does: BabyAI's is wrong about its own.
+        spaces["mission"] = gym.spaces.Text(MISSION_CHARACTERS, min_length=0, charset=string.printable)
+        self.observation_space = gym.spaces.Dict(spaces)
+        self._grid: Any = env.unwrapped
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_mission(observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step, and what it changed."""
+        grid = self._grid
+        place, held = grid.agent_pos, grid.carrying
+        ahead = grid.front_pos
+        facing = grid.grid.get(*ahead)
+        was_door = _door_state(facing)
+        direction = grid.agent_dir
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        said = []
+        if tuple(grid.agent_pos) != tuple(place):
+            said += _moved(facing)
+        elif int(action) == _FORWARD and grid.agent_dir == direction and facing is not None and not terminated:
+            said.append(f"You bump into the {_name(facing)}.")
+        now_held = grid.carrying
+        if now_held is not held:
+            if held is not None:
+                said.append(f"You drop the {_name(held)}.")
+            if now_held is not None:
+                said.append(f"You pick up the {_name(now_held)}.")
+        elif facing is not None and int(action) == _TOGGLE:
+            said += _toggled(facing, was_door, grid.grid.get(*ahead))
+        if terminated:
+            said += _ended(facing, moved=tuple(grid.agent_pos) != tuple(place), reward=float(reward))
+        told = dict(info)
+        if said:
+            told["caption"] = "  ".join(said)
+        if terminated or truncated:
+            told["episode_figures"] = {"success": float(terminated and float(reward) > 0)}
+        return self._with_mission(observation), float(reward), terminated, truncated, told
+
+    def _with_mission(self, observation: dict[str, Any]) -> dict[str, Any]:
+        return {**observation, "mission": str(observation["mission"])[:MISSION_CHARACTERS]}
+
+
+def make(env_id: str, *, whole_grid: bool = False, **given: Any) -> gym.Env[Any, Any]:
+    """A MiniGrid or BabyAI environment, for ``environment.id: onibi.actors.environments.minigrid:make``.
+
+    The plain id does the same without ``whole_grid``.
+
+    Args:
+        env_id: such as "MiniGrid-DoorKey-8x8-v0".
+        whole_grid: the image shows the whole grid with the agent in it, not the 7 × 7 cells before the agent.
+        given: handed to the environment.
+    Raises: EnvironmentFault where the package is missing or the id unknown.
+    """
+    register_minigrid()
+    if not is_minigrid(env_id):
+        raise EnvironmentFault(f"environment.kwargs.env_id is {env_id!r}; allowed: ids of MiniGrid-… or BabyAI-….")
+    env = gym.make(env_id, disable_env_checker=True, **given)
+    if whole_grid:
+        from minigrid.wrappers import FullyObsWrapper
+
+        env = FullyObsWrapper(env)  # type: ignore[no-untyped-call]
+    return MiniGridEpisodes(env)
+
+
+def _name(thing: Any) -> str:
+    return f"{thing.color} {thing.type}" if thing.type not in ("wall", "lava", "floor") else str(thing.type)
+
+
+def _door_state(thing: Any) -> tuple[bool, bool] | None:
+    """(open, locked) of a door; None for anything else."""
+    return (bool(thing.is_open), bool(thing.is_locked)) if thing is not None and thing.type == "door" else None
+
+
+def _moved(onto: Any) -> list[str]:
+    if onto is None or onto.type == "floor":
+        return []
+    if onto.type == "door":
+        return [f"You walk through the {_name(onto)}."]
+    return [f"You step into the {_name(onto)}."] if onto.type == "lava" else []
+
+
+def _toggled(facing: Any, was_door: tuple[bool, bool] | None, now: Any) -> list[str]:
+    if facing.type == "box" and now is not facing:
+        return [f"You open the {_name(facing)}.", f"It held a {_name(now)}." if now is not None else "It was empty."]
+    is_door = _door_state(facing)
+    if was_door is None or is_door is None:
+        return []
+    if was_door == is_door:
+        return [f"The {_name(facing)} is locked."] if is_door[1] else []
+    if was_door[1]:
+        return [f"You unlock the {_name(facing)}."]
+    return [f"You {'open' if is_door[0] else 'close'} the {_name(facing)}."]
+
+
+def _ended(facing: Any, *, moved: bool, reward: float) -> list[str]:
+    """Words for an end that no caption of the step itself told."""
+    if facing is not None and moved and facing.type == "goal":
+        return [f"You reach the {_name(facing)}."]
+    if facing is not None and moved and facing.type == "lava":
+        return []
+    if reward > 0:
+        return ["You complete the mission."]
+    if facing is not None and reward < 0:  # an obstacle may have stepped aside in the same moment
+        return [f"You collide with the {_name(facing)}."]
+    return ["You fail the mission."]
