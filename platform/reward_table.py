@@ -116,6 +116,18 @@ def rewards_by_key(
     return paid_by_key
 
 
+def first_paid_keys(
+    table: RewardTable, caption_id: NDArray[Any], caption_count: NDArray[np.uint16]
+) -> NDArray[np.int64]:
+    """[...] how many of a row's keys are worth something and heard for the first time in their episode.
+
+    Args: as for ``caption_rewards``.
+    """
+    values = table.caption_values[table.caption_rows(caption_id)]
+    first: NDArray[np.int64] = ((values > 0) & (caption_count == 1)).sum(axis=-1)
+    return first
+
+
 def _key_rewards(
     table: RewardTable, rows: NDArray[np.int64], caption_count: NDArray[np.uint16], power: float
 ) -> NDArray[np.float32]:
