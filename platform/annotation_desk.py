@@ -272,8 +272,9 @@ class AnnotationDesk:
         for judge, docket in self._dockets.items():
             missing = self._keys.missing(judge, keys)
             if judge in new:
-                docket.keys.offer(map(KeyIndex, np.flatnonzero(missing == self.settings.votes)), self._clock())
-            docket.keys.offer_further(map(KeyIndex, np.flatnonzero((missing > 0) & (missing < self.settings.votes))))
+                docket.keys.offer(map(KeyIndex, np.flatnonzero(missing == self.settings.votes).tolist()), self._clock())
+            further = np.flatnonzero((missing > 0) & (missing < self.settings.votes))
+            docket.keys.offer_further(map(KeyIndex, further.tolist()))
 
     @property
     def _held_back(self) -> bool:

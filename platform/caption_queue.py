@@ -128,13 +128,14 @@ class CaptionQueue:
         """Forget keys that have their labels now, wherever they are: late answers count."""
         for key in keys:
             for place in (self._waiting, self._further, self._in_flight, self._parked):
-                place.pop(key, None)  # type: ignore[attr-defined]
+                place.pop(key, None)
             self._invalid_replies.pop(key, None)
             self._first_offered.pop(key, None)
 
     def retry(self, keys: Iterable[KeyIndex], now: float) -> None:
         """Keys whose reply was invalid: they wait again, or are parked after ``max_attempts`` such replies."""
-        again, further = [], []
+        again: list[KeyIndex] = []
+        further: list[KeyIndex] = []
         for key in keys:
             if self._in_flight.pop(key, None) is None and key not in self._waiting and key not in self._further:
                 continue  # labelled or parked meanwhile: a second reply to the same question changes nothing

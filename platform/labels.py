@@ -271,9 +271,9 @@ def preferences_from_arrow(table: pa.Table, *, source: str) -> list[Preference]:
 
 
 def _to_arrow(records: Iterable[Label] | Iterable[Preference], schema: pa.Schema) -> pa.Table:
-    records = list(records)
-    columns = {name: [getattr(record, name) for record in records] for name in schema.names}
-    columns["value"] = [record.value.value for record in records]
+    rows: list[Label | Preference] = list(records)
+    columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+    columns["value"] = [row.value.value for row in rows]
     return pa.Table.from_pydict(columns, schema=schema)
 
 
