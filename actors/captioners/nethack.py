@@ -85,7 +85,10 @@ _TEXT_PROMPT = re.compile(
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
 _ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"|.*$)', re.DOTALL)
 _GIVEN_NAME = re.compile(r"\b(named|called) (.+)$")
-_AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?[.!?]?")
+_AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?(?: whispers:)?[.!?]?")
+# Help and far look: the symbol, a gap, and what it stands for. The manual speaks, nothing happened.
+_LOOKED_UP = re.compile(r"^(?:\S|\^\S|M-\S|<\w+>)\s{2,}\S|^<space> ")
+_HEARSAY = (" It reads:", " whispers:")  # rumors: hundreds of texts about the game, not about this one
 
 _BRACKETED = re.compile(r"\[[^\]]*\]")
 _INVENTORY_LETTER = re.compile(r"(?:^|(?<=\s))[a-zA-Z] - ")
@@ -96,7 +99,9 @@ _NEVER_ASKED = re.compile(
     r"^(?:It's (?:an? )?(?:wall|solid stone|tree|iron bars)\b"
     r"|You can't move diagonally (?:into|out of) an intact doorway"
     r"|Unknown command|Unknown direction|Invalid direction for|No such command|Can't find dungeon feature"
-    r"|Unix NetHack Version)"
+    r"|Unix NetHack Version|Never mind\.|You don't have that object\.|Noop$|Autopickup:|Looked up: |Ask about '&'"
+    r"|Using a menu to show possible targets|'#\w*' command not available"
+    r"|Can't open 'rumors' file|Program in disorder!)"  # MiniHack ships no rumors
 )
 _INTERFACE = re.compile(
     r"^(Unknown command|Unknown direction|Invalid direction|No such command|Can't find dungeon feature)\b.*"
@@ -194,7 +199,24 @@ def caption_of(message: str, keys_per_caption: int, kept_names: frozenset[str]) 
 
 def spoken_sentences(message: str, kept_names: frozenset[str]) -> list[tuple[str, bool]]:
     """What the game said, each sentence with whether it is a prompt; typed text is cut out. Pages stand on lines."""
-    return [sentence for page in message.split("\n") for sentence in _spoken_on_page(page, kept_names)]
+    spoken: list[tuple[str, bool]] = []
+    for page in message.split("\n"):
+        for sentence, is_prompt in _spoken_on_page(page, kept_names):
+            before = "" if is_prompt or not spoken or spoken[-1][1] else spoken[-1][0]
+            if f" {before}".endswith(_HEARSAY):
+                spoken[-1] = (f"{before[:-1]} something.", False)
+            elif _goes_on(before, sentence):
+                spoken[-1] = (f"{before} {sentence}", False)
+            else:
+                spoken.append((sentence, is_prompt))
+    return spoken
+
+
+def _goes_on(before: str, sentence: str) -> bool:
+    """Whether what stands behind two blanks or on the next page belongs to a sentence: speech, lists, a status."""
+    if before.endswith(":"):
+        return sentence[0] == '"' or sentence[0].islower() or before.startswith("Status of ")
+    return before.startswith("Status of ") and not before.endswith(".")
 
 
 def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str, bool]]:
@@ -202,6 +224,8 @@ def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str,
     if _TYPED_COMMAND.search(message):
         return []
     message = _UNPRINTABLE.sub(" ", message)
+    if _LOOKED_UP.match(message):
+        return [(f"Looked up: {_without_given_name(' '.join(message.split()), kept_names)}", False)]
     message = _ENGRAVED.sub(r"\1 what is written.", message)
     spoken = []
     for part in _SENTENCE_GAP.split(message):

@@ -351,5 +351,5 @@ def test_a_file_that_is_no_lexicon_is_refused_by_name(tmp_path, content):
 
 
 def test_an_unknown_lexicon_is_an_error_that_names_the_shipped_ones():
-    with pytest.raises(ConfigError, match="all_ones, corridor, nethack"):
+    with pytest.raises(ConfigError, match="all_ones, corridor, minigrid, nethack"):
         LexiconAnnotator(LexiconSettings(lexicon="netheck"))

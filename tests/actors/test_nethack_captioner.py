@@ -13,6 +13,7 @@ from onibi.actors.captioners.nethack import (
     NetHackCaptionerSettings,
     caption_of,
 )
+from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.errors import CaptionError
 
@@ -76,6 +77,65 @@ NEVER_ASKED = [
 ]
 
 
+# Left what several pages of one step held, joined as MessagePages does; right the keys that are asked about.
+PAGES = [
+    ("The jackal bites!\nYou die...", ["The jackal bites!", "You die..."]),
+    (
+        (
+            "Can't open 'rumors' file.  Program in disorder!\nThe key named The Master Key of Thievery whispers:\n"
+            '"NetHack rumors file closed for renovation."\nYou succeed in unlocking the door.\nThe door opens.\n'
+            "What do you want to use or apply? [efg or ?*] \nNever mind."
+        ),
+        [
+            "The key named The Master Key of Thievery whispers something.",
+            "You succeed in unlocking the door.",
+            "The door opens.",
+        ],
+    ),
+    (
+        (
+            "This fortune cookie is delicious!\nThis cookie has a scrap of paper inside.  It reads:\n"
+            "They say that an altar can identify blessings.\nThe grid bug bites!"
+        ),
+        [
+            "This fortune cookie is delicious!",
+            "This cookie has a scrap of paper inside.",
+            "It reads something.",
+            "The grid bug bites!",
+        ],
+    ),
+    (
+        'The voice of Ishtar booms out:   "Thou art arrogant, mortal."\n"Thou must relearn thy lessons!"',
+        ['The voice of Ishtar booms out: "Thou art arrogant, mortal."', '"Thou must relearn thy lessons!"'],
+    ),
+    (
+        "Status of the lichen (neutral):  Level 0  HP 2(2)  AC 9.",
+        ["Status of the lichen (neutral): Level # HP #(#) AC #."],
+    ),
+    (
+        'Something is engraved here.\nYou read: "The door opens."\nYou stop.',
+        ["Something is engraved here.", "You read what is written.", "You stop."],
+    ),
+    (
+        "You write in the dust with a club.\nWhat do you want to write in the dust here? \nYou stop.",
+        ["You write in the dust with a club.", "You stop."],
+    ),
+    ("f        a cat or other feline (tame kitten called x)", []),
+    ("k       move north (screen up).", []),
+    ("You don't have that object.\nWhat do you want to tip? [*] \nNever mind.", []),
+]
+
+
+@pytest.mark.parametrize(("pages", "expected"), PAGES)
+def test_pages_are_read_one_by_one_and_sentences_that_cross_them_joined(pages, expected):
+    assert [text for text, askable in keys(pages, 9) if askable] == expected
+
+
+def test_what_is_typed_in_a_prompt_ends_with_its_page():
+    caption = caption_of("Call an emerald potion: The door opens.\nYou stop.", 4, ARTIFACTS)
+    assert caption.text == "Call an emerald potion:  You stop."
+
+
 @pytest.mark.parametrize(("message", "key"), NEVER_ASKED)
 def test_bumps_prompts_and_complaints_are_keys_that_nobody_is_asked_about(message, key):
     assert keys(message) == [(key, False)]
@@ -114,6 +174,8 @@ TYPED = [
     "You see here a scroll called x! The door opens.",
     "h - a scroll called The door opens (unpaid, 20 zm).",
     "Really attack the kitten? [yn] (n) The door opens.",
+    "You see here a dagger named x--More--The door opens.",
+    "f        a cat or other feline (tame kitten called The door opens.)",
 ]
 
 
@@ -199,3 +261,44 @@ def test_real_games_speak_and_their_counts_do_not_grow_with_letters_and_numbers(
     env.close()
     assert "It's a wall." in heard
     assert not any(character.isdigit() for key in heard for character in key)
+
+
+def test_every_page_of_a_step_is_heard_and_a_game_ends_with_its_last_words():
+    env = make_vector_env(
+        EnvironmentSettings(id="NetHackScore-v0", kwargs={"character": "tou-hum-neu-fem"}), 2, ("message", "blstats")
+    )
+    reader, rng = captioner(), np.random.default_rng(0)
+    raw, infos = env.reset(seed=3)
+    unseen, deaths = set(), 0
+    for _ in range(4000):
+        raw, _, terminated, _, infos = env.step(rng.integers(0, env.single_action_space.n, 2))
+        both = reader.captions(raw, infos)
+        alone = reader.captions(raw, {})
+        for whole, last in zip(both, alone, strict=True):
+            unseen |= {key.text for key in whole.keys} - {key.text for key in last.keys}
+            assert last.text in whole.text, "nothing that the last page says is lost"
+        for lane in np.flatnonzero(terminated):
+            deaths += "You die..." in both[lane].text
+            assert "You die..." not in alone[lane].text
+        if deaths and len(unseen) > 20:
+            break
+    env.close()
+    assert deaths > 0
+    assert len(unseen) > 20, "so many keys would never have been heard"
+
+
+def test_a_game_that_runs_out_of_time_does_not_speak_of_quitting():
+    env = make_vector_env(
+        EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0", max_episode_steps=None, kwargs={"max_episode_steps": 5}),
+        1,
+        ("message", "blstats", "inv_strs", "inv_letters"),
+    )
+    reader, rng = captioner(), np.random.default_rng(0)
+    env.reset(seed=0)
+    ends = 0
+    for _ in range(60):
+        raw, _, _terminated, truncated, infos = env.step(rng.integers(0, 8, 1))
+        assert "quit" not in reader.captions(raw, infos)[0].text
+        ends += int(truncated[0])
+    env.close()
+    assert ends >= 8
