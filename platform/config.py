@@ -95,7 +95,8 @@ def load_class(registry: Mapping[str, str], kind: str) -> Any:
             raise
         raise ConfigError(
             f"kind {kind!r} needs the Python package {error.name!r}, which is not installed. Install it (nle and "
-            "minihack come with onibi[nethack]) or choose another kind."
+            "minihack come with onibi[nethack], httpx2 and tenacity with onibi[openai], transformers with "
+            "onibi[transformers]) or choose another kind."
         ) from error
     return getattr(module, class_name)
 

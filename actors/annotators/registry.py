@@ -4,4 +4,5 @@ from __future__ import annotations
 
 ANNOTATORS = {
     "lexicon": "onibi.actors.annotators.lexicon:LexiconAnnotator",
+    "openai": "onibi.actors.annotators.openai:OpenaiAnnotator",
 }

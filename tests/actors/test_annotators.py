@@ -19,9 +19,17 @@ from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable
 TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vow."]
 
 
+NEEDED: dict[str, dict[str, str]] = {}  # what the settings of a kind cannot do without
+
+
+@pytest.fixture(autouse=True)
+def needed(language_server):
+    NEEDED["openai"] = {"base_url": language_server.url, "model": "m"}
+
+
 def make(kind):
     owner = load_class(ANNOTATORS, kind)
-    return owner(read_settings(owner.Settings, {"kind": kind}))
+    return owner(read_settings(owner.Settings, {"kind": kind, **NEEDED.get(kind, {})}))
 
 
 def requests(*texts):
@@ -90,11 +98,13 @@ def test_its_labels_reach_the_reward_table(kind):
     table = desk.table(newer_than=-1)
     assert table.labelled.sum() > 0
     assert desk.statistics()["annotation/unusable_labels"] == 0
+    annotator.close()
 
 
 @pytest.mark.parametrize("kind", ANNOTATORS)
 def test_settings_survive_yaml_and_unknown_keys_are_refused(kind):
     owner = load_class(ANNOTATORS, kind)
-    assert read_settings(owner.Settings, to_mapping(owner.Settings())) == owner.Settings()
+    given = owner.Settings(**NEEDED.get(kind, {}))
+    assert read_settings(owner.Settings, to_mapping(given)) == given
     with pytest.raises(ConfigError, match="tempo"):
         read_settings(owner.Settings, {"kind": kind, "tempo": 1})

@@ -1,0 +1,393 @@
+"""One OpenAI-compatible server: requests with limits, retries and a budget, and no trust in what comes back.
+
+The ``openai`` package's async client does the HTTP: addresses, keys, proxies, connections, errors by status. Its own
+retries are switched off and ``tenacity`` repeats instead: each repetition must pass the rate limits and the budget and
+be counted, and the client's would do neither. A 429 with Retry-After holds all requests back, not only the one that met
+it.
+
+A reply has a deadline as a whole, since a server that sends a byte now and then never meets a timeout per read, and a
+length as a whole. Compressed replies are refused: a kilobyte may unfold to any size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import httpx2
+import openai
+import tenacity
+from pydantic import Field
+
+from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
+from onibi.actors.annotators.completion import Completion, CompletionFault, read_completion
+from onibi.actors.annotators.rate_limit import RateLimiter
+from onibi.actors.annotators.spending import SpendingLedger
+from onibi.platform.config import Settings
+from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
+from onibi.platform.redaction import without_secrets
+
+log = logging.getLogger(__name__)
+
+_PROMPT_OVERHEAD_TOKENS = 64  # what a chat format puts around two messages
+_REPEATED = (
+    CallFailure.TIMEOUT,
+    CallFailure.CONNECTION,
+    CallFailure.RATE_LIMITED,
+    CallFailure.SERVER_ERROR,
+    CallFailure.MALFORMED,
+)
+# Not billed anywhere: the server answered with an error instead of a reply.
+_FREE = (CallFailure.RATE_LIMITED, CallFailure.SERVER_ERROR, CallFailure.REFUSED)
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(Settings):
+    """How requests are sent."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 8  # requests at once
+    timeout_seconds: Annotated[float, Field(gt=0)] = 30.0  # for one whole reply
+    # No request starts that might end later than this after its batch was given; the rest is asked again later. Below
+    # annotation.desk.lease_seconds, or keys are asked twice.
+    batch_seconds: Annotated[float, Field(gt=0)] = 100.0
+    retries: Annotated[int, Field(ge=0, le=20)] = 3  # after a failure that may pass
+    first_wait_seconds: Annotated[float, Field(gt=0)] = 0.5  # before the first of them, at most; doubled each time
+    longest_wait_seconds: Annotated[float, Field(gt=0)] = 30.0
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    reply_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # of one body; more is broken off
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds > self.batch_seconds:
+            raise ValueError(
+                f"timeout_seconds {self.timeout_seconds} is above batch_seconds {self.batch_seconds}: no request "
+                "could start"
+            )
+
+
+class CallFault(AnnotatorError):
+    """A request brought no answer.
+
+    Args:
+        failure: what kind.
+        message: for the user.
+        status: of the reply; 0 where there was none.
+        wait_seconds: what the server asked for.
+        sent: False where the request never left.
+    """
+
+    def __init__(
+        self,
+        failure: CallFailure,
+        message: str,
+        *,
+        status: int = 0,
+        wait_seconds: float | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.status = status
+        self.wait_seconds = wait_seconds
+        self.sent = sent
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: where to, what, and the most that it may use."""
+
+    path: str
+    body: Mapping[str, Any]
+    prompt_bytes: int
+    reply_tokens: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call brought and took."""
+
+    completion: Completion
+    latency_seconds: float
+    tokens: int
+    cost: float
+
+
+@dataclass
+class _OpenCalls:
+    """Calls that wait for their reply; ``changed`` is set when one ends."""
+
+    count: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ModelServer:
+    """Sends calls. All methods belong to one event loop.
+
+    Args:
+        base_url: of the server, with its version: ``http://127.0.0.1:8000/v1``.
+        settings: how to send.
+        api_key_env: environment variable that holds the key; None sends a placeholder.
+        ledger: counts what is spent.
+        statistics: counts what happens.
+    Raises: AnnotatorError where the variable is not set; ConfigError where the address is none.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        settings: ServerSettings,
+        api_key_env: str | None,
+        ledger: SpendingLedger,
+        statistics: CallStatistics,
+    ) -> None:
+        self._shown_url = str(without_secrets(base_url))
+        self._settings = settings
+        self._ledger = ledger
+        self._statistics = statistics
+        self._limiter = RateLimiter(
+            settings.requests_per_minute, settings.tokens_per_minute, time.monotonic, asyncio.sleep
+        )
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._open = _OpenCalls()
+        self._tokens_per_byte = 1.0  # the largest seen, once one was seen
+        self._measured = False
+        try:
+            self._client = openai.AsyncOpenAI(
+                base_url=base_url,
+                api_key=api_key(api_key_env),
+                max_retries=0,
+                timeout=settings.timeout_seconds,
+                default_headers={"Accept-Encoding": "identity"},
+                http_client=openai.DefaultAsyncHttpxClient(
+                    # A redirected request would take captions and perhaps the key elsewhere.
+                    follow_redirects=False,
+                    event_hooks={"response": [self._limit_body]},
+                ),
+            )
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise ConfigError(
+                f"annotator.base_url {self._shown_url!r}: {error}; expected http://host:port/v1"
+            ) from error
+
+    async def ask(self, call: Call, deadline: float) -> Answer:
+        """The answer to a call, repeated where it fails in a way that may pass.
+
+        Args:
+            call: what to ask.
+            deadline: by ``time.monotonic``; no attempt starts that may end later.
+
+        Raises:
+            CallFault: of the last attempt.
+            BudgetSpentError: its worst case does not fit what is left, with nothing else in flight.
+        """
+        attempts = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            wait=self._wait_seconds,
+            stop=lambda state: self._is_last(state, deadline),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        async for attempt in attempts:
+            with attempt:
+                return await self._attempt(call, deadline, again=attempt.retry_state.attempt_number > 1)
+        raise AssertionError("tenacity ends with an answer or an error")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def _attempt(self, call: Call, deadline: float, *, again: bool) -> Answer:
+        latest = deadline - self._settings.timeout_seconds
+        async with self._slots:
+            most_prompt = call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS
+            expected = math.ceil(most_prompt * self._tokens_per_byte) + call.reply_tokens
+            admission = await self._limiter.admit(expected, latest)
+            if admission is None or time.monotonic() > latest:
+                raise CallFault(
+                    CallFailure.RATE_LIMITED,
+                    f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds",
+                    wait_seconds=math.inf,
+                )
+            reserved = await self._reserve(most_prompt, call.reply_tokens)
+            used: tuple[int, int] | None = (most_prompt, call.reply_tokens)  # what an unknown end is counted as
+            self._open.count += 1
+            self._statistics.sent(again=again)
+            started = time.monotonic()
+            try:
+                completion = await self._send(call)
+                prompt_tokens, reply_tokens = used = self._used(call, completion)
+            except CallFault as fault:
+                self._statistics.failed(fault.failure)
+                if fault.failure in _FREE:
+                    used = (0, 0)
+                if not fault.sent:
+                    used = None
+                if fault.wait_seconds is not None and fault.wait_seconds <= self._settings.longest_wait_seconds:
+                    self._limiter.pause(fault.wait_seconds)
+                raise
+            finally:
+                self._ledger.settle(reserved, used)
+                admission.tokens = 0 if used is None else sum(used)
+                self._open.count -= 1
+                self._open.changed.set()
+        latency, tokens = time.monotonic() - started, prompt_tokens + reply_tokens
+        cost = self._ledger.price(prompt_tokens, reply_tokens)
+        self._statistics.answered(latency, tokens, cost)
+        return Answer(completion, latency, tokens, cost)
+
+    async def _reserve(self, prompt_tokens: int, reply_tokens: int) -> Any:
+        while (reserved := self._ledger.reserve(prompt_tokens, reply_tokens)) is None:
+            if not self._open.count:
+                raise BudgetSpentError(
+                    f"model server {self._shown_url}: the budget is spent ({self._ledger.describe()}; the next request "
+                    f"may use {prompt_tokens + reply_tokens} tokens). Labels that are there go on counting; raise "
+                    "annotator.budget and resume for more"
+                )
+            # What is in flight mostly uses less than its worst case.
+            self._open.changed.clear()
+            await self._open.changed.wait()
+        return reserved
+
+    async def _send(self, call: Call) -> Completion:
+        place = f"model server {self._shown_url}"
+        seconds = self._settings.timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._client.post(call.path, cast_to=httpx2.Response, body=dict(call.body))
+            return read_completion(response.content)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise CallFault(
+                CallFailure.TIMEOUT,
+                f"{place}: no whole reply within {seconds} s (timeout_seconds)",
+                sent=not isinstance(error.__cause__, _NEVER_SENT),
+            ) from error
+        except openai.APIStatusError as error:
+            raise self._status_fault(error) from error
+        except CompletionFault as error:
+            raise CallFault(CallFailure.MALFORMED, f"{place}: {error}; is it an OpenAI-compatible server?") from error
+        except (openai.OpenAIError, httpx2.HTTPError, OSError) as error:
+            cause = error.__cause__ or error
+            raise CallFault(
+                CallFailure.CONNECTION,
+                f"{place}: {type(cause).__name__} {cause}; is it running, and its address right?",
+                sent=not isinstance(cause, _NEVER_SENT),
+            ) from error
+
+    def _status_fault(self, error: openai.APIStatusError) -> CallFault:
+        status = error.status_code
+        said = without_secrets(error.message)[:300]
+        text = f"model server {self._shown_url}: status {status}, {said}"
+        if status == 429 and error.code != "insufficient_quota":
+            wait = retry_after_seconds(error.response.headers, time.time())
+            return CallFault(CallFailure.RATE_LIMITED, text, status=status, wait_seconds=wait)
+        if status >= 500 or status in (408, 409, 425):
+            wait = retry_after_seconds(error.response.headers, time.time())
+            return CallFault(CallFailure.SERVER_ERROR, text, status=status, wait_seconds=wait)
+        hint = {
+            401: "set the variable that annotator.api_key_env names to a valid key",
+            403: "this key may not use the model",
+            404: "check annotator.base_url (it ends in /v1) and annotator.model",
+            429: "the account has no credit left",
+        }.get(status, "see what it says")
+        return CallFault(CallFailure.REFUSED, f"{text}; {hint}", status=status)
+
+    def _used(self, call: Call, completion: Completion) -> tuple[int, int]:
+        prompt, reply = completion.prompt_tokens, completion.reply_tokens
+        if prompt is not None:
+            ratio = prompt / (call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS)
+            self._tokens_per_byte = max(self._tokens_per_byte, ratio) if self._measured else ratio
+            self._measured = True
+        # A server that counts nothing: bytes, which are never fewer than tokens.
+        return (
+            call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS if prompt is None else prompt,
+            min(call.reply_tokens, len(completion.text.encode("utf-8", "replace"))) if reply is None else reply,
+        )
+
+    def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
+        settings = self._settings
+        fault = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(fault, CallFault) and fault.wait_seconds is not None:
+            return fault.wait_seconds + tenacity.wait_random(0.0, settings.first_wait_seconds)(state)
+        backoff = tenacity.wait_random_exponential(settings.first_wait_seconds, settings.longest_wait_seconds)
+        return backoff(state)  # uniform from 0 to the doubled time: those that failed together do not come together
+
+    def _is_last(self, state: tenacity.RetryCallState, deadline: float) -> bool:
+        settings = self._settings
+        too_long = state.upcoming_sleep > settings.longest_wait_seconds
+        ends = time.monotonic() + state.upcoming_sleep + settings.timeout_seconds
+        return state.attempt_number > settings.retries or too_long or ends > deadline
+
+    async def _limit_body(self, response: httpx2.Response) -> None:
+        """Runs before the body is read, of error replies as well."""
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise CallFault(
+                CallFailure.MALFORMED, f"model server {self._shown_url}: its reply is {coding}-compressed, unasked"
+            )
+        assert isinstance(response.stream, httpx2.AsyncByteStream)  # of an async client
+        response.stream = _LimitedStream(response.stream, self._settings.reply_bytes, self._shown_url)
+
+
+class _LimitedStream(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int, url: str) -> None:
+        self._stream, self._most_bytes, self._url = stream, most_bytes, url
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for chunk in self._stream:
+            length += len(chunk)
+            if length > self._most_bytes:
+                raise CallFault(
+                    CallFailure.TOO_LONG,
+                    f"model server {self._url}: a reply of over {self._most_bytes} bytes was broken off (reply_bytes)",
+                )
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def api_key(variable: str | None) -> str:
+    """The key in an environment variable; a placeholder, which local servers ignore, where None is named.
+
+    Raises: AnnotatorError where it is not set. Nothing says what is in it.
+    """
+    if variable is None:
+        return "none"
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise AnnotatorError(
+            f"the environment variable {variable} (annotator.api_key_env) is not set in the annotator's process; set "
+            "it where the run is started, on a cluster on every node"
+        )
+    return key
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
+    """What Retry-After asks for, 0 or more; None where it is absent or no time.
+
+    Args:
+        headers: of the reply.
+        now: seconds since 1970.
+    """
+    text = headers.get("retry-after", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, CallFault) and error.failure in _REPEATED

@@ -1,0 +1,82 @@
+"""Keeps requests to a server below its limits per minute, and waits where the server asks to.
+
+In any 60 seconds at most ``requests_per_minute`` requests are admitted, and at most ``tokens_per_minute`` tokens: a
+window that slides, not a bucket, which would admit twice the limit within a minute after an idle one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+WINDOW_SECONDS = 60.0
+
+
+@dataclass
+class Admission:
+    """One admitted request; ``tokens`` is what it was expected to use, until it is known better."""
+
+    time: float
+    tokens: int
+
+
+class RateLimiter:
+    """Admits requests one after the other, in the order in which they ask.
+
+    Args:
+        requests_per_minute: None is no limit.
+        tokens_per_minute: None is no limit. A request above it is admitted when the window is empty.
+        clock: seconds, never falling.
+        sleep: waits for seconds.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: int | None,
+        tokens_per_minute: int | None,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._requests = requests_per_minute
+        self._tokens = tokens_per_minute
+        self._clock = clock
+        self._sleep = sleep
+        self._window: deque[Admission] = deque()
+        self._open_at = 0.0
+        self._turn = asyncio.Lock()
+
+    async def admit(self, tokens: int, deadline: float) -> Admission | None:
+        """Wait until a request of so many tokens may go; None where that is not before ``deadline`` (by the clock)."""
+        async with self._turn:
+            while True:
+                now = self._clock()
+                wait = self._wait_seconds(tokens, now)
+                if now + wait > deadline:
+                    return None
+                if wait <= 0:
+                    admission = Admission(now, tokens)
+                    if self._requests is not None or self._tokens is not None:
+                        self._window.append(admission)
+                    return admission
+                await self._sleep(wait)
+
+    def pause(self, seconds: float) -> None:
+        """Admit nothing for so long: the server said so to one of us."""
+        self._open_at = max(self._open_at, self._clock() + seconds)
+
+    def _wait_seconds(self, tokens: int, now: float) -> float:
+        while self._window and self._window[0].time <= now - WINDOW_SECONDS:
+            self._window.popleft()
+        wait = self._open_at - now
+        if self._requests is not None and len(self._window) >= self._requests:
+            wait = max(wait, self._window[-self._requests].time + WINDOW_SECONDS - now)
+        if self._tokens is not None:
+            used = sum(admission.tokens for admission in self._window)
+            for admission in self._window:
+                if used + tokens <= self._tokens:
+                    break
+                used -= admission.tokens
+                wait = max(wait, admission.time + WINDOW_SECONDS - now)
+        return wait
