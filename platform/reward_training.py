@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import CaptionError
+from onibi.platform.table_chain import ReferenceRows
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class MemberScores:
     """[N, keys], by key index."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """"reward_model/…": held-out AUC, pair accuracy, calibration error, loss, labels used."""
+    is_fitted: bool = False
+    """Whether the model was fitted beforehand: its table need not wait for labels of this run."""
+    reference: ReferenceRows | None = None
+    """Rows of a frozen model, over which its scores are normalised instead of the run's."""
 
     def __post_init__(self) -> None:
         if self.members.ndim != 2 or self.members.shape[0] < 1:

