@@ -36,7 +36,10 @@ def experiment(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, help="Runs at a time, each on one core.")] = 2,
     short: Annotated[
-        bool, typer.Option("--short", help="One seed and a small budget an arm: does it run at all? No verdicts.")
+        bool,
+        typer.Option(
+            "--short", help="A small form that the experiment declares, by default one short run an arm. No verdicts."
+        ),
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed.")] = False,
     thresholds: Annotated[
@@ -65,6 +68,10 @@ def experiment(
       onibi experiment learners --thresholds
 
       onibi experiment stop-regressing --jobs 1
+
+      onibi experiment it-helps --short --output short.csv
+
+      onibi experiment it-helps --figure docs/results/it_helps.png
     """
     with told(debug=debug):
         from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
@@ -84,7 +91,7 @@ def experiment(
         chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
         folder = runs_folder.expanduser() / "experiments" / found.name
         table = ResultTable(output or folder.with_suffix(".csv"))
-        schedule = Schedule(found, table, _arms(found, only), chosen_seeds, short=short, retry=retry)
+        schedule = Schedule(found, table, _arms(found, only, short=short), chosen_seeds, short=short, retry=retry)
         console = wide_console()
         if show_list:
             console.print(arms_table(schedule))
@@ -116,7 +123,11 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
     from onibi.clusters.experiments import outcome, report
 
     arms = outcome.arm_outcomes(schedule)
-    comparisons = [] if schedule.short else outcome.comparison_outcomes(schedule, arms)
+    comparisons = outcome.comparison_outcomes(schedule, arms)
+    if schedule.short:
+        comparisons = [
+            each for each in comparisons if each.difference is not None and each.comparison.test == "permutation"
+        ]
     errors = outcome.errors_of(arms, schedule.table.rows)
     if thresholds:
         console.print(report.threshold_table(schedule.experiment, outcome.thresholds(arms)))
@@ -125,6 +136,9 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
         if comparisons:
             console.print()
             console.print(report.comparison_table(comparisons))
+        if any(each.arrivals for each in arms):
+            console.print()
+            console.print(report.arrival_table(arms))
     if figure is not None:
         _draw(comparisons, figure, f"{schedule.experiment.name}: differences over seeds")
     for line in errors:
@@ -132,7 +146,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
     if errors:
         print("once the cause is gone, --retry runs them again")
     if schedule.short:
-        print("shortened runs: nothing above counts but that they ran")
+        print("shortened runs: told, and nothing is claimed of them")
         return not errors and not schedule.missing
     if thresholds:
         return not errors
@@ -152,14 +166,14 @@ def _draw(comparisons: list[ComparisonOutcome], path: Path, title: str) -> None:
         raise ConfigError("experiment: --figure: no comparison has all its runs, so there is nothing to draw.")
 
 
-def _arms(experiment: Experiment, patterns: list[str] | None) -> list[Arm]:
+def _arms(experiment: Experiment, patterns: list[str] | None, *, short: bool) -> list[Arm]:
     from fnmatch import fnmatchcase
 
     from onibi.platform.config_words import nearest
     from onibi.platform.errors import ConfigError
 
     if not patterns:
-        return list(experiment.arms)
+        return list(experiment.arms_of(short=short))
     names = [arm.name for arm in experiment.arms]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -24,9 +24,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-SHORT_EPISODES = 4
-"""Played after a shortened run: enough to see that playing works."""
-
 _EVALUATION_SEED = 424_242
 
 
@@ -36,11 +33,33 @@ def evaluation_seed(seed: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShortForm:
+    """What `--short` runs: by default one run of each arm, as small as is told here. Nothing is claimed of it.
+
+    Args:
+        settings: of trained runs, by their dotted names, in place of the arms'.
+        arguments: of called functions that have them.
+        arms: names; none stands for all.
+        seeds: how many, the first of each arm's.
+        episodes: fresh ones after a trained run; 4 are enough to see that playing works.
+        guess_seconds: of one run, most of it start-up where the budget is small; an arm's own guess is not exceeded.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arms: tuple[str, ...] = ()
+    seeds: int = 1
+    episodes: int = 4
+    guess_seconds: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedTrial:
     """`onibi train PRESET --serial`, then fresh episodes, once, for the checkpoint that the run itself named best.
 
     Its figures are ``return``, ``success`` and ``intrinsic`` where the task tells them, each a mean over the
-    episodes, ``env_steps``, ``updates``, ``train_seconds`` and the ``curve`` of the run's own evaluations.
+    episodes, ``env_steps``, ``updates``, ``train_seconds`` and the ``curve`` of the run's own evaluations; with a
+    ``success_span`` also the ``success_area`` between these env steps and ``steps_to_80`` (see ``success_curve.py``).
     """
 
     preset: str
@@ -48,17 +67,21 @@ class TrainedTrial:
     episodes: int = 20
     checkpoint: str = "best"  # or "last"; best is the last one where the run named none
     revision: int = 1  # raise it when the code or a default changes what a run measures: old rows then no longer count
+    success_span: tuple[int, int] | None = None  # env steps between which success is summed up
 
     def changed(self, name: str, value: Any) -> TrainedTrial:
         """The same with one more setting."""
         return dataclasses.replace(self, overrides=(*self.overrides, f"{name}={value}"))
 
-    def shortened(self, changes: Mapping[str, Any]) -> TrainedTrial:
-        """The same with a small budget."""
+    def shortened(self, form: ShortForm) -> TrainedTrial:
+        """The same with the form's settings; success is summed up to the end of its budget at most."""
         short = self
-        for name, value in changes.items():
+        for name, value in form.settings.items():
             short = short.changed(name, value)
-        return dataclasses.replace(short, episodes=SHORT_EPISODES)
+        span, budget = self.success_span, form.settings.get("budget.max_env_steps")
+        if span is not None and budget is not None:
+            span = (span[0], min(span[1], int(budget)))
+        return dataclasses.replace(short, episodes=form.episodes, success_span=span)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +102,9 @@ class CalledTrial:
         """The same with one argument set."""
         return dataclasses.replace(self, arguments={**self.arguments, name: value})
 
-    def shortened(self, changes: Mapping[str, Any]) -> CalledTrial:
-        """The same with the arguments replaced that it has."""
-        known = {name: value for name, value in changes.items() if name in self.arguments}
+    def shortened(self, form: ShortForm) -> CalledTrial:
+        """The same with the form's arguments that it has."""
+        known = {name: value for name, value in form.arguments.items() if name in self.arguments}
         return dataclasses.replace(self, arguments={**self.arguments, **known})
 
 
@@ -147,6 +170,8 @@ class Comparison:
         expected: ``above``: the difference's 95% interval lies above 0. ``not below``: it reaches 0 or lies above.
             ``tie``: it holds 0.
         paired: differences are taken seed by seed.
+        test: where the interval comes from: ``bootstrap`` over runs, or the exact ``permutation`` test of two groups of
+            runs, inverted, with its p-value.
         claimed: a claim that fails fails the experiment; else either outcome is only told.
     """
 
@@ -154,7 +179,15 @@ class Comparison:
     other: str
     expected: Expectation
     paired: bool = False
+    test: Literal["bootstrap", "permutation"] = "bootstrap"
     claimed: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a permutation test of pairs: it shares runs out over both groups."""
+        if self.paired and self.test == "permutation":
+            raise ValueError(
+                f"comparison of {self.arm} with {self.other}: paired and test='permutation' exclude each other"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +202,7 @@ class Experiment:
         arms: in the table's order.
         comparisons: between arms.
         overrides: of every trained run.
-        short: settings and arguments of `--short`.
+        short: what `--short` runs.
     """
 
     name: str
@@ -179,7 +212,7 @@ class Experiment:
     comparisons: tuple[Comparison, ...] = ()
     reference_seeds: tuple[int, ...] = tuple(range(101, 111))
     overrides: tuple[str, ...] = ()
-    short: Mapping[str, Any] = field(default_factory=dict)
+    short: ShortForm = field(default_factory=ShortForm)
 
     def __post_init__(self) -> None:
         """Refuse names that are not unique, claims about arms that are not there, and tuning on seeds judged on."""
@@ -187,10 +220,10 @@ class Experiment:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"experiment {self.name}: arms named twice: {', '.join(twice)}")
-        for comparison in self.comparisons:
-            for name in (comparison.arm, comparison.other):
-                if name not in names:
-                    raise ValueError(f"experiment {self.name}: a comparison names {name!r}, which is no arm")
+        compared = {name for each in self.comparisons for name in (each.arm, each.other)}
+        for place, named in (("a comparison", compared), ("the short form", set(self.short.arms))):
+            for name in sorted(named - set(names)):
+                raise ValueError(f"experiment {self.name}: {place} names {name!r}, which is no arm")
         for arm in self.arms:
             seeds = set(arm.seeds or self.seeds) | set(self.reference_seeds)
             if arm.tuning is not None and seeds & set(arm.tuning.seeds):
@@ -200,12 +233,14 @@ class Experiment:
         """The arm's own seeds, or the experiment's."""
         return self.seeds if arm.seeds is None else arm.seeds
 
+    def arms_of(self, *, short: bool) -> tuple[Arm, ...]:
+        """All arms, or those of the short form."""
+        named = self.short.arms if short and self.short.arms else tuple(arm.name for arm in self.arms)
+        return tuple(arm for arm in self.arms if arm.name in named)
+
     def trial_of(self, arm: Arm, *, short: bool) -> Trial:
         """The arm's trial with the experiment's overrides, shortened where asked."""
         trial = arm.trial
         if isinstance(trial, TrainedTrial):
             trial = dataclasses.replace(trial, overrides=(*self.overrides, *trial.overrides))
-            changes = {name: value for name, value in self.short.items() if "." in name}
-        else:
-            changes = {name: value for name, value in self.short.items() if "." not in name}
-        return trial.shortened(changes) if short else trial
+        return trial.shortened(self.short) if short else trial

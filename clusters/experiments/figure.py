@@ -1,8 +1,9 @@
-"""Comparisons of an experiment as a picture: each difference with its 95% interval, beside what was expected."""
+"""Comparisons of an experiment as a picture: differences with their 95% intervals and runs, and what was expected."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from onibi.clusters.experiments.outcome import ComparisonOutcome
 from onibi.platform.durable import write_durably
 
-_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00"}  # told apart by all eyes
+_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00", "too few runs": "#9AA2AA"}  # for all eyes
 _WIDTH_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 8.6, 0.27, 130
 
 
@@ -41,6 +42,9 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     for place, each in enumerate(drawn):
         assert each.difference is not None, "chosen above"
         middle, low, high = each.difference.value, each.difference.low, each.difference.high
+        if not math.isfinite(high - low):
+            low = high = middle
+        axis.plot(each.singles, [place] * len(each.singles), "|", color=_COLORS[each.found], markersize=7, alpha=0.55)
         axis.errorbar(
             [middle],
             [place],
@@ -61,7 +65,9 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
-    axis.set_xlabel("difference of scores with its 95% interval; better lies to the right", fontsize=8.5)
+    axis.set_xlabel(
+        "difference of scores with its 95% interval, each run a stroke; better lies to the right", fontsize=8.5
+    )
     axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -74,4 +80,5 @@ def _name(outcome: ComparisonOutcome) -> str:
     comparison = outcome.comparison
     (stem, _, arm), (other_stem, _, other) = comparison.arm.rpartition("-"), comparison.other.rpartition("-")
     pair = f"{stem}: {arm} over {other}" if stem and stem == other_stem else f"{comparison.arm} over {comparison.other}"
-    return f"{pair}, expected {comparison.expected}"
+    tested = "" if outcome.p_value is None else f", p = {outcome.p_value:.2g}"
+    return f"{pair}, expected {comparison.expected}{tested}"

@@ -6,7 +6,7 @@ named best, then 20 fresh episodes, once. The exact arms compare values with dyn
 
 from __future__ import annotations
 
-from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, TrainedTrial
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, TrainedTrial
 
 _CARTPOLE_SCORES = (20.0, 500.0)  # random play's mean return, the most there can be
 _LUNAR_LANDER_SCORES = (-180.0, 250.0)
@@ -114,5 +114,7 @@ EXPERIMENT = Experiment(
     comparisons=(Comparison(arm="cartpole-hidden-r2d2", other="cartpole-hidden-dqn", expected="above"),),
     # No clock decides how much is learnt; 80 runs need neither a tracker nor their replay logs.
     overrides=("tracking.enabled=false", "budget.max_seconds=null", "replay.log.enabled=false"),
-    short={"budget.max_env_steps": 4_000, "evaluation.period_env_steps": "null", "updates": 200},
+    short=ShortForm(
+        settings={"budget.max_env_steps": 4_000, "evaluation.period_env_steps": "null"}, arguments={"updates": 200}
+    ),
 )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.clusters.experiments.declaration import Arm, Comparison
+from onibi.clusters.experiments.declaration import Arm, Comparison, TrainedTrial
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Schedule, score_of
+from onibi.clusters.permutation_test import permutation_test
 from onibi.clusters.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
 
 _BOOTSTRAP_SEED = 0
@@ -30,6 +31,8 @@ class ArmOutcome:
         tuned: what tuning chose.
         middle: interquartile mean over the scores; None under two of them.
         short: shortened runs, of which nothing is claimed.
+        arrivals: seed → env steps to 80% success, None for never; empty where the trial tells none.
+        budget: env steps in which a run could arrive.
     """
 
     arm: Arm
@@ -40,6 +43,8 @@ class ArmOutcome:
     tuned: float | None
     middle: Estimate | None
     short: bool
+    arrivals: dict[int, float | None]
+    budget: int | None
 
     @property
     def claim(self) -> str:
@@ -83,26 +88,38 @@ class ArmOutcome:
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
-    """One comparison. ``difference`` counts what is better as positive; None while runs are missing."""
+    """One comparison. ``difference`` counts what is better as positive; None while runs are missing.
+
+    Args:
+        comparison: the declaration.
+        difference: with its interval, which is infinite where the runs are too few to reject anything.
+        wins, pairs: of paired comparisons.
+        p_value: of the permutation test; None of a bootstrap.
+        singles: what each run of the arm is over the mean of the others'; of pairs, over its partner.
+    """
 
     comparison: Comparison
     difference: Estimate | None
     wins: int
     pairs: int
+    p_value: float | None = None
+    singles: tuple[float, ...] = ()
 
     @property
     def found(self) -> str:
         """What the interval of the difference says."""
         if self.difference is None:
             return "runs are missing"
+        if not math.isfinite(self.difference.high - self.difference.low):
+            return "too few runs"
         if self.difference.low > 0:
             return "above"
         return "below" if self.difference.high < 0 else "tie"
 
     @property
     def as_expected(self) -> bool | None:
-        """None while runs are missing."""
-        if self.difference is None:
+        """None while runs are missing, or too few to say."""
+        if self.difference is None or self.found == "too few runs":
             return None
         expected = self.comparison.expected
         return self.found != "below" if expected == "not below" else self.found == expected
@@ -162,7 +179,28 @@ def _arm_outcome(schedule: Schedule, arm: Arm) -> ArmOutcome:
         middle = estimate({arm.task: _array(scores)}, interquartile_mean, rng)
     absent = schedule.missing.get(arm.name, "")
     tuned = None if absent else schedule.tuned(arm)
-    return ArmOutcome(arm, scores, schedule.seeds_of(arm), failed, absent, tuned, middle, schedule.short)
+    trial = schedule.experiment.trial_of(arm, short=schedule.short)
+    span = trial.success_span if isinstance(trial, TrainedTrial) else None
+    arrivals: dict[int, float | None] = {}
+    if span is not None:
+        arrivals = {int(row["seed"]): _arrival(row) for row in rows if row.get("status") == "ok"}
+    return ArmOutcome(
+        arm=arm,
+        scores=scores,
+        wanted=schedule.seeds_of(arm),
+        failed=failed,
+        absent=absent,
+        tuned=tuned,
+        middle=middle,
+        short=schedule.short,
+        arrivals=arrivals,
+        budget=None if span is None else span[1],
+    )
+
+
+def _arrival(row: ResultRow) -> float | None:
+    steps = score_of(row, "steps_to_80")
+    return steps if math.isfinite(steps) else None
 
 
 def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutcome) -> ComparisonOutcome:
@@ -175,9 +213,15 @@ def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutco
         x, y = (sign * np.array([each.scores[seed] for seed in common]) for each in (arm, other))
     else:
         x, y = sign * _array(arm.scores), sign * _array(other.scores)
-    difference = difference_of_means(x, y, np.random.default_rng(_BOOTSTRAP_SEED), paired=comparison.paired)
+    p_value = None
+    if comparison.test == "permutation":
+        tested = permutation_test(x, y)
+        difference, p_value = Estimate(tested.difference, tested.low, tested.high), tested.p_value
+    else:
+        difference = difference_of_means(x, y, np.random.default_rng(_BOOTSTRAP_SEED), paired=comparison.paired)
     wins = int((x > y).sum()) if comparison.paired else 0
-    return ComparisonOutcome(comparison, difference, wins, len(common))
+    singles = x - (y if comparison.paired else y.mean())
+    return ComparisonOutcome(comparison, difference, wins, len(common), p_value, tuple(singles.tolist()))
 
 
 def _array(scores: dict[int, float]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from onibi.platform.config_words import nearest
 from onibi.platform.errors import ConfigError
 
 EXPERIMENTS = {
+    "it-helps": "onibi.clusters.experiments.it_helps:EXPERIMENT",
     "learners": "onibi.clusters.experiments.learners:EXPERIMENT",
     "stop-regressing": "onibi.clusters.experiments.stop_regressing:EXPERIMENT",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.text import Text
 from onibi.clusters.experiments.declaration import Experiment
 from onibi.clusters.experiments.outcome import ArmOutcome, ComparisonOutcome, Threshold
 from onibi.clusters.experiments.schedule import Schedule
-from onibi.clusters.figures import UNKNOWN, value_text
+from onibi.clusters.figures import UNKNOWN, count_text, value_text
 from onibi.clusters.seed_statistics import Estimate
 
 
@@ -40,8 +41,9 @@ def outcome_table(experiment: Experiment, outcomes: Sequence[ArmOutcome]) -> Tab
 
 def comparison_table(outcomes: Sequence[ComparisonOutcome]) -> Table:
     """A line for each comparison: what was expected, what was found."""
-    columns = ["arm", "over", "difference (95%)", "wins", "expected", "found", ""]
-    table = _table("Comparisons", columns, right=("wins",), folded="")
+    tested = any(outcome.comparison.test == "permutation" for outcome in outcomes)
+    columns = ["arm", "over", "difference (95%)", *["p"] * tested, "wins", "expected", "found", ""]
+    table = _table("Comparisons", columns, right=("p", "wins"), folded="")
     for outcome in outcomes:
         answer = {None: "", True: "as expected", False: "NOT as expected"}[outcome.as_expected]
         if outcome.as_expected is False and outcome.comparison.claimed:
@@ -50,11 +52,26 @@ def comparison_table(outcomes: Sequence[ComparisonOutcome]) -> Table:
             outcome.comparison.arm,
             outcome.comparison.other,
             estimate_text(outcome.difference),
+            *[UNKNOWN if outcome.p_value is None else f"{outcome.p_value:.2g}"] * tested,
             f"{outcome.wins}/{outcome.pairs}" if outcome.pairs else "",
             outcome.comparison.expected,
             outcome.found,
             Text(answer, style=_style(answer)),
         )
+    return table
+
+
+def arrival_table(outcomes: Sequence[ArmOutcome]) -> Table:
+    """Env steps to 80% success, run by run; who never arrives is over the budget."""
+    table = _table("Env steps to 80% success", ["arm", "arrived", "each run"], right=("arrived",), folded="each run")
+    for outcome in outcomes:
+        if not outcome.arrivals:
+            continue
+        late = f"> {count_text(outcome.budget)}"
+        order = sorted(outcome.arrivals.values(), key=lambda steps: math.inf if steps is None else steps)
+        arrived = sum(steps is not None for steps in order)
+        each = ", ".join(late if steps is None else count_text(steps) for steps in order)
+        table.add_row(outcome.arm.name, f"{arrived}/{len(order)}", each)
     return table
 
 
@@ -92,6 +109,8 @@ def estimate_text(found: Estimate | None) -> str:
     """Value (low to high)."""
     if found is None:
         return UNKNOWN
+    if not math.isfinite(found.high - found.low):
+        return f"{value_text(found.value)} (too few runs)"
     return f"{value_text(found.value)} ({value_text(found.low)} to {value_text(found.high)})"
 
 

@@ -18,9 +18,6 @@ from onibi.platform.errors import ConfigError
 
 Stage: TypeAlias = Literal["tuning", "final", "short"]
 
-_SHORT_SECONDS = 20.0
-"""Guessed of a shortened run, most of it start-up."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -70,6 +67,8 @@ def trial_hash(trial: Trial, *, short: bool = False) -> str:
     mapping.pop("seed", None)
     protocol = {"episodes": trial.episodes, "checkpoint": trial.checkpoint, "evaluation_seed": evaluation_seed(0)}
     told = {"settings": mapping, "evaluation": protocol, "revision": trial.revision}
+    if trial.success_span is not None:
+        told["success_span"] = list(trial.success_span)
     return config_hash({**told, **({"short": True} if short else {})})
 
 
@@ -81,7 +80,7 @@ class Schedule:
         table: rows that are there.
         arms: those asked for, in order.
         seeds: in place of each arm's; None: the declared ones.
-        short: shortened runs, one seed an arm.
+        short: shortened runs, with the first of each arm's seeds.
         retry: rows of failed runs count as missing.
     """
 
@@ -111,14 +110,16 @@ class Schedule:
             try:
                 self._trials(arm)
             except ConfigError as error:
-                self.missing[arm.name] = str(error).splitlines()[0 if isinstance(arm.trial, TrainedTrial) else -1]
+                lines = str(error).splitlines()
+                counts_faults = len(lines) > 1 and lines[0].endswith(":")  # "2 faults in the settings:"
+                self.missing[arm.name] = lines[1 if counts_faults else 0].strip()
             else:
                 self.arms.append(arm)
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """Those that the arm is judged on."""
         seeds = self._seeds or self.experiment.seeds_of(arm)
-        return seeds[:1] if self.short else seeds
+        return seeds[: self.experiment.short.seeds] if self.short else seeds
 
     def open_jobs(self, in_flight: Collection[tuple[str, int]]) -> Iterator[Job]:
         """Runs that are missing and may start now, in the arms' order; final ones wait for their arm's tuning."""
@@ -173,7 +174,8 @@ class Schedule:
         times = [float(row["wall_seconds"]) for row in rows if row.get("wall_seconds")]
         if times:
             return float(np.mean(times)), len(times)
-        return (min(arm.guess_seconds, _SHORT_SECONDS) if self.short else arm.guess_seconds), 0
+        most = self.experiment.short.guess_seconds if self.short else math.inf
+        return min(arm.guess_seconds, most), 0
 
     def _is_open(self, job: Job, in_flight: Collection[tuple[str, int]]) -> bool:
         if job.key in in_flight:

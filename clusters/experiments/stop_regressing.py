@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, Tuning
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, Tuning
 
 LOSSES = ("hl_gauss", "mse")
 _TASKS = ("chain", "frozen_lake")
@@ -95,5 +95,5 @@ EXPERIMENT = Experiment(
         )
         for case in _CASES
     ),
-    short={"updates": 40},
+    short=ShortForm(arguments={"updates": 40}),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onibi.clusters.experiments.declaration import CalledTrial, TrainedTrial, evaluation_seed
 from onibi.clusters.experiments.registry import imported
+from onibi.clusters.experiments.success_curve import success_figures
 from onibi.platform.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def run_trial(message: Mapping[str, Any]) -> Figures:
     if message["kind"] == "called":
         figures = _call(CalledTrial(**message["trial"]), seed)
     else:
-        trial = TrainedTrial(**{**message["trial"], "overrides": tuple(message["trial"]["overrides"])})
-        figures = _train(trial, seed, str(message["run_name"]), Path(message["runs_folder"]))
+        figures = _train(_trained_trial(message["trial"]), seed, str(message["run_name"]), Path(message["runs_folder"]))
     return {**figures, "wall_seconds": time.monotonic() - began}
 
 
@@ -34,6 +34,14 @@ def player_figures(player: PlayerReport) -> dict[str, tuple[float, float, float]
     """What a player reached: figure → (mean, low, high) of the 95% interval."""
     intervals = {"return": player.episode_return, "success": player.success, "intrinsic": player.intrinsic_return}
     return {name: (each.mean, each.low, each.high) for name, each in intervals.items() if each is not None}
+
+
+def _trained_trial(told: Mapping[str, Any]) -> TrainedTrial:
+    """As it was before it became plain values."""
+    span = told["success_span"]
+    return TrainedTrial(
+        **{**told, "overrides": tuple(told["overrides"]), "success_span": None if span is None else (span[0], span[1])}
+    )
 
 
 def _call(trial: CalledTrial, seed: int) -> Figures:
@@ -73,5 +81,7 @@ def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figu
     }
     for figure, (mean, low, high) in player_figures(report.players[0]).items():
         figures |= {figure: mean, f"{figure}_95": f"{low:.6g}..{high:.6g}"}
+    if trial.success_span is not None:
+        figures |= success_figures(result.evaluations, trial.success_span)
     figures["curve"] = " ".join(f"{row['env_steps']:.0f}:{row['judged']:.6g}" for row in result.evaluations)
     return figures

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 
 import pytest
+from rich.console import Console
 
-from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, TrainedTrial
+from onibi.clusters.experiments.figure import differences_png
 from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes, thresholds
+from onibi.clusters.experiments.report import arrival_table
 from onibi.clusters.experiments.result_table import ResultTable
 from onibi.clusters.experiments.schedule import Schedule, total_seconds
 
@@ -93,3 +98,64 @@ def test_a_row_replaces_the_failed_one_of_its_key(tmp_path):
             ("2", "ok", ""),
             ("1", "ok", "0.333333"),
         ]
+
+
+def permuted_pair(**changes):
+    pair = toy_pair("above")
+    tested = Comparison(arm="a", other="b", expected="above", test="permutation")
+    return dataclasses.replace(pair, **{"seeds": (1, 2, 3, 4, 5), "comparisons": (tested,)} | changes)
+
+
+def test_a_permutation_comparison_tells_p_and_where_each_run_lies(tmp_path):
+    scores = {("b", seed): float(seed) for seed in range(1, 6)} | {("a", seed): seed + 10.0 for seed in range(1, 6)}
+    schedule = filled(tmp_path, permuted_pair(), scores)
+    (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
+    assert outcome.p_value == pytest.approx(2 / 252)
+    assert outcome.singles == (8.0, 9.0, 10.0, 11.0, 12.0)
+    assert (outcome.found, outcome.as_expected) == ("above", True)
+    assert 7 < outcome.difference.low < outcome.difference.value == 10.0 < outcome.difference.high < 13
+
+
+def test_three_runs_against_three_are_too_few_whatever_they_score(tmp_path):
+    scores = {("b", seed): 0.0 for seed in (1, 2, 3)} | {("a", seed): 100.0 + seed for seed in (1, 2, 3)}
+    schedule = filled(tmp_path, permuted_pair(seeds=(1, 2, 3)), scores)
+    (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
+    assert (outcome.found, outcome.as_expected, outcome.p_value) == ("too few runs", None, pytest.approx(0.1))
+    assert differences_png([outcome], tmp_path / "few.png", "few")
+
+
+def test_pairs_have_no_permutation_test_of_two_groups():
+    with pytest.raises(ValueError, match="exclude each other"):
+        Comparison(arm="a", other="b", expected="tie", paired=True, test="permutation")
+
+
+def test_the_short_form_has_its_own_arms_seeds_and_settings():
+    trained = TrainedTrial(preset="cartpole-dqn", success_span=(100, 50_000))
+    form = ShortForm(settings={"budget.max_env_steps": 4_000}, arms=("b",), seeds=2, episodes=7)
+    experiment = dataclasses.replace(
+        toy_pair("tie"), short=form, seeds=(5, 6, 7), arms=(toy_arm("a"), toy_arm("b", trial=trained))
+    )
+    assert [arm.name for arm in experiment.arms_of(short=True)] == ["b"]
+    assert [arm.name for arm in experiment.arms_of(short=False)] == ["a", "b"]
+    shortened = experiment.trial_of(experiment.arms[1], short=True)
+    assert (shortened.episodes, shortened.success_span) == (7, (100, 4_000))
+    assert shortened.overrides[-1] == "budget.max_env_steps=4000"
+    with pytest.raises(ValueError, match="'nobody'"):
+        dataclasses.replace(experiment, short=ShortForm(arms=("nobody",)))
+
+
+def test_runs_that_never_arrive_are_shown_as_over_the_budget(tmp_path):
+    trial = TrainedTrial(preset="cartpole-dqn", success_span=(0, 50_000))
+    experiment = dataclasses.replace(toy_pair("tie"), arms=(toy_arm("a", trial=trial), toy_arm("b")))
+    schedule = filled(tmp_path, experiment, {})
+    job = next(iter(schedule.open_jobs(())))
+    for seed, steps in ((1, 30_000.0), (2, None), (3, 12_500.0)):
+        row = {"arm": "a", "seed": seed, "config_hash": job.config_hash, "status": "ok", "steps_to_80": steps}
+        schedule.table.add(row | {"return": 1.0, "score": 1.0, "wall_seconds": 4.0})
+    outcomes = arm_outcomes(schedule)
+    assert outcomes[0].arrivals == {1: 30_000.0, 2: None, 3: 12_500.0}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(arrival_table(outcomes))
+    shown = console.export_text()
+    assert "12.5k, 30.0k, > 50.0k" in shown
+    assert "2/3" in shown

@@ -243,7 +243,10 @@ def test_a_trained_arm_is_a_serial_run_with_fresh_episodes_of_its_best_checkpoin
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (lambda: cli_experiment._arms(find_experiment("learners"), ["acrobot-dpn"]), "Did you mean 'acrobot-dqn'?"),
+        (
+            lambda: cli_experiment._arms(find_experiment("learners"), ["acrobot-dpn"], short=False),
+            "Did you mean 'acrobot-dqn'?",
+        ),
         (lambda: cli_experiment._seeds("3-1"), "allowed: numbers and spans"),
         (lambda: cli_experiment._seeds("x"), "allowed: numbers and spans"),
     ],
