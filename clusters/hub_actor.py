@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from onibi.actors.annotation_worker import Request
 from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
 from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator_health import AnnotatorHealth
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.fragment import CaptionText
-from onibi.platform.labels import Label
+from onibi.platform.labels import Judge, Label, Preference
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.reward_table import RewardTable
+
+log = logging.getLogger(__name__)
 
 
 class News:
@@ -42,20 +49,42 @@ class News:
             return
 
 
+def hub_options(annotation_table: str | None) -> dict[str, Any]:
+    """Ray's options for the hub: where labels are kept on disk it runs on this node, whose folder was meant."""
+    if annotation_table is None:
+        return {}
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=True)}
+
+
 @ray.remote(num_cpus=0.05)
 class HubActor:
     """Long polls instead of polling: who asks for something newer is answered when there is some, or after a wait.
 
-    Holds the caption table, the queue and the labels (:class:`AnnotationDesk`), and the reference to the newest
+    Holds the caption table, the queues and the labels (:class:`AnnotationDesk`), and the reference to the newest
     weights. The weights themselves never pass through here.
+
+    Args:
+        make_desk: makes the desk for a clock.
+        judges: of each annotator, by name.
+        annotation_table: folder of the labels on disk; None for none.
+        desk_state: to go on from; None starts anew.
     """
 
     def __init__(
-        self, make_desk: Callable[[Callable[[], float]], AnnotationDesk], desk_state: dict[str, pa.Table] | None
+        self,
+        make_desk: Callable[[Callable[[], float]], AnnotationDesk],
+        judges: Mapping[str, Judge],
+        annotation_table: str | None,
+        desk_state: dict[str, pa.Table] | None,
     ) -> None:
         self._desk = make_desk(time.monotonic)
         if desk_state is not None:
             self._desk.restore(desk_state)
+        self._judges = judges
+        self._labels = None if annotation_table is None else AnnotationTable(Path(annotation_table))
+        self._health = AnnotatorHealth(judges)
+        self._notes: list[str] = []
         self._weights_version: int = NO_WEIGHTS
         self._weights: list[Any] = []
         self._weights_news, self._table_news, self._queue_news = News(), News(), News()
@@ -83,18 +112,51 @@ class HubActor:
         self._desk.see(caption_ids, rows)
         self._queue_news.tell()
 
-    async def take(self, count: int, wait_seconds: float) -> list[AnnotationRequest]:
-        """Up to ``count`` requests, newest first; empty when none came in time."""
-        requests = self._desk.take(count)
+    async def table_id(self) -> str | None:
+        """Of the annotation table that is open here; None without one."""
+        return None if self._labels is None else self._labels.table_id
+
+    async def take(self, annotator: str, count: int, wait_seconds: float) -> list[Request]:
+        """Up to ``count`` requests for an annotator; empty when none came in time."""
+        requests = self._take(self._judges[annotator], count)
         if requests:
             return requests
         await self._queue_news.wait(wait_seconds)
-        return self._desk.take(count)
+        return self._take(self._judges[annotator], count)
 
-    async def put(self, labels: Sequence[Label]) -> None:
-        """Labels of requests that were taken."""
-        self._desk.put(labels)
+    async def put(self, annotator: str, records: Sequence[Label | Preference], kept: bool) -> None:
+        """Answers of an annotator, and whether it wrote them to the annotation table itself."""
+        if not kept and self._labels is not None:
+            try:
+                self._labels.append(records)
+            except OSError as error:
+                log.warning("labels cannot be kept in %s: %s", self._labels.folder, error)
+        self._desk.put(records)
+        self._health.answered(annotator, records)
         self._table_news.tell()
+        self._queue_news.tell()
+
+    async def give_back(self, annotator: str, requests: Sequence[Request]) -> None:
+        """Requests that an annotator failed at."""
+        self._desk.give_back(requests, self._judges[annotator])
+        self._queue_news.tell()
+
+    async def tell(self, annotator: str, worker: int, figures: Mapping[str, float], notes: Sequence[str]) -> None:
+        """How a worker of an annotator does, and what a person should hear of it."""
+        self._health.tell(annotator, worker, figures)
+        self._notes += notes
+
+    async def notes(self) -> list[str]:
+        """What a person should hear, since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    async def advance(self, env_steps: int) -> None:
+        """So many env steps were made."""
+        version = self._desk.table_version
+        self._desk.advance(env_steps)
+        if self._desk.table_version > version:
+            self._table_news.tell()
 
     async def table_after(self, version: int, wait_seconds: float) -> RewardTable | None:
         """A reward table newer than ``version``; None when none came in time."""
@@ -119,8 +181,8 @@ class HubActor:
         return process_usage()
 
     async def statistics(self) -> dict[str, float]:
-        """The desk's metrics."""
-        return self._desk.statistics()
+        """Metrics of desk and annotators."""
+        return {**self._desk.statistics(), **self._health.metrics()}
 
     async def state(self) -> dict[str, pa.Table]:
         """The desk's state for a checkpoint."""
@@ -129,3 +191,22 @@ class HubActor:
     async def caption_report(self) -> list[CaptionReportRow]:
         """Rows of the captions table."""
         return self._desk.caption_report()
+
+    def _take(self, judge: Judge, count: int) -> list[Request]:
+        self._read_labels()
+        if self._desk.asks == "pairs":
+            return [*self._desk.take_pairs(count, judge)]
+        return [*self._desk.take(count, judge)]
+
+    def _read_labels(self) -> None:
+        """Take what other runs were answered, so that it is not asked again."""
+        if self._labels is None:
+            return
+        try:
+            news = self._labels.refresh(None if self._desk.takes_any_judge else self._desk.judges)
+        except OSError as error:
+            log.warning("the labels of other runs in %s cannot be read: %s", self._labels.folder, error)
+            return
+        if news:
+            self._desk.learn(news)
+            self._table_news.tell()

@@ -12,10 +12,10 @@ from typing import Any
 
 import ray
 
-from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
-from onibi.clusters.hub_actor import HubActor
+from onibi.clusters.annotator_team import AnnotatorTeam
+from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.role_calls import (
     PROCESS_DIED,
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _HEARING_SECONDS = 0.25  # for an answer of any role, between two looks at the clock
 _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
+_ANNOTATOR_SECONDS = 3.0  # what does not end in it ends with its process: its labels are on disk
 _USAGE_SECONDS = 5.0  # for all roles together
 _STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
@@ -113,7 +114,14 @@ class RayRun:
         settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
         desk_state = None if checkpoint is None else dict(checkpoint.tables)
         stores = self._plan.for_stores()
-        self._hub = start_actor(HubActor, _MANY_CALLS, functools.partial(make_desk, stores), desk_state)
+        self._hub = start_actor(
+            HubActor,
+            {**_MANY_CALLS, **hub_options(stores.annotation_table)},
+            functools.partial(make_desk, stores),
+            stores.judges(),
+            stores.annotation_table,
+            desk_state,
+        )
         count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
@@ -137,10 +145,8 @@ class RayRun:
         self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
         self._start_learners(checkpoint)
         acting = self._plan.for_actors()
-        self._annotator = start_actor(
-            AnnotatorActor, ANNOTATOR_OPTIONS, stores.make_first_annotator, settings.annotation.batch_keys
-        )
-        self._run("annotator")
+        self._annotators = AnnotatorTeam(stores, self._hub)
+        self._running |= self._annotators.start()
         self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
         for actor in range(settings.actors.count):
             rollout = start_actor(
@@ -168,10 +174,7 @@ class RayRun:
 
     def _run(self, role: str) -> None:
         """Set a role to work; its reference is among those that the watch waits for."""
-        if role == "annotator":
-            reference = self._annotator.run.remote(self._hub)
-        else:
-            reference = self._rollouts[int(role.split()[1])].run.remote(self._shard, self._hub)
+        reference = self._rollouts[int(role.split()[1])].run.remote(self._shard, self._hub)
         self._running[reference] = role
 
     def _train(self) -> bool:
@@ -223,7 +226,7 @@ class RayRun:
             **self._learners.handles,
             "shard": self._shard,
             "hub": self._hub,
-            "annotator": self._annotator,
+            **self._annotators.handles,
         }
         asked = {role.usage.remote(): name for name, role in roles.items()}
         answers = {"coordinator": process_usage()}
@@ -242,6 +245,7 @@ class RayRun:
 
     def _hear(self) -> None:
         """Wait a moment for a role to answer, and deal with what it says."""
+        self._running |= self._annotators.due()
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_HEARING_SECONDS)
         for reference in ready:
             role = self._running.pop(reference)
@@ -257,6 +261,11 @@ class RayRun:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
+        if AnnotatorTeam.includes(role):
+            note = self._annotators.lost(role, cause)
+            if note is not None:
+                self._journal.note(note)
+            return
         if is_restarting(cause) and not LearnerTeam.includes(role):
             self._run(role)
             return
@@ -267,7 +276,7 @@ class RayRun:
             self._deaths.popleft()
         # A fault before the first row is a wrong setting; later ones may be an environment's whims.
         learns = LearnerTeam.includes(role)
-        if fault and (learns or role == "annotator" or self._state.env_steps == self._state.inserted_base):
+        if fault and (learns or self._state.env_steps == self._state.inserted_base):
             raise cause
         if not fault and not lost and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
@@ -286,6 +295,7 @@ class RayRun:
 
     def _count(self, inserted_rows: int) -> None:
         self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)
+        self._hub.advance.remote(self._state.env_steps)
         if self._learners.news is not None:
             self._count_learner(self._learners.news)
 
@@ -316,7 +326,10 @@ class RayRun:
             row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
         if news is not None:
             row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
-        self._journal.interval(row | ray.get(self._hub.statistics.remote()), look["held_back"])
+        annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])
+        for note in notes:
+            self._journal.note(note)
+        self._journal.interval(row | annotation, look["held_back"])
 
     def _save(self, snapshot: LearnerSnapshot | None) -> bool:
         if snapshot is None:
@@ -377,10 +390,12 @@ class RayRun:
     def _end_roles(self) -> None:
         if hasattr(self, "_learners"):
             self._learners.end()
-        roles = [getattr(self, f"_{name}", None) for name in ("annotator", "evaluator")]
-        for role in [*self._rollouts, *roles]:
-            if role is not None:
-                ray.kill(role)
+        for rollout in self._rollouts:
+            ray.kill(rollout)
+        if hasattr(self, "_annotators"):
+            self._annotators.end(self._running, _ANNOTATOR_SECONDS)
+        if hasattr(self, "_evaluator"):
+            ray.kill(self._evaluator)
         shard = getattr(self, "_shard", None)
         if shard is not None:
             if not ray.wait([shard.close.remote()], timeout=_SEAL_SECONDS)[0]:

@@ -71,7 +71,8 @@ def _signals_kept() -> Iterator[None]:
 def _check_room(settings: RunSettings) -> None:
     """Refuse a run that would wait for resources for ever."""
     placement = settings.placement
-    small_roles = 4 * 0.05  # hub, shard, annotator, evaluator
+    annotators = (1 + len(settings.annotators)) * settings.annotation.workers
+    small_roles = (3 + annotators) * 0.05  # hub, shard, evaluator
     cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus + small_roles
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cpus > there.get("CPU", 0.0) + 1e-9:

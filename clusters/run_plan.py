@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,10 @@ from onibi.actors.views.view import View
 from onibi.clusters.run_settings import RunSettings
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
-from onibi.platform.annotator import Annotator
+from onibi.platform.annotator import Annotator, judge_of
 from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
@@ -58,6 +60,7 @@ class RunPlan:
     policy_factory: PolicyFactory
     session: int = 0  # how often the run was resumed: each session draws its own random numbers
     log_location: str | None = None  # of the replay log, as the shard's node sees it; None: no rows are logged
+    annotation_table: str | None = None  # folder of the labels on disk; None: there are none
     faults: str | None = None  # folder for a batch that could not be learned from
 
     def for_actors(self) -> RunPlan:
@@ -204,13 +207,26 @@ class RunPlan:
         annotator: Annotator = load_class(ANNOTATORS, settings.kind)(settings)  # type: ignore[attr-defined]
         return annotator
 
-    def make_first_annotator(self) -> Annotator | None:
-        """The first annotator; None where there are no captions to judge."""
-        return next(iter(self.make_annotators().values()), None)
-
     def make_annotators(self) -> dict[str, Annotator]:
         """All annotators by name."""
         return {name: self.make_annotator(name) for name in self.annotator_settings}
+
+    def judges(self) -> dict[str, Judge]:
+        """Whose labels each annotator's labels are, by its name."""
+        return {name: judge_of(annotator) for name, annotator in self.make_annotators().items()}
+
+    def keeps_labels(self, annotator: Annotator) -> bool:
+        """Whether an annotator's labels go to the annotation table; with ``auto`` only those that cost something."""
+        return self.settings.annotation.table not in ("auto", "none") or not annotator.is_free
+
+    def with_annotation_table(self, runs_folder: Path) -> RunPlan:
+        """The plan with the folder that ``annotation.table`` stands for; ``auto`` is RUNS_FOLDER/annotations."""
+        chosen = self.settings.annotation.table
+        keeping = [annotator for annotator in self.make_annotators().values() if self.keeps_labels(annotator)]
+        if chosen == "none" or not keeping:
+            return self
+        folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
+        return replace(self, annotation_table=str(folder.absolute()))
 
     def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
         settings = self.settings

@@ -14,7 +14,6 @@ import pyarrow as pa
 from onibi.clusters.run_plan import ROLE_ANNOTATION, ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.annotator import judge_of
 from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 from onibi.platform.errors import ReplayError
@@ -269,7 +268,7 @@ def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
         plan.settings.annotation,
         keys_per_caption=plan.spec.keys_per_caption,
         key_version=plan.key_version,
-        judges=[judge_of(annotator) for annotator in plan.make_annotators().values()],
+        judges=list(plan.judges().values()),
         clock=clock,
         asks="pairs" if getattr(plan.settings.rewards.intrinsic, "kind", None) == "ranking" else "keys",
         seed=role_seed(plan.settings, ROLE_ANNOTATION),

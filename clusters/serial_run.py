@@ -31,8 +31,8 @@ from onibi.clusters.run_state import (
     ring_path,
     state_of,
 )
+from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
-from onibi.platform.annotator import judge_of, with_votes
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.policy import Weights
@@ -76,12 +76,13 @@ class SerialRun:
         self._desk = make_desk(plan, clock=lambda: float(self._state.env_steps))
         if checkpoint is not None:
             self._desk.restore(dict(checkpoint.tables))
-        self._annotators = plan.make_annotators()
+        self._annotation = SerialAnnotation(plan, self._desk)
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
         self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
         self._rollouts: list[Rollout] = []
         self._opened = ExitStack()
+        self._opened.callback(self._annotation.close)
         known = None if checkpoint is None else captions_of(checkpoint)
         self._shard, kept = open_shard(plan, run_id, self._desk.intern, known)
         self._opened.callback(self._shard.close)
@@ -181,23 +182,13 @@ class SerialRun:
         self._shard.take_episodes()
         self._desk.see(*inserted.sightings())
         self._desk.advance(self._state.env_steps)
-        self._annotate()
+        self._annotation.turn()
         table = self._desk.table(newer_than=self._loop.table_version)
         if table is not None:
             self._loop.set_table(table)
             self._table = table
         paid = self._ledger.add(fragment, inserted.caption_id, self._table)
         meter.add_episodes((episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes)
-
-    def _annotate(self) -> None:
-        batch = self._settings.annotation.batch_keys
-        for annotator in self._annotators.values():
-            if self._desk.asks == "pairs":
-                pairs = self._desk.take_pairs(batch, judge_of(annotator))
-                self._desk.put(annotator.prefer(pairs, annotator.goal))
-            else:
-                requests = self._desk.take(batch, judge_of(annotator))
-                self._desk.put(with_votes(annotator.annotate(requests, annotator.goal), requests))
 
     def _make_rollout(self, actor: int) -> Rollout:
         lease = self._shard.register(actor, self._settings.actors.rollout.envs_per_actor)
@@ -226,6 +217,8 @@ class SerialRun:
     def _interval(self, meter: RunMeter) -> None:
         report, shard, logged = self._loop.report(), self._shard.counters(), self._shard.log_figures()
         pacing = self._shard.pacing()
+        for note in self._annotation.notes():
+            self._journal.note(note)
         self._journal.interval(
             {
                 **meter.row(self._counters()),
@@ -234,7 +227,7 @@ class SerialRun:
                 **self._feed.figures(),
                 **({} if logged is None else log_metrics(logged)),
                 **pacing.metrics(),
-                **self._desk.statistics(),
+                **self._annotation.statistics(),
             },
             pacing.text(),
         )

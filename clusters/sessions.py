@@ -106,7 +106,7 @@ def _session(
     """``begin`` gives the checkpoint to go on from; called when the run is this process's."""
     run_id = folder.record().run_id
     plan = dataclasses.replace(
-        plan,
+        plan.with_annotation_table(folder.path.parent),
         log_location=location_of(plan.settings.replay.log, folder.path, run_id),
         faults=str(folder.artifacts.absolute()),
     )
@@ -119,6 +119,8 @@ def _session(
             journal.cut_after(checkpoint.step)
         if plan.log_location is not None:
             journal.note(f"replay log in {plan.log_location}, {_limits(plan.settings.replay.log.retention)}")
+        if plan.annotation_table is not None:
+            journal.note(f"labels are kept in {plan.annotation_table}, shared by all runs that name it")
         try:
             if serial:
                 from onibi.clusters.serial_run import SerialRun

@@ -21,7 +21,7 @@ from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
 from onibi.platform.desk_report import CaptionReportRow, caption_report, desk_statistics
 from onibi.platform.desk_state import DeskState, desk_from_arrow, desk_to_arrow
 from onibi.platform.fragment import CaptionText
-from onibi.platform.key_labels import KeyLabels
+from onibi.platform.key_labels import KeyLabels, labelled_keys
 from onibi.platform.labels import Judge, Label, LabelTable, LabelValue, Preference, PreferenceTable, PreferenceValue
 from onibi.platform.pair_queue import PairQueue, RecentCaptions
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
@@ -29,8 +29,6 @@ from onibi.platform.reward_training import LabelledKeys, MemberScores
 from onibi.platform.score_uncertainty import uncertainty
 
 log = logging.getLogger(__name__)
-
-_PREFERENCES = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,11 @@ class AnnotationDesk:
         self._counters["asked_pairs"] += len(taken)
         return [PairRequest(first=self._request(first), second=self._request(second)) for first, second in taken]
 
+    @property
+    def takes_any_judge(self) -> bool:
+        """Whether labels of other judges than the run's count."""
+        return self.settings.desk.reuse == "any_prompt"
+
     def has_requests(self, judge: Judge | None = None) -> bool:
         """Whether ``take`` would give something now."""
         queue = self._dockets[self.judges[0] if judge is None else judge].keys
@@ -173,25 +176,7 @@ class AnnotationDesk:
         """What a reward model learns from; None where there is nothing newer, or labels are held back still."""
         if self._held_back or self._data_version <= newer_than:
             return None
-        count = len(self._keys)
-        labelled = np.flatnonzero(self._keys.status == LABELLED).astype(np.int32)
-        pairs = [
-            (first, second, _PREFERENCES[preference.value])
-            for preference in self.preferences.valid(self.judges)
-            if (first := self.captions.key_index(preference.first_hash)) is not None
-            and (second := self.captions.key_index(preference.second_hash)) is not None
-        ]
-        return LabelledKeys(
-            version=self._data_version,
-            key_texts=[self.captions.key(index).text for index in range(count)],
-            askable=self.captions.askable,
-            sightings=self.captions.key_sightings,
-            label_key=labelled,
-            label_score=self._keys.score[labelled],
-            pair_first=np.array([first for first, _, _ in pairs], np.int32),
-            pair_second=np.array([second for _, second, _ in pairs], np.int32),
-            pair_preference=np.array([value for _, _, value in pairs], np.float32),
-        )
+        return labelled_keys(self.captions, self._keys, self.preferences.valid(self.judges), self._data_version)
 
     def set_scores(self, scores: MemberScores) -> None:
         """Take a reward model's newest scores."""

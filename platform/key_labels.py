@@ -7,8 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.labels import Judge, Label
+from onibi.platform.captions import CaptionTable
+from onibi.platform.labels import Judge, Label, Preference, PreferenceValue
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED
+from onibi.platform.reward_training import LabelledKeys
+
+_PREFERENCES = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
 
 class KeyLabels:
@@ -100,3 +104,35 @@ class KeyLabels:
         labels = self._labels[key]
         own = [label for (judge, _), label in labels.items() if judge in self._judges]
         return own[-1] if own else next(reversed(labels.values()), None)
+
+
+def labelled_keys(
+    captions: CaptionTable, keys: KeyLabels, preferences: Iterable[Preference], version: int
+) -> LabelledKeys:
+    """What a reward model learns from now; preferences of keys that were not met in this run are left out.
+
+    Args:
+        captions: texts and sightings.
+        keys: labels.
+        preferences: valid ones.
+        version: of all this.
+    """
+    labelled = np.flatnonzero(keys.status == LABELLED).astype(np.int32)
+    pairs = [
+        (first, second, _PREFERENCES[preference.value])
+        for preference in preferences
+        if (first := captions.key_index(preference.first_hash)) is not None
+        and (second := captions.key_index(preference.second_hash)) is not None
+    ]
+    count = len(keys)
+    return LabelledKeys(
+        version=version,
+        key_texts=[captions.key(index).text for index in range(count)],
+        askable=keys.status != NEVER_ASKED,
+        sightings=captions.key_sightings[:count],
+        label_key=labelled,
+        label_score=keys.score[labelled],
+        pair_first=np.array([first for first, _, _ in pairs], np.int32),
+        pair_second=np.array([second for _, second, _ in pairs], np.int32),
+        pair_preference=np.array([value for _, _, value in pairs], np.float32),
+    )

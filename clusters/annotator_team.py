@@ -1,0 +1,91 @@
+"""The annotators of a Ray run as the coordinator sees them: what dies here is started again, later and later."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import Any
+
+import ray
+
+from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
+from onibi.clusters.role_calls import is_restarting, start_actor
+from onibi.clusters.run_plan import RunPlan
+
+log = logging.getLogger(__name__)
+
+_ROLE = "annotator"
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+class AnnotatorTeam:
+    """``annotation.workers`` processes of each annotator.
+
+    Args:
+        plan: what to build, without what stores do not need.
+        hub: handle.
+    """
+
+    def __init__(self, plan: RunPlan, hub: Any) -> None:
+        self._hub = hub
+        self._deaths: dict[str, int] = {}
+        self._again_at: dict[str, float] = {}  # roles that wait to be set to work again
+        self.handles: dict[str, Any] = {}
+        """Actors by role."""
+        settings = plan.settings.annotation
+        annotators = plan.make_annotators()
+        for name, annotator in annotators.items():
+            table = plan.annotation_table if plan.keeps_labels(annotator) else None
+            chosen = plan.annotator_settings[name]
+            options = {
+                **ANNOTATOR_OPTIONS,
+                "num_cpus": getattr(chosen, "cpus", ANNOTATOR_OPTIONS["num_cpus"]),
+                "num_gpus": getattr(chosen, "gpus", 0.0),
+            }
+            make = functools.partial(plan.make_annotator, name)
+            for number in range(settings.workers):
+                self.handles[f"{_ROLE} {name} {number}"] = start_actor(
+                    AnnotatorActor, options, make, name, number, settings, table
+                )
+
+    @staticmethod
+    def includes(role: str) -> bool:
+        """Whether a role is one of this team's."""
+        return role.startswith(f"{_ROLE} ")
+
+    def start(self) -> dict[Any, str]:
+        """Set all to work. Returns: reference → role, for the watch."""
+        return {self._set_to_work(role): role for role in self.handles}
+
+    def lost(self, role: str, cause: BaseException) -> str | None:
+        """A role died or raised: it is set to work again after a pause. Returns: what to note; None for old news."""
+        if is_restarting(cause):
+            self._again_at[role] = time.monotonic() + 1.0
+            return None
+        self._deaths[role] = self._deaths.get(role, 0) + 1
+        pause = min(2.0 ** (self._deaths[role] - 1), _LONGEST_PAUSE_SECONDS)
+        self._again_at[role] = time.monotonic() + pause
+        log.warning("%s: %s; it is set to work again in %.0f s", role, cause, pause)
+        return f"{role} was lost and is replaced; training goes on: {str(cause).splitlines()[0]}"
+
+    def due(self) -> dict[Any, str]:
+        """Set to work who waited long enough. Returns: as ``start``."""
+        now = time.monotonic()
+        due = [role for role, at in self._again_at.items() if at <= now]
+        for role in due:
+            del self._again_at[role]
+        return {self._set_to_work(role): role for role in due}
+
+    def end(self, running: dict[Any, str], seconds: float) -> None:
+        """Let all end after the answer at hand and seal their labels; what does not answer ends with its process."""
+        for handle in self.handles.values():
+            handle.stop.remote()
+        references = [reference for reference, role in running.items() if self.includes(role)]
+        if references:
+            ray.wait(references, num_returns=len(references), timeout=seconds)
+        for handle in self.handles.values():
+            ray.kill(handle)
+
+    def _set_to_work(self, role: str) -> Any:
+        return self.handles[role].run.remote(self._hub)
