@@ -114,6 +114,7 @@ class Rollout:
         self._sent: set[str] = set()
         self._new_captions: list[CaptionText] = []
         env_seed, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
+        self._captions_begin = getattr(captioner, "begin", None)  # of an EpisodicCaptioner
         self._rng = np.random.default_rng(policy_seed)
         self._state = policy.initial_state(self._envs)
         # One number: environments with a vector_entry_point of their own take no list of seeds.
@@ -286,7 +287,9 @@ class Rollout:
         fresh: NDArray[np.bool_] | None,
         heard: NDArray[np.bool_] | None,
     ) -> None:
-        captions = self._captioner.captions(raw, infos)
+        if fresh is not None and self._captions_begin is not None:
+            self._captions_begin(fresh)
+        captions = self._heard = self._captioner.captions(raw, infos)
         if fresh is not None:
             for lane in np.flatnonzero(fresh).tolist():
                 self._counter.reset(lane)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onibi.platform.errors import SpecError
 from onibi.platform.fragment import CaptionText
@@ -33,6 +34,13 @@ class Captioner(Protocol):
             raw: batched observation of a vector environment, each leaf [E, ...].
             infos: Gymnasium's vector infos, ``infos["_key"]`` [E] telling where ``infos["key"]`` holds.
         """
+
+
+class EpisodicCaptioner(Captioner, Protocol):
+    """A captioner that remembers what its lanes showed."""
+
+    def begin(self, lanes: NDArray[np.bool_]) -> None:
+        """In these lanes [E] the observation of the next ``captions`` is an episode's first."""
 
 
 def envs_of(raw: Any) -> int:

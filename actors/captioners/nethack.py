@@ -225,11 +225,11 @@ def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str,
         return []
     message = _UNPRINTABLE.sub(" ", message)
     if _LOOKED_UP.match(message):
-        return [(f"Looked up: {_without_given_name(' '.join(message.split()), kept_names)}", False)]
+        return [(f"Looked up: {without_given_name(' '.join(message.split()), kept_names)}", False)]
     message = _ENGRAVED.sub(r"\1 what is written.", message)
     spoken = []
     for part in _SENTENCE_GAP.split(message):
-        sentence = _without_given_name(part, kept_names)
+        sentence = without_given_name(part, kept_names)
         choice = _CHOICE_PROMPT.match(sentence)
         if choice is not None:
             spoken.append((f"{choice['asked']} [{choice['choices']}]", True))
@@ -245,7 +245,8 @@ def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str,
     return spoken
 
 
-def _without_given_name(sentence: str, kept_names: frozenset[str]) -> str:
+def without_given_name(sentence: str, kept_names: frozenset[str]) -> str:
+    """A sentence, cut and ended with "something." where a name that was typed begins."""
     found = _GIVEN_NAME.search(sentence)
     if found is None:
         return sentence

@@ -6,5 +6,6 @@ CAPTIONERS = {
     "info": "onibi.actors.captioners.info:InfoCaptioner",
     "minigrid": "onibi.actors.captioners.minigrid:MiniGridCaptioner",
     "nethack": "onibi.actors.captioners.nethack:NetHackCaptioner",
+    "nethack_changes": "onibi.actors.captioners.nethack_changes:NetHackChangesCaptioner",
     "none": "onibi.actors.captioners.none:NoCaptioner",
 }

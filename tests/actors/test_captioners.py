@@ -22,6 +22,10 @@ class Speaker(gym.Env):
         {
             "message": gym.spaces.Box(0, 255, (256,), np.uint8),
             "mission": gym.spaces.Text(99),
+            "glyphs": gym.spaces.Box(0, 5976, (21, 79), np.int16),
+            "blstats": gym.spaces.Box(-9, 99, (27,), np.int64),
+            "inv_letters": gym.spaces.Box(0, 255, (55,), np.uint8),
+            "inv_strs": gym.spaces.Box(0, 255, (55, 80), np.uint8),
             "place": gym.spaces.Box(0, 1, (1,), np.float32),
         }
     )
@@ -34,7 +38,10 @@ class Speaker(gym.Env):
         text = "" if self.steps % 2 else self.said.format(self.steps)
         message = np.zeros(256, np.uint8)
         message[: len(text)] = np.frombuffer(text.encode(), np.uint8)
-        seen = {"message": message, "mission": "climb the stairs", "place": np.zeros(1, np.float32)}
+        seen = {
+            name: np.zeros(space.shape, space.dtype) for name, space in self.observation_space.items() if space.shape
+        }
+        seen |= {"message": message, "mission": "climb the stairs"}
         return seen, {"caption": text} if text else {}
 
     def reset(self, *, seed=None, options=None):
