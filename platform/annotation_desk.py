@@ -6,7 +6,7 @@ Plain state without threads, processes or clocks of its own; the run loop calls 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,13 +20,15 @@ from onibi.platform.caption_queue import CaptionQueue, Rank
 from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
 from onibi.platform.desk_report import CaptionReportRow, caption_report, desk_statistics
 from onibi.platform.desk_state import DeskState, desk_from_arrow, desk_to_arrow
+from onibi.platform.desk_table import reward_columns
 from onibi.platform.fragment import CaptionText
 from onibi.platform.key_labels import KeyLabels, labelled_keys
 from onibi.platform.labels import Judge, Label, LabelTable, LabelValue, Preference, PreferenceTable, PreferenceValue
 from onibi.platform.pair_queue import PairQueue, RecentCaptions
-from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.reward_table import LABELLED, NEVER_ASKED, RewardTable
 from onibi.platform.reward_training import LabelledKeys, MemberScores
 from onibi.platform.score_uncertainty import uncertainty
+from onibi.platform.table_component import TableComponentSettings
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class AnnotationDesk:
         clock: seconds, never falling; wall time in a run, a step counter in deterministic mode.
         labels: those of another run to start from.
         asks: keys one by one, or pairs of keys.
+        reward: how labels and scores become values; None pays nothing.
         seed: of the drawn pairs.
     """
 
@@ -64,6 +67,7 @@ class AnnotationDesk:
         clock: Callable[[], float],
         labels: LabelTable | None = None,
         asks: Literal["keys", "pairs"] = "keys",
+        reward: TableComponentSettings | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings
@@ -75,7 +79,9 @@ class AnnotationDesk:
         self._clock = clock
         self._seed = seed
         self._env_steps = 0
+        self._reward = reward
         self._scores: MemberScores | None = None
+        self._figures: Mapping[str, float] = {}
         self._counters = dict.fromkeys(("invalid_replies", "unusable_labels", "asked_keys", "asked_pairs"), 0)
         self._version = self._data_version = 0
         self._changed = True  # so that the first caller gets a table
@@ -107,8 +113,7 @@ class AnnotationDesk:
         finally:
             self._track_new_keys()
         new = self.captions.caption_keys[known:]
-        # Only a caption with a labelled key changes what rows are worth; others are unlabelled in any table.
-        self._note_change(bool(np.any(self._keys.status[new[new >= 0]] == LABELLED)))
+        self._note_change(self._has_value(new[new >= 0]))
         self._offer(indices)
         return indices
 
@@ -181,6 +186,7 @@ class AnnotationDesk:
     def set_scores(self, scores: MemberScores) -> None:
         """Take a reward model's newest scores."""
         self._scores = scores
+        self._note_change(changed=True)
 
     @property
     def table_version(self) -> int:
@@ -194,13 +200,16 @@ class AnnotationDesk:
             self._changed = False
         if self._version <= newer_than:
             return None
-        labelled = self._keys.status.copy()
-        value = ((self._keys.score >= 0.5) & (labelled == LABELLED)).astype(np.float32)
-        if self._held_back:
-            value[:], labelled[labelled == LABELLED] = 0.0, UNLABELLED
-        return RewardTable(
-            version=self._version, caption_keys=self.captions.caption_keys, value=value, labelled=labelled
+        found = reward_columns(
+            self._reward,
+            self._keys,
+            self.captions.key_sightings,
+            self._scores,
+            held_back=self._held_back,
+            seed=self._seed,
         )
+        self._figures = found.figures
+        return RewardTable(self._version, self.captions.caption_keys, found.value, found.labelled, found.columns)
 
     def statistics(self) -> dict[str, float]:
         """Metrics, ``annotation/name``."""
@@ -209,7 +218,7 @@ class AnnotationDesk:
         pairs = [docket.pairs for docket in self._dockets.values()]
         replies = len(self.labels) + len(self.preferences)
         figures = desk_statistics(self.captions, self._keys, queues, pairs, counters, replies, self._clock())
-        return figures if self._scores is None else {**figures, **self._scores.metrics}
+        return {**figures, **self._figures, **({} if self._scores is None else self._scores.metrics)}
 
     def caption_report(self) -> list[CaptionReportRow]:
         """One row per key in index order, so that ``rewards_by_key`` lines up with it."""
@@ -264,6 +273,13 @@ class AnnotationDesk:
     @property
     def _held_back(self) -> bool:
         return self._env_steps < self.settings.delay_steps
+
+    def _has_value(self, keys: NDArray[np.int32]) -> bool:
+        """Whether the table may pay any of these keys; a new caption without one is worth 0, as unknown ones are."""
+        if self._scores is not None and bool(np.any(keys < self._scores.members.shape[1])):
+            return True
+        is_paid_unlabelled = self._reward is not None and self._reward.control == "all_ones"
+        return is_paid_unlabelled or bool(np.any(self._keys.status[keys] == LABELLED))
 
     def _note_change(self, changed: bool) -> None:
         self._changed |= changed and not self._held_back

@@ -59,6 +59,10 @@ class MemberScores:
     """[N, keys], by key index."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """"reward_model/…": held-out AUC, pair accuracy, calibration error, loss, labels used."""
+    compared: NDArray[np.bool_] | None = None
+    """[keys], whether a judged pair names the key; None where labels are learnt."""
+    pairs: int = 0
+    """Judged pairs that there were."""
     is_fitted: bool = False
     """Whether the model was fitted beforehand: its table need not wait for labels of this run."""
     reference: ReferenceRows | None = None

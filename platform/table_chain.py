@@ -104,9 +104,6 @@ class RankingChain(EnsembleChain):
             raise ValueError(f"minimum_pairs is {self.minimum_pairs}; allowed: 1 or more")
 
 
-Chain: TypeAlias = RetrievalChain | SimilarityChain | ClassificationChain | RankingChain
-
-
 @dataclass(frozen=True)
 class ReferenceRows:
     """Rows over which μ, σ and the quantile are taken instead of the run's: of a model that was fitted offline."""
@@ -152,11 +149,11 @@ class TableColumns:
     """``reward_table/…``."""
 
 
-def build_values(chain: Chain, facts: KeyFacts, *, control: Control = "none", seed: int = 0) -> TableColumns:
+def build_values(chain: Settings, facts: KeyFacts, *, control: Control = "none", seed: int = 0) -> TableColumns:
     """What each key is worth.
 
     Args:
-        chain: the kind's settings.
+        chain: the kind's settings: a chain of this module.
         facts: labels, scores and rows of this moment.
         control: what is paid in the judge's place.
         seed: of the permutation.

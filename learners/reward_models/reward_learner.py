@@ -205,9 +205,18 @@ class RewardLearner:
             version=self._version,
             members=self._scores.copy(),
             metrics=metrics,
+            compared=self._compared(data),
+            pairs=len(data.pair_first),
             is_fitted=self.settings.fitted is not None,
             reference=self._reference,
         )
+
+    def _compared(self, data: LabelledKeys) -> NDArray[np.bool_] | None:
+        if self.kind != "ranking":
+            return None
+        compared = np.zeros(len(data.key_texts), bool)
+        compared[data.pair_first] = compared[data.pair_second] = True
+        return compared
 
     def _measures(self, items: Items, data: LabelledKeys) -> dict[str, float]:
         """Figures over items that no training has seen; left out where there are none."""
