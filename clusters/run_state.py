@@ -271,5 +271,6 @@ def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
         judges=list(plan.judges().values()),
         clock=clock,
         asks="pairs" if getattr(plan.settings.rewards.intrinsic, "kind", None) == "ranking" else "keys",
+        reward=plan.settings.rewards.intrinsic,
         seed=role_seed(plan.settings, ROLE_ANNOTATION),
     )
