@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,20 @@ class EpisodeBook:
         self._return += reward
         self.step += 1
 
-    def end(self, lanes: NDArray[np.intp], terminated: NDArray[np.bool_], infos: dict[str, Any]) -> None:
+    def end(
+        self,
+        lanes: NDArray[np.intp],
+        terminated: NDArray[np.bool_],
+        infos: dict[str, Any],
+        returns: Mapping[str, NDArray[np.float64]],
+    ) -> None:
         """Close the episodes of ``lanes`` (their numbers), whose last step was recorded just now.
 
         Args:
             lanes: ascending; none is allowed.
             terminated: [E] of that step.
             infos: of that step; ``infos["episode_figures"]`` becomes the statistics' ``extra``.
+            returns: [E] what bonuses paid in each lane's episode; ``return_NAME`` in ``extra``.
         """
         figures = infos.get("episode_figures")
         figures = figures if isinstance(figures, dict) else None
@@ -60,7 +68,8 @@ class EpisodeBook:
                     episode_return=episode_return,
                     length=length,
                     terminated=fell,
-                    extra={} if figures is None else _figures(figures, lane),
+                    extra=({} if figures is None else _figures(figures, lane))
+                    | {f"return_{name}": float(paid[lane]) for name, paid in returns.items()},
                 )
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from onibi.actors.action_fitting import ActionFit, action_fitting
+from onibi.actors.bonuses.row_bonus import Arrival
+from onibi.actors.bonuses.row_bonuses import RowBonuses
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.captioner import Captioner
 from onibi.actors.environments.factory import autoreset_mode
 from onibi.actors.episodes import EpisodeBook
+from onibi.actors.final_observations import with_finals
 from onibi.actors.fragment_buffer import FragmentBuffer
 from onibi.actors.views.view import View
 from onibi.platform.captions import text_hash
@@ -83,6 +86,7 @@ class Rollout:
         settings, identity: as above.
         env_id: named in errors.
         clock: seconds; only for fragment pacing and figures.
+        bonuses: of these E lanes; None for none.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Rollout:
         identity: RolloutIdentity,
         env_id: str,
         clock: Callable[[], float] = time.perf_counter,
+        bonuses: RowBonuses | None = None,
     ) -> None:
         self._env, self._view, self._captioner, self._policy = vector_env, view, captioner, policy
         self._settings, self._identity, self._env_id, self._clock = settings, identity, env_id, clock
@@ -105,8 +110,11 @@ class Rollout:
         self._counter = CaptionCounter(self._envs, spec.keys_per_caption)
         rows_per_step = 1 if self._mode is AutoresetMode.NEXT_STEP else 2
         self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
+        self._bonuses = bonuses if bonuses else None
+        self._heard: list[CaptionText] | None = None
         self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
         self._kept_in_final_rows = ("episode_id", "step", *(column.name for column in spec.observation))
+        self._captions_begin = getattr(captioner, "begin", None)  # of an EpisodicCaptioner
         self._speaks = captioner.keys_per_caption > 0  # else captions cost nothing: their columns stay 0
         self._counts_column = any(column.name == "observation.caption_counts" for column in spec.observation)
         self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation, identity.session)
@@ -114,7 +122,6 @@ class Rollout:
         self._sent: set[str] = set()
         self._new_captions: list[CaptionText] = []
         env_seed, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
-        self._captions_begin = getattr(captioner, "begin", None)  # of an EpisodicCaptioner
         self._rng = np.random.default_rng(policy_seed)
         self._state = policy.initial_state(self._envs)
         # One number: environments with a vector_entry_point of their own take no list of seeds.
@@ -124,6 +131,7 @@ class Rollout:
         self._reset_rows = False  # the buffer holds final rows that were put as steps
         everybody: NDArray[np.bool_] = np.ones(self._envs, np.bool_)
         self._observation = self._observe({}, raw, infos, fresh=everybody, heard=everybody)
+        self._begin_bonuses(self._observation, everybody)
 
     @property
     def weights_version(self) -> int:
@@ -147,6 +155,8 @@ class Rollout:
                 weights = poll(self.weights_version)
                 if weights is not None:
                     self._policy.load(weights)
+                    if self._bonuses is not None:
+                        self._bonuses.load(weights.bonuses)
             self._step()
             taken += 1
         if self._reset_rows:
@@ -215,6 +225,7 @@ class Rollout:
         """
         resetting = self._resetting
         after = self._observe(row, raw, infos, fresh=resetting)
+        self._pay_bonuses(row, after, resetting)
         if resetting is not None:
             row["role"] = np.where(resetting, ROLE_FINAL, ROLE_STEP)
             self._reset_rows = True
@@ -224,8 +235,9 @@ class Rollout:
         self._episodes.record(row["reward"])
         lanes = np.flatnonzero(ended)
         if len(lanes):
-            self._episodes.end(lanes, row["terminated"], infos)
+            self._episodes.end(lanes, row["terminated"], infos, self._bonus_returns())
         if resetting is not None:
+            self._begin_bonuses(after, resetting)
             self._episodes.begin(np.flatnonzero(resetting))
             self._state = _reset_state(self._state, self._policy, resetting)
         self._resetting = ended if len(lanes) else None
@@ -236,13 +248,14 @@ class Rollout:
         lanes = np.flatnonzero(ended)
         final_raw, final_infos = raw, infos
         if len(lanes) and self._mode is AutoresetMode.SAME_STEP:
-            final_raw, final_infos = _with_finals(raw, infos, ended, self._env_id)
+            final_raw, final_infos = with_finals(raw, infos, ended, self._env_id)
         after = self._observe(row, final_raw, final_infos)
+        self._pay_bonuses(row, after, None)
         self._buffer.put(row)
         self._buffer.end_row()
         self._episodes.record(row["reward"])
         if len(lanes):
-            self._episodes.end(lanes, row["terminated"], final_infos)
+            self._episodes.end(lanes, row["terminated"], final_infos, self._bonus_returns())
             final = {**after, "role": ROLE_FINAL, "episode_id": self._episodes.episode_id, "step": self._episodes.step}
             self._buffer.append_final(final, lanes)
             if self._mode is AutoresetMode.DISABLED:
@@ -254,7 +267,23 @@ class Rollout:
                 name: np.where(ended.reshape(-1, *[1] * (value.ndim - 1)), first[name], value)
                 for name, value in after.items()
             }
+            self._begin_bonuses(after, ended)
         self._observation = after
+
+    def _pay_bonuses(
+        self, row: dict[str, Any], after: dict[str, NDArray[Any]], resetting: NDArray[np.bool_] | None
+    ) -> None:
+        """Add the bonus columns of the step that led to ``after``; what ``resetting`` lanes get is set to 0 later."""
+        if self._bonuses is not None:
+            lanes: NDArray[np.bool_] = np.ones(self._envs, np.bool_) if resetting is None else ~resetting
+            row.update(self._bonuses.pay(Arrival(after, self._heard, row.get("caption_count")), lanes))
+
+    def _begin_bonuses(self, observation: dict[str, NDArray[Any]], lanes: NDArray[np.bool_]) -> None:
+        if self._bonuses is not None:
+            self._bonuses.begin(Arrival(observation, self._heard), lanes)
+
+    def _bonus_returns(self) -> Mapping[str, NDArray[np.float64]]:
+        return {} if self._bonuses is None else self._bonuses.episode_returns()
 
     def _observe(
         self,
@@ -317,57 +346,3 @@ def _reset_state(state: Any, policy: Policy, lanes: NDArray[np.bool_]) -> Any:
         return None
     initial = policy.initial_state(len(lanes))
     return np.where(lanes.reshape(-1, *[1] * (np.ndim(state) - 1)), initial, state)
-
-
-def _with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_id: str) -> tuple[Any, dict[str, Any]]:
-    """Raw observations and infos in which ended lanes show their final ones (SAME_STEP keeps them in the infos)."""
-    finals = infos.get("final_obs")
-    if finals is None:
-        raise EnvironmentFault(
-            f"{env_id}: declares SAME_STEP autoreset but ended an episode without info['final_obs']; "
-            "without the final observation truncated episodes cannot be bootstrapped."
-        )
-    final_raw = _replace_lanes(raw, finals, np.flatnonzero(ended))
-    return final_raw, _merge_infos(infos, infos.get("final_info", {}), ended)
-
-
-def _merge_infos(infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[np.bool_]) -> dict[str, Any]:
-    """Per lane: the final info where the lane ended, the step's info elsewhere.
-
-    An ended lane's own infos are those of its reset: keys that its last step did not give are masked there.
-    """
-    merged = dict(infos)
-    for key, mine in infos.items():
-        if key.startswith("_") or key in finals:
-            continue
-        merged[f"_{key}"] = np.asarray(infos.get(f"_{key}", np.ones(len(ended), np.bool_))) & ~ended
-        if isinstance(mine, dict):
-            merged[key] = _merge_infos(mine, {}, ended)
-    for key, value in finals.items():
-        other = infos.get(key)
-        if isinstance(value, dict):
-            merged[key] = _merge_infos(other if isinstance(other, dict) else {}, value, ended)
-        else:
-            merged[key] = value if other is None else np.where(ended, value, other)
-    return merged
-
-
-def _replace_lanes(raw: Any, finals: Any, lanes: NDArray[np.intp]) -> Any:
-    if isinstance(raw, dict):
-        per_key = finals if isinstance(finals, dict) else None
-        return {
-            key: _replace_lanes(value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes)
-            for key, value in raw.items()
-        }
-    if isinstance(raw, tuple):  # a text of each lane, or the leaves of a Tuple space
-        if all(isinstance(text, str) for text in raw):
-            ended = set(lanes.tolist())
-            return tuple(finals[lane] if lane in ended else text for lane, text in enumerate(raw))
-        return tuple(
-            _replace_lanes(value, {lane: finals[lane][index] for lane in lanes}, lanes)
-            for index, value in enumerate(raw)
-        )
-    replaced = np.array(raw)
-    for lane in lanes:
-        replaced[lane] = finals[lane]
-    return replaced

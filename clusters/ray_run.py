@@ -138,7 +138,9 @@ class RayRun:
         if checkpoint is not None:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
-            self._plan = dataclasses.replace(self._plan, session=self._state.session)
+            self._plan = dataclasses.replace(
+                self._plan, session=self._state.session, steps_before=self._state.inserted_base
+            )
             if self._state.new_ring(checkpoint):
                 self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._ring, self._shard_node = opened.ring, opened.node_id
@@ -337,7 +339,14 @@ class RayRun:
         self._count(first_answer(self._shard.inserted_rows.remote(), "the replay shard"))
         self._count_learner(snapshot)
         tables = ray.get(self._hub.state.remote())
-        parts = checkpoint_parts(self._state, snapshot.learner_state, tables, snapshot.feed_state, snapshot.other_feeds)
+        parts = checkpoint_parts(
+            self._state,
+            snapshot.learner_state,
+            tables,
+            snapshot.feed_state,
+            snapshot.other_feeds,
+            snapshot.bonus_state,
+        )
         evaluated = () if self._evaluation is None else (self._evaluation[1],)  # it may yet be named best
         saved = self._journal.save(self._state.env_steps, parts, keep=evaluated)
         if saved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from onibi.clusters.bonus_plan import make_sources
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
     feed_state_of,
@@ -12,6 +13,7 @@ from onibi.clusters.run_state import (
     open_feed,
     open_shard,
     remove_stale_rings,
+    restore_bonuses,
     restore_learner,
     ring_path,
 )
@@ -62,8 +64,10 @@ def build_learner(
     ahead = plan.settings.learner.acceleration.prefetch_batches  # type: ignore[attr-defined]
     buffers = PrefetchedFeed.buffers_for(ahead)
     feed = open_feed(plan, path, plan.session, learner=number, buffers=buffers, empty=copies.empty)
+    sources = make_sources(plan, path, number)
     if checkpoint is not None:
         restore_learner(learner, checkpoint)
+        restore_bonuses(sources, checkpoint)
         state = feed_state_of(checkpoint, number)
         if state is not None:
             feed.restore(state)
@@ -80,5 +84,6 @@ def build_learner(
         publish if number == 0 else None,
         plan.settings.learner.publish_period_updates,  # type: ignore[attr-defined]
         faults=None if plan.faults is None else Path(plan.faults),
+        sources=sources,
     )
-    return LearnerParts(learner, source, loop, group)
+    return LearnerParts(learner, source, loop, group, sources)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from onibi.actors.action_fitting import action_fitting
 from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.actors.bonuses.row_bonuses import RowBonuses
 from onibi.actors.caption_counter import BAG_BITS
 from onibi.actors.captioners.captioner import Captioner
 from onibi.actors.captioners.registry import CAPTIONERS
@@ -19,12 +20,14 @@ from onibi.actors.evaluation import MixedWithRandom
 from onibi.actors.rollout import Rollout, RolloutIdentity
 from onibi.actors.views.registry import VIEWS
 from onibi.actors.views.view import View
-from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.bonus_plan import bonus_features, check_bonuses, needs_with_bonuses
+from onibi.clusters.run_settings import RunSettings, judges_chosen
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotator import Annotator, judge_of
 from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.features import FeaturesFactory
 from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.replay.draws import SlabDraws
@@ -34,7 +37,7 @@ from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 
-ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION = range(5)
+ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION, ROLE_BONUSES = range(6)
 
 
 def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
@@ -63,13 +66,15 @@ class RunPlan:
     annotation_table: str | None = None  # folder of the labels on disk; None: there are none
     faults: str | None = None  # folder for a batch that could not be learned from
 
+    features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
+    steps_before: int = 0  # env steps of the run whose rows are in no ring any more
     def for_actors(self) -> RunPlan:
         """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""
         return replace(self, settings=replace(self.settings, learner=NoLearner()))
 
     def for_stores(self) -> RunPlan:
         """The plan for roles that do not act either: a policy's factory may need torch, too."""
-        return replace(self.for_actors(), policy_factory=_no_policy)
+        return replace(self.for_actors(), policy_factory=_no_policy, features={})
 
     @property
     def groups(self) -> int:
@@ -108,7 +113,7 @@ class RunPlan:
         identity = RolloutIdentity(
             actor=0, incarnation=0, next_sequence=0, seed=role_seed(self.settings, ROLE_EVALUATION, seed)
         )
-        return self._rollout(policy, envs, identity)
+        return self._rollout(policy, envs, identity, weights)
 
     def make_learner(self) -> Learner:
         """The learner, untrained; deterministic under the run's seed.
@@ -228,15 +233,28 @@ class RunPlan:
         folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
         return replace(self, annotation_table=str(folder.absolute()))
 
-    def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity) -> Rollout:
+    def _rollout(
+        self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None
+    ) -> Rollout:
         settings = self.settings
         env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings)
         return Rollout(
-            env, view, captioner, policy, self.spec, settings.actors.rollout, identity, settings.environment.id
+            env,
+            view,
+            captioner,
+            policy,
+            self.spec,
+            settings.actors.rollout,
+            identity,
+            settings.environment.id,
+            bonuses=bonuses,
         )
 
+        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, envs, self.features)
+        if weights is not None:
+            bonuses.load(weights.bonuses)
 
 def _no_policy(lanes: LaneRange | None) -> Policy:
     raise AssertionError(f"a plan for stores acts for nobody, not for {lanes}")
@@ -280,7 +298,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
         observation=tuple(observation),
         actions=0 if fitting else int(space.n),  # type: ignore[attr-defined]
         keys_per_caption=max(1, captioner.keys_per_caption),
-        extra=needs.extra,
+    check_bonuses(settings, has_captions=has_captions)
         action=ArraySpec(name="action", dtype="float32", shape=(fitting.dimensions,)) if fitting else None,
         action_low=fitting.policy_bounds[0] if fitting else (),
         action_high=fitting.policy_bounds[1] if fitting else (),
@@ -289,7 +307,11 @@ def plan_run(settings: RunSettings) -> RunPlan:
     stack = frame_stack(settings.frame_stack, spec)
     if stack is not None:
         policy_factory = StackedPolicyFactory(policy_factory, stack)
-    return RunPlan(settings, spec, captioner.key_version, needs, policy_factory)
+    features = bonus_features(bonuses, spec)
+    return RunPlan(settings, spec, captioner.key_version, needs, policy_factory, features=features)
+    bonuses = settings.rewards.bonuses
+    needs = needs_with_bonuses(needs, bonuses, spec)
+    spec = replace(spec, extra=needs.extra)
 
 
 def _learners_spec(settings: RunSettings, spec: ReplaySpec) -> ReplaySpec:

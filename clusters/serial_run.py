@@ -13,6 +13,7 @@ from pathlib import Path
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
+from onibi.clusters.bonus_plan import make_sources
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
@@ -27,6 +28,7 @@ from onibi.clusters.run_state import (
     open_feed,
     open_shard,
     renewed_parts,
+    restore_bonuses,
     restore_learner,
     ring_path,
     state_of,
@@ -101,14 +103,20 @@ class SerialRun:
             newest = newest_caption(self._ring) if kept else 0
             cover_lost_captions(self._desk, newest, self._shard.logged_captions())
             self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
-            plan = self._plan = dataclasses.replace(plan, session=self._state.session)
+            plan = self._plan = dataclasses.replace(
+                plan, session=self._state.session, steps_before=self._state.inserted_base
+            )
             if self._state.new_ring(checkpoint):
                 self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._feed = open_feed(plan, self._ring, self._state.session)
         self._opened.callback(self._feed.close)
         learner = plan.make_learner()
+        self._sources = make_sources(plan, self._ring)
+        if self._sources is not None:
+            self._opened.callback(self._sources.close)
         if checkpoint is not None:
             restore_learner(learner, checkpoint)
+            restore_bonuses(self._sources, checkpoint)
             state = feed_state_of(checkpoint)
             if state is not None:
                 self._feed.restore(state)
@@ -123,6 +131,7 @@ class SerialRun:
             self._take_weights,
             settings.learner.publish_period_updates,  # type: ignore[attr-defined]
             faults=None if plan.faults is None else Path(plan.faults),
+            sources=self._sources,
         )
         for actor in range(settings.actors.count):
             self._rollouts.append(self._make_rollout(actor))
@@ -236,7 +245,14 @@ class SerialRun:
         self._state = dataclasses.replace(
             self._state, updates=self._loop.updates, drawn_rows=self._drawn_before + self._feed.drawn_rows
         )
-        parts = checkpoint_parts(self._state, self._learner.state_dict(), self._desk.state(), self._feed.state())
+        bonuses = None if self._sources is None else self._sources.state()
+        parts = checkpoint_parts(
+            self._state,
+            self._learner.state_dict(),
+            self._desk.state(),
+            self._feed.state(),
+            bonus_state=bonuses,
+        )
         return self._journal.save(self._state.env_steps, parts)
 
     def _evaluate(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -20,6 +20,7 @@ from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
 
 if TYPE_CHECKING:
+    from onibi.learners.bonuses.reward_sources import RewardSources
     from onibi.learners.worker_group import WorkerGroup
 
 _IDLE_SECONDS = 0.001
@@ -36,6 +37,7 @@ class LearnerParts:
     feed: ReplayFeed | PrefetchedFeed
     loop: LearnerLoop
     group: WorkerGroup | None = None
+    sources: RewardSources | None = None  # of bonuses, caps and schedules
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class LearnerSnapshot:
     learner_state: dict[str, NDArray[Any]]
     feed_state: FeedState
     other_feeds: tuple[FeedState, ...] = ()  # of the other ones of several learners
+    bonus_state: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @ray.remote(max_restarts=0)
@@ -127,7 +130,14 @@ class LearnerActor:
         """Weights and all state, copied."""
         parts = self._built()
         state = {name: tensor.detach().cpu().numpy() for name, tensor in parts.learner.state_dict().items()}
-        return LearnerSnapshot(parts.loop.updates, self._drawn_rows(), parts.loop.weights(), state, parts.feed.state())
+        return LearnerSnapshot(
+            updates=parts.loop.updates,
+            drawn_rows=self._drawn_rows(),
+            weights=parts.loop.weights(),
+            learner_state=state,
+            feed_state=parts.feed.state(),
+            bonus_state={} if parts.sources is None else parts.sources.state(),
+        )
 
     def feed_state(self) -> FeedState:
         """What only this one of several learners knows."""

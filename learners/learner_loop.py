@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,10 +19,11 @@ from onibi.platform.policy import Weights, WeightsVersion, updates_of, weights_v
 from onibi.platform.replay.draws import Batch
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
-from onibi.platform.reward_mixer import MixedRewards, RewardMixer
+from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer
 from onibi.platform.reward_table import RewardTable
 
 if TYPE_CHECKING:
+    from onibi.learners.bonuses.reward_sources import RewardSources
     from onibi.learners.device_copies import DeviceCopies
 
 
@@ -58,6 +59,7 @@ class LearnerLoop:
         publish: called with a copy of the weights whenever ``publish_period_updates`` more updates are made, and at the
             start where there are any updates; must not wait. None publishes nothing (all but one of several workers).
         faults: folder for a batch that could not be learned from; None: the system's for temporary files.
+        sources: what the mixer needs beside batch and table, and what learns with it (bonuses); None: nothing.
     """
 
     def __init__(
@@ -69,16 +71,17 @@ class LearnerLoop:
         publish: Callable[[Weights], None] | None,
         publish_period_updates: int,
         faults: Path | None = None,
+        sources: RewardSources | None = None,
     ) -> None:
         self._learner, self._source, self._mixer = learner, source, mixer
         self._incarnation, self._publish, self._period = incarnation, publish, publish_period_updates
-        self._faults, self._delay = faults, PublishDelay()
+        self._faults, self._sources, self._delay = faults, sources, PublishDelay()
         # A learner may do without: its arrays are then copied to its device when it comes to them.
         self._copies: DeviceCopies | None = getattr(learner, "copies", None)
         self._table: RewardTable | None = None
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
-        self.spent_seconds = {"draw": 0.0, "mix": 0.0, "update": 0.0, "publish": 0.0}
+        self.spent_seconds = {"draw": 0.0, "mix": 0.0, "update": 0.0, "publish": 0.0, "bonuses": 0.0}
         if learner.updates:
             self._publish_now()  # an untrained network publishes nothing: without weights policies act at random
 
@@ -109,7 +112,8 @@ class LearnerLoop:
         began = time.perf_counter()
         batch = self._source.draw()
         drawn = time.perf_counter()
-        mixed = self._mixer.mix(batch, self._table)
+        sources = NO_SOURCES if self._sources is None else self._sources.gather(batch, self._table)
+        mixed = self._mixer.mix(batch, self._table, sources)
         paid = time.perf_counter()
         before = self.updates
         updated = self._learn(batch, mixed)
@@ -123,11 +127,11 @@ class LearnerLoop:
         # An update may take several gradient steps, and so step over a multiple of the period.
         if self.updates // self._period > before // self._period:
             self._publish_now()
-        for part, seconds in zip(
-            self.spent_seconds,
-            (drawn - began, paid - drawn, learnt - paid, time.perf_counter() - learnt),
-            strict=True,
-        ):
+        published = time.perf_counter()
+        if self._sources is not None:
+            self._sources.learn()
+        spent = (drawn - began, paid - drawn, learnt - paid, published - learnt, time.perf_counter() - published)
+        for part, seconds in zip(self.spent_seconds, spent, strict=True):
             self.spent_seconds[part] += seconds
 
     def report(self) -> LearnerReport:
@@ -135,6 +139,8 @@ class LearnerLoop:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         means["learner/table_version"] = float(self.table_version)
+        if self._sources is not None:
+            means |= self._sources.metrics()
         return LearnerReport(self.updates, means | self._delay.take())
 
     def weights_arrived(self, version: WeightsVersion) -> None:
@@ -142,8 +148,9 @@ class LearnerLoop:
         self._delay.arrived(int(updates_of(np.asarray(version))), self.updates, time.monotonic())
 
     def weights(self) -> Weights:
-        """A copy of the weights as they are."""
-        return self._learner.weights(weights_version(self._incarnation, self.updates))
+        """A copy of the weights as they are, with what actors need for bonuses."""
+        weights = self._learner.weights(weights_version(self._incarnation, self.updates))
+        return weights if self._sources is None else replace(weights, bonuses=self._sources.weights())
 
     def _learn(self, batch: Batch, mixed: MixedRewards) -> Update:
         if self._copies is not None:
@@ -189,6 +196,7 @@ def batch_metrics(batch: Batch, mixed: MixedRewards, updates: int) -> dict[str, 
     metrics = {
         "learner/labelled_share": mixed.labelled_share,
         "learner/reward_clipped_share": mixed.clipped_share,
+        **{f"learner/{name}": value for name, value in mixed.metrics.items()},
     }
     versions = batch.policy_version if rows is None else batch.policy_version[rows]
     if not len(versions):  # a slab of final rows

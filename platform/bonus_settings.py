@@ -141,14 +141,12 @@ class E3b:
 
 def is_row_component(bonus: BonusSettings) -> bool:
     """Whether an actor writes what the bonus pays into the rows."""
-    return isinstance(bonus, E3bSettings) or (
-        isinstance(bonus, ObservationCountsSettings) and bonus.scope == "episodic"
-    )
+    return isinstance(bonus, E3bSettings) or getattr(bonus, "scope", "global") == "episodic"
 
 
 def is_batch_component(bonus: BonusSettings) -> bool:
     """Whether a module in the learner's process pays the bonus for drawn rows."""
-    return not is_row_component(bonus) and getattr(bonus, "scope", "global") == "global"
+    return not is_row_component(bonus)
 
 
 def pays_once_and_for_all(bonus: BonusSettings) -> bool:

@@ -34,6 +34,8 @@ class Weights:
 
     version: WeightsVersion
     arrays: dict[str, NDArray[Any]]
+    bonuses: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """What actors need to compute bonuses, named ``BONUS.ARRAY``."""
 
 
 @dataclass(frozen=True)

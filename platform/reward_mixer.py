@@ -20,9 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.bonus_settings import KeyCountsSettings, is_row_component
+from onibi.platform.bonus_settings import is_row_component
 from onibi.platform.coefficient import coefficient_at
-from onibi.platform.count_bonus import key_count_bonus
 from onibi.platform.errors import TrainingError
 from onibi.platform.reward_bounds import Bounds, step_bounds
 from onibi.platform.reward_settings import EXTRINSIC, INTRINSIC, RewardSettings
@@ -60,7 +59,7 @@ class Sources:
     modules: Mapping[str, Numbers] = field(default_factory=dict)
     """What modules pay for ``batch`` components."""
     paid_before: Mapping[str, Numbers] = field(default_factory=dict)
-    """What the steps before in the episode would be paid without a cap, by component that has an ``episode_cap``."""
+    """What the steps before in the episode would be paid without a cap: of ``intrinsic``, where it has one."""
     env_steps: int = 0
     """Of the run, as far as the learner knows: for schedules."""
 
@@ -84,7 +83,7 @@ class MixedRewards:
     """−1 where there was no table yet."""
     metrics: dict[str, float] = field(default_factory=dict)
     """``reward_clipped_share/NAME``, ``reward_missing_share/NAME``, ``reward_capped_share/NAME``,
-    ``coefficient/NAME`` and ``reward_NAME*NAME`` of products, where they say something."""
+    ``coefficient/NAME`` and ``reward_product/NAME-NAME``, where they say something."""
 
 
 class RewardMixer:
@@ -129,7 +128,7 @@ class RewardMixer:
                 assert owner is not None
                 coefficient = coefficient_at(owner.coefficient, steps)
                 plain = self._plain(name, rows, table, sources, metrics)
-                if owner.episode_cap is not None:
+                if name == INTRINSIC and owner.episode_cap is not None:  # of row components the actor has seen to it
                     plain = _capped(plain, owner.episode_cap, _source(sources.paid_before, name), used, metrics, name)
             if self.scheduled:
                 metrics[f"coefficient/{name}"] = coefficient
@@ -142,13 +141,6 @@ class RewardMixer:
             table_version=-1 if table is None else table.version,
             metrics=metrics,
         )
-
-    def uncapped(self, component: str, rows: RewardRows, table: RewardTable | None, sources: Sources) -> Numbers:
-        """What a component that is no module pays without a cap, before its coefficient; for sums over episodes.
-
-        Args as for ``mix``. Returns: [...] float32, 0 where ``used`` is False.
-        """
-        return np.where(rows.used, self._plain(component, rows, table, sources, {}), np.float32(0))
 
     def _extrinsic(self, rows: RewardRows) -> tuple[Numbers, float]:
         settings, used = self.settings.extrinsic, rows.used
@@ -174,9 +166,7 @@ class RewardMixer:
             power = self.settings.intrinsic.count_power
             return caption_rewards(table, rows.caption_id, rows.caption_count, power)[0]
         bonus = self.settings.bonuses[name]
-        if isinstance(bonus, KeyCountsSettings) and bonus.scope == "episodic":
-            told = key_count_bonus(table, rows.caption_id, rows.caption_count, bonus.power)
-        elif is_row_component(bonus):
+        if is_row_component(bonus):
             told = _source(sources.rows, name)
             missing = np.isnan(told)
             metrics[f"reward_missing_share/{name}"] = _share(missing, rows.used)
@@ -193,7 +183,7 @@ class RewardMixer:
             for name in term[1:]:
                 part = part * components[name]
             if len(term) > 1:
-                metrics[f"reward_{'*'.join(term)}"] = float(part[used].mean()) if used.any() else 0.0
+                metrics[f"reward_product/{'-'.join(term)}"] = float(part[used].mean()) if used.any() else 0.0
             total = part if total is None else total + part
         assert total is not None, "the settings have one component at least"
         return total
