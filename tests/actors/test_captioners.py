@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -59,10 +62,23 @@ def vector(*envs):
     return SyncVectorEnv([lambda env=env: env for env in envs], autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
+NEEDED = {"function": {"path": f"{__name__}:tell"}}
+
+
+def tell(raw, infos):
+    """A user's function."""
+    return [bytes(line).partition(b"\0")[0].decode() for line in raw["message"]]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or types.SimpleNamespace(tell=tell))
+
+
 @pytest.mark.parametrize("kind", CAPTIONERS)
 def test_every_captioner_gives_each_environment_a_caption_that_a_table_takes(kind):
     owner = load_class(CAPTIONERS, kind)
-    captioner = owner(read_settings(owner.Settings, {"kind": kind}))
+    captioner = owner(read_settings(owner.Settings, {"kind": kind, **NEEDED.get(kind, {})}))
     assert captioner.key_version
     envs = vector(Speaker(), Speaker(), Speaker())
     table = CaptionTable(max(1, captioner.keys_per_caption), captioner.key_version)
@@ -76,7 +92,7 @@ def test_every_captioner_gives_each_environment_a_caption_that_a_table_takes(kin
         observation, *_, infos = envs.step(np.zeros(3, np.int64))
     envs.close()
     # 3 different texts were said; their one key is "Step # of the stairs.", and MiniGrid never counts.
-    assert (len(table), table.key_count) == {"none": (1, 0), "minigrid": (4, 3)}.get(kind, (4, 1))
+    assert (len(table), table.key_count) == {"none": (1, 0), "minigrid": (4, 3), "text": (2, 1)}.get(kind, (4, 1))
 
 
 def test_info_captions_follow_the_mask_of_the_vector_environment():
