@@ -12,20 +12,20 @@ length as a whole. Compressed replies are refused: a kilobyte may unfold to any 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import httpx2
 import openai
 import tenacity
 from pydantic import Field
 
+from onibi.actors.annotators.body_limit import body_limit
+from onibi.actors.annotators.call_fault import CallDropped, CallFault, retry_after_seconds
 from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
 from onibi.actors.annotators.completion import Completion, CompletionFault, read_completion
 from onibi.actors.annotators.rate_limit import RateLimiter
@@ -33,8 +33,6 @@ from onibi.actors.annotators.spending import SpendingLedger
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.redaction import without_secrets
-
-log = logging.getLogger(__name__)
 
 _PROMPT_OVERHEAD_TOKENS = 64  # what a chat format puts around two messages
 _REPEATED = (
@@ -73,31 +71,11 @@ class ServerSettings(Settings):
             )
 
 
-class CallFault(AnnotatorError):
-    """A request brought no answer.
+class Patience(Protocol):
+    """How long the answer to a call is wanted."""
 
-    Args:
-        failure: what kind.
-        message: for the user.
-        status: of the reply; 0 where there was none.
-        wait_seconds: what the server asked for.
-        sent: False where the request never left.
-    """
-
-    def __init__(
-        self,
-        failure: CallFailure,
-        message: str,
-        *,
-        status: int = 0,
-        wait_seconds: float | None = None,
-        sent: bool = True,
-    ) -> None:
-        super().__init__(message)
-        self.failure = failure
-        self.status = status
-        self.wait_seconds = wait_seconds
-        self.sent = sent
+    deadline: float  # by time.monotonic; no attempt starts that may end later
+    given_up: bool  # no attempt starts any more
 
 
 @dataclass(frozen=True)
@@ -169,7 +147,7 @@ class ModelServer:
                 http_client=openai.DefaultAsyncHttpxClient(
                     # A redirected request would take captions and perhaps the key elsewhere.
                     follow_redirects=False,
-                    event_hooks={"response": [self._limit_body]},
+                    event_hooks={"response": [body_limit(settings.reply_bytes, self._shown_url)]},
                 ),
             )
         except (httpx2.InvalidURL, ValueError) as error:
@@ -177,35 +155,36 @@ class ModelServer:
                 f"annotator.base_url {self._shown_url!r}: {error}; expected http://host:port/v1"
             ) from error
 
-    async def ask(self, call: Call, deadline: float) -> Answer:
+    async def ask(self, call: Call, patience: Patience) -> Answer:
         """The answer to a call, repeated where it fails in a way that may pass.
 
         Args:
             call: what to ask.
-            deadline: by ``time.monotonic``; no attempt starts that may end later.
+            patience: how long the answer is wanted; looked at before each attempt.
 
         Raises:
             CallFault: of the last attempt.
+            CallDropped: it was given up before its first attempt.
             BudgetSpentError: its worst case does not fit what is left, with nothing else in flight.
         """
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_may_pass),
             wait=self._wait_seconds,
-            stop=lambda state: self._is_last(state, deadline),
+            stop=lambda state: self._is_last(state, patience),
             sleep=asyncio.sleep,
             reraise=True,
         )
         async for attempt in attempts:
             with attempt:
-                return await self._attempt(call, deadline, again=attempt.retry_state.attempt_number > 1)
+                return await self._attempt(call, patience, again=attempt.retry_state.attempt_number > 1)
         raise AssertionError("tenacity ends with an answer or an error")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _attempt(self, call: Call, deadline: float, *, again: bool) -> Answer:
-        latest = deadline - self._settings.timeout_seconds
+    async def _attempt(self, call: Call, patience: Patience, *, again: bool) -> Answer:
+        latest = patience.deadline - self._settings.timeout_seconds
         async with self._slots:
             most_prompt = call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS
             expected = math.ceil(most_prompt * self._tokens_per_byte) + call.reply_tokens
@@ -216,6 +195,8 @@ class ModelServer:
                     f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds",
                     wait_seconds=math.inf,
                 )
+            if patience.given_up:
+                raise CallDropped(f"model server {self._shown_url}: given up with its batch")
             reserved = await self._reserve(most_prompt, call.reply_tokens)
             used: tuple[int, int] | None = (most_prompt, call.reply_tokens)  # what an unknown end is counted as
             self._open.count += 1
@@ -319,40 +300,11 @@ class ModelServer:
         backoff = tenacity.wait_random_exponential(settings.first_wait_seconds, settings.longest_wait_seconds)
         return backoff(state)  # uniform from 0 to the doubled time: those that failed together do not come together
 
-    def _is_last(self, state: tenacity.RetryCallState, deadline: float) -> bool:
+    def _is_last(self, state: tenacity.RetryCallState, patience: Patience) -> bool:
         settings = self._settings
         too_long = state.upcoming_sleep > settings.longest_wait_seconds
         ends = time.monotonic() + state.upcoming_sleep + settings.timeout_seconds
-        return state.attempt_number > settings.retries or too_long or ends > deadline
-
-    async def _limit_body(self, response: httpx2.Response) -> None:
-        """Runs before the body is read, of error replies as well."""
-        coding = response.headers.get("content-encoding", "identity").strip().lower()
-        if coding not in ("", "identity"):
-            raise CallFault(
-                CallFailure.MALFORMED, f"model server {self._shown_url}: its reply is {coding}-compressed, unasked"
-            )
-        assert isinstance(response.stream, httpx2.AsyncByteStream)  # of an async client
-        response.stream = _LimitedStream(response.stream, self._settings.reply_bytes, self._shown_url)
-
-
-class _LimitedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int, url: str) -> None:
-        self._stream, self._most_bytes, self._url = stream, most_bytes, url
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        length = 0
-        async for chunk in self._stream:
-            length += len(chunk)
-            if length > self._most_bytes:
-                raise CallFault(
-                    CallFailure.TOO_LONG,
-                    f"model server {self._url}: a reply of over {self._most_bytes} bytes was broken off (reply_bytes)",
-                )
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+        return state.attempt_number > settings.retries or too_long or ends > patience.deadline or patience.given_up
 
 
 def api_key(variable: str | None) -> str:
@@ -369,24 +321,6 @@ def api_key(variable: str | None) -> str:
             "it where the run is started, on a cluster on every node"
         )
     return key
-
-
-def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """What Retry-After asks for, 0 or more; None where it is absent or no time.
-
-    Args:
-        headers: of the reply.
-        now: seconds since 1970.
-    """
-    text = headers.get("retry-after", "").strip()
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _may_pass(error: BaseException) -> bool:

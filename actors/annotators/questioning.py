@@ -17,8 +17,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onibi.actors.annotators.call_fault import CallDropped, CallFault
 from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
-from onibi.actors.annotators.model_server import Answer, Call, CallFault, ModelServer
+from onibi.actors.annotators.model_server import Answer, Call, ModelServer
 from onibi.actors.annotators.prompt import AnswerForm, Prompt, PromptWriter
 from onibi.actors.annotators.question import Item, Judged, Origin, Question, Result
 from onibi.actors.annotators.reply import Verdict, read_reply
@@ -146,10 +147,10 @@ class Questioning:
     async def _judge(
         self, question: Question[Item, Result], items: Sequence[Item], writer: PromptWriter, batch: _Batch
     ) -> list[Judged]:
-        if batch.given_up:
-            return []
         try:
             form, answer = await self._ask(question, items, writer, batch)
+        except CallDropped:
+            return []
         except AnnotatorError as fault:
             batch.fail(fault)
             raise
@@ -201,7 +202,7 @@ class Questioning:
     ) -> Answer:
         prompt = question.prompt(writer, items, form)
         call = self._make_call(prompt, len(items), list(question.words(form).values()), form)
-        return await self._server.ask(call, batch.deadline)
+        return await self._server.ask(call, batch)
 
     def _read(
         self, answer: Answer, count: int, words: Mapping[str, str], form: AnswerForm

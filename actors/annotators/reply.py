@@ -80,7 +80,13 @@ def _read_json(body: str, count: int, words: Sequence[str], explain: bool) -> li
     names = [str(number) for number in range(1, count + 1)]
     if set(answers) != set(names):
         raise _Unreadable(f"found {len(answers)} keys, expected exactly 1 to {count}")
-    return [_json_verdict(answers[name], words, explain) for name in names]
+    if count == 1:
+        return [_json_verdict(answers["1"], body, words, explain)]
+    return [_json_verdict(answers[name], _entry_text(name, answers[name]), words, explain) for name in names]
+
+
+def _entry_text(name: str, answer: object) -> str:
+    return json.dumps({name: answer}, ensure_ascii=False)
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -90,8 +96,7 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return mapping
 
 
-def _json_verdict(entry: object, words: Sequence[str], explain: bool) -> Verdict:
-    text = json.dumps(entry, ensure_ascii=False)
+def _json_verdict(entry: object, text: str, words: Sequence[str], explain: bool) -> Verdict:
     label = entry
     if explain:
         if not isinstance(entry, Mapping) or set(entry) != {"analysis", "label"}:
@@ -108,7 +113,7 @@ def _read_lines(body: str, count: int, words: Sequence[str], explain: bool) -> l
         word = _word(lines[0], words)
         if word is not None:
             return [Verdict(word, lines[0])]
-    found: dict[int, str] = {}
+    found: dict[int, tuple[str, str]] = {}
     for line in lines:
         match = _LINE.match(line)
         if match is None:
@@ -116,20 +121,20 @@ def _read_lines(body: str, count: int, words: Sequence[str], explain: bool) -> l
         number = int(match["number"])
         if number in found:
             raise _Unreadable(f"number {number} is answered twice")
-        found[number] = match["answer"]
+        found[number] = (match["answer"], line)
     if set(found) != set(range(1, count + 1)):
         raise _Unreadable(f"answers for {len(found)} numbers, expected exactly 1 to {count}")
-    return [_line_verdict(found[number], words, explain) for number in range(1, count + 1)]
+    return [_line_verdict(*found[number], words, explain) for number in range(1, count + 1)]
 
 
-def _line_verdict(answer: str, words: Sequence[str], explain: bool) -> Verdict:
+def _line_verdict(answer: str, line: str, words: Sequence[str], explain: bool) -> Verdict:
     label = answer
     if explain:
         if answer.count(_ARROW) != 1:
-            return Verdict(None, answer, f"expected one {_ARROW!r} between analysis and answer")
+            return Verdict(None, line, f"expected one {_ARROW!r} between analysis and answer")
         label = answer.partition(_ARROW)[2]
     word = _word(label, words)
-    return Verdict(word, answer, "" if word else f"the answer is none of {', '.join(words)}")
+    return Verdict(word, line, "" if word else f"the answer is none of {', '.join(words)}")
 
 
 def _word(text: str, words: Sequence[str]) -> str | None:
