@@ -83,7 +83,7 @@ _TEXT_PROMPT = re.compile(
     r"|\(For instructions|\(Use |Pick an object\.|Select )"
 )
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
-_ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"|.*$)', re.DOTALL)
+_ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"\.?|.*$)', re.DOTALL)
 _GIVEN_NAME = re.compile(r"\b(named|called) (.+)$")
 _AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?(?: whispers:)?[.!?]?")
 # Help and far look: the symbol, a gap, and what it stands for. The manual speaks, nothing happened.

@@ -113,7 +113,7 @@ PAGES = [
         ["Status of the lichen (neutral): Level # HP #(#) AC #."],
     ),
     (
-        'Something is engraved here.\nYou read: "The door opens."\nYou stop.',
+        'Something is engraved here.\nYou read: "The door opens.".\nYou stop.',
         ["Something is engraved here.", "You read what is written.", "You stop."],
     ),
     (
