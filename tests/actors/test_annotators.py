@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pyarrow.parquet as pq
 import pytest
 
 from onibi.actors.annotators.registry import ANNOTATORS
@@ -14,11 +15,12 @@ from onibi.platform.captions import text_hash
 from onibi.platform.config import load_class, read_settings, to_mapping
 from onibi.platform.errors import ConfigError
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable
+from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable, labels_to_arrow
 
 TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vow."]
 
 
+JUDGES = [kind for kind in ANNOTATORS if kind != "auto"]  # auto is one of the others: tests/actors/test_auto.py
 NEEDED: dict[str, dict[str, str]] = {}  # what the settings of a kind cannot do without
 
 
@@ -32,11 +34,20 @@ def make(kind):
     return owner(read_settings(owner.Settings, {"kind": kind, **NEEDED.get(kind, {})}))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def recorded(tmp_path_factory):
+    """Labels for `replay` to give again."""
+    path = tmp_path_factory.mktemp("recorded") / "labels.parquet"
+    lexicon = make("lexicon")
+    pq.write_table(labels_to_arrow(lexicon.annotate(requests(*TEXTS), lexicon.goal)), path)
+    NEEDED["replay"] = {"path": str(path)}
+
+
 def requests(*texts):
     return [AnnotationRequest(key=index, key_text=text, raw_text=f"raw {text}") for index, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_each_request_gets_one_label_that_says_where_it_came_from(kind):
     annotator = make(kind)
     labels = list(annotator.annotate(requests(*TEXTS), annotator.goal))
@@ -57,7 +68,7 @@ def test_each_request_gets_one_label_that_says_where_it_came_from(kind):
     annotator.close()
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_each_pair_gets_one_preference_that_says_where_it_came_from(kind):
     annotator = make(kind)
     first, second, third = requests(*TEXTS)
@@ -73,17 +84,17 @@ def test_each_pair_gets_one_preference_that_says_where_it_came_from(kind):
     annotator.close()
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_its_figures_are_numbers(kind):
     assert all(isinstance(value, float) for value in make(kind).statistics().values())
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_a_second_one_of_the_same_settings_has_the_same_prompt_version(kind):
     assert make(kind).prompt_version == make(kind).prompt_version
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_its_labels_reach_the_reward_table(kind):
     annotator = make(kind)
     desk = AnnotationDesk(
@@ -101,7 +112,7 @@ def test_its_labels_reach_the_reward_table(kind):
     annotator.close()
 
 
-@pytest.mark.parametrize("kind", ANNOTATORS)
+@pytest.mark.parametrize("kind", JUDGES)
 def test_settings_survive_yaml_and_unknown_keys_are_refused(kind):
     owner = load_class(ANNOTATORS, kind)
     given = owner.Settings(**NEEDED.get(kind, {}))
