@@ -64,9 +64,9 @@ class ServerSettings(Settings):
     reply_bytes: Annotated[int, Field(ge=1024)] = 1_000_000  # of one body; more is broken off
 
     def __post_init__(self) -> None:
-        if self.timeout_seconds > self.batch_seconds:
+        if self.timeout_seconds >= self.batch_seconds:
             raise ValueError(
-                f"timeout_seconds {self.timeout_seconds} is above batch_seconds {self.batch_seconds}: no request "
+                f"timeout_seconds {self.timeout_seconds} is not below batch_seconds {self.batch_seconds}: no request "
                 "could start"
             )
 
@@ -192,7 +192,8 @@ class ModelServer:
             if admission is None or time.monotonic() > latest:
                 raise CallFault(
                     CallFailure.RATE_LIMITED,
-                    f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds",
+                    f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds; "
+                    "what is left is asked again later",
                     wait_seconds=math.inf,
                 )
             if patience.given_up:

@@ -17,6 +17,7 @@ and budgets are ours; prompts are ours.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from onibi.actors.annotators.background_loop import BackgroundLoop
-from onibi.actors.annotators.call_statistics import CallStatistics
+from onibi.actors.annotators.call_fault import CallFault
+from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
 from onibi.actors.annotators.model_server import Call, ModelServer, ServerSettings
 from onibi.actors.annotators.prompt import AnswerForm, Prompt, PromptWriter, answer_schema
 from onibi.actors.annotators.prompt_template import read_prompt_template
@@ -108,6 +110,7 @@ class OpenaiAnnotator:
         self._questioning: Questioning | None = None
         self._budget_spent: BudgetSpentError | None = None
         self._unable = False
+        self._connecting = threading.Lock()
 
     @property
     def goal(self) -> str:
@@ -159,9 +162,9 @@ class OpenaiAnnotator:
 
     def close(self) -> None:
         """Cancel what is asked and close the connections."""
-        if self._questioning is not None:
-            self._loop.run(self._questioning.close())
-        self._loop.close()
+        questioning, self._questioning = self._questioning, None
+        if questioning is not None:
+            self._loop.close(questioning.close)
 
     def _ask(self, question: Question[Item, Result], items: Sequence[Item], goal: str) -> Iterator[Result]:
         if not items:
@@ -171,15 +174,18 @@ class OpenaiAnnotator:
         writer = self._writer(goal)
         origin = Origin(annotator="openai", model=self.settings.model, prompt_version=self._version(goal), goal=goal)
         try:
-            if self._questioning is None:
-                self._questioning = self._loop.run(self._connected())
+            with self._connecting:  # several threads may ask
+                if self._questioning is None:
+                    self._questioning = self._loop.run(self._connected())
+                questioning = self._questioning
             self._unable = False
-            yield from self._loop.iterate(self._questioning.results(question, items, writer, origin))
+            yield from self._loop.iterate(questioning.results(question, items, writer, origin))
         except BudgetSpentError as error:
             self._budget_spent, self._unable = error, True
             raise
-        except AnnotatorError:
-            self._unable = True
+        except AnnotatorError as error:
+            # A limit of our own says nothing of the server.
+            self._unable = not (isinstance(error, CallFault) and error.failure is CallFailure.RATE_LIMITED)
             raise
 
     async def _connected(self) -> Questioning:

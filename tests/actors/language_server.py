@@ -84,7 +84,8 @@ class Call:
 
     def __init__(self, handler: http.server.BaseHTTPRequestHandler, body: dict[str, Any], number: int) -> None:
         self.handler, self.body, self.number = handler, body, number
-        self.headers, self.path = dict(handler.headers), handler.path
+        self.headers = {name.lower(): value for name, value in handler.headers.items()}
+        self.path = handler.path
 
     def reply(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.handler.send_response(status)
