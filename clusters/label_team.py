@@ -1,0 +1,62 @@
+"""The annotators of a Ray run and the reward model that learns from what they say, as the coordinator sees them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import ray
+
+from onibi.clusters.annotator_team import AnnotatorTeam
+from onibi.clusters.reward_model_plan import (
+    ModelState,
+    has_reward_model,
+    make_reward_learner,
+    reward_model_state,
+    with_reward_model,
+)
+from onibi.clusters.role_calls import start_actor
+from onibi.clusters.run_plan import RunPlan
+from onibi.platform.checkpoint import Checkpoint, CheckpointParts
+
+log = logging.getLogger(__name__)
+
+_REWARD_MODEL = "reward model"
+_STATE_SECONDS = 5.0
+
+
+class LabelTeam(AnnotatorTeam):
+    """Annotators and, where what captions pay is learnt, the reward model.
+
+    Args:
+        plan: what to build, without what stores do not need.
+        hub: handle.
+        checkpoint: to go on from; None starts anew.
+    """
+
+    def __init__(self, plan: RunPlan, hub: Any, checkpoint: Checkpoint | None) -> None:
+        super().__init__(plan, hub)
+        self._state: ModelState | None = reward_model_state(checkpoint)
+        if has_reward_model(plan.settings):
+            # Loads torch: imported where there is such a model alone.
+            from onibi.learners.reward_models.reward_model_actor import REWARD_MODEL_OPTIONS, RewardModelActor
+
+            make, period = functools.partial(make_reward_learner, plan), plan.settings.reward_model.period_seconds
+            self.handles[_REWARD_MODEL] = start_actor(RewardModelActor, REWARD_MODEL_OPTIONS, make, self._state, period)
+
+    @staticmethod
+    def includes(role: str) -> bool:
+        """Whether a role is one of this team's."""
+        return role == _REWARD_MODEL or AnnotatorTeam.includes(role)
+
+    def keep(self, parts: CheckpointParts) -> CheckpointParts:
+        """The parts of a checkpoint with the reward model's among them, as it was after its last whole round."""
+        if _REWARD_MODEL in self.handles:
+            reference = self.handles[_REWARD_MODEL].state.remote()
+            try:
+                if ray.wait([reference], timeout=_STATE_SECONDS)[0]:
+                    self._state = ray.get(reference) or self._state
+            except ray.exceptions.RayError as error:  # it is being replaced: what it was before is kept
+                log.warning("the reward model's state is that of an earlier checkpoint: %s", error)
+        return with_reward_model(parts, self._state)
