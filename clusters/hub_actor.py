@@ -26,6 +26,7 @@ from onibi.platform.labels import Judge, Label, Preference
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.reward_table import RewardTable
+from onibi.platform.reward_training import LabelledKeys, MemberScores
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,19 @@ class HubActor:
         self._desk.advance(env_steps)
         if self._desk.table_version > version:
             self._table_news.tell()
+
+    async def training_data(self, newer_than: int, wait_seconds: float) -> LabelledKeys | None:
+        """What a reward model learns from, with a version above ``newer_than``; None when there was none in time."""
+        data = self._desk.training_data(newer_than)
+        if data is None:
+            await self._table_news.wait(wait_seconds)
+            data = self._desk.training_data(newer_than)
+        return data
+
+    async def set_scores(self, scores: MemberScores) -> None:
+        """The newest scores of a reward model: they make a new table."""
+        self._desk.set_scores(scores)
+        self._table_news.tell()
 
     async def table_after(self, version: int, wait_seconds: float) -> RewardTable | None:
         """A reward table newer than ``version``; None when none came in time."""

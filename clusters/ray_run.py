@@ -14,8 +14,8 @@ import ray
 
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
-from onibi.clusters.annotator_team import AnnotatorTeam
 from onibi.clusters.hub_actor import HubActor, hub_options
+from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.role_calls import (
     PROCESS_DIED,
@@ -147,7 +147,7 @@ class RayRun:
         self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
         self._start_learners(checkpoint)
         acting = self._plan.for_actors()
-        self._annotators = AnnotatorTeam(stores, self._hub)
+        self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
         self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
         for actor in range(settings.actors.count):
@@ -263,7 +263,7 @@ class RayRun:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
-        if AnnotatorTeam.includes(role):
+        if LabelTeam.includes(role):
             note = self._annotators.lost(role, cause)
             if note is not None:
                 self._journal.note(note)
@@ -348,7 +348,7 @@ class RayRun:
             snapshot.bonus_state,
         )
         evaluated = () if self._evaluation is None else (self._evaluation[1],)  # it may yet be named best
-        saved = self._journal.save(self._state.env_steps, parts, keep=evaluated)
+        saved = self._journal.save(self._state.env_steps, self._annotators.keep(parts), keep=evaluated)
         if saved:
             self._checkpoint = self._journal.last_checkpoint()
         return saved

@@ -12,6 +12,7 @@ from onibi.actors.evaluation import EvaluationSettings
 from onibi.actors.rollout import RolloutSettings
 from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
+from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.annotation_settings import AnnotationSettings
 from onibi.platform.config import Settings, selected, selected_each
 from onibi.platform.replay.frame_stack import FrameStackSettings
@@ -127,6 +128,7 @@ class RunSettings(Settings):
     annotators: dict[str, Settings] = selected_each(ANNOTATORS)  # more of them, at the same time
     annotation: AnnotationSettings = field(default_factory=AnnotationSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
+    reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)
     actors: ActorsSettings = field(default_factory=ActorsSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     learner: Settings = selected(LEARNERS, "dqn")

@@ -14,6 +14,7 @@ from pathlib import Path
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
 from onibi.clusters.bonus_plan import make_sources
+from onibi.clusters.reward_model_plan import SerialRewardModel
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
@@ -79,6 +80,7 @@ class SerialRun:
         if checkpoint is not None:
             self._desk.restore(dict(checkpoint.tables))
         self._annotation = SerialAnnotation(plan, self._desk)
+        self._reward_model = SerialRewardModel(plan, self._desk, checkpoint)
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
         self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
@@ -192,6 +194,7 @@ class SerialRun:
         self._desk.see(*inserted.sightings())
         self._desk.advance(self._state.env_steps)
         self._annotation.turn()
+        self._reward_model.turn(self._state.env_steps)
         table = self._desk.table(newer_than=self._loop.table_version)
         if table is not None:
             self._loop.set_table(table)
@@ -253,7 +256,7 @@ class SerialRun:
             self._feed.state(),
             bonus_state=bonuses,
         )
-        return self._journal.save(self._state.env_steps, parts)
+        return self._journal.save(self._state.env_steps, self._reward_model.keep(parts))
 
     def _evaluate(self) -> None:
         period = self._settings.evaluation.period_env_steps
