@@ -37,6 +37,10 @@ def _table(kind: str) -> tuple[str, ...]:
     )
 
 
+# KeyRoom has 11 keys that are asked, and so 55 pairs: under the defaults, 20 keys and 256 pairs, a model never pays.
+_FEW_KEYS, _FEW_PAIRS = ("rewards.intrinsic.minimum_keys=5",), "rewards.intrinsic.minimum_pairs=30"
+
+
 @dataclass(frozen=True)
 class _Task:
     """What all arms of a task have in common.
@@ -126,8 +130,8 @@ _TASKS = (
 
 _KEYROOM_CONTROLS = (
     _KEYROOM.arm("permuted", *_lexicon("nethack"), "rewards.intrinsic.control=permuted"),
-    _KEYROOM.arm("classification", *_lexicon("nethack"), *_table("classification")),
-    _KEYROOM.arm("ranking", *_lexicon("nethack"), *_table("ranking")),
+    _KEYROOM.arm("classification", *_lexicon("nethack"), *_table("classification"), *_FEW_KEYS),
+    _KEYROOM.arm("ranking", *_lexicon("nethack"), *_table("ranking"), *_FEW_KEYS, _FEW_PAIRS),
     _KEYROOM.arm("rnd", *_EXTRINSIC, "rewards.bonuses.rnd.kind=rnd", f"rewards.bonuses.rnd.coefficient={_COEFFICIENT}"),
 )
 
