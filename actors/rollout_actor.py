@@ -10,10 +10,12 @@ from typing import Any
 
 import ray
 
+from onibi.actors.inference_actor import InferenceCalls, StoppedAskingError
 from onibi.actors.rollout import Rollout
 from onibi.platform.fragment_batch import to_batch
 from onibi.platform.policy import Weights
 from onibi.platform.process_usage import ProcessUsage, process_usage
+from onibi.platform.remote_policy import Ask
 
 _NEWS_WAIT_SECONDS = 30.0
 
@@ -51,6 +53,10 @@ class WeightsPoll:
 ROLLOUT_OPTIONS: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0, "max_concurrency": 2}
 
 
+def _no_weights(_version: int) -> None:
+    """They go to the process that computes the forward passes."""
+
+
 @ray.remote
 class RolloutActor:
     """Collects until told to stop. Ray restarts the process when it dies; ``run`` then has to be called again.
@@ -58,7 +64,7 @@ class RolloutActor:
     Needs two threads of Ray's: ``run`` keeps one, the others' calls come in on the second (``ROLLOUT_OPTIONS``).
 
     Args:
-        make_rollout: (group in the ring, incarnation, next sequence) → Rollout.
+        make_rollout: (group in the ring, incarnation, next sequence, who computes forward passes) → Rollout.
         actor: index in the run.
         envs: E.
         fragments_in_flight: sent and not yet answered; the actor waits at this number.
@@ -66,7 +72,7 @@ class RolloutActor:
 
     def __init__(
         self,
-        make_rollout: Callable[[int, int, int], Rollout],
+        make_rollout: Callable[[int, int, int, Ask | None], Rollout],
         actor: int,
         envs: int,
         fragments_in_flight: int,
@@ -76,11 +82,12 @@ class RolloutActor:
         self._stopping = threading.Event()
         self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
 
-    def run(self, shard: Any, hub: Any) -> None:
+    def run(self, shard: Any, hub: Any, inference: Any = None) -> None:
         """Register, which may have to wait until the ring has lanes for it; then collect and send until :meth:`stop`.
 
         Args:
             shard, hub: handles; not the constructor's, whose arguments must outlive every restart.
+            inference: handle of the ``InferenceActor`` that computes forward passes; None: this process does.
 
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
@@ -88,8 +95,9 @@ class RolloutActor:
         lease = self._lease(shard)
         if lease is None:
             return
-        rollout = self._make_rollout(lease.actor, lease.incarnation, lease.next_sequence)
-        poll = WeightsPoll(hub)
+        ask = None if inference is None else InferenceCalls(inference, self._stopping.is_set)
+        rollout = self._make_rollout(lease.actor, lease.incarnation, lease.next_sequence, ask)
+        poll = WeightsPoll(hub) if ask is None else _no_weights
         pending: deque[Any] = deque()
         try:
             while not self._stopping.is_set():
@@ -105,6 +113,8 @@ class RolloutActor:
                 self._seconds["collect"] += collected - began
                 self._seconds["send"] += sent - collected
                 self._seconds["wait"] += time.perf_counter() - sent
+        except StoppedAskingError:
+            return
         finally:
             rollout.close()
 

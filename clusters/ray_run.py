@@ -13,7 +13,6 @@ from typing import Any
 import ray
 
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
-from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
@@ -26,6 +25,7 @@ from onibi.clusters.role_calls import (
     stuck_message,
 )
 from onibi.clusters.roles import open_run_shard
+from onibi.clusters.rollout_team import RolloutTeam
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
@@ -78,7 +78,7 @@ class RayRun:
         self._running: dict[Any, str] = {}  # reference of each role's run() → whose it is
         self._evaluation: tuple[Any, int] | None = None
         self._drawn_before = 0
-        self._rollouts: list[Any] = []
+        self._rollouts: RolloutTeam | None = None
         self._usage_at_start: tuple[float, dict[str, ProcessUsage]] | None = None
         self._profile: list[RoleProfile] = []
 
@@ -91,7 +91,8 @@ class RayRun:
         try:
             self._start()
             finished = self._train()
-            self._stop_rollouts()
+            assert self._rollouts is not None, "they have trained"
+            self._rollouts.stop(self._running, _STOP_SECONDS)
             if finished:
                 self._begin_evaluation(final=True)
                 self._finish_evaluation(wait=True)
@@ -111,7 +112,7 @@ class RayRun:
         )
 
     def _start(self) -> None:
-        settings, checkpoint, placement = self._settings, self._checkpoint, self._settings.placement
+        settings, checkpoint = self._settings, self._checkpoint
         desk_state = None if checkpoint is None else dict(checkpoint.tables)
         stores = self._plan.for_stores()
         self._hub = start_actor(
@@ -127,7 +128,7 @@ class RayRun:
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
             ShardActor,
-            {**_MANY_CALLS, "resources": placement.learner_resources},
+            {**_MANY_CALLS, "resources": settings.placement.learner_resources},
             open_shard,
             self._hub,
             count_power,
@@ -150,21 +151,8 @@ class RayRun:
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
         self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
-        for actor in range(settings.actors.count):
-            rollout = start_actor(
-                RolloutActor,
-                {
-                    **ROLLOUT_OPTIONS,
-                    "num_cpus": placement.rollout_cpus,
-                    "resources": placement.rollout_resources,
-                },
-                acting.make_rollout,
-                actor,
-                settings.actors.rollout.envs_per_actor,
-                settings.actors.fragments_in_flight,
-            )
-            self._rollouts.append(rollout)
-            self._run(f"rollout {actor}")
+        self._rollouts = RolloutTeam(self._plan, self._shard, self._hub)
+        self._running |= self._rollouts.start()
 
     def _start_learners(self, checkpoint: Checkpoint | None) -> None:
         incarnation = self._state.learner_incarnation + self._learner_deaths
@@ -176,8 +164,8 @@ class RayRun:
 
     def _run(self, role: str) -> None:
         """Set a role to work; its reference is among those that the watch waits for."""
-        reference = self._rollouts[int(role.split()[1])].run.remote(self._shard, self._hub)
-        self._running[reference] = role
+        assert self._rollouts is not None, "its roles are started with it"
+        self._running[self._rollouts.run(role)] = role
 
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
@@ -224,7 +212,7 @@ class RayRun:
 
     def _usage(self) -> dict[str, ProcessUsage]:
         roles = {
-            **{f"rollout {index}": rollout for index, rollout in enumerate(self._rollouts)},
+            **({} if self._rollouts is None else self._rollouts.handles),
             **self._learners.handles,
             "shard": self._shard,
             "hub": self._hub,
@@ -282,7 +270,7 @@ class RayRun:
             raise cause
         if not fault and not lost and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
-        if len(self._deaths) > _DEATHS_ALLOWED + 2 * len(self._rollouts):  # a node takes many actors with it
+        if len(self._deaths) > _DEATHS_ALLOWED + 2 * self._settings.actors.count:  # a node takes many with it
             raise TrainingError(
                 f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role} "
                 f"({str(cause).splitlines()[0]}). The last checkpoint has what was learnt; resume goes on from it."
@@ -328,6 +316,8 @@ class RayRun:
             row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
         if news is not None:
             row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
+        if self._rollouts is not None:
+            row |= self._rollouts.figures()
         annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])
         for note in notes:
             self._journal.note(note)
@@ -389,18 +379,11 @@ class RayRun:
             raise
         self._journal.evaluate(env_steps, self._state.seconds, episodes)
 
-    def _stop_rollouts(self) -> None:
-        """Let the rollouts end their fragments; what does not answer is ended with its process."""
-        for rollout in self._rollouts:
-            rollout.stop.remote()
-        stopping = [reference for reference, role in self._running.items() if role.startswith("rollout")]
-        ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
-
     def _end_roles(self) -> None:
         if hasattr(self, "_learners"):
             self._learners.end()
-        for rollout in self._rollouts:
-            ray.kill(rollout)
+        if self._rollouts is not None:
+            self._rollouts.end()
         if hasattr(self, "_annotators"):
             self._annotators.end(self._running, _ANNOTATOR_SECONDS)
         if hasattr(self, "_evaluator"):

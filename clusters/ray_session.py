@@ -73,17 +73,20 @@ def _check_room(settings: RunSettings) -> None:
     placement = settings.placement
     annotators = (1 + len(settings.annotators)) * settings.annotation.workers
     small_roles = (3 + annotators) * 0.05  # hub, shard, evaluator
-    cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus + small_roles
+    inference = (0.0, 0.0) if placement.inference is None else (placement.inference.cpus, placement.inference.gpus)
+    cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus
+    cpus += inference[0] + small_roles
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cpus > there.get("CPU", 0.0) + 1e-9:
         raise ConfigError(
             f"the run asks for {cpus:.2f} CPUs ({settings.actors.count} actors × placement.rollout_cpus "
             f"{placement.rollout_cpus} + {placement.learners} learners × placement.learner_cpus "
-            f"{placement.learner_cpus} + {small_roles:.2f} for the small roles); Ray has "
-            f"{there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
+            f"{placement.learner_cpus} + {inference[0]:g} for inference + {small_roles:.2f} for the small roles); "
+            f"Ray has {there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
         )
-    if placement.learners * placement.learner_gpus > there.get("GPU", 0.0):
+    if placement.learners * placement.learner_gpus + inference[1] > there.get("GPU", 0.0):
         raise ConfigError(
-            f"placement.learner_gpus is {placement.learner_gpus} for each of {placement.learners} learners; Ray has "
-            f"{there.get('GPU', 0.0):g}. Set it to 0 to learn on the CPU."
+            f"placement.learner_gpus is {placement.learner_gpus} for each of {placement.learners} learners, "
+            f"placement.inference asks for {inference[1]:g}; Ray has {there.get('GPU', 0.0):g}. Set them to 0 to stay "
+            "on the CPU."
         )

@@ -21,7 +21,7 @@ from onibi.actors.rollout import Rollout, RolloutIdentity
 from onibi.actors.views.registry import VIEWS
 from onibi.actors.views.view import View
 from onibi.clusters.bonus_plan import bonus_features, check_bonuses, needs_with_bonuses
-from onibi.clusters.run_settings import RunSettings, judges_chosen
+from onibi.clusters.run_settings import RunSettings
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotator import Annotator, judge_of
@@ -30,6 +30,7 @@ from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.features import FeaturesFactory
 from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
+from onibi.platform.remote_policy import Ask, halves_of, remote_policy
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
 from onibi.platform.reward_bounds import value_bounds
@@ -65,9 +66,9 @@ class RunPlan:
     log_location: str | None = None  # of the replay log, as the shard's node sees it; None: no rows are logged
     annotation_table: str | None = None  # folder of the labels on disk; None: there are none
     faults: str | None = None  # folder for a batch that could not be learned from
-
     features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
     steps_before: int = 0  # env steps of the run whose rows are in no ring any more
+
     def for_actors(self) -> RunPlan:
         """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""
         return replace(self, settings=replace(self.settings, learner=NoLearner()))
@@ -91,12 +92,13 @@ class RunPlan:
         """Which leaves networks see as frame stacks."""
         return frame_stack(self.settings.frame_stack, self.spec)
 
-    def make_rollout(self, actor: int, incarnation: int, next_sequence: int) -> Rollout:
+    def make_rollout(self, actor: int, incarnation: int, next_sequence: int, ask: Ask | None = None) -> Rollout:
         """The rollout of the actor that has a group; environments and random numbers follow from (seed, group,
-        incarnation).
+        incarnation). ``ask`` computes its forward passes; None: it does so itself.
         """
         envs = self.settings.actors.rollout.envs_per_actor
-        policy = self.policy_factory(LaneRange(first=actor * envs, count=envs, total=self.lanes))
+        lanes = LaneRange(first=actor * envs, count=envs, total=self.lanes)
+        policy = self.policy_factory(lanes) if ask is None else remote_policy(self.policy_factory, lanes, ask)
         seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
         identity = RolloutIdentity(
             actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed, session=self.session
@@ -155,6 +157,8 @@ class RunPlan:
         learner: Any = self.settings.learner
         if placement.learners > 1:
             self._check_learners()
+        if placement.inference is not None:
+            halves_of(self.policy_factory)
         if placement.learner_gpus > 0 and hasattr(learner, "acceleration"):
             eager = replace(learner.acceleration, compile="none", precision="fp32")
             learner = replace(learner, acceleration=eager)
@@ -240,6 +244,9 @@ class RunPlan:
         env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings)
+        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, envs, self.features)
+        if weights is not None:
+            bonuses.load(weights.bonuses)
         return Rollout(
             env,
             view,
@@ -252,9 +259,6 @@ class RunPlan:
             bonuses=bonuses,
         )
 
-        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, envs, self.features)
-        if weights is not None:
-            bonuses.load(weights.bonuses)
 
 def _no_policy(lanes: LaneRange | None) -> Policy:
     raise AssertionError(f"a plan for stores acts for nobody, not for {lanes}")
@@ -294,24 +298,24 @@ def plan_run(settings: RunSettings) -> RunPlan:
     if settings.actors.rollout.caption_counts and has_captions:
         width = captioner.keys_per_caption + BAG_BITS
         observation.append(ArraySpec(name="observation.caption_counts", dtype="float32", shape=(width,)))
+    check_bonuses(settings, has_captions=has_captions)
     spec = ReplaySpec(
         observation=tuple(observation),
         actions=0 if fitting else int(space.n),  # type: ignore[attr-defined]
         keys_per_caption=max(1, captioner.keys_per_caption),
-    check_bonuses(settings, has_captions=has_captions)
         action=ArraySpec(name="action", dtype="float32", shape=(fitting.dimensions,)) if fitting else None,
         action_low=fitting.policy_bounds[0] if fitting else (),
         action_high=fitting.policy_bounds[1] if fitting else (),
     )
+    bonuses = settings.rewards.bonuses
+    needs = needs_with_bonuses(needs, bonuses, spec)
+    spec = replace(spec, extra=needs.extra)
     policy_factory: PolicyFactory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
     stack = frame_stack(settings.frame_stack, spec)
     if stack is not None:
         policy_factory = StackedPolicyFactory(policy_factory, stack)
     features = bonus_features(bonuses, spec)
     return RunPlan(settings, spec, captioner.key_version, needs, policy_factory, features=features)
-    bonuses = settings.rewards.bonuses
-    needs = needs_with_bonuses(needs, bonuses, spec)
-    spec = replace(spec, extra=needs.extra)
 
 
 def _learners_spec(settings: RunSettings, spec: ReplaySpec) -> ReplaySpec:

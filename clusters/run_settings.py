@@ -9,6 +9,7 @@ from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.actors.captioners.registry import CAPTIONERS
 from onibi.actors.environments.factory import EnvironmentSettings
 from onibi.actors.evaluation import EvaluationSettings
+from onibi.actors.joined_inference import InferenceSettings
 from onibi.actors.rollout import RolloutSettings
 from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
@@ -83,6 +84,9 @@ class PlacementSettings(Settings):
     learner_cpus: float = 0.5  # of each learner
     learner_gpus: float = 0.0  # likewise
     learner_threads: int = 1  # torch threads of a learner
+    # A process that computes the forward passes of all rollout actors; null: each computes its own. For large networks
+    # on a GPU; a serial run does without.
+    inference: InferenceSettings | None = None
     rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
     learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
 

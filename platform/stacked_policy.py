@@ -38,6 +38,7 @@ class StackedPolicy:
         fresh = state[:, -1] == 0
         stacked = {name: self._pushed(name, leaf, fresh) for name, leaf in observation.items()}
         step = self._policy.act(stacked, state[:, :-1] if self._remembers else None, rng)
+        self.version = self._policy.version  # one that computes elsewhere learns it with its outputs
         seen = np.ones((len(fresh), 1), np.float32)
         after = np.concatenate([step.state, seen], axis=1) if self._remembers else seen
         return PolicyStep(step.action, after, step.extra)

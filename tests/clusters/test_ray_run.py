@@ -257,3 +257,25 @@ def test_what_a_learners_building_raises_is_told_by_its_first_slice_of_training(
     learner = LearnerActor.__ray_actor_class__(build, None, 1)
     with pytest.raises(ConfigError, match="no bins can be placed"):
         learner.train(0.1)
+
+
+def test_forward_passes_of_all_actors_in_one_process_which_may_die(workshop):
+    process = workshop.start(serial=False, **ENDLESS, placement__inference={"cpus": 0.2})
+    kept = []
+    try:
+        workshop.wait_for(lambda: learnt(workshop), 150, process)
+        kept = processes_of(process)
+        (victim,) = workers(process, "InferenceActor")
+        victim.kill()
+        workshop.wait_for(lambda: "inference died and was replaced" in workshop.log_of(), 60, process)
+        before = workshop.history()[-1]["actors/env_steps"]
+        workshop.wait_for(lambda: workshop.history()[-1]["actors/env_steps"] > before + 1_000, 60, process)
+        lags = [row["actors/policy_lag_max"] for row in workshop.history() if "actors/policy_lag_max" in row]
+        assert lags, "actors act by published weights"
+        kept = processes_of(process)
+        assert end(workshop, process) == 0, workshop.log_of()
+    finally:
+        finish(process, kept)
+    assert "Traceback" not in workshop.log_of()
+    together = [row["inference/requests_per_pass"] for row in workshop.history() if "inference/passes" in row]
+    assert max(together) >= 1
