@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,10 +30,14 @@ from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Resolve, Shard
 from onibi.platform.replay.window_gather import Empty
 
+if TYPE_CHECKING:
+    from onibi.learners.bonuses.reward_sources import RewardSources
+
 log = logging.getLogger(__name__)
 
 _RING_PREFIX = "onibi-"
 _INCARNATIONS_PER_SESSION = 1_000
+_BONUSES = "bonuses"  # tensors of a checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +81,15 @@ def checkpoint_parts(
     desk_state: Mapping[str, pa.Table],
     feed_state: FeedState,
     other_feeds: Sequence[FeedState] = (),
+    bonus_state: Mapping[str, Any] | None = None,
 ) -> CheckpointParts:
     """Everything that a checkpoint holds: learner and optimizer, annotation tables, counters, random states.
 
-    ``other_feeds`` are those of the learners after the first.
+    ``other_feeds`` are those of the learners after the first, ``bonus_state`` that of the bonuses' modules.
     """
     tensors: dict[str, Mapping[str, Any]] = {"learner": learner_state}
+    if bonus_state:
+        tensors[_BONUSES] = bonus_state
     plain: dict[str, Any] = {"run": asdict(state)}
     for number, feed in enumerate((feed_state, *other_feeds)):
         plain[_feed_name(number)] = dict(feed.plain)
@@ -118,6 +125,12 @@ def restore_learner(learner: Learner, checkpoint: Checkpoint) -> None:
     import torch
 
     learner.load_state_dict({name: torch.from_numpy(array) for name, array in checkpoint.tensors["learner"].items()})
+
+
+def restore_bonuses(sources: RewardSources | None, checkpoint: Checkpoint) -> None:
+    """Take the bonuses' state from a checkpoint. Raises: CheckpointError where it does not fit."""
+    if sources is not None:
+        sources.restore(checkpoint.tensors.get(_BONUSES, {}))
 
 
 def ring_path(plan: RunPlan, run_id: str) -> Path:
