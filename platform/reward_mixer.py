@@ -208,7 +208,7 @@ def _capped(
     plain: Numbers, cap: float, before: Numbers, used: NDArray[np.bool_], metrics: dict[str, float], name: str
 ) -> Numbers:
     """min(p, max(0, cap − what was paid before)): over an episode min(cap, Σ p), as no p is negative."""
-    paid = np.minimum(plain, np.maximum(np.float32(cap) - before, np.float32(0)))
+    paid: Numbers = np.minimum(plain, np.maximum(np.float32(cap) - before, np.float32(0)))
     metrics[f"reward_capped_share/{name}"] = _share(paid < plain, used)
     return paid
 

@@ -120,7 +120,8 @@ class FirstVisits:
 
     def pay(self, arrival: Arrival, lanes: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """See ``RowBonus``."""
-        return (self._visits.count(arrival.observation, lanes) == 1).astype(np.uint8)
+        first: NDArray[np.uint8] = (self._visits.count(arrival.observation, lanes) == 1).astype(np.uint8)
+        return first
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """See ``RowBonus``; there is nothing to load."""

@@ -166,13 +166,15 @@ def hash_words(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     multipliers = _multipliers(words.shape[1])
     # Words are spread first: the bits of floats are mostly low zeros, which a product modulo 2⁶⁴ would keep.
     spread = words ^ (words >> np.uint64(32))
-    total = (spread * multipliers).sum(axis=1, dtype=np.uint64)
+    total: NDArray[np.uint64] = (spread * multipliers).sum(axis=1, dtype=np.uint64)
     total ^= total >> np.uint64(32)
     total *= _MIX
-    return total ^ (total >> np.uint64(29))
+    total ^= total >> np.uint64(29)
+    return total
 
 
 @lru_cache(maxsize=16)
 def _multipliers(width: int) -> NDArray[np.uint64]:
     drawn: NDArray[np.uint64] = np.random.default_rng(_HASH_SEED).integers(0, 1 << 63, width, dtype=np.uint64)
-    return drawn * np.uint64(2) + np.uint64(1)
+    drawn = drawn * np.uint64(2) + np.uint64(1)
+    return drawn

@@ -61,8 +61,8 @@ class EpisodePay:
         self._table = table
         self._take()
         if renewed:
-            for place in range(len(self._newest)):
-                self._sum_anew(place)
+            for each in range(len(self._newest)):
+                self._sum_anew(each)
         place, slot = self._place[lane], row % self._slots
         known = self._row[place, slot] == row
         told: NDArray[np.float32] = np.where(known, self._before[place, slot], 0.0).astype(np.float32)
