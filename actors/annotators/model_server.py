@@ -270,7 +270,7 @@ class ModelServer:
         if status == 429 and error.code != "insufficient_quota":
             wait = retry_after_seconds(error.response.headers, time.time())
             return CallFault(CallFailure.RATE_LIMITED, text, status=status, wait_seconds=wait)
-        if status >= 500 or status in (408, 409, 425):
+        if (status >= 500 and status != 501) or status in (408, 409, 425):  # 501: not implemented
             wait = retry_after_seconds(error.response.headers, time.time())
             return CallFault(CallFailure.SERVER_ERROR, text, status=status, wait_seconds=wait)
         hint = {

@@ -99,6 +99,7 @@ class Questioning:
         self._least_share = least_share
         self._statistics = statistics
         self._clock = clock
+        self._trial = asyncio.Lock()
         self._told: set[str] = set()
 
     async def results(
@@ -176,6 +177,15 @@ class Questioning:
     async def _ask(
         self, question: Question[Item, Result], items: Sequence[Item], writer: PromptWriter, batch: _Batch
     ) -> tuple[AnswerForm, Answer]:
+        if not self._form_works:
+            async with self._trial:  # one request finds out for all
+                if not self._form_works:
+                    return await self._try_form(question, items, writer, batch)
+        return self._form, await self._send(question, items, writer, self._form, batch)
+
+    async def _try_form(
+        self, question: Question[Item, Result], items: Sequence[Item], writer: PromptWriter, batch: _Batch
+    ) -> tuple[AnswerForm, Answer]:
         form = self._form
         try:
             answer = await self._send(question, items, writer, form, batch)
@@ -188,8 +198,7 @@ class Questioning:
                 raise fault from None  # not the form: the first refusal says more
             form = self._form = AnswerForm.TEXT
             self._tell_once("form", "%s; it is asked in plain lines instead", fault)
-        if form is self._form:
-            self._form_works = True
+        self._form_works = True
         return form, answer
 
     async def _send(
