@@ -13,6 +13,7 @@ from onibi.platform.errors import ConfigError
 EXPERIMENTS = {
     "it-helps": "onibi.clusters.experiments.it_helps:EXPERIMENT",
     "learners": "onibi.clusters.experiments.learners:EXPERIMENT",
+    "relabelling": "onibi.clusters.experiments.relabelling:EXPERIMENT",
     "stop-regressing": "onibi.clusters.experiments.stop_regressing:EXPERIMENT",
 }
 
