@@ -303,6 +303,7 @@ class RayRun:
     def _interval(self, meter: RunMeter, look: dict[str, Any]) -> None:
         news = self._learners.news
         meter.add_episodes(look["episodes"])
+        self._journal.tell_fault(look["log_failure"])
         row = meter.row(self._counters())
         row |= {
             "replay/readable_rows": float(look["readable_rows"]),

@@ -100,6 +100,7 @@ class RunJournal:
         self._history, self._evaluations = History(folder.history), History(folder.evaluations)
         self._rows: dict[str, float] = {}
         self._notes: list[str] = []
+        self._faults: set[str] = set()
         record = folder.record()
         tracked = TrackedRun(
             run_id=record.run_id,
@@ -135,6 +136,12 @@ class RunJournal:
         if self._display is None:
             log.info(text)
         self._notes = [*self._notes, text][-3:]
+
+    def tell_fault(self, text: str) -> None:
+        """What another process logged as an error where nobody looks, at its first time; "" stands for nothing."""
+        if text and text not in self._faults:
+            self._faults.add(text)
+            log.error("%s", text)
 
     def interval(self, row: dict[str, float], held_back: str = "") -> None:
         """Figures of one interval, from the run meter and the roles; which side the limiter holds back now, and why."""

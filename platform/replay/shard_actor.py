@@ -163,6 +163,7 @@ class ShardActor:
             "pacing": pacing.metrics() | ages.metrics() | waiting,
             "held_back": pacing.text(),
             "log": {} if logged is None else log_metrics(logged),
+            "log_failure": "" if logged is None else logged.failure,
             "log_waited_seconds": self._log_waited_seconds,
             "policy_updates": updates.tolist(),
             "episodes": episodes,

@@ -68,7 +68,7 @@ class LogFigures:
     segments: int  # in the log now, earlier openings' included
     stored_bytes: int  # of them
     lag_seconds: float  # age of the oldest row that is not sealed
-    failed: bool  # the log is off
+    failure: str  # why the log is off; empty while it is on
 
 
 class LogWriter:
@@ -209,9 +209,9 @@ class LogWriter:
     def figures(self) -> LogFigures:
         """Figures up to now."""
         with self._wake:
-            failed, since = self._fault is not None, self._unsealed_since
+            failure, since = self._fault or "", self._unsealed_since
             dropped = self._follower.missed_rows
-            if failed:
+            if failure:
                 dropped = self._handed_rows - self._sealed_rows
             return LogFigures(
                 rows=self._handed_rows,
@@ -219,8 +219,8 @@ class LogWriter:
                 dropped_rows=dropped,
                 segments=self._segments.segments,
                 stored_bytes=self._segments.stored_bytes,
-                lag_seconds=0.0 if failed or since is None else self._clock() - since,
-                failed=failed,
+                lag_seconds=0.0 if failure or since is None else self._clock() - since,
+                failure=failure,
             )
 
     def close(self, timeout_seconds: float = _CLOSE_SECONDS) -> None:
@@ -390,5 +390,5 @@ def log_metrics(figures: LogFigures) -> dict[str, float]:
         "replay/log_segments": float(figures.segments),
         "replay/log_bytes": float(figures.stored_bytes),
         "replay/log_lag_seconds": figures.lag_seconds,
-        "replay/log_failed": float(figures.failed),
+        "replay/log_failed": float(bool(figures.failure)),
     }

@@ -191,7 +191,7 @@ def test_every_row_is_read_back_once_with_gaps_registers_cut_episodes_and_ragged
     assert final > 20
     figures = bench.log.figures()
     assert figures.rows == figures.sealed_rows == log.rows == sum(map(len, bench.model.rows))
-    assert (figures.dropped_rows, figures.lag_seconds, figures.failed) == (0, 0.0, False)
+    assert (figures.dropped_rows, figures.lag_seconds, figures.failure) == (0, 0.0, "")
     assert figures.segments == len(log.segments) == len(list(bench.folder.glob("manifest-*")))
     if segment_bytes == 1 << 10:
         assert len(log.segments) > 10
@@ -286,7 +286,7 @@ def test_a_disk_that_refuses_switches_the_log_off_or_stops_the_run(bench, on_err
             bench.shard.log_figures()
     else:
         bench.insert_many(100)
-        wait_until(lambda: bench.log.figures().failed)
+        wait_until(lambda: bench.log.figures().failure)
         bench.insert_many(100)
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
     bench.close()
