@@ -65,6 +65,7 @@ class RunPlan:
     session: int = 0  # how often the run was resumed: each session draws its own random numbers
     log_location: str | None = None  # of the replay log, as the shard's node sees it; None: no rows are logged
     annotation_table: str | None = None  # folder of the labels on disk; None: there are none
+    spending: str | None = None  # folder in which annotators count what they spend; None: in memory
     faults: str | None = None  # folder for a batch that could not be learned from
     features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
     steps_before: int = 0  # env steps of the run whose rows are in no ring any more
@@ -214,6 +215,9 @@ class RunPlan:
         """One of the annotators. Raises: ConfigError where it cannot be made as its settings say."""
         settings = self.annotator_settings[name]
         annotator: Annotator = load_class(ANNOTATORS, settings.kind)(settings)  # type: ignore[attr-defined]
+        keep_spending = getattr(annotator, "keep_spending", None)
+        if self.spending is not None and keep_spending is not None:
+            keep_spending(Path(self.spending) / f"{name}.json")
         return annotator
 
     def make_annotators(self) -> dict[str, Annotator]:

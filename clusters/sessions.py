@@ -108,6 +108,7 @@ def _session(
         plan.with_annotation_table(folder.path.parent),
         log_location=location_of(plan.settings.replay.log, folder.path, run_id),
         faults=str(folder.artifacts.absolute()),
+        spending=str(folder.path.absolute() / "spending"),  # counted on when the run is resumed
     )
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
