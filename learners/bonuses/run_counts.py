@@ -176,5 +176,4 @@ def hash_words(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 @lru_cache(maxsize=16)
 def _multipliers(width: int) -> NDArray[np.uint64]:
     drawn: NDArray[np.uint64] = np.random.default_rng(_HASH_SEED).integers(0, 1 << 63, width, dtype=np.uint64)
-    drawn = drawn * np.uint64(2) + np.uint64(1)
-    return drawn
+    return drawn * np.uint64(2) + np.uint64(1)
