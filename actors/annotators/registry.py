@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ANNOTATORS = {
     "auto": "onibi.actors.annotators.auto:AutoAnnotator",
+    "custom": "onibi.actors.annotators.custom:CustomAnnotator",
     "embedding": "onibi.actors.annotators.embedding:EmbeddingAnnotator",
     "lexicon": "onibi.actors.annotators.lexicon:LexiconAnnotator",
     "openai": "onibi.actors.annotators.openai:OpenaiAnnotator",

@@ -20,7 +20,7 @@ from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable, label
 TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vow."]
 
 
-JUDGES = [kind for kind in ANNOTATORS if kind != "auto"]  # auto is one of the others: tests/actors/test_auto.py
+JUDGES = [kind for kind in ANNOTATORS if kind not in ("auto", "custom")]  # test_auto.py, test_annotation_worker.py
 NEEDED: dict[str, dict[str, str]] = {}  # what the settings of a kind cannot do without
 
 

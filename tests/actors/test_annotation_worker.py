@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from recording_judge import PATH, RecordingJudge
+
+from onibi.actors.annotation_worker import AnnotationWorker
+from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSettings
+from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator_health import AnnotatorHealth
+from onibi.platform.errors import ConfigError
+from onibi.platform.labels import PreferenceValue
+
+
+def request(key, vote=0):
+    return AnnotationRequest(key=0, key_text=key, raw_text=key, vote=vote)
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self):
+        return self.now
+
+
+def custom(**arguments):
+    return CustomAnnotator(CustomAnnotatorSettings(path=PATH, arguments=arguments))
+
+
+def worker(table=None, clock=None, **arguments):
+    return AnnotationWorker("mine", custom(**arguments), table, clock or Clock(), random.Random(1))
+
+
+def test_an_answer_is_on_disk_before_anybody_sees_it(tmp_path):
+    some = worker(AnnotationTable(tmp_path))
+    for number, _ in enumerate(some.answer([request("door"), request("newt", vote=2)]), start=1):
+        assert len(AnnotationTable(tmp_path).all_labels()) == number
+    assert [(label.key_text, label.vote) for label in AnnotationTable(tmp_path).all_labels()] == [
+        ("door", 0),
+        ("newt", 2),
+    ]
+
+
+@pytest.mark.parametrize("trouble", ["down", "bug"])
+def test_a_failing_annotator_raises_nothing_and_gives_its_requests_back(trouble):
+    some = worker(trouble=trouble, answers=1)
+    requests = [request("door"), request("newt"), request("gold")]
+    assert [label.key_text for label in some.answer(requests)] == ["door"]
+    assert some.unanswered() == requests[1:]
+    assert some.unanswered() == []
+    figures = some.figures()
+    assert (figures["asked"], figures["answered"], figures["failures"], figures["healthy"]) == (3, 1, 1, 0)
+    (note,) = some.notes()
+    assert "annotator mine cannot judge now" in note
+
+
+def test_it_is_left_alone_for_longer_and_longer_until_it_judges_again():
+    clock = Clock()
+    some = worker(clock=clock, trouble="down")
+    pauses = []
+    for _ in range(9):
+        assert list(some.answer([request("door")])) == []
+        pauses.append(some.pause_seconds())
+        clock.now += pauses[-1]
+        assert some.pause_seconds() == 0
+    for number, pause in enumerate(pauses):
+        longest = min(60.0, 2.0**number)
+        assert longest / 2 <= pause <= longest
+    assert len(some.notes()) == 1, "told once, not nine times"
+    some.annotator._judge.trouble = ""
+    assert len(list(some.answer([request("door")]))) == 1
+    assert some.pause_seconds() == 0
+    assert some.figures()["healthy"] == 1
+    assert "judges again after 9 failures" in some.notes()[0]
+
+
+def test_a_spent_budget_ends_its_questions_for_good():
+    clock = Clock()
+    some = worker(clock=clock, trouble="spent", answers=3)
+    assert len(list(some.answer([request(f"key {number}") for number in range(5)]))) == 3
+    clock.now += 1e6
+    assert math.isinf(some.pause_seconds())
+    assert (some.figures()["budget_spent"], some.figures()["healthy"]) == (1, 0)
+    assert "budget of 3 requests is used up" in some.notes()[0]
+    assert len(some.unanswered()) == 2
+
+
+def test_a_table_that_cannot_be_written_costs_no_label(tmp_path, monkeypatch):
+    table = AnnotationTable(tmp_path)
+    some = worker(table)
+
+    def refuse(records):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(table, "append", refuse)
+    assert len(list(some.answer([request("door"), request("newt")]))) == 2
+    assert some.figures()["table_failures"] == 2
+    (note,) = some.notes()
+    assert "No space left" in note
+
+
+def test_closing_closes_the_annotator_and_seals_the_table(tmp_path):
+    some = worker(AnnotationTable(tmp_path))
+    list(some.answer([request("door")]))
+    some.close()
+    assert some.annotator._judge.closed
+    assert [path.suffix for path in tmp_path.iterdir() if path.name.startswith("labels")] == [".arrow"]
+
+
+def test_a_custom_annotator_compares_by_scores_and_costs_something_unless_it_says_otherwise():
+    annotator = custom()
+    pairs = [PairRequest(first=request("door"), second=request("newt"))]
+    (preference,) = annotator.prefer(pairs, annotator.goal)
+    assert (preference.value, preference.tokens, preference.cost) == (PreferenceValue.TIE, 20, 1.0)
+    assert (annotator.is_free, annotator.statistics(), annotator.goal) == (False, {}, RecordingJudge.goal)
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "told"),
+    [
+        ("", {}, "expected module:name"),
+        ("no_such_module_here:Judge", {}, "no_such_module_here"),
+        ("recording_judge:Nobody", {}, "Nobody"),
+        (PATH, {"tempo": 1}, "tempo"),
+        ("fractions:Fraction", {}, "lacks"),
+    ],
+)
+def test_a_custom_annotator_that_cannot_be_made_is_one_clear_message(path, arguments, told):
+    with pytest.raises(ConfigError, match=told):
+        CustomAnnotator(CustomAnnotatorSettings(path=path, arguments=arguments))
+
+
+def test_health_is_over_all_workers_of_an_annotator():
+    health = AnnotatorHealth(["fast", "slow"])
+    assert health.metrics()["annotation/annotators_healthy"] == 0, "nobody told anything yet"
+    labels = list(custom().annotate([request(f"key {number}") for number in range(100)], "g"))
+    slow = [
+        type(label)(**{**vars(label), "latency_seconds": float(number)}) for number, label in enumerate(labels, start=1)
+    ]
+    health.answered("slow", slow)
+    health.tell("slow", 0, {"asked": 60.0, "healthy": 1.0, "retries": 2.0, "queue_seconds": 5.0})
+    health.tell("slow", 1, {"asked": 50.0, "healthy": 0.0, "retries": 3.0, "queue_seconds": 4.0})
+    health.tell("fast", 0, {"healthy": 1.0, "budget_spent": 0.0})
+    metrics = health.metrics()
+    assert metrics["annotator/slow/latency_p50_seconds"] == pytest.approx(50.5)
+    assert metrics["annotator/slow/latency_p95_seconds"] == pytest.approx(95.05)
+    assert (metrics["annotator/slow/asked"], metrics["annotator/slow/retries"]) == (110, 5)
+    assert (metrics["annotator/slow/queue_seconds"], metrics["annotator/slow/healthy"]) == (5, 0)
+    assert (metrics["annotator/slow/cost"], metrics["annotator/slow/parse_failure_share"]) == (50, 0)
+    assert (metrics["annotation/annotators"], metrics["annotation/annotators_healthy"]) == (2, 1)
+    assert metrics["annotation/tokens"] == 1000
