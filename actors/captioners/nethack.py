@@ -85,7 +85,7 @@ _TEXT_PROMPT = re.compile(
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
 _ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"\.?|.*$)', re.DOTALL)
 _GIVEN_NAME = re.compile(r"\b(named|called) (.+)$")
-_AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?(?: whispers:)?[.!?]?")
+_AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?(?: whispers(?::| something))?[.!?]?")
 # Help and far look: the symbol, a gap, and what it stands for. The manual speaks, nothing happened.
 _LOOKED_UP = re.compile(r"^(?:\S|\^\S|M-\S|<\w+>)\s{2,}\S|^<space> ")
 _HEARSAY = (" It reads:", " whispers:")  # rumors: hundreds of texts about the game, not about this one

@@ -57,17 +57,31 @@ COMMANDS = {  # what is tried, and how often: command, weight
 WEIGHTS = np.array(list(COMMANDS.values())) / sum(COMMANDS.values())
 
 
-class Player:
-    """Chooses raw keys: to a thing in sight, a command, or at random."""
+LIKINGS = {
+    "any": b"",
+    "stairs": b">+|-#",
+    "fights": bytes(range(97, 123)) + bytes(range(65, 91)),
+    "items": b'$?!=/"([)%*',
+}
 
-    def __init__(self, rng: np.random.Generator, allowed: list[int]) -> None:
-        self._rng, self._allowed = rng, allowed
+
+class Player:
+    """Chooses raw keys: to a thing in sight, a command, or at random. ``liking`` names what it walks to first."""
+
+    def __init__(self, rng: np.random.Generator, allowed: list[int], liking: str) -> None:
+        self._rng, self._allowed, self._likes = rng, allowed, LIKINGS[liking]
+        self._walks = 0.55 if liking == "any" else 0.85
         self._commands = [(int(key), weight) for key, weight in zip(COMMANDS, WEIGHTS, strict=True) if key in allowed]
         self._wanted: int | None = None
 
     def act(self, observation: dict, message: str) -> int:
         """The next key."""
         rng = self._rng
+        if "door is locked" in message and nethack.Command.KICK in self._allowed and rng.random() < 0.7:
+            return int(nethack.Command.KICK)
+        if self._wanted == ord(">") and rng.random() < 0.5:
+            self._wanted = None
+            return self._one_of(b":" if rng.random() < 0.3 else b">")
         if "direction?" in message:
             return self._one_of(b"hjklyubn>.<" if rng.random() < 0.3 else b"hjkl")
         if "?" in message and (found := CHOICES.search(message)):
@@ -77,11 +91,11 @@ class Player:
             offered = [key for key in offered if key in self._allowed]
             return int(rng.choice(offered)) if offered else self._one_of(b"yn\x1b")
         chance = rng.random()
-        if chance < 0.55:
+        if chance < self._walks:
             step = self._walk(observation)
             if step is not None:
                 return step
-        if chance < 0.8 and self._commands:
+        if chance < self._walks + 0.25 * (1 - self._walks / 2) and self._commands:
             weights = np.array([weight for _, weight in self._commands])
             return self._commands[rng.choice(len(weights), p=weights / weights.sum())][0]
         return int(rng.choice(self._allowed))
@@ -94,9 +108,6 @@ class Player:
         """One step on the shortest way to something that is no floor; what is stood upon is used first."""
         rng, chars = self._rng, observation["chars"]
         x, y = int(observation["blstats"][0]), int(observation["blstats"][1])
-        if rng.random() < 0.25 and ord(">") in self._allowed and self._wanted == ord(">"):
-            self._wanted = None
-            return ord(">")
         if rng.random() < 0.15 and ord(",") in self._allowed:
             return ord(",")
         came: dict[tuple[int, int], tuple[int, int] | None] = {(x, y): None}
@@ -120,8 +131,10 @@ class Player:
             found = [to for to in list(came)[1:] if rng.random() < 0.1]
         if not found:
             return None
-        target = found[int(rng.integers(len(found)))]
-        self._wanted = int(chars[target[1], target[0]])
+        liked = [to for to in found if int(chars[to[1], to[0]]) in self._likes]
+        target = liked[0] if liked and rng.random() < 0.8 else found[int(rng.integers(len(found)))]
+        is_next = came[target] == (x, y)
+        self._wanted = int(chars[target[1], target[0]]) if is_next else None
         while came[target] not in ((x, y), None):
             target = came[target]
         key = COMPASS.get((target[0] - x, target[1] - y))
@@ -143,12 +156,12 @@ def make(task: str) -> tuple[NetHackEpisodes, list[int]]:
     return NetHackEpisodes(env), [int(action) for action in env.unwrapped.actions]
 
 
-def play(task: str, steps: int, seed: int, heard: dict[str, dict]) -> int:
+def play(task: str, steps: int, seed: int, heard: dict[str, dict], liking: str) -> int:
     """Play ``steps`` env steps and note new keys; returns how many."""
     env, allowed = make(task)
     index_of = {key: index for index, key in enumerate(allowed)}
     rng = np.random.default_rng(seed)
-    player, before = Player(rng, allowed), len(heard)
+    player, before = Player(rng, allowed, liking), len(heard)
     observation, _ = env.reset(seed=seed)
     for _ in range(steps):
         last = bytes(observation["message"]).partition(b"\0")[0].decode("latin-1")
@@ -172,6 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines: key, raw, task, times")
     parser.add_argument("--steps", type=int, default=20_000, help="env steps of each task")
     parser.add_argument("--tasks", nargs="*", default=[*MINIHACK, *NETHACK], help="Gymnasium ids, NetHack's with @role")
+    parser.add_argument("--likes", choices=sorted(LIKINGS), default="any", help="what the policy walks to first")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     heard: dict[str, dict] = {}
@@ -181,7 +195,7 @@ def main() -> None:
             heard[row.pop("key")] = row
     for number, task in enumerate(given.tasks):
         started = time.perf_counter()
-        new = play(task, given.steps, given.seed * 1000 + number, heard)
+        new = play(task, given.steps, given.seed * 1000 + number, heard, given.likes)
         print(f"{task}: {new} new keys of {len(heard)}, {given.steps / (time.perf_counter() - started):.0f} steps/s")
         rows = (json.dumps({"key": key, **row}, ensure_ascii=False) for key, row in sorted(heard.items()))
         given.out.write_text("\n".join(rows) + "\n", encoding="utf-8")
