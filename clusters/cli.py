@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters import cli_evaluate, cli_experiment, cli_replay, cli_run, cli_show
+from onibi.clusters import cli_annotate, cli_evaluate, cli_experiment, cli_replay, cli_run, cli_show
 
 app = typer.Typer(
     name="onibi",
@@ -21,6 +21,7 @@ for _command in (
     cli_run.train,
     cli_run.resume,
     cli_evaluate.evaluate,
+    cli_annotate.annotate,
     cli_experiment.experiment,
     cli_run.submit,
     cli_show.runs,

@@ -41,6 +41,10 @@ class StoredCaptions:
     source: str
     keys: tuple[StoredKey, ...]
 
+    def first(self, count: int | None) -> StoredCaptions:
+        """The ``count`` keys that were met most; None: all."""
+        return self if count is None else StoredCaptions(self.source, self.keys[:count])
+
 
 def read_captions(source: str, runs_folder: Path) -> StoredCaptions:
     """Captions of whatever the user names.

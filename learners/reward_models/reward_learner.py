@@ -242,6 +242,8 @@ class RewardLearner:
 
     def _label_auc(self, data: LabelledKeys) -> float | None:
         """Of a ranking model, where single keys are labelled as well: AUC over held-out keys, members standardised."""
+        if not self._scores.shape[1]:
+            return None  # no key was met yet
         _, measuring = split(items_of(data, "classification", soft_labels=False), self._hashes, self.settings)
         spread = np.maximum(self._scores.std(axis=1, keepdims=True), 1e-6)
         score = ((self._scores - self._scores.mean(axis=1, keepdims=True)) / spread).mean(axis=0).astype(np.float64)

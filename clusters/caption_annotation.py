@@ -1,0 +1,290 @@
+"""Judging captions that are stored already: what is left to ask, what that costs, and asking it (no Ray).
+
+Verdicts go into an annotation table as they come, so whatever ends the work, the next call goes on where it ended: what
+a judge has answered is not asked again, in another run or by another command either.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
+from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, judge_of, with_votes
+from onibi.platform.captions import KeyIndex, text_hash
+from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
+from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
+from onibi.platform.reward_training import LabelledKeys
+from onibi.platform.stored_captions import StoredCaptions
+
+_BATCH_ITEMS = 256  # handed to an annotator at once; it cuts them into calls as it likes
+_FLUSH_SECONDS = 1.0
+_ATTEMPTS = 3  # of an item whose reply could not be read
+_FIRST_PAUSE_SECONDS = 1.0
+_WORTH = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
+
+Item: TypeAlias = AnnotationRequest | PairRequest
+Verdict: TypeAlias = Label | Preference
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an annotator is to be asked."""
+
+    items: tuple[Item, ...]
+    """In order: of keys the most met first, each vote after the one before."""
+    known: int
+    """What it has answered already, and is not asked again."""
+
+
+@dataclass
+class Outcome:
+    """How far the work came."""
+
+    total: int
+    answered: int = 0
+    """Items with a verdict that can be read."""
+    invalid: int = 0
+    """Replies that could not be read."""
+    tokens: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+    stopped_by: str = ""
+    """Why something is left; empty where nothing is, or where replies could not be read."""
+    verdicts: dict[str, int] = field(default_factory=dict)
+    """How often each one was given."""
+
+    @property
+    def left(self) -> int:
+        """Items without a verdict."""
+        return self.total - self.answered
+
+
+def label_work(captions: StoredCaptions, annotator: Annotator, table: AnnotationTable, *, votes: int) -> Work:
+    """Labels that ``annotator`` has not given yet: ``votes`` of each key."""
+    judge = judge_of(annotator)
+    known = {
+        (label.key_hash, label.vote)
+        for label in table.labels(judge.prompt_version, judge.model, judge.goal)
+        if label.value != LabelValue.INVALID
+    }
+    wanted = [
+        AnnotationRequest(key=KeyIndex(index), key_text=key.text, raw_text=key.raw_text, vote=vote)
+        for vote in range(votes)
+        for index, key in enumerate(captions.keys)
+    ]
+    open_items = tuple(item for item in wanted if (text_hash(item.key_text), item.vote) not in known)
+    return Work(open_items, len(wanted) - len(open_items))
+
+
+def pair_work(
+    captions: StoredCaptions, annotator: Annotator, table: AnnotationTable, *, pairs: int, rng: np.random.Generator
+) -> Work:
+    """Preferences that it has not given yet, among ``pairs`` different pairs of different keys.
+
+    The same ``rng`` draws the same pairs, and more of them begin with the same ones: so a longer work goes on from a
+    shorter one. Raises: ConfigError where there are fewer pairs.
+    """
+    count = len(captions.keys)
+    if pairs > count * (count - 1) // 2:
+        raise ConfigError(
+            f"{captions.source}: {count} keys make {count * (count - 1) // 2} pairs, {pairs} were asked for. Ask for "
+            "fewer, or name a source with more captions."
+        )
+    judge = judge_of(annotator)
+    known = {
+        frozenset((preference.first_hash, preference.second_hash))
+        for preference in table.preferences(judge.prompt_version, judge.model, judge.goal)
+        if preference.value != PreferenceValue.INVALID
+    }
+    requests = [
+        AnnotationRequest(key=KeyIndex(index), key_text=key.text, raw_text=key.raw_text)
+        for index, key in enumerate(captions.keys)
+    ]
+    wanted = [
+        PairRequest(first=requests[first], second=requests[second])
+        for first, second in itertools.islice(_pairs(count, rng), pairs)
+    ]
+    open_items = tuple(pair for pair in wanted if _name_of(pair) not in known)
+    return Work(open_items, len(wanted) - len(open_items))
+
+
+def estimate(annotator: Annotator, work: Work) -> AnnotationEstimate:
+    """What the work would cost; asks nobody."""
+    if not work.items or not isinstance(annotator, Estimating):
+        return NOTHING
+    return annotator.estimate(work.items)  # type: ignore[arg-type]  # all of one kind
+
+
+def carry_out(
+    annotator: Annotator,
+    work: Work,
+    table: AnnotationTable,
+    *,
+    patience_seconds: float,
+    on_progress: Callable[[Outcome], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """Ask all of the work, and append every verdict to the table within a second.
+
+    Args:
+        patience_seconds: how long to wait, in growing pauses, for an annotator that cannot judge now and gives no
+            verdict between; then the rest is left.
+        on_progress: told now and then.
+        should_stop: asked between verdicts; True leaves the rest.
+        sleep: pauses.
+    Raises: ConfigError, CaptionError: the annotator's own, which no waiting mends.
+    """
+    outcome, began, waited = Outcome(len(work.items)), time.monotonic(), 0.0
+    waiting: list[Item] = list(work.items)
+    for _ in range(_ATTEMPTS):
+        again: list[Item] = []
+        while waiting and not outcome.stopped_by:
+            batch, waiting = _split(waiting)
+            heard: set[object] = set()
+            readable: set[object] = set()
+            try:
+                for verdict in _kept(_verdicts(annotator, batch), table):
+                    heard.add(_name_of(verdict))
+                    if _count(outcome, verdict):
+                        readable.add(_name_of(verdict))
+                    outcome.seconds = time.monotonic() - began
+                    on_progress(outcome)
+                    if should_stop():
+                        outcome.stopped_by = "interrupted"
+                        break
+                again += [item for item in batch if _name_of(item) not in readable]
+            except BudgetSpentError as error:
+                outcome.stopped_by = str(error)
+            except AnnotatorError as error:
+                waited = 0.0 if heard else waited
+                pause = max(_FIRST_PAUSE_SECONDS, waited)
+                if waited + pause > patience_seconds:
+                    outcome.stopped_by = str(error)
+                else:
+                    sleep(pause)
+                    waited += pause
+                again += [item for item in batch if _name_of(item) in heard - readable]
+                waiting = [item for item in batch if _name_of(item) not in heard] + waiting
+            else:
+                waited = 0.0
+        if outcome.stopped_by:
+            break
+        waiting = again
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def labelled_keys(captions: StoredCaptions, verdicts: Iterable[Verdict]) -> LabelledKeys:
+    """What a reward model learns from: the source's keys, with the readable ones of these verdicts.
+
+    A key's label is the mean score of its votes, the newest of each. Verdicts on other keys are left out.
+    """
+    index = {text_hash(key.text): number for number, key in enumerate(captions.keys)}
+    scores: dict[int, dict[int, float]] = {}
+    pairs: dict[frozenset[int], tuple[int, int, float]] = {}
+    for verdict in verdicts:
+        if isinstance(verdict, Label):
+            if verdict.value != LabelValue.INVALID and verdict.key_hash in index:
+                scores.setdefault(index[verdict.key_hash], {})[verdict.vote] = verdict.score
+        elif verdict.value != PreferenceValue.INVALID and {verdict.first_hash, verdict.second_hash} <= index.keys():
+            first, second = index[verdict.first_hash], index[verdict.second_hash]
+            pairs[frozenset((first, second))] = (first, second, _WORTH[verdict.value])
+    keys = sorted(scores)
+    return LabelledKeys(
+        version=1,
+        key_texts=[key.text for key in captions.keys],
+        askable=np.ones(len(captions.keys), np.bool_),
+        sightings=np.array([key.sightings for key in captions.keys], np.int64),
+        label_key=np.array(keys, np.int32),
+        label_score=np.array([np.mean(list(scores[key].values())) for key in keys], np.float32),
+        pair_first=np.array([first for first, _, _ in pairs.values()], np.int32),
+        pair_second=np.array([second for _, second, _ in pairs.values()], np.int32),
+        pair_preference=np.array([worth for _, _, worth in pairs.values()], np.float32),
+    )
+
+
+def _split(waiting: list[Item]) -> tuple[list[Item], list[Item]]:
+    """The next batch, and what is left. A batch asks one vote of a key: its label names the key alone."""
+    first = waiting[0]
+    end = min(_BATCH_ITEMS, len(waiting))
+    if isinstance(first, AnnotationRequest):
+        votes = (item.vote == first.vote for item in waiting[:end] if isinstance(item, AnnotationRequest))
+        end = sum(1 for _ in itertools.takewhile(bool, votes))
+    return waiting[:end], waiting[end:]
+
+
+def _verdicts(annotator: Annotator, batch: Sequence[Item]) -> Iterator[Verdict]:
+    requests = [item for item in batch if isinstance(item, AnnotationRequest)]
+    pairs = [item for item in batch if isinstance(item, PairRequest)]
+    if requests:
+        yield from with_votes(annotator.annotate(requests, annotator.goal), requests)
+    if pairs:
+        yield from annotator.prefer(pairs, annotator.goal)
+
+
+def _kept(verdicts: Iterator[Verdict], table: AnnotationTable) -> Iterator[Verdict]:
+    """The same, each in the table within a second, whatever ends the iteration."""
+    fresh: list[Verdict] = []
+    flushed = time.monotonic()
+    try:
+        for verdict in verdicts:
+            fresh.append(verdict)
+            if time.monotonic() - flushed >= _FLUSH_SECONDS:
+                table.append(fresh)
+                fresh, flushed = [], time.monotonic()
+            yield verdict
+    finally:
+        table.append(fresh)
+
+
+def _count(outcome: Outcome, verdict: Verdict) -> bool:
+    """Count a verdict. Returns: whether it can be read."""
+    readable = verdict.value not in (LabelValue.INVALID, PreferenceValue.INVALID)
+    outcome.answered += readable
+    outcome.invalid += not readable
+    outcome.tokens += verdict.tokens
+    outcome.cost += verdict.cost
+    outcome.verdicts[verdict.value.value] = outcome.verdicts.get(verdict.value.value, 0) + 1
+    return readable
+
+
+def _name_of(item: Item | Verdict) -> object:
+    """What an item and its verdict have in common."""
+    if isinstance(item, AnnotationRequest):
+        return text_hash(item.key_text), item.vote
+    if isinstance(item, Label):
+        return item.key_hash, item.vote
+    if isinstance(item, PairRequest):
+        return frozenset((text_hash(item.first.key_text), text_hash(item.second.key_text)))
+    return frozenset((item.first_hash, item.second_hash))
+
+
+def _pairs(count: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """All pairs of ``count`` things, each once, in a random order that is made as it is read."""
+    total, drawn = count * (count - 1) // 2, set[int]()
+    while len(drawn) < total // 2:
+        number = int(rng.integers(total))
+        if number not in drawn:
+            drawn.add(number)
+            yield _pair(number)
+    rest = np.array([number for number in range(total) if number not in drawn])
+    for number in rng.permutation(rest).tolist():
+        yield _pair(number)
+
+
+def _pair(number: int) -> tuple[int, int]:
+    """(0, 1), (0, 2), (1, 2), (0, 3), …"""
+    second = int((1 + np.sqrt(1 + 8 * number)) // 2)
+    while second * (second - 1) // 2 > number:  # where the root was rounded up
+        second -= 1
+    while (second + 1) * second // 2 <= number:
+        second += 1
+    return number - second * (second - 1) // 2, second

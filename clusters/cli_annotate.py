@@ -1,0 +1,288 @@
+"""``onibi annotate``: judge captions that are stored already, as Motif does, and learn to judge like that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, INTERRUPTED_EXIT, Debug, RunsFolder, told
+
+if TYPE_CHECKING:
+    from onibi.clusters.caption_annotation import Outcome, Work
+    from onibi.platform.annotation_estimate import AnnotationEstimate
+    from onibi.platform.annotation_table import AnnotationTable
+    from onibi.platform.annotator import Annotator
+    from onibi.platform.stored_captions import StoredCaptions
+
+_TABLE = "annotations"  # in the folder of runs, as annotation.table: auto
+_LINE_SECONDS = 10.0
+
+
+def annotate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A run (name, folder, 'last'), a replay log, an exported dataset, or a table of labels.",
+        ),
+    ],
+    annotator: Annotated[
+        str, typer.Option("--annotator", metavar="KIND", help="Who judges; see docs/annotators.md.")
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the annotator, as goal=…; may be repeated."),
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", min=1, metavar="N", help="Judge N pairs of captions, not each caption.")
+    ] = None,
+    votes: Annotated[int, typer.Option("--votes", min=1, help="Independent labels of each caption.")] = 1,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=2, metavar="N", help="Only the N captions that were met most.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", file_okay=False, help="The annotation table; RUNS_FOLDER/annotations by default."),
+    ] = None,
+    only_estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell calls, tokens and money of what is left, and ask nobody.")
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE.parquet", help="Write this judge's verdicts there.")
+    ] = None,
+    reward_model: Annotated[
+        Path | None,
+        typer.Option("--reward-model", metavar="FOLDER", help="Fit a reward model to this judge's verdicts."),
+    ] = None,
+    model_settings: Annotated[
+        list[str] | None,
+        typer.Option("--model-set", metavar="KEY=VALUE", help="A setting of the reward model, as members=3."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws pairs, and the reward model's beginning.")] = 1,
+    patience: Annotated[
+        float, typer.Option("--patience", min=0, metavar="SECONDS", help="How long to wait for a server that is gone.")
+    ] = 60.0,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """Judge the captions of what is stored, without training anything.
+
+    What the judge has answered before, in a run or here, is not asked again: after Ctrl-C, an empty budget or a dead
+    server the same command goes on. Exit code 1 where something is left.
+
+    Examples:
+
+      onibi annotate last --annotator embedding --set goal="Find the key. Open the locked door."
+
+      onibi annotate last --annotator openai --set base_url=http://127.0.0.1:8000/v1 --set model=llama --estimate
+
+      onibi annotate logs/corridor --annotator lexicon --pairs 500 --reward-model models/corridor
+
+      onibi train minihack-oni --set annotator.kind=replay --set annotator.path=runs/annotations
+    """
+    with told(debug=debug):
+        from onibi.clusters import caption_annotation
+        from onibi.platform.annotation_table import AnnotationTable
+        from onibi.platform.stored_captions import read_captions
+
+        judge = _make_annotator(annotator, settings or [])
+        captions = read_captions(source, runs_folder).first(limit)
+        place = (runs_folder / _TABLE if table is None else table).expanduser()
+        opened = AnnotationTable(place)
+        try:
+            work = _work(captions, judge, opened, pairs, votes, seed)
+            expected = caption_annotation.estimate(judge, work)
+            print(_plan_text(captions, judge, work, expected, pairs))
+            if only_estimate:
+                return
+            outcome = _carry_out(judge, work, opened, patience) if work.items else None
+            if outcome is not None:
+                print(_outcome_text(outcome, place))
+            if export is not None:
+                print(_export(opened, judge, export, pairs=pairs is not None))
+            if reward_model is not None:
+                _fit(opened, judge, captions, reward_model, model_settings or [], seed, pairs=pairs is not None)
+        finally:
+            judge.close()
+            opened.close()
+    if outcome is not None and outcome.left:
+        raise typer.Exit(INTERRUPTED_EXIT if outcome.stopped_by == "interrupted" else 1)
+
+
+def _make_annotator(kind: str, settings: list[str]) -> Annotator:
+    from onibi.actors.annotators.auto import without_auto
+    from onibi.actors.annotators.registry import ANNOTATORS
+    from onibi.platform.config import load_class, read_settings
+
+    owner = load_class(ANNOTATORS, kind)
+    chosen: Any = without_auto(
+        read_settings(owner.Settings, {"kind": kind}, source=f"--annotator {kind}", overrides=settings)
+    )
+    annotator: Annotator = load_class(ANNOTATORS, chosen.kind)(chosen)
+    return annotator
+
+
+def _work(
+    captions: StoredCaptions, judge: Annotator, table: AnnotationTable, pairs: int | None, votes: int, seed: int
+) -> Work:
+    import numpy as np
+
+    from onibi.clusters.caption_annotation import label_work, pair_work
+    from onibi.platform.errors import ConfigError
+
+    if pairs is None:
+        return label_work(captions, judge, table, votes=votes)
+    if votes > 1:
+        raise ConfigError("annotate: --votes counts labels of single captions; leave it out with --pairs.")
+    return pair_work(captions, judge, table, pairs=pairs, rng=np.random.default_rng(seed))
+
+
+def _plan_text(
+    captions: StoredCaptions, judge: Annotator, work: Work, expected: AnnotationEstimate, pairs: int | None
+) -> str:
+    what = "labels" if pairs is None else "pairs"
+    lines = [
+        f"{captions.source}: {len(captions.keys):,} captions to judge by {judge.model}",
+        f"  goal: {judge.goal}",
+        f"  {what}: {len(work.items):,} to ask, {work.known:,} answered before",
+    ]
+    if expected.calls:
+        money = f", {expected.cost:,.4f} in money" if expected.cost else ", no prices set"
+        lines.append(
+            f"  at most {expected.calls:,} calls, {expected.prompt_tokens:,} tokens of prompts and "
+            f"{expected.reply_tokens:,} of replies{money}"
+        )
+    else:
+        lines.append("  no calls of a server, no tokens, no money")
+    return "\n".join(lines)
+
+
+def _carry_out(judge: Annotator, work: Work, table: AnnotationTable, patience: float) -> Outcome:
+    from onibi.clusters.caption_annotation import carry_out
+
+    interrupted: list[bool] = []
+    with _progress(len(work.items)) as show, _interruption(interrupted):
+        return carry_out(
+            judge,
+            work,
+            table,
+            patience_seconds=patience,
+            on_progress=lambda outcome: show(outcome.answered, outcome.invalid),
+            should_stop=lambda: bool(interrupted),
+        )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; a line every ten seconds elsewhere."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[unread]}"), console=console) as bar:
+            task = bar.add_task("", total=total, unread="")
+
+            def advance(answered: int, invalid: int) -> None:
+                bar.update(task, completed=answered, unread=f"{invalid} unreadable" if invalid else "")
+
+            yield advance
+        return
+    told_at = time.monotonic()
+
+    def tell(answered: int, invalid: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _LINE_SECONDS:
+            told_at = time.monotonic()
+            print(f"{answered:,} of {total:,} judged, {invalid:,} replies unreadable", file=sys.stderr)
+
+    yield tell
+
+
+@contextmanager
+def _interruption(asked: list[bool]) -> Iterator[None]:
+    """Ctrl-C ends the work after the verdict at hand; a second one at once."""
+    import signal
+    from types import FrameType
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _outcome_text(outcome: Outcome, place: Path) -> str:
+    given = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(outcome.verdicts.items()))
+    lines = [f"{outcome.answered:,} of {outcome.total:,} judged in {outcome.seconds:.1f} s ({given or 'nothing'})"]
+    if outcome.tokens:
+        lines.append(f"  {outcome.tokens:,} tokens" + (f", {outcome.cost:,.4f} in money" if outcome.cost else ""))
+    lines.append(f"  kept in {place}")
+    if outcome.left:
+        reason = outcome.stopped_by or "their replies could not be read"
+        lines.append(f"  {outcome.left:,} left: {reason}. The same command goes on from here.")
+    return "\n".join(lines)
+
+
+def _export(table: AnnotationTable, judge: Annotator, path: Path, *, pairs: bool) -> str:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from onibi.platform.durable import write_durably
+    from onibi.platform.errors import ConfigError
+    from onibi.platform.labels import labels_to_arrow, preferences_to_arrow
+
+    mine = (judge.prompt_version, judge.model, judge.goal)
+    found = preferences_to_arrow(table.preferences(*mine)) if pairs else labels_to_arrow(table.labels(*mine))
+    sink = pa.BufferOutputStream()
+    parquet.write_table(found, sink, compression="zstd")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, sink.getvalue().to_pybytes())
+    except OSError as error:
+        raise ConfigError(f"--export {path}: not written ({error}). Choose another file.") from error
+    return f"{len(found):,} {'preferences' if pairs else 'labels'} in {path}"
+
+
+def _fit(
+    table: AnnotationTable,
+    judge: Annotator,
+    captions: StoredCaptions,
+    folder: Path,
+    settings: list[str],
+    seed: int,
+    *,
+    pairs: bool,
+) -> None:
+    from onibi.clusters.caption_annotation import labelled_keys
+    from onibi.learners.reward_models.fitted_model import fit_offline
+    from onibi.learners.reward_models.settings import RewardModelSettings
+    from onibi.platform.config import read_settings
+
+    mine = (judge.prompt_version, judge.model, judge.goal)
+    chosen = read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
+    data = labelled_keys(captions, table.preferences(*mine) if pairs else table.labels(*mine))
+    about = {"goal": judge.goal, "model": judge.model, "prompt_version": judge.prompt_version}
+    kind = "ranking" if pairs else "classification"
+    fitted = fit_offline(data, chosen, kind, seed=seed, about=about)
+    fitted.save(folder)
+    print(f"reward model ({kind}) in {folder}")
+    for name, value in sorted(fitted.metrics.items()):
+        print(f"  {name.removeprefix('reward_model/')}: {value:.4g}")
+    print(
+        f"  train on it: --set rewards.intrinsic.kind={kind} --set reward_model.fitted={folder} "
+        "--set reward_model.frozen=true"
+    )

@@ -1,0 +1,199 @@
+"""What is asked of a judge about stored captions: what is left, once, whatever happens in between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
+from onibi.clusters.caption_annotation import (
+    Work,
+    _pair,
+    _pairs,
+    carry_out,
+    estimate,
+    label_work,
+    labelled_keys,
+    pair_work,
+)
+from onibi.platform.annotation_estimate import AnnotationEstimate
+from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
+from onibi.platform.labels import LabelValue, PreferenceValue
+from onibi.platform.stored_captions import StoredCaptions, StoredKey
+
+TEXTS = ["The door opens.", "Never mind.", "You kill the newt!", "You hear a door open.", "It's dark.", "* - a key."]
+CAPTIONS = StoredCaptions("here", tuple(StoredKey(text, f"raw {text}", 9 - i) for i, text in enumerate(TEXTS)))
+
+
+class Judge(LexiconAnnotator):
+    """The lexicon, with a list of faults: before the n-th label of all, raise or say nothing readable."""
+
+    def __init__(self, **faults) -> None:
+        super().__init__(LexiconSettings())
+        self.faults = {int(number[1:]): fault for number, fault in faults.items()}
+        self.asked: list[tuple[str, int]] = []
+
+    def annotate(self, requests, goal):
+        for request in requests:
+            self.asked.append((request.key_text, request.vote))
+            fault = self.faults.pop(len(self.asked), None)
+            if isinstance(fault, Exception):
+                raise fault
+            (label,) = super().annotate([request], goal)
+            if fault == "invalid":
+                label = replace(label, value=LabelValue.INVALID, score=float("nan"))
+            if fault != "silent":
+                yield label
+
+
+@pytest.fixture
+def table(tmp_path):
+    opened = AnnotationTable(tmp_path / "table")
+    yield opened
+    opened.close()
+
+
+def labels(table, judge, *, votes=1, **how):
+    return carry_out(judge, label_work(CAPTIONS, judge, table, votes=votes), table, patience_seconds=9, **how)
+
+
+def test_every_key_is_judged_once_and_a_second_work_has_nothing_left(table):
+    judge = Judge()
+    outcome = labels(table, judge)
+    assert (outcome.total, outcome.answered, outcome.left, outcome.invalid) == (6, 6, 0, 0)
+    assert sum(outcome.verdicts.values()) == 6
+    assert {label.key_text: label.raw_text for label in table.labels()} == {text: f"raw {text}" for text in TEXTS}
+    again = label_work(CAPTIONS, judge, table, votes=1)
+    assert (again.items, again.known) == ((), 6)
+    assert len(label_work(CAPTIONS, Judge(), table, votes=2).items) == 6, "the second votes alone"
+
+
+def test_another_judge_is_asked_anew(table):
+    labels(table, Judge())
+    other = LexiconAnnotator(LexiconSettings(lexicon="all_ones"))
+    assert len(label_work(CAPTIONS, other, table, votes=1).items) == 6
+
+
+def test_votes_are_asked_one_after_the_other_and_kept_apart(table):
+    judge = Judge()
+    outcome = labels(table, judge, votes=2)
+    assert outcome.answered == 12
+    assert judge.asked == [(text, vote) for vote in (0, 1) for text in TEXTS]
+    assert sorted(label.vote for label in table.labels()) == [0] * 6 + [1] * 6
+
+
+def test_a_spent_budget_ends_the_work_and_the_next_one_goes_on(table):
+    judge = Judge(n4=BudgetSpentError("three calls are spent"))
+    outcome = labels(table, judge)
+    assert (outcome.answered, outcome.left, outcome.stopped_by) == (3, 3, "three calls are spent")
+    rest = Judge()
+    assert labels(table, rest).left == 0
+    assert [text for text, _ in rest.asked] == TEXTS[3:]
+
+
+def test_a_server_that_comes_back_is_waited_for_and_nothing_is_asked_twice(table):
+    pauses = []
+    judge = Judge(n3=AnnotatorError("gone"), n4=AnnotatorError("gone"))
+    outcome = labels(table, judge, sleep=pauses.append)
+    assert (outcome.answered, outcome.stopped_by) == (6, "")
+    assert pauses == [1.0, 1.0]
+    assert [text for text, _ in judge.asked] == [*TEXTS[:3], TEXTS[2], *TEXTS[2:]]
+
+
+def test_a_server_that_stays_away_ends_the_work_after_growing_pauses(table):
+    pauses = []
+    judge = Judge(**{f"n{number}": AnnotatorError("gone") for number in range(1, 20)})
+    outcome = labels(table, judge, sleep=pauses.append)
+    assert (outcome.answered, outcome.stopped_by) == (0, "gone")
+    assert pauses == [1.0, 1.0, 2.0, 4.0]
+    assert sum(pauses) <= 9
+
+
+def test_a_reply_that_cannot_be_read_is_asked_again_twice(table):
+    judge = Judge(n1="invalid", n7="invalid", n8="invalid")
+    outcome = labels(table, judge)
+    assert [text for text, _ in judge.asked[6:]] == [TEXTS[0]] * 2
+    assert (outcome.answered, outcome.invalid, outcome.left, outcome.stopped_by) == (5, 3, 1, "")
+    assert len(label_work(CAPTIONS, Judge(), table, votes=1).items) == 1, "it is asked again another time"
+
+
+def test_a_key_that_gets_no_answer_is_left_in_the_end(table):
+    judge = Judge(n1="silent", n7="silent", n8="silent")
+    assert labels(table, judge).left == 1
+    assert len(judge.asked) == 8
+
+
+def test_interruption_keeps_what_was_answered(table):
+    judge, seen = Judge(), []
+    outcome = labels(
+        table, judge, on_progress=lambda each: seen.append(each.answered), should_stop=lambda: len(seen) > 1
+    )
+    assert (outcome.answered, outcome.stopped_by) == (2, "interrupted")
+    assert len(table.labels()) == 2
+
+
+def test_pairs_are_drawn_once_each_and_a_longer_work_begins_with_the_shorter_one(table):
+    judge = Judge()
+
+    def work(count, seed=3):
+        return pair_work(CAPTIONS, judge, table, pairs=count, rng=np.random.default_rng(seed))
+
+    def names(work):
+        return [(pair.first.key_text, pair.second.key_text) for pair in work.items]
+
+    every = names(work(15))
+    assert len({frozenset(pair) for pair in every}) == 15
+    assert every[:9] == names(work(9))
+    assert every != names(work(15, seed=4))
+    assert carry_out(judge, work(9), table, patience_seconds=0).answered == 9
+    rest = work(15)
+    assert (rest.known, names(rest)) == (9, every[9:])
+    door_newt = [each for each in table.preferences() if {each.first_text, each.second_text} == {TEXTS[0], TEXTS[1]}]
+    for each in door_newt:
+        wins = PreferenceValue.FIRST if each.first_text == TEXTS[0] else PreferenceValue.SECOND
+        assert each.value == wins
+    with pytest.raises(ConfigError, match="6 keys make 15 pairs, 16 were asked for"):
+        work(16)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 30])
+def test_all_pairs_come_once_in_any_number(count):
+    found = list(_pairs(count, np.random.default_rng(0)))
+    assert len(set(found)) == len(found) == count * (count - 1) // 2
+    assert all(0 <= first < second < count for first, second in found)
+    assert [_pair(number) for number in range(4)] == [(0, 1), (0, 2), (1, 2), (0, 3)]
+
+
+def test_what_a_reward_model_learns_from_is_the_mean_of_votes_and_the_newest_of_pairs(table):
+    judge = Judge()
+    labels(table, judge, votes=2)
+    first = next(label for label in table.labels() if label.key_text == TEXTS[0] and label.vote == 1)
+    low = replace(first, score=0.0, value=LabelValue.UNHELPFUL)
+    unread = replace(first, key_text=TEXTS[1], value=LabelValue.INVALID, score=float("nan"))
+    stranger = replace(first, key_hash=1, key_text="?")
+    data = labelled_keys(CAPTIONS, [*table.labels(), low, unread, stranger])
+    assert data.key_texts == TEXTS
+    assert data.sightings.tolist() == [9, 8, 7, 6, 5, 4]
+    assert data.label_key.tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.label_score[0] == 0.5
+    carry_out(
+        judge, pair_work(CAPTIONS, judge, table, pairs=15, rng=np.random.default_rng(0)), table, patience_seconds=0
+    )
+    pairs = labelled_keys(CAPTIONS, [*table.preferences(), *table.preferences()])
+    assert len(pairs.pair_first) == 15
+    assert set(pairs.pair_preference.tolist()) <= {0.0, 0.5, 1.0}
+
+
+def test_an_estimate_asks_nobody(table):
+    class Priced(Judge):
+        def estimate(self, items):
+            return AnnotationEstimate(calls=len(items), prompt_tokens=100, reply_tokens=10, cost=0.5)
+
+    judge = Priced()
+    assert estimate(judge, label_work(CAPTIONS, judge, table, votes=1)).calls == 6
+    assert estimate(judge, Work((), 6)).calls == 0
+    assert estimate(Judge(), label_work(CAPTIONS, judge, table, votes=1)).tokens == 0
+    assert judge.asked == []
