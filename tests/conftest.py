@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from pathlib import Path
 
@@ -25,3 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(TESTS)
         item.add_marker(pytest.mark.xdist_group("clusters" if file.parts[0] == "clusters" else str(file)))
+
+
+@pytest.fixture(scope="session")
+def language_server_class():
+    """The class in actors/language_server.py, which is no module that tests could import."""
+    spec = importlib.util.spec_from_file_location("language_server", TESTS / "actors" / "language_server.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LanguageServer
+
+
+@pytest.fixture
+def language_server(language_server_class):
+    """A server that speaks OpenAI's protocol on loopback, polite until told otherwise."""
+    server = language_server_class()
+    yield server
+    server.close()
+    assert server.faults == []

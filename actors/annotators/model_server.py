@@ -254,12 +254,14 @@ class ModelServer:
         except openai.APIStatusError as error:
             raise self._status_fault(error) from error
         except CompletionFault as error:
-            raise CallFault(CallFailure.MALFORMED, f"{place}: {error}; is it an OpenAI-compatible server?") from error
+            raise CallFault(
+                CallFailure.MALFORMED, f"{place}: {error}; annotator.base_url must lead to an OpenAI-compatible server"
+            ) from error
         except (openai.OpenAIError, httpx2.HTTPError, OSError) as error:
             cause = error.__cause__ or error
             raise CallFault(
                 CallFailure.CONNECTION,
-                f"{place}: {type(cause).__name__} {cause}; is it running, and its address right?",
+                f"{place}: {type(cause).__name__} {cause}; see that it is running and annotator.base_url right",
                 sent=not isinstance(cause, _NEVER_SENT),
             ) from error
 

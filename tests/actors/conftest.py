@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -127,21 +125,3 @@ def make_scripted_env():
 @pytest.fixture
 def make_rollout():
     return rollout_of
-
-
-@pytest.fixture(scope="session")
-def language_server_class():
-    """The class in language_server.py, which is no module that tests could import."""
-    spec = importlib.util.spec_from_file_location("language_server", Path(__file__).with_name("language_server.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.LanguageServer
-
-
-@pytest.fixture
-def language_server(language_server_class):
-    """A server that speaks OpenAI's protocol on loopback, polite until told otherwise."""
-    server = language_server_class()
-    yield server
-    server.close()
-    assert server.faults == []

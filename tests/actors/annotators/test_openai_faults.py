@@ -142,7 +142,7 @@ def test_what_fails_now_and_then_costs_repeats_and_never_a_wrong_label(name, mak
 def test_nobody_listens(make, ask_of, language_server):
     annotator = make(base_url="http://127.0.0.1:1/v1")
     labels, error = outcome(annotator, ask_of(*TEXTS))
-    assert labels == [] and "is it running" in str(error)
+    assert labels == [] and "see that it is running" in str(error)
     figures = annotator.statistics()
     assert figures["failures_connection"] == figures["failures"]
     assert figures["spent_requests"] == 0  # what never left is not paid for
