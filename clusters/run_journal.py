@@ -189,6 +189,9 @@ class RunJournal:
         }
         if any("success" in episode.figures for episode in episodes):
             row["success_rate"] = float(np.mean([episode.figures.get("success", 0.0) for episode in episodes]))
+        for name in self._settings.rewards.bonuses:  # those that actors pay; a module's is not known by episode
+            if any(f"return_{name}" in episode.figures for episode in episodes):
+                row[f"return_{name}"] = float(np.mean([each.figures.get(f"return_{name}", 0.0) for each in episodes]))
         before = [float(each["judged"]) for each in self.evaluations]
         self._evaluations.append(row)
         if judged >= max(before, default=judged):  # of equals the later one: it has seen more

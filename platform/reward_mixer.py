@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.bonus_settings import is_row_component
-from onibi.platform.coefficient import coefficient_at
+from onibi.platform.coefficient import ScheduleSettings, coefficient_at
 from onibi.platform.errors import TrainingError
 from onibi.platform.reward_bounds import Bounds, step_bounds
 from onibi.platform.reward_settings import EXTRINSIC, INTRINSIC, RewardSettings
@@ -101,7 +101,7 @@ class RewardMixer:
     def scheduled(self) -> bool:
         """Whether a coefficient depends on the env steps."""
         owners = (self.settings.extrinsic, self.settings.intrinsic, *self.settings.bonuses.values())
-        return any(owner is not None and not isinstance(owner.coefficient, float) for owner in owners)
+        return any(owner is not None and isinstance(owner.coefficient, ScheduleSettings) for owner in owners)
 
     def bounds(self, component: str) -> Bounds:
         """What one step of this component can pay, coefficient included. Raises: KeyError for an unknown one."""

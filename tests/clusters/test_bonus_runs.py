@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,10 @@ def test_what_actors_pay_by_the_encoder_comes_with_the_weights(workshop):
     last = figures(workshop)
     assert last["learner/reward_missing_share/e3b"] < 0.9, "episodes that began after the first weights are paid"
     assert last["actors/return_e3b"] > 0
+    told = [json.loads(line) for line in (workshop.runs / "run" / "evaluations.jsonl").read_text().splitlines()][-1]
+    assert told["return_e3b"] > 0
+    assert 0 < told["return_seen"] <= 2.0
+    assert "return_rnd" not in told
 
 
 def test_a_resumed_run_goes_on_with_the_bonuses_of_the_checkpoint(workshop):
@@ -103,6 +109,19 @@ def test_a_resumed_run_goes_on_with_the_bonuses_of_the_checkpoint(workshop):
             np.testing.assert_array_equal(array, after[name], err_msg=name)
     with pytest.raises(CheckpointError, match=r"knows nothing of rewards\.bonuses\.other"):
         workshop.resume(overrides=["rewards.bonuses.other.kind=rnd", "budget.max_env_steps=800"])
+
+
+@pytest.mark.slow
+def test_roles_under_ray_pay_the_same_bonuses_and_resume_with_them(workshop):
+    changes = {"budget__max_env_steps": 2_000, "learner": LEARNERS["dqn"], "actors__count": 1}
+    workshop.train(rewards=REWARDS, serial=False, **changes)
+    before, last = tensors_of(workshop)["bonuses"], figures(workshop)
+    assert last["bonus/rnd_steps"] >= 1_500 // 32
+    assert last["bonus/rnd_lost_rows"] == 0
+    assert last["learner/reward_missing_share/e3b"] < 0.9
+    assert last["actors/return_e3b"] > 0
+    workshop.resume(overrides=["budget.max_env_steps=2500"], serial=False)
+    assert tensors_of(workshop)["bonuses"]["rnd.gradient.counters.updates"] > before["rnd.gradient.counters.updates"]
 
 
 @pytest.mark.parametrize(
