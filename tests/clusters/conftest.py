@@ -112,6 +112,10 @@ class Workshop:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def evaluations(self, name: str = "run") -> list[dict]:
+        lines = (self.runs / name / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def checkpoints(self, name: str = "run") -> list[Path]:
         folder = self.runs / name / "checkpoints"
         return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -90,7 +88,7 @@ def test_what_actors_pay_by_the_encoder_comes_with_the_weights(workshop):
     last = figures(workshop)
     assert last["learner/reward_missing_share/e3b"] < 0.9, "episodes that began after the first weights are paid"
     assert last["actors/return_e3b"] > 0
-    told = [json.loads(line) for line in (workshop.runs / "run" / "evaluations.jsonl").read_text().splitlines()][-1]
+    told = workshop.evaluations()[-1]
     assert told["return_e3b"] > 0
     assert 0 < told["return_seen"] <= 2.0
     assert "return_rnd" not in told
