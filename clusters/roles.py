@@ -25,6 +25,7 @@ from onibi.platform.policy import Weights
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
 from onibi.platform.replay.ring_file import meeting_path
 from onibi.platform.replay.shard import Resolve, Shard
+from onibi.platform.table_log import TableLog
 
 
 def open_run_shard(
@@ -86,4 +87,5 @@ def build_learner(
         faults=None if plan.faults is None else Path(plan.faults),
         sources=sources,
     )
-    return LearnerParts(learner, source, loop, group, sources)
+    table_log = None if number or plan.table_log is None else TableLog(Path(plan.table_log), incarnation)
+    return LearnerParts(learner, source, loop, group, sources, table_log)

@@ -21,7 +21,7 @@ from onibi.actors.rollout import Rollout, RolloutIdentity
 from onibi.actors.views.registry import VIEWS
 from onibi.actors.views.view import View
 from onibi.clusters.bonus_plan import bonus_features, check_bonuses, needs_with_bonuses
-from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.run_settings import RunSettings, judges_chosen
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotator import Annotator, judge_of
@@ -67,6 +67,7 @@ class RunPlan:
     annotation_table: str | None = None  # folder of the labels on disk; None: there are none
     spending: str | None = None  # folder in which annotators count what they spend; None: in memory
     faults: str | None = None  # folder for a batch that could not be learned from
+    table_log: str | None = None  # folder in which it is told which reward table took effect when; None: nowhere
     features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
     steps_before: int = 0  # env steps of the run whose rows are in no ring any more
 
@@ -275,6 +276,7 @@ def plan_run(settings: RunSettings) -> RunPlan:
         EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
             actions that the learner can choose among, or lacks the captions that the run asks for.
     """
+    settings = judges_chosen(settings)
     env = make_vector_env(settings.environment, 1, raw_keys(settings))
     try:
         view = _make_view(settings, env.single_observation_space)

@@ -38,9 +38,12 @@ from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.errors import ConfigError
 from onibi.platform.policy import Weights
 from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.reward_table import RewardTable
+from onibi.platform.table_log import RecordedTables, TableLog
 
 _INTERVAL_SECONDS = 1.0
 
@@ -81,12 +84,14 @@ class SerialRun:
             self._desk.restore(dict(checkpoint.tables))
         self._annotation = SerialAnnotation(plan, self._desk)
         self._reward_model = SerialRewardModel(plan, self._desk, checkpoint)
+        self._recorded = _recorded_tables(plan, checkpoint)
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
         self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
         self._rollouts: list[Rollout] = []
         self._opened = ExitStack()
         self._opened.callback(self._annotation.close)
+        self._table_log: TableLog | None = None
         known = None if checkpoint is None else captions_of(checkpoint)
         self._shard, kept = open_shard(plan, run_id, self._desk.intern, known)
         self._opened.callback(self._shard.close)
@@ -135,6 +140,9 @@ class SerialRun:
             faults=None if plan.faults is None else Path(plan.faults),
             sources=self._sources,
         )
+        if plan.table_log is not None:
+            self._table_log = TableLog(Path(plan.table_log), self._state.learner_incarnation)
+            self._opened.callback(self._table_log.close)
         for actor in range(settings.actors.count):
             self._rollouts.append(self._make_rollout(actor))
             self._opened.callback(self._rollouts[-1].close)
@@ -193,14 +201,23 @@ class SerialRun:
         self._shard.take_episodes()
         self._desk.see(*inserted.sightings())
         self._desk.advance(self._state.env_steps)
-        self._annotation.turn()
-        self._reward_model.turn(self._state.env_steps)
-        table = self._desk.table(newer_than=self._loop.table_version)
+        table = self._newer_table()
         if table is not None:
             self._loop.set_table(table)
             self._table = table
+            if self._table_log is not None:
+                self._table_log.add(table, self._loop.updates, self._state.env_steps)
         paid = self._ledger.add(fragment, inserted.caption_id, self._table)
         meter.add_episodes((episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes)
+
+    def _newer_table(self) -> RewardTable | None:
+        """What captions are worth from now on, judged now or as it was recorded; None where nothing changed."""
+        if self._recorded is not None:
+            keys = self._desk.captions.caption_keys
+            return self._recorded.take(self._loop.updates, self._state.env_steps, keys)
+        self._annotation.turn()
+        self._reward_model.turn(self._state.env_steps)
+        return self._desk.table(newer_than=self._loop.table_version)
 
     def _make_rollout(self, actor: int) -> Rollout:
         lease = self._shard.register(actor, self._settings.actors.rollout.envs_per_actor)
@@ -278,6 +295,18 @@ class SerialRun:
     def _close(self) -> None:
         self._opened.close()
         remove_ring(self._ring)
+
+
+def _recorded_tables(plan: RunPlan, checkpoint: Checkpoint | None) -> RecordedTables | None:
+    path = plan.settings.annotation.replay_tables
+    if path is None:
+        return None
+    if checkpoint is not None:
+        raise ConfigError(
+            f"annotation.replay_tables is {path}: a run is paid again from its first step on, so it cannot be resumed. "
+            "Start it anew, or resume it with --set annotation.replay_tables=null."
+        )
+    return RecordedTables(Path(path).expanduser())
 
 
 def evaluate_weights(

@@ -20,12 +20,13 @@ from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
-from onibi.platform.errors import OnibiError, RunInUseError
+from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
 from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
 from onibi.platform.replay.log.log_writer import location_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.run_folder import RunFolder, create_run, find_run
+from onibi.platform.table_log import FOLDER as TABLE_LOG_FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def train(
     plan.check_learner()  # and a learner whose settings do not fit the rewards
     if serial:
         plan.check_serial()
+    else:
+        _check_distributed(plan.settings)
     folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
     folder.write_config(to_mapping(plan.settings))
     folder.update(serial=serial)
@@ -83,6 +86,8 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         serial = folder.record().serial
     if serial:
         plan.check_serial()
+    else:
+        _check_distributed(plan.settings)
     reached = _newest_step(folder)
     try:
         return _session(folder, plan, serial, begin, display)
@@ -92,6 +97,16 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         if overrides and _newest_step(folder) == reached:
             folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
         raise
+
+
+def _check_distributed(settings: RunSettings) -> None:
+    """Whether several processes can do what is asked for. Raises: ConfigError where only a serial run can."""
+    tables = settings.annotation.replay_tables
+    if tables is not None:
+        raise ConfigError(
+            f"annotation.replay_tables is {tables}: several processes never come by the same rows again. Train with "
+            "--serial, or set it to null."
+        )
 
 
 def _newest_step(folder: RunFolder) -> int:
@@ -108,6 +123,7 @@ def _session(
         plan.with_annotation_table(folder.path.parent),
         log_location=location_of(plan.settings.replay.log, folder.path, run_id),
         faults=str(folder.artifacts.absolute()),
+        table_log=str((folder.path / TABLE_LOG_FOLDER).absolute()),
         spending=str(folder.path.absolute() / "spending"),  # counted on when the run is resumed
     )
     with folder.lock(), _stop_signals() as should_stop:

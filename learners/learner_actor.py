@@ -18,6 +18,7 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
+from onibi.platform.table_log import UNKNOWN_STEPS, TableLog
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources
@@ -38,6 +39,7 @@ class LearnerParts:
     loop: LearnerLoop
     group: WorkerGroup | None = None
     sources: RewardSources | None = None  # of bonuses, caps and schedules
+    table_log: TableLog | None = None  # told which reward table took effect when
 
 
 @dataclass(frozen=True)
@@ -177,4 +179,6 @@ class LearnerActor:
             table = ray.get(self._table)
             if table is not None:
                 loop.set_table(table)
+                if self._parts is not None and self._parts.table_log is not None:
+                    self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)
         self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS)

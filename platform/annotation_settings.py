@@ -62,6 +62,8 @@ class AnnotationSettings(Settings):
     # Labels on disk, shared by runs: auto (RUNS_FOLDER/annotations for annotators that cost something), none, a folder.
     table: str = "auto"
     desk: AnnotationDeskSettings = field(default_factory=AnnotationDeskSettings)
+    # RUN/reward_tables/learner-000000.arrows: nobody is asked, captions are paid as they were there. Serial runs only.
+    replay_tables: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_keys", 1), ("workers", 1), ("votes", 1), ("delay_steps", 0)):
