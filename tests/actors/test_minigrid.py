@@ -180,6 +180,44 @@ def test_the_whole_grid_shows_the_agent_and_where_it_looks():
     assert columns["observation.mission"].sum() == len(set(observation["mission"].split()))
 
 
+REMEMBERED = [
+    "MiniGrid-DoorKey-8x8-v0",
+    "MiniGrid-KeyCorridorS3R2-v0",
+    "MiniGrid-Dynamic-Obstacles-8x8-v0",
+    "MiniGrid-ObstructedMaze-1Dlhb-v0",
+    "MiniGrid-RedBlueDoors-6x6-v0",
+    "BabyAI-GoToLocal-v0",
+]
+
+
+@pytest.mark.parametrize("env_id", REMEMBERED)
+def test_remembered_views_are_those_that_minigrid_makes(env_id):
+    ours, bare = make(env_id), gym.make(env_id, disable_env_checker=True)
+    made = 0
+    inner = ours.unwrapped.gen_obs.__self__._make
+
+    def counted():
+        nonlocal made
+        made += 1
+        return inner()
+
+    ours.unwrapped.gen_obs.__self__._make = counted
+    rng, steps = np.random.default_rng(0), 600
+    (seen, _), (expected, _) = ours.reset(seed=4), bare.reset(seed=4)
+    for step in range(steps):
+        assert np.array_equal(seen["image"], expected["image"])
+        assert (seen["direction"], seen["mission"]) == (expected["direction"], expected["mission"])
+        seen["image"][:] = 99  # what a caller does to its observation is not remembered
+        action = int(rng.integers(ours.action_space.n))
+        seen, reward, *ends, _ = ours.step(action)
+        expected, expected_reward, *expected_ends, _ = bare.step(action)
+        assert (reward, ends) == (expected_reward, expected_ends)
+        if any(ends):
+            (seen, _), (expected, _) = ours.reset(seed=step), bare.reset(seed=step)
+    if "Dynamic" not in env_id:
+        assert made < 0.8 * steps, "most views are remembered"
+
+
 def test_bumps_are_never_asked_and_missions_stand_with_events_where_wanted():
     bump = caption_of_events("You bump into the wall.", "get the key", 3)
     assert [(key.text, key.askable) for key in bump.keys] == [("You bump into the wall.", False)]
