@@ -120,6 +120,13 @@ def test_babyai_says_when_the_mission_is_fulfilled_though_no_goal_stands_there()
     raise AssertionError("no seed had a free cell")
 
 
+def test_babyai_does_not_print_the_levels_that_it_throws_away(capsys):
+    env = make("BabyAI-GoToLocal-v0")
+    for seed in range(40):
+        env.reset(seed=seed)
+    assert capsys.readouterr().out == ""
+
+
 def vector(env_id, envs=2, **kwargs):
     return make_vector_env(EnvironmentSettings(id=env_id, kwargs=kwargs), envs)
 
