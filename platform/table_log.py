@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -205,7 +206,7 @@ class RecordedTables:
         return RewardTable(table.version, caption_keys, table.value, table.labelled)
 
 
-def _rows(stream: pa.RecordBatchStreamReader, path: Path) -> Iterator[dict[str, object]]:
+def _rows(stream: pa.RecordBatchStreamReader, path: Path) -> Iterator[dict[str, Any]]:
     while True:
         try:
             batch = stream.read_next_batch()
