@@ -351,7 +351,8 @@ def location_of(settings: LogSettings, run_folder: Path, run_id: str) -> str | N
     if settings.url is None:
         return str((run_folder / "replay").absolute())
     if local_folder(settings.url) is None:
-        return f"{settings.url.rstrip('/')}/{run_id}"
+        address, mark, options = settings.url.partition("?")  # s3://bucket/logs?region=eu-central-1
+        return f"{address.rstrip('/')}/{run_id}{mark}{options}"
     return str((Path(settings.url.removeprefix("file://")).expanduser() / run_id).absolute())
 
 

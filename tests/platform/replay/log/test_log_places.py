@@ -145,6 +145,9 @@ def test_the_place_of_a_log_follows_from_its_settings(tmp_path):
     assert location_of(LogSettings(enabled=False), tmp_path, "id") is None
     assert location_of(LogSettings(), tmp_path, "id") == f"{tmp_path}/replay"
     assert location_of(LogSettings(url="s3://bucket/logs/"), tmp_path, "id") == "s3://bucket/logs/id"
+    assert location_of(LogSettings(url="s3://b/logs?region=x&scheme=http"), tmp_path, "id") == (
+        "s3://b/logs/id?region=x&scheme=http"
+    )
     assert location_of(LogSettings(url=f"file://{tmp_path}"), tmp_path, "id") == f"{tmp_path}/id"
 
 
