@@ -10,4 +10,5 @@ ANNOTATORS = {
     "openai": "onibi.actors.annotators.openai:OpenaiAnnotator",
     "replay": "onibi.actors.annotators.replay:ReplayAnnotator",
     "similarity": "onibi.actors.annotators.similarity:SimilarityAnnotator",
+    "transformers": "onibi.actors.annotators.transformers:TransformersAnnotator",
 }

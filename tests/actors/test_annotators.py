@@ -21,12 +21,14 @@ TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vo
 
 
 JUDGES = [kind for kind in ANNOTATORS if kind not in ("auto", "custom")]  # test_auto.py, test_annotation_worker.py
-NEEDED: dict[str, dict[str, str]] = {}  # what the settings of a kind cannot do without
+NEEDED: dict[str, dict[str, object]] = {}  # what the settings of a kind cannot do without
 
 
 @pytest.fixture(autouse=True)
-def needed(language_server):
+def needed(request, language_server):
     NEEDED["openai"] = {"base_url": language_server.url, "model": "m"}
+    if request.node.callspec.params.get("kind") == "transformers":
+        NEEDED["transformers"] = {"model": request.getfixturevalue("tiny_language_model"), "least_word_share": 1e-6}
 
 
 def make(kind):
