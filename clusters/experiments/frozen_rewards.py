@@ -87,7 +87,7 @@ class FrozenRewards:
             else:
                 labelled[chosen] = paying.caption_status[paying.caption_rows(part.caption_id)] != UNLABELLED
             parts.append((mixed.labelled_share, len(part.reward)))
-        self.labelled = (labelled | ~rows.used).all(axis=1)
+        self.labelled = np.asarray((labelled | ~rows.used).all(axis=1))
         return MixedRewards(
             total=total,
             components=components,
