@@ -22,7 +22,10 @@ from onibi.clusters.experiments.declaration import Arm, Comparison, Experiment, 
 
 _COEFFICIENT, _COUNT_POWER = 0.1, 3.0
 _EXTRINSIC = ("rewards.intrinsic=null",)
-_KEYROOM_GOAL = "Open the locked door. Find the key. Pick up the key. Go down the stairs."
+_KEYROOM_GOAL = "Find the key. Open the locked door."
+_COSINE = 0.45
+"""From which the judge by sentence embeddings finds a caption helpful. Goals and this were chosen on captions that are
+heard there, none on success."""
 
 
 def _lexicon(name: str) -> tuple[str, ...]:
@@ -82,10 +85,10 @@ class _Task:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        embedding = ("annotator.kind=embedding", f"annotator.goal={self.goal}", *_table("retrieval"))
+        judge = ("annotator.kind=embedding", f"annotator.goal={self.goal}", f"annotator.threshold={_COSINE}")
         return (
             self.arm("extrinsic", *_EXTRINSIC),
-            self.arm("embedding", *embedding),
+            self.arm("embedding", *judge, *_table("retrieval")),
             self.arm("lexicon", *_lexicon(self.lexicon)),
             self.arm("all-ones", *_lexicon("all_ones")),
         )
@@ -112,7 +115,7 @@ _TASKS = (
         preset="minihack-oni",
         env_steps=350_000,
         lexicon="nethack",
-        goal="Push a boulder into the water. Cross the river. Go down the stairs.",
+        goal="Push the boulder into the water. Cross the water.",
         seconds=280.0,
         overrides=(*_NETHACK, "environment.id=MiniHack-River-Narrow-v0"),
     ),
@@ -216,5 +219,8 @@ EXPERIMENT = Experiment(
         "replay.log.enabled=false",
         "checkpoint.period_seconds=600",
     ),
-    short=ShortForm(arms=_SHORT_ARMS, seeds=3, episodes=48, guess_seconds=280.0),
+    # KeyRoom alone, four arms, three seeds: within 25 minutes on two cores.
+    short=ShortForm(
+        settings={"budget.max_env_steps": 200_000}, arms=_SHORT_ARMS, seeds=3, episodes=48, guess_seconds=240.0
+    ),
 )
