@@ -88,7 +88,8 @@ class MessagePages:
     """What the game said between two actions: the message behind each key that NLE or MiniHack sent to the engine.
 
     NLE answers "--More--" with a blank and leaves questions with Escape, so a fight's kill, or "You die...", is not in
-    the observation that the action brings: 15% of the steps of random play in NetHackScore lose a message that way.
+    the observation that the action brings. About one step of random play in a hundred says more than it shows
+    (16,000 steps each: NetHackScore 0.8%, Quest-Easy 1.3%); of KeyRoom-S5's 13 keys 5 are heard in no other way.
 
     Args:
         env: the unwrapped environment; its engine's ``step`` is listened to.

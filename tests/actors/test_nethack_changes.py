@@ -8,6 +8,9 @@ import pytest
 from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
 from onibi.actors.captioners.nethack_changes import NetHackChangesCaptioner, NetHackChangesCaptionerSettings
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
+from onibi.clusters.run_plan import plan_run, raw_keys
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.config import read_settings
 from onibi.platform.errors import CaptionError
 
 KEYS = ("glyphs", "chars", "blstats", "message", "inv_strs", "inv_letters")
@@ -210,3 +213,27 @@ def test_the_door_that_keyrooms_apply_unlocks_is_told_where_the_message_says_nev
     envs.close()
     assert opened >= 2
     assert gained >= opened
+
+
+def test_a_run_asks_nle_for_what_changes_are_read_from_and_its_rows_tell_them():
+    document = {
+        "environment": {"id": "MiniHack-KeyRoom-S5-v0"},
+        "view": {"kind": "nethack"},
+        "captioner": {"kind": "nethack_changes"},
+        "actors": {"rollout": {"envs_per_actor": 4, "fragment_seconds": 0.0, "fragment_steps": 100}},
+    }
+    settings = read_settings(RunSettings, document)
+    assert set(raw_keys(settings)) >= {"glyphs", "inv_strs", "inv_letters", "message"}
+    plain = read_settings(RunSettings, {**document, "captioner": {"kind": "nethack"}})
+    assert "glyphs" not in raw_keys(plain), "who does not read changes does not pay for glyphs"
+    rollout = plan_run(settings).make_rollout(0, 0, 0)
+    told, episodes = set(), 0
+    while episodes < 12:
+        fragment = rollout.collect(lambda version: None)
+        assert fragment.columns["caption_count"].shape[-1] == 6
+        told |= {key.text for caption in fragment.new_captions for key in caption.keys}
+        episodes += len(fragment.episodes)
+    rollout.close()
+    assert {"A door opens.", "You gain a key named The Master Key of Thievery."} <= told
+    # Nothing in this task can be closed or dropped: only the next game has a closed door and an empty pack.
+    assert not [key for key in told if "closes" in key or "You lose" in key or "breaks" in key]
