@@ -60,6 +60,10 @@ def presets(
 
 
 def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="CONFIG", help="A preset or run file whose language model servers to look for."),
+    ] = None,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     shared_memory: Annotated[
         Path, typer.Option("--shared-memory", help="Where replay rings will lie (the setting replay.folder).")
@@ -74,12 +78,13 @@ def doctor(
     Example:
 
       onibi doctor
+      onibi doctor clusters/llm_serving/judge-ollama.yaml
     """
     with told(debug=debug):
         from rich.console import Console
 
         from onibi.clusters.doctor import doctor_table, examine, exit_code
 
-        rows = examine(runs_folder, shared_memory=shared_memory, ray_address=address)
+        rows = examine(runs_folder, shared_memory=shared_memory, ray_address=address, config=config)
         Console().print(doctor_table(rows))
     raise typer.Exit(exit_code(rows))

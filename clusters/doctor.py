@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import http.client
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
+from onibi.clusters.cli_frame import PRESETS
 from onibi.clusters.figures import bytes_text
 from onibi.platform.redaction import without_secrets
 from onibi.platform.replay.ring_file import orphans
@@ -31,10 +34,18 @@ _NEEDED = ("torch", "ray", "mlflow", "gymnasium", "numpy", "pyarrow", "safetenso
 _OPTIONAL = (
     ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
+    ("openai", "the annotator openai (any language model server)", "pip install 'onibi[openai]'"),
+    ("tenacity", "the annotator openai", "pip install 'onibi[openai]'"),
+    (
+        "transformers",
+        "the annotator transformers (a language model in its process)",
+        "pip install 'onibi[transformers]'",
+    ),
 )
 _SHARED_MEMORY_LEAST_BYTES = 512 << 20  # the ring of the largest preset and a small object store of Ray
 _DISK_LEAST_BYTES = 2 << 30
 _ANSWER_SECONDS = 5.0
+_MOST_LIST_BYTES = 1 << 20  # of a list of models
 
 
 class Finding(enum.Enum):
@@ -55,13 +66,18 @@ class DoctorRow:
     hint: str = ""
 
 
-def examine(runs_root: Path, shared_memory: Path, ray_address: str | None) -> list[DoctorRow]:
+def examine(
+    runs_root: Path, shared_memory: Path, ray_address: str | None, config: str | None = None
+) -> list[DoctorRow]:
     """Look at everything a run on this machine needs. Starts nothing, changes nothing, and takes seconds.
 
     Args:
         runs_root: the folder of all runs.
         shared_memory: the folder of replay rings (``replay.folder``).
         ray_address: ``host:port`` of a cluster to be reached; None: runs start their own.
+        config: a preset or run file whose language model servers are to be reached.
+
+    Raises: ConfigError where the config cannot be read.
     """
     checks: list[Callable[[], Iterable[DoctorRow]]] = [
         _python,
@@ -71,6 +87,7 @@ def examine(runs_root: Path, shared_memory: Path, ray_address: str | None) -> li
         lambda: _runs(runs_root),
         lambda: _tracking(runs_root),
         lambda: _ray_cluster(ray_address),
+        lambda: _model_servers(config),
     ]
     return [row for check in checks for row in check()]
 
@@ -215,6 +232,43 @@ def _ray_cluster(address: str | None) -> Iterable[DoctorRow]:
         yield DoctorRow("ray cluster", Finding.MISSING, f"{address}: {error}", hint)
     else:
         yield DoctorRow("ray cluster", Finding.GOOD, f"{address} answers")
+
+
+def _model_servers(config: str | None) -> Iterable[DoctorRow]:
+    if config is None:
+        return
+    from onibi.clusters.run_settings import RunSettings
+    from onibi.platform.config import read_settings
+    from onibi.platform.presets import find_document
+
+    settings = read_settings(RunSettings, find_document(config, PRESETS), source=config)
+    servers = [judge for judge in (settings.annotator, *settings.annotators.values()) if hasattr(judge, "base_url")]
+    if not servers:
+        yield DoctorRow("model server", Finding.GOOD, f"{config} asks none")
+    for judge in servers:
+        yield _model_server(judge.base_url, judge.model, judge.api_key_env)  # type: ignore[attr-defined]
+
+
+def _model_server(base_url: str, model: str, variable: str | None) -> DoctorRow:
+    shown = str(without_secrets(base_url))
+    key = None if variable is None else os.environ.get(variable, "").strip()
+    if key == "":
+        hint = f"set {variable} where the run is started, on a cluster on every node"
+        return DoctorRow("model server", Finding.WARNING, f"{shown}: {variable} is not set here", hint)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    try:
+        request = urllib.request.Request(f"{base_url.rstrip('/')}/models", headers=headers)
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+            listed = json.loads(answer.read(_MOST_LIST_BYTES))
+        names = [str(entry["id"]) for entry in listed["data"]]
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
+        reason = str(getattr(error, "reason", error))
+        hint = "start it, or correct annotator.base_url; runs go on without labels until it answers"
+        return DoctorRow("model server", Finding.WARNING, f"{shown} lists no models: {reason}", hint)
+    if model not in names:
+        hint = f"it lists {', '.join(names[:5]) or 'none'}; correct annotator.model (some servers take any name)"
+        return DoctorRow("model server", Finding.WARNING, f"{shown} answers, without {model!r}", hint)
+    return DoctorRow("model server", Finding.GOOD, f"{shown} answers, with {model!r}")
 
 
 def _version(name: str) -> str | None:

@@ -21,10 +21,10 @@ def no_server(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def rows_of(tmp_path, name: str, ray_address: str | None = None) -> list[DoctorRow]:
+def rows_of(tmp_path, name: str, ray_address: str | None = None, config: str | None = None) -> list[DoctorRow]:
     memory = tmp_path / "shm"
     memory.mkdir(exist_ok=True)
-    return [row for row in examine(tmp_path / "runs", memory, ray_address) if row.name == name]
+    return [row for row in examine(tmp_path / "runs", memory, ray_address, config) if row.name == name]
 
 
 def test_this_machine_can_run_and_every_finding_that_is_not_good_has_a_hint(tmp_path):
@@ -123,3 +123,47 @@ def test_the_table_shows_hints_and_reads_no_markup():
     )
     text = console.file.getvalue()
     assert "[red]found" in text and "→ do this" in text and text.count("✓") == 1 and text.count("!") == 1
+
+
+def test_the_model_servers_of_a_config_are_asked_for_their_models_with_the_key(tmp_path, monkeypatch):
+    asked: list[tuple[str, str | None]] = []
+
+    class Models(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "llama"}]}')
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    def row(**settings) -> DoctorRow:
+        lines = [f"  {name}: {value}" for name, value in settings.items()]
+        config = tmp_path / "run.yaml"
+        config.write_text("\n".join(["extends: minihack-oni", "annotator:", "  kind: openai", *lines]))
+        (found,) = rows_of(tmp_path, "model server", config=str(config))
+        return found
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    assert row(base_url=url, model="llama", api_key_env="JUDGE_KEY").finding is Finding.GOOD
+    assert asked == [("/v1/models", "Bearer sk-1")]
+    other = row(base_url=url, model="gpt")
+    assert other.finding is Finding.WARNING and "llama" in other.hint and "'gpt'" in other.found
+    assert asked[1] == ("/v1/models", None)
+    monkeypatch.delenv("JUDGE_KEY")
+    keyless = row(base_url=url, model="llama", api_key_env="JUDGE_KEY")
+    assert keyless.finding is Finding.WARNING and "JUDGE_KEY is not set" in keyless.found and len(asked) == 2
+    server.shutdown()
+    server.server_close()
+    silent = row(base_url=url, model="llama")
+    assert silent.finding is Finding.WARNING and "refused" in silent.found and "sk-1" not in silent.found
+
+
+def test_a_config_without_a_model_server_asks_none(tmp_path):
+    (row,) = rows_of(tmp_path, "model server", config="cartpole-dqn")
+    assert row.finding is Finding.GOOD and "asks none" in row.found
+    assert rows_of(tmp_path, "model server") == []
