@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def check_bonuses(settings: RunSettings, *, has_captions: bool) -> None:
-    """Raises: ConfigError for a bonus that this run cannot pay."""
+    """Raises: ConfigError for a bonus that this run cannot pay, or heads that are not those of its rewards."""
     for name, bonus in settings.rewards.bonuses.items():
         place = f"rewards.bonuses.{name} is {bonus.kind}"
         if bonus.kind == "key_counts" and not has_captions:
@@ -43,6 +43,12 @@ def check_bonuses(settings: RunSettings, *, has_captions: bool) -> None:
                 f"{place}, whose encoder comes to the actors with the weights, but with placement.inference actors "
                 "get none. Set placement.inference to null, or choose another bonus."
             )
+    heads = getattr(settings.learner, "heads", None)
+    if heads is not None and sorted(heads) != sorted(settings.rewards.term_names):
+        raise ConfigError(
+            f"learner.heads values {', '.join(sorted(heads))}, the terms of rewards are "
+            f"{', '.join(settings.rewards.term_names)}. Name each term once, or set learner.heads to null."
+        )
 
 
 def is_learned(bonus: BonusSettings) -> bool:

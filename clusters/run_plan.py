@@ -206,9 +206,9 @@ class RunPlan:
 
     @property
     def annotator_settings(self) -> dict[str, Settings]:
-        """Settings of all annotators by name, the first one's being its kind; none without captions to judge."""
+        """Settings of all annotators by name, the first one's being its kind; none without captions or workers."""
         settings = self.settings
-        if settings.captioner.kind == "none":  # type: ignore[attr-defined]
+        if settings.captioner.kind == "none" or settings.annotation.workers == 0:  # type: ignore[attr-defined]
             return {}
         return {settings.annotator.kind: settings.annotator, **settings.annotators}  # type: ignore[attr-defined]
 

@@ -27,6 +27,12 @@ from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
+from onibi.learners.component_heads import (
+    SCALAR_LOSSES,
+    ComponentHeadSettings,
+    ComponentValueHead,
+    component_form,
+)
 from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import q_policy_factory
@@ -71,6 +77,8 @@ class DqnSettings(Settings):
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
     batch_size: Count = 128
     priorities: PrioritySettings | None = None  # draws by how much there is to learn; null: uniform
+    # One head for each term of the reward, by its name (a product's: those joined by "-"); null: one for their sum.
+    heads: dict[str, ComponentHeadSettings] | None = None
     target: TargetSettings = field(default_factory=TargetSettings)
     noisy: NoisySettings | None = (
         None  # explores by noise on the head's weights, best with exploration.base 0; null: none
@@ -84,6 +92,11 @@ class DqnSettings(Settings):
     def __post_init__(self) -> None:
         """Refuse options that the chosen value loss would not read."""
         check_loss_options(self.value_loss, self.support, self.huber_delta, self.quantiles)
+        if self.heads is not None and (not self.heads or self.value_loss not in SCALAR_LOSSES):
+            raise ValueError(
+                f"heads has {len(self.heads)} names and value_loss is {self.value_loss}; heads need one name at least "
+                "and value_loss mse or huber: set one of those, or heads to null"
+            )
 
 
 class Learnt(NamedTuple):
@@ -134,6 +147,11 @@ class DqnLearner:
         self._value_head = build_value_head(
             settings.value_loss, settings.support, settings.huber_delta, settings.quantiles, value_bounds
         )
+        self._components: ComponentValueHead | None = None
+        if settings.heads is not None:
+            self._value_head = self._components = ComponentValueHead(
+                settings.value_loss, self._value_head.huber_delta, settings.heads, settings.discount
+            )
         network = build_q_network(
             settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed, noisy=settings.noisy
         )
@@ -178,12 +196,23 @@ class DqnLearner:
         """The value loss with its resolved support."""
         return self._value_head
 
-    def update(self, windows: Windows, reward: NDArray[np.float32]) -> Update:
+    @property
+    def reads_terms(self) -> bool:
+        """Whether ``update`` wants the terms of the reward apart."""
+        return self._components is not None
+
+    def update(
+        self,
+        windows: Windows,
+        reward: NDArray[np.float32],
+        terms: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> Update:
         """One gradient step on a drawn batch; see ``Learner.update``.
 
-        A loss or gradient that is not finite changes nothing but the counters.
+        A loss or gradient that is not finite changes nothing but the counters. ``terms`` [B, n] each, which add up to
+        ``reward``, are read where there is a head for each.
         """
-        inputs = self._inputs(windows, reward)
+        inputs = self._inputs(windows, reward, terms)
         result, learnt = self._program.step(inputs)
         if result.applied:
             self._network.learn_statistics(inputs["observation"])
@@ -209,9 +238,15 @@ class DqnLearner:
         self._draws.load_state_dict(state)
         torch.set_rng_state(state[TORCH_GENERATOR].cpu())
 
-    def _inputs(self, windows: Windows, reward: NDArray[np.float32]) -> dict[str, dict[str, Tensor]]:
+    def _inputs(
+        self, windows: Windows, reward: NDArray[np.float32], terms: Mapping[str, NDArray[np.float32]] | None
+    ) -> dict[str, dict[str, Tensor]]:
         """All that the loss reads, on the device. What is random is drawn here: fractions of ``iqn``, noise."""
         batch = {"reward": self.copies.tensor(reward)}
+        if self._components is not None:
+            assert terms is not None, "LearnerLoop hands the terms in where reads_terms says so"
+            stacked = np.stack([terms[name] for name in self._components.names], axis=-1)
+            batch["terms"] = self.copies.tensor(stacked)
         batch |= self._tensors({name: getattr(windows, name) for name in ("action", "weight", "continues", "used")})
         batch |= self._draws.draw(len(reward))
         return {
@@ -230,6 +265,10 @@ class DqnLearner:
             values, probabilities = self._target_distribution(inputs)
             target = (values * probabilities).sum(dim=1)
             terms = self._value_head.distribution_terms(prediction, fractions, values, probabilities)
+        elif self._components is not None:
+            targets = self._component_targets(inputs, self._components)
+            target = targets.sum(dim=1)
+            terms = self._components.component_terms(prediction, targets)
         else:
             target = self._target_values(inputs)
             terms = self._value_head.terms(prediction, target)
@@ -245,6 +284,15 @@ class DqnLearner:
         temperature = self.settings.exploration.temperature
         bootstrap = bootstrap_value(values, chooser, temperature, observation.get(ACTION_MASK))
         return n_step_return(batch["reward"], self._discounts(inputs), bootstrap)
+
+    @torch.no_grad()
+    def _component_targets(self, inputs: Inputs, head: ComponentValueHead) -> Tensor:
+        """[B, C] n-step targets of all heads, each with its own discount; one action for all."""
+        observation, batch = inputs["bootstrap"], inputs["batch"]
+        outputs = self._outputs(self._target, observation, None, batch.get("target_noise"))
+        chooser = self._chooser(inputs) if self.settings.double else head.decode(outputs)
+        temperature, mask = self.settings.exploration.temperature, observation.get(ACTION_MASK)
+        return head.targets(batch["terms"], batch["continues"], batch["used"], outputs, chooser, temperature, mask)
 
     @torch.no_grad()
     def _target_distribution(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -301,6 +349,9 @@ class DqnLearner:
             "gradient_norm": gradient_norm,
             "clipped_share": learnt.clipped.float().mean(),
         }
+        if self._components is not None:
+            each = self._components.components(learnt.outputs.detach()).mean(dim=(0, 1))
+            metrics |= {f"q_mean/{name}": each[at] for at, name in enumerate(self._components.names)}
         sigma = self._network.head.mean_sigma()
         if sigma is not None:
             metrics["noise_sigma"] = sigma
@@ -322,6 +373,8 @@ def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
         spec: row layout.
     """
     form = chosen_head_form(settings.value_loss, settings.support, settings.quantiles)
+    if settings.heads is not None:
+        form = component_form(form, len(settings.heads))
     return q_policy_factory(
         settings.exploration, settings.network, form, spec, dueling=settings.dueling, noisy=settings.noisy
     )

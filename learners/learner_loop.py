@@ -156,7 +156,10 @@ class LearnerLoop:
         if self._copies is not None:
             self._copies.send_missing(batch)
         try:
-            updated = self._learner.update(batch, mixed.total)
+            if getattr(self._learner, "reads_terms", False):  # it values each term of the reward by itself
+                updated = self._learner.update(batch, mixed.total, mixed.terms)  # type: ignore[call-arg]
+            else:
+                updated = self._learner.update(batch, mixed.total)
         except NonFiniteError as error:
             path = save_batch(self._faults, batch, mixed.total, self.updates)
             raise NonFiniteError(f"{error} The last of these batches is kept in {path}") from error

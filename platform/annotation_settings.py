@@ -53,7 +53,7 @@ class AnnotationSettings(Settings):
     """How captions reach the annotators."""
 
     batch_keys: int = 64  # most keys or pairs asked at once
-    workers: int = 1  # processes of each annotator; they share its queue
+    workers: int = 1  # processes of each annotator, which share its queue; 0: captions are counted, nobody is asked
     votes: int = 1  # independent labels of a key by each annotator; their mean score counts
     delay_steps: int = 0  # env steps before which no label pays; labels are collected meanwhile
     hang_seconds: float = 600.0  # an annotator process that gives no label for so long while it judges is replaced
@@ -66,7 +66,7 @@ class AnnotationSettings(Settings):
     replay_tables: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_keys", 1), ("workers", 1), ("votes", 1), ("delay_steps", 0)):
+        for name, least in (("batch_keys", 1), ("workers", 0), ("votes", 1), ("delay_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if not self.hang_seconds > 0:

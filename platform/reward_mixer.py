@@ -13,6 +13,7 @@ keys, and of several keys in one caption the best one pays.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -81,6 +82,8 @@ class MixedRewards:
     """Share of steps whose environment reward was clipped."""
     table_version: int
     """−1 where there was no table yet."""
+    terms: dict[str, Numbers] = field(default_factory=dict)
+    """Each [B, n], what ``total`` is the sum of: components, and products by their names joined with "-"."""
     metrics: dict[str, float] = field(default_factory=dict)
     """``reward_clipped_share/NAME``, ``reward_missing_share/NAME``, ``reward_capped_share/NAME``,
     ``coefficient/NAME`` and ``reward_product/NAME-NAME``, where they say something."""
@@ -133,9 +136,12 @@ class RewardMixer:
             if self.scheduled:
                 metrics[f"coefficient/{name}"] = coefficient
             components[name] = np.where(used, np.float32(coefficient) * plain, np.float32(0))
+        terms = self._terms(components, metrics, used)
+        first, *others = terms.values()
         return MixedRewards(
-            total=self._total(components, metrics, used),
+            total=functools.reduce(np.add, others, first),
             components=components,
+            terms=terms,
             labelled_share=labelled_share(table, rows.caption_id, used),
             clipped_share=clipped_share,
             table_version=-1 if table is None else table.version,
@@ -176,17 +182,18 @@ class RewardMixer:
         metrics[f"reward_clipped_share/{name}"] = _share(told > np.float32(bonus.clip), rows.used)
         return np.minimum(told, np.float32(bonus.clip))
 
-    def _total(self, components: Mapping[str, Numbers], metrics: dict[str, float], used: NDArray[np.bool_]) -> Numbers:
-        total: Numbers | None = None
-        for term in self.settings.terms:
-            part = components[term[0]]
-            for name in term[1:]:
-                part = part * components[name]
-            if len(term) > 1:
-                metrics[f"reward_product/{'-'.join(term)}"] = float(part[used].mean()) if used.any() else 0.0
-            total = part if total is None else total + part
-        assert total is not None, "the settings have one component at least"
-        return total
+    def _terms(
+        self, components: Mapping[str, Numbers], metrics: dict[str, float], used: NDArray[np.bool_]
+    ) -> dict[str, Numbers]:
+        terms = {}
+        for name, factors in zip(self.settings.term_names, self.settings.terms, strict=True):
+            part = components[factors[0]]
+            for factor in factors[1:]:
+                part = part * components[factor]
+            if len(factors) > 1:
+                metrics[f"reward_product/{name}"] = float(part[used].mean()) if used.any() else 0.0
+            terms[name] = part
+        return terms
 
 
 def labelled_share(table: RewardTable | None, caption_id: NDArray[Any], used: NDArray[np.bool_]) -> float:

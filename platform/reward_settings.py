@@ -74,3 +74,8 @@ class RewardSettings(Settings):
         """What is added up, each term by the names that are multiplied in it."""
         multiplied = {name for product in self.products for name in product}
         return (*((name,) for name in self.components if name not in multiplied), *self.products)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Names of ``terms``: of a product, its components' joined by "-"."""
+        return tuple("-".join(term) for term in self.terms)

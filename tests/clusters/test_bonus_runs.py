@@ -109,6 +109,19 @@ def test_a_resumed_run_goes_on_with_the_bonuses_of_the_checkpoint(workshop):
         workshop.resume(overrides=["rewards.bonuses.other.kind=rnd", "budget.max_env_steps=800"])
 
 
+def test_a_run_with_a_head_for_each_term_learns_and_names_must_be_the_terms(workshop):
+    heads = {"extrinsic": {}, "seen": {"discount": 0.9}, "intrinsic-rnd": {"episodic": False}}
+    rewards = {**REWARDS, "bonuses": {name: BONUSES[name] for name in ("seen", "rnd")}}
+    learner = {**LEARNERS["dqn"], "value_loss": "mse", "support": {}, "heads": heads}
+    workshop.train(rewards=rewards, learner=learner, budget__max_env_steps=300)
+    assert {f"learner/q_mean/{name}" for name in heads} <= figures(workshop).keys()
+    learner["heads"] = {"extrinsic": {}, "rnd": {}}
+    with pytest.raises(
+        ConfigError, match=r"learner\.heads values extrinsic, rnd, the terms of rewards are .*intrinsic-rnd"
+    ):
+        workshop.train("other", rewards=rewards, learner=learner)
+
+
 @pytest.mark.slow
 def test_roles_under_ray_pay_the_same_bonuses_and_resume_with_them(workshop):
     changes = {"budget__max_env_steps": 2_000, "learner": LEARNERS["dqn"], "actors__count": 1}
