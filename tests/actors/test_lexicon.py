@@ -260,6 +260,30 @@ def judged(path, key, **settings):
     return label
 
 
+def test_changes_on_the_map_and_in_the_pack_are_judged_too():
+    helpful = (
+        "A door opens.",
+        "A door breaks.",
+        "Water turns into ground.",
+        "A boulder moves.",
+        "Stairs down come into view.",
+        "You come to a level deeper than any before.",
+        "You gain a key named The Master Key of Thievery.",
+        "You gain # of # gold pieces.",
+        "You now have a # dagger (weapon in hand).",
+    )
+    unhelpful = (
+        "A door closes.",
+        "You come to a level that is not deeper.",
+        "You gain # of # rocks.",
+        "You gain a newt corpse.",
+        "You lose a food ration.",
+        "You now have a potion of water.",
+    )
+    assert {key: NETHACK.judge(key)[0].value for key in helpful} == dict.fromkeys(helpful, "helpful")
+    assert {key: NETHACK.judge(key)[0].value for key in unhelpful} == dict.fromkeys(unhelpful, "unhelpful")
+
+
 def test_the_first_rule_that_matches_decides(tmp_path):
     path = written(tmp_path)
     assert (judged(path, "You win!").value, judged(path, "You win!").reply) == ("helpful", "rule 1: won")
