@@ -239,7 +239,7 @@ class DqnLearner:
         torch.set_rng_state(state[TORCH_GENERATOR].cpu())
 
     def _inputs(
-        self, windows: Windows, reward: NDArray[np.float32], terms: Mapping[str, NDArray[np.float32]] | None
+        self, windows: Windows, reward: NDArray[np.float32], terms: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, dict[str, Tensor]]:
         """All that the loss reads, on the device. What is random is drawn here: fractions of ``iqn``, noise."""
         batch = {"reward": self.copies.tensor(reward)}
