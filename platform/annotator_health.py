@@ -59,6 +59,12 @@ class AnnotatorHealth:
         metrics["annotation/annotators"] = float(len(self._answers))
         metrics["annotation/annotators_healthy"] = float(sum(value > 0 for value in all_of("healthy")))
         metrics["annotation/annotators_spent"] = float(sum(value > 0 for value in all_of("budget_spent")))
+        failing = [
+            metrics.get(f"annotator/{name}/healthy") == 0 and metrics.get(f"annotator/{name}/budget_spent") == 0
+            for name, told in self._told.items()
+            if told
+        ]
+        metrics["annotation/annotators_failing"] = float(sum(failing))
         for figure in ("failures", "tokens", "cost"):
             metrics[f"annotation/{figure}"] = sum(all_of(figure))
         return metrics

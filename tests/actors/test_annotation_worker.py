@@ -145,8 +145,8 @@ def test_health_is_over_all_workers_of_an_annotator():
         type(label)(**{**vars(label), "latency_seconds": float(number)}) for number, label in enumerate(labels, start=1)
     ]
     health.answered("slow", slow)
-    health.tell("slow", 0, {"asked": 60.0, "healthy": 1.0, "retries": 2.0, "queue_seconds": 5.0})
-    health.tell("slow", 1, {"asked": 50.0, "healthy": 0.0, "retries": 3.0, "queue_seconds": 4.0})
+    health.tell("slow", 0, {"asked": 60.0, "healthy": 1.0, "budget_spent": 0.0, "retries": 2.0, "queue_seconds": 5.0})
+    health.tell("slow", 1, {"asked": 50.0, "healthy": 0.0, "budget_spent": 1.0, "retries": 3.0, "queue_seconds": 4.0})
     health.tell("fast", 0, {"healthy": 1.0, "budget_spent": 0.0})
     metrics = health.metrics()
     assert metrics["annotator/slow/latency_p50_seconds"] == pytest.approx(50.5)
@@ -155,4 +155,5 @@ def test_health_is_over_all_workers_of_an_annotator():
     assert (metrics["annotator/slow/queue_seconds"], metrics["annotator/slow/healthy"]) == (5, 0)
     assert (metrics["annotator/slow/cost"], metrics["annotator/slow/parse_failure_share"]) == (50, 0)
     assert (metrics["annotation/annotators"], metrics["annotation/annotators_healthy"]) == (2, 1)
+    assert metrics["annotation/annotators_failing"] == 1
     assert metrics["annotation/tokens"] == 1000
