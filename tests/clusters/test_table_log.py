@@ -159,3 +159,16 @@ def test_a_replay_is_of_one_run_is_serial_and_begins_at_the_beginning(tmp_path, 
     changes = [f"annotation.replay_tables={run / LOG}", "budget.max_env_steps=800"]
     with pytest.raises(ConfigError, match="cannot be resumed"):
         resume("recorded", overrides=changes, runs_folder=tmp_path, display=False)
+
+
+@pytest.mark.slow
+def test_under_ray_the_learner_logs_by_what_it_was_paid(tmp_path, corridor_settings):
+    settings = corridor_settings(tmp_path, budget__max_env_steps=1_500)
+    run = train(settings, name="ray", runs_folder=tmp_path, display=False).folder
+    (path,) = (run / "reward_tables").iterdir()
+    tables = read_tables(path)
+    versions, updates = [each.version for each in tables], [each.updates for each in tables]
+    assert versions == sorted(set(versions))
+    assert updates == sorted(updates)
+    assert {each.env_steps for each in tables} == {UNKNOWN_STEPS}
+    assert tables[-1].value.any()
