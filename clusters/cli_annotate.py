@@ -25,12 +25,13 @@ _LINE_SECONDS = 10.0
 
 def annotate(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="SOURCE",
             help="A run (name, folder, 'last'), a replay log, an exported dataset, or a table of labels.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     annotator: Annotated[
         str, typer.Option("--annotator", metavar="KIND", help="Who judges; see docs/annotators.md.")
     ] = "auto",
@@ -43,7 +44,10 @@ def annotate(
     ] = None,
     votes: Annotated[int, typer.Option("--votes", min=1, help="Independent labels of each caption.")] = 1,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=2, metavar="N", help="Only the N captions that were met most.")
+        int | None,
+        typer.Option(
+            "--limit", min=2, metavar="N", help="Only the N captions that were met most; with --benchmark N at random."
+        ),
     ] = None,
     table: Annotated[
         Path | None,
@@ -64,6 +68,17 @@ def annotate(
         typer.Option("--model-set", metavar="KEY=VALUE", help="A setting of the reward model, as members=3."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws pairs, and the reward model's beginning.")] = 1,
+    benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="Measure the annotator on captions judged by hand; takes no SOURCE.")
+    ] = False,
+    goals: Annotated[
+        list[str] | None,
+        typer.Option("--goal", metavar="NAME", help="A goal of --benchmark (descend, combat, collect); all without."),
+    ] = None,
+    judged: Annotated[
+        Path | None,
+        typer.Option("--captions", dir_okay=False, metavar="FILE.csv", help="A set of your own for --benchmark."),
+    ] = None,
     patience: Annotated[
         float, typer.Option("--patience", min=0, metavar="SECONDS", help="How long to wait for a server that is gone.")
     ] = 60.0,
@@ -84,8 +99,29 @@ def annotate(
       onibi annotate logs/corridor --annotator lexicon --pairs 500 --reward-model models/corridor
 
       onibi train minihack-oni --set annotator.kind=replay --set annotator.path=runs/annotations
+
+      onibi annotate --benchmark --annotator embedding --goal descend
     """
     with told(debug=debug):
+        _check_mode(
+            source,
+            benchmark=benchmark,
+            for_sources={
+                "--pairs": pairs is not None,
+                "--votes": votes != 1,
+                "--table": table is not None,
+                "--estimate": only_estimate,
+                "--export": export is not None,
+                "--reward-model": reward_model is not None,
+                "--model-set": bool(model_settings),
+            },
+            for_benchmark={"--goal": bool(goals), "--captions": judged is not None},
+        )
+        if source is None:
+            from onibi.clusters.cli_benchmark import show_benchmark
+
+            show_benchmark(annotator, settings or [], goals or [], judged, limit, seed)
+            return
         from onibi.clusters import caption_annotation
         from onibi.platform.annotation_table import AnnotationTable
         from onibi.platform.stored_captions import read_captions
@@ -112,6 +148,22 @@ def annotate(
             opened.close()
     if outcome is not None and outcome.left:
         raise typer.Exit(INTERRUPTED_EXIT if outcome.stopped_by == "interrupted" else 1)
+
+
+def _check_mode(
+    source: str | None, *, benchmark: bool, for_sources: dict[str, bool], for_benchmark: dict[str, bool]
+) -> None:
+    """Every option acts or is refused. Raises: ConfigError."""
+    from onibi.platform.errors import ConfigError
+
+    if benchmark and source is not None:
+        raise ConfigError(f"annotate: --benchmark asks about captions of its own, not about {source}. Leave one out.")
+    if not benchmark and source is None:
+        raise ConfigError("annotate: name a SOURCE (as 'last'), or measure an annotator with --benchmark.")
+    idle = [name for name, given in (for_sources if benchmark else for_benchmark).items() if given]
+    if idle:
+        place = "with --benchmark" if benchmark else "without --benchmark"
+        raise ConfigError(f"annotate: {', '.join(idle)} does nothing {place}. Leave it out.")
 
 
 def _make_annotator(kind: str, settings: list[str]) -> Annotator:

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.actors.annotators.similarity import SimilarityAnnotator
 from onibi.actors.captioners.nethack import ARTIFACTS, caption_of, key_text
 from onibi.clusters.annotator_benchmark import benchmark_table, run_benchmark
+from onibi.clusters.cli import app
 from onibi.clusters.judged_captions import SHIPPED, HandLabel, read_judged_captions
 from onibi.platform.annotator import AnnotationRequest
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
@@ -211,3 +213,32 @@ def test_a_missing_set_and_an_unknown_goal_are_told(small, tmp_path):
     with pytest.raises(ConfigError, match="must map names of goals"):
         read_judged_captions(small)
     assert HandLabel("helpful") is HandLabel.HELPFUL
+
+
+def annotate(*arguments):
+    found = CliRunner().invoke(app, ["annotate", *arguments])
+    return found.exit_code, found.output + (found.stderr if found.stderr_bytes is not None else "")
+
+
+def test_the_command_prints_a_row_for_each_goal(small):
+    code, shown = annotate("--benchmark", "--annotator", "similarity", "--captions", str(small))
+    assert code == 0
+    assert "loot: asked 'Find gold and gems.'" in shown
+    assert "fight: asked 'Kill it.'" in shown
+    assert "AUC" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a SOURCE"),
+        (("last", "--benchmark"), "captions of its own, not about last"),
+        (("last", "--goal", "combat"), "--goal does nothing without --benchmark"),
+        (("--benchmark", "--pairs", "3", "--estimate"), "--pairs, --estimate does nothing with --benchmark"),
+        (("--benchmark", "--goal", "win"), "has no goal 'win'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, message):
+    code, shown = annotate(*arguments)
+    assert code == 2
+    assert message in shown

@@ -1,0 +1,48 @@
+"""``onibi annotate --benchmark``: how good a judge is, on captions that were judged by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def show_benchmark(
+    kind: str, settings: Sequence[str], goals: Sequence[str], captions: Path | None, limit: int | None, seed: int
+) -> None:
+    """Measure an annotator and print the table.
+
+    Raises: ConfigError for what is not allowed; AnnotatorError where it cannot judge at all.
+    """
+    from onibi.clusters.annotator_benchmark import benchmark_table, run_benchmark
+    from onibi.clusters.cli_frame import wide_console
+    from onibi.clusters.judged_captions import SHIPPED
+
+    chosen = SHIPPED if captions is None else captions.expanduser()
+    with _progress() as show:
+        rows = run_benchmark(kind, settings, goals, captions=chosen, limit=limit, seed=seed, on_progress=show)
+    wide_console().print(benchmark_table(rows))
+    for row in rows:
+        print(f"{row.goal}: asked {row.asked_goal!r}; first label after {row.first_seconds:.1f} s")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal; nothing elsewhere, where the table alone is wanted."""
+    if not sys.stderr.isatty():
+        yield lambda _goal, _answered, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(goal: str, answered: int, total: int) -> None:
+            if goal not in tasks:
+                tasks[goal] = bar.add_task(goal, total=total)
+            bar.update(tasks[goal], completed=answered)  # type: ignore[arg-type]
+
+        yield show
