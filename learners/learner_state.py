@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,33 @@ from torch import Tensor, nn
 from onibi.platform.errors import CheckpointError
 
 TORCH_GENERATOR = "rng.torch"
+
+
+class SavedGenerators:
+    """Random generators of a learner's own, on the CPU: the same numbers on any device.
+
+    Args:
+        seeds: of each, by its name in a checkpoint.
+    """
+
+    def __init__(self, seeds: Mapping[str, int]) -> None:
+        self._generators = {name: torch.Generator().manual_seed(seed) for name, seed in seeds.items()}
+
+    def __getitem__(self, name: str) -> torch.Generator:
+        return self._generators[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._generators
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Their states by name."""
+        return {name: generator.get_state() for name, generator in self._generators.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state, other names in which are not looked at. Raises: CheckpointError where it lacks one."""
+        _check_there(state, self._generators)
+        for name, generator in self._generators.items():
+            generator.set_state(state[name].cpu())
 
 
 def saved_state(networks: Mapping[str, nn.Module], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,12 +49,10 @@ def saved_state(networks: Mapping[str, nn.Module], others: Mapping[str, Tensor])
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
 
-def load_networks(
-    networks: Mapping[str, nn.Module], state: Mapping[str, Tensor], generators: Sequence[str] = (TORCH_GENERATOR,)
-) -> None:
-    """Load what ``saved_state`` took of ``networks``; the state must have the ``generators``, which are left to load.
+def load_networks(networks: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
+    """Load what ``saved_state`` took of ``networks``; torch's generator must be there, and is left to load.
 
-    Raises: CheckpointError where it is of another network, or lacks a generator.
+    Raises: CheckpointError where it is of another network, or lacks the generator.
     """
     try:
         for prefix, network in networks.items():
@@ -39,6 +64,10 @@ def load_networks(
             f"the checkpoint's network does not fit these settings: {error}\n"
             "Resume with the settings it was saved under, or start a new run."
         ) from error
-    missing = [name for name in generators if name not in state]
+    _check_there(state, (TORCH_GENERATOR,))
+
+
+def _check_there(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    missing = [name for name in names if name not in state]
     if missing:
         raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")

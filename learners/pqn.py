@@ -26,20 +26,18 @@ from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
-from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
-from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
+from onibi.learners.learner_state import SavedGenerators
 from onibi.learners.loss_program import Inputs, LossProgram
-from onibi.learners.networks.build import NETWORKS, as_arrays, build_q_network
+from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
+from onibi.learners.q_learner import QLearner
 from onibi.learners.q_targets import bootstrap_value
 from onibi.learners.returns import lambda_returns, sequence_discounts, sequence_traces
 from onibi.learners.support import SupportSettings
 from onibi.learners.value_losses import (
     LossTerms,
-    ValueHead,
     ValueLossName,
     build_value_head,
     check_loss_options,
@@ -47,7 +45,7 @@ from onibi.learners.value_losses import (
     chosen_head_form,
 )
 from onibi.platform.config import Settings, selected
-from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import Batch, SlabDraws
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
@@ -104,7 +102,7 @@ class Learnt(NamedTuple):
     outputs: Tensor
 
 
-class PqnLearner:
+class PqnLearner(QLearner[QNetwork]):
     """One network and its optimizer.
 
     Args:
@@ -127,22 +125,9 @@ class PqnLearner:
         device: str,
     ) -> None:
         self.settings = settings
-        self._device = torch.device(device)
-        self.copies = DeviceCopies(self._device)
-        self._value_head = build_value_head(
-            settings.value_loss, settings.support, settings.huber_delta, None, value_bounds
-        )
-        network = build_q_network(settings.network, spec, self._value_head, dueling=False, seed=seed)
-        self._network = network.to(self._device)
-        self._value_head.to(self._device)
-        self._generator = torch.Generator().manual_seed(seed)  # of the rows' order; on the CPU, the same on any device
-        self._gradient = GradientStep(
-            self._network,
-            learning_rate=settings.learning_rate,
-            adam_epsilon=settings.adam_epsilon,
-            gradient_norm=settings.gradient_norm,
-            acceleration=settings.acceleration,
-        )
+        head = build_value_head(settings.value_loss, settings.support, settings.huber_delta, None, value_bounds)
+        network = build_q_network(settings.network, spec, head, dueling=False, seed=seed)
+        super().__init__(settings, network, head, SavedGenerators({_ORDER: seed}), device, has_target=False)
         self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
 
     @staticmethod
@@ -156,31 +141,16 @@ class PqnLearner:
         form = chosen_head_form(settings.value_loss, settings.support, None)
         return q_policy_factory(settings.exploration, settings.network, form, spec, dueling=False, noisy=None)
 
-    @property
-    def updates(self) -> int:
-        """Gradient steps made, skipped and restored ones included."""
-        return self._gradient.updates
-
-    @property
-    def skipped_updates(self) -> int:
-        """Gradient steps whose loss or gradient was not finite."""
-        return self._gradient.skipped_updates
-
-    @property
-    def value_head(self) -> ValueHead:
-        """The value loss with its resolved support."""
-        return self._value_head
-
     def update(self, batch: Batch, reward: NDArray[np.float32]) -> Update:
         """``epochs`` × ``minibatches`` gradient steps on a slab; see ``Learner.update``."""
         assert isinstance(batch, Slab), "PQN draws slabs"
         before, settings = self.updates, self.settings
-        observation = {name: self.copies.tensor(array) for name, array in batch.observation.items()}
+        observation = self._tensors(batch.observation)
         target = self._returns(batch, reward, observation).flatten()
         rows = {name: leaf[:, :-1].flatten(0, 1) for name, leaf in observation.items()}
         action, used = self.copies.tensor(batch.action).flatten(), self.copies.tensor(batch.used).flatten()
         for _ in range(settings.epochs):
-            order = torch.randperm(len(target), generator=self._generator).to(self._device)
+            order = torch.randperm(len(target), generator=self._generators[_ORDER]).to(self._device)
             for chosen in order.view(settings.minibatches, -1):
                 part = {"action": action[chosen], "target": target[chosen], "used": used[chosen]}
                 inputs = {"batch": part, "observation": {name: leaf[chosen] for name, leaf in rows.items()}}
@@ -190,23 +160,8 @@ class PqnLearner:
         period = settings.metrics_period_updates
         if self.updates // period == before // period or not bool(part["used"].any()):
             return Update()
-        return Update(self._metrics(learnt, part, result.gradient_norm))
-
-    def weights(self, version: WeightsVersion) -> Weights:
-        """A copy of the network's parameters and buffers."""
-        return Weights(version, as_arrays(self._network))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of network, Adam's moments, counters and generators, by flat name."""
-        others = {**self._gradient.state_dict(), _ORDER: self._generator.get_state()}
-        return saved_state({"network": self._network}, others)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        load_networks({"network": self._network}, state, generators=(TORCH_GENERATOR, _ORDER))
-        self._gradient.load_state_dict(state)
-        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
-        self._generator.set_state(state[_ORDER].cpu())
+        # Of the slab's last minibatch.
+        return Update(self._figures(learnt, part["target"], result.gradient_norm, part["used"]))
 
     @torch.no_grad()
     def _returns(self, slab: Slab, reward: NDArray[np.float32], observation: Mapping[str, Tensor]) -> Tensor:
@@ -246,25 +201,3 @@ class PqnLearner:
     def _action_values(self, observation: Mapping[str, Tensor]) -> Tensor:
         """[N, A]"""
         return self._network.head.action_values(self._features(observation), self._network.centres)
-
-    @torch.no_grad()
-    def _metrics(self, learnt: Learnt, part: Mapping[str, Tensor], gradient_norm: Tensor) -> dict[str, float]:
-        """Of the slab's last minibatch."""
-        used, target = part["used"], part["target"]
-        values = self._value_head.decode(learnt.outputs.detach())[used]
-        td_error = (target - self._value_head.decode(learnt.prediction.detach()))[used]
-        metrics = {
-            "loss": learnt.loss[used].mean(),
-            "loss_above_floor": (learnt.loss - learnt.floor)[used].mean(),
-            "q_mean": values.mean(),
-            "q_max": values.max() if len(values) else values.sum(),
-            "target_mean": target[used].mean(),
-            "td_abs": td_error.abs().mean(),
-            "gradient_norm": gradient_norm,
-            "clipped_share": learnt.clipped[used].float().mean(),
-        }
-        numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
-        return dict(zip(metrics, numbers, strict=True)) | {
-            "learning_rate": self.settings.learning_rate,
-            "skipped_updates": float(self.skipped_updates),
-        }

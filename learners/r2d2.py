@@ -18,33 +18,27 @@ running maximum; uniform draws where ``priorities`` is null; LayerNorm in the de
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.distributional_losses import n_step_distribution
-from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
 from onibi.learners.loss_program import Inputs, LossProgram
-from onibi.learners.networks.build import as_arrays
 from onibi.learners.networks.core_settings import STATE_COLUMN
-from onibi.learners.networks.recurrent_q import build_recurrent_q_network
+from onibi.learners.networks.recurrent_q import RecurrentQNetwork, build_recurrent_q_network
+from onibi.learners.q_learner import QLearner, finite_or_none
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.returns import n_step_return
 from onibi.learners.sequence_windows import rows_from, sequence_priority, sequence_windows
 from onibi.learners.target_network import TargetFollower
 from onibi.learners.update_draws import UpdateDraws
-from onibi.learners.value_losses import ValueHead
 from onibi.learners.value_rescaling import rescale_value, restore_value
-from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import Batch, SequenceDraws
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
@@ -77,7 +71,7 @@ class Learnt(NamedTuple):
     priorities: Tensor
 
 
-class R2d2Learner:
+class R2d2Learner(QLearner[RecurrentQNetwork]):
     """One recurrent network, its target and its optimizer.
 
     Args:
@@ -101,9 +95,7 @@ class R2d2Learner:
         device: str,
     ) -> None:
         self.settings = settings
-        self._device = torch.device(device)
-        self.copies = DeviceCopies(self._device)
-        head = self._value_head = settings.value_head(value_bounds)
+        head = settings.value_head(value_bounds)
         network = build_recurrent_q_network(
             settings.network,
             settings.core,
@@ -115,20 +107,10 @@ class R2d2Learner:
             previous_action=settings.previous_action,
             seed=seed,
         )
-        self._network = network.to(self._device)
-        self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
+        self._draws = UpdateDraws(head.form, 0, seed, torch.device(device))
+        super().__init__(settings, network, head, self._draws, device, has_target=True)
         self._target.core.cell.flatten_parameters()  # a copy's matrices lie apart, which cuDNN is slow with
-        head.to(self._device)
-        self._draws = UpdateDraws(head.form, 0, seed, self._device)
-        self._networks = {"network": self._network, "target": self._target}
         self._follower = TargetFollower(self._target, self._network, settings.target)
-        self._gradient = GradientStep(
-            self._network,
-            learning_rate=settings.learning_rate,
-            adam_epsilon=settings.adam_epsilon,
-            gradient_norm=settings.gradient_norm,
-            acceleration=settings.acceleration,
-        )
         self._packs = settings.acceleration.compile != "graphs"  # a graph must not look back at the host
         self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
 
@@ -153,21 +135,6 @@ class R2d2Learner:
         """See ``R2d2Settings.policy_factory``."""
         return settings.policy_factory(spec)
 
-    @property
-    def updates(self) -> int:
-        """Updates made so far, restored ones included."""
-        return self._gradient.updates
-
-    @property
-    def skipped_updates(self) -> int:
-        """Updates left out because loss or gradient was not finite."""
-        return self._gradient.skipped_updates
-
-    @property
-    def value_head(self) -> ValueHead:
-        """The value loss with its resolved support."""
-        return self._value_head
-
     def update(self, batch: Batch, reward: NDArray[np.float32]) -> Update:
         """One gradient step on drawn sequences; see ``Learner.update``.
 
@@ -183,22 +150,9 @@ class R2d2Learner:
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)
-        return Update(self._metrics(learnt, result.gradient_norm), priorities)
-
-    def weights(self, version: WeightsVersion) -> Weights:
-        """A copy of the network's parameters and buffers."""
-        return Weights(version, as_arrays(self._network))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
-        return saved_state(self._networks, {**self._gradient.state_dict(), **self._draws.state_dict()})
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        load_networks(self._networks, state)
-        self._gradient.load_state_dict(state)
-        self._draws.load_state_dict(state)
-        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
+        others = {"learned_share": learnt.learned.float().mean(), "priority_mean": learnt.priorities.mean()}
+        figures = self._figures(learnt, learnt.target, result.gradient_norm, learnt.learned, others)
+        return Update(figures, priorities)
 
     def _inputs(self, batch: Sequences, reward: NDArray[np.float32]) -> Inputs:
         """All that an update reads, as tensors on the device; observations [T + 1, B, ...], columns [T, B]."""
@@ -218,7 +172,7 @@ class R2d2Learner:
         if self._packs:
             lanes["packed_burn_in"] = burn_in  # on the host, which arranges the rows by it
         return {
-            "observation": self._observed(batch.observation),
+            "observation": self._tensors(batch.observation),
             "rows": rows,
             "lanes": lanes,
             "draws": self._draws.draw((self.settings.length + 1) * batch.batch_size),
@@ -315,38 +269,12 @@ class R2d2Learner:
         return n_step_distribution(rewards.flatten(0, 1), discounts.flatten(0, 1), values), probabilities
 
     def _priorities(self, learnt: Learnt) -> NDArray[np.float32] | None:
-        """[B] for the sampler; None where one is not finite, as the update was then skipped: all keep theirs."""
-        priorities: NDArray[np.float32] = learnt.priorities.cpu().numpy() + np.float32(_LEAST_PRIORITY)
-        return priorities if np.isfinite(priorities).all() else None
+        """[B] for the sampler; see ``finite_or_none``."""
+        return finite_or_none(learnt.priorities.cpu().numpy() + np.float32(_LEAST_PRIORITY))
 
     def _learn_statistics(self, batch: Sequences) -> None:
         """Show the encoder one row of each sequence, another one at each update: all rows would be read twice."""
         learned = batch.steps - batch.burn_in
         at = batch.burn_in + self.updates % np.maximum(learned, 1)
         rows = {name: leaf[at, np.arange(len(at))] for name, leaf in batch.observation.items()}
-        self._network.learn_statistics(self._observed(rows))
-
-    @torch.no_grad()
-    def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
-        learned, values = learnt.learned, self._value_head.decode(learnt.outputs)
-        td_error = learnt.target - self._value_head.decode(learnt.prediction)
-        metrics = {
-            "loss": learnt.loss[learned].mean(),
-            "loss_above_floor": (learnt.loss - learnt.floor)[learned].mean(),
-            "q_mean": values[learned].mean(),
-            "q_max": values[learned].max(),
-            "target_mean": learnt.target[learned].mean(),
-            "td_abs": td_error[learned].abs().mean(),
-            "gradient_norm": gradient_norm,
-            "clipped_share": learnt.clipped[learned].float().mean(),
-            "learned_share": learned.float().mean(),
-            "priority_mean": learnt.priorities.mean(),
-        }
-        numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
-        return dict(zip(metrics, numbers, strict=True)) | {
-            "learning_rate": self.settings.learning_rate,
-            "skipped_updates": float(self.skipped_updates),
-        }
-
-    def _observed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        return {name: self.copies.tensor(array) for name, array in arrays.items()}
+        self._network.learn_statistics(self._tensors(rows))
