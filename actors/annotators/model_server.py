@@ -164,7 +164,7 @@ class ModelServer:
 
         Raises:
             CallFault: of the last attempt.
-            CallDropped: it was given up before its first attempt.
+            CallDropped: time was over, or it was given up, before an attempt.
             BudgetSpentError: its worst case does not fit what is left, with nothing else in flight.
         """
         attempts = tenacity.AsyncRetrying(
@@ -188,8 +188,10 @@ class ModelServer:
         async with self._slots:
             most_prompt = call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS
             expected = math.ceil(most_prompt * self._tokens_per_byte) + call.reply_tokens
+            if time.monotonic() > latest:
+                raise CallDropped(f"model server {self._shown_url}: slower than batch_seconds allow")
             admission = await self._limiter.admit(expected, latest)
-            if admission is None or time.monotonic() > latest:
+            if admission is None:
                 raise CallFault(
                     CallFailure.RATE_LIMITED,
                     f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds; "

@@ -17,6 +17,7 @@ and budgets are ours; prompts are ours.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ from onibi.actors.annotators.prompt_template import read_prompt_template
 from onibi.actors.annotators.question import Item, LabelQuestion, Origin, PairQuestion, Question, Result
 from onibi.actors.annotators.questioning import Questioning
 from onibi.actors.annotators.spending import BudgetSettings, PriceSettings, SpendingLedger
+from onibi.platform.annotation_estimate import AnnotationEstimate
 from onibi.platform.annotator import AnnotationRequest, PairRequest
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
@@ -43,6 +45,7 @@ from onibi.platform.labels import Label, Preference, prompt_hash
 
 _FORMS = {"json": AnswerForm.JSON, "text": AnswerForm.TEXT, "log_probabilities": AnswerForm.WORD}
 _WORD_TOKENS = 4  # a blank or a quote may come first
+_LEAST_BYTES_PER_TOKEN = 3.0  # of English prompts; 3.9 were seen
 _FRAME_TOKENS, _ITEM_TOKENS, _ANALYSIS_TOKENS = 16, 16, 80
 
 
@@ -144,6 +147,25 @@ class OpenaiAnnotator:
     def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
         """Preferences as they come; ``captions_per_request`` counts pairs. Raises: AnnotatorError, BudgetSpentError."""
         return self._ask(PairQuestion(), pairs, goal)
+
+    def estimate(self, items: Sequence[AnnotationRequest] | Sequence[PairRequest]) -> AnnotationEstimate:
+        """What judging these would cost without repeats, on the safe side; asks nobody."""
+        writer, form, size = self._writer(self.goal), _FORMS[self.settings.answer], self.settings.captions_per_request
+        calls = []
+        for start in range(0, len(items), size):
+            pairs = [item for item in items[start : start + size] if isinstance(item, PairRequest)]
+            requests = [item for item in items[start : start + size] if isinstance(item, AnnotationRequest)]
+            prompt = writer.preferences(pairs, form) if pairs else writer.labels(requests, form)
+            calls.append(self._call(prompt, len(pairs) or len(requests), ("first", "second", "tie"), form))
+        prompt_tokens = sum(math.ceil(call.prompt_bytes / _LEAST_BYTES_PER_TOKEN) for call in calls)
+        reply_tokens = sum(call.reply_tokens for call in calls)
+        ledger = SpendingLedger(self.settings.budget, self.settings.prices, None)
+        return AnnotationEstimate(
+            calls=len(calls),
+            prompt_tokens=prompt_tokens,
+            reply_tokens=reply_tokens,
+            cost=ledger.price(prompt_tokens, reply_tokens),
+        )
 
     def statistics(self) -> dict[str, float]:
         """Metrics since it was made; ``spent_…`` and ``budget_left_…`` over all runs that count in the same file."""

@@ -140,6 +140,11 @@ class Questioning:
                     yield question.result(item, self._counted(self._unanswered(refusal)), origin)
         if batch.fault is not None and (batch.given_up or not batch.answered):
             raise batch.fault
+        if items and not batch.answered:
+            raise AnnotatorError(
+                f"no request of {len(items)} could be sent within {self._batch_seconds} s (server.batch_seconds); "
+                "raise it with annotation.desk.lease_seconds, or lower annotation.batch_keys"
+            )
 
     async def close(self) -> None:
         """Close the connections."""

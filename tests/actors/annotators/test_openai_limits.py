@@ -250,3 +250,31 @@ def test_two_batches_at_once_share_connections_and_limits(make, ask_of, language
     for thread in threads:
         thread.join()
     assert found == [10, 10, 10] and language_server.most_in_flight <= 2
+
+
+def test_a_server_too_slow_for_a_whole_batch_labels_what_it_can_without_an_error(make, ask_of, language_server):
+    language_server.behave = after(language_server, 0.4)
+    annotator = make(server={"concurrency": 1, "timeout_seconds": 5.0, "batch_seconds": 6.0})
+    labels = list(annotator.annotate(ask_of(*TEN), annotator.goal))
+    assert 1 <= len(labels) < 10 and annotator.statistics()["healthy"] == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"captions_per_request": 4}, {"answer": "log_probabilities"}])
+def test_an_estimate_is_what_is_then_asked_and_no_less_than_it_costs(settings, make, ask_of, language_server):
+    annotator = make(prices={"prompt_per_million": 1.0, "reply_per_million": 10.0}, **settings)
+    expected = annotator.estimate(ask_of(*TEN))
+    assert language_server.calls == []
+
+    def count(call):  # as a tokenizer of 3.9 bytes a token does
+        prompt = sum(len(message["content"].encode()) for message in call.body["messages"])
+        usage = {"prompt_tokens": round(prompt / 3.9), "completion_tokens": min(call.body["max_tokens"], 30)}
+        words = [language_server.judge(text) for text in language_server.captions_of(call.body)]
+        text = "\n".join(f"{number}: {word}" for number, word in enumerate(words, start=1))
+        call.reply(language_server.completion("yes" if "logprobs" in call.body else text, usage=usage))
+
+    language_server.behave = count
+    assert len(list(annotator.annotate(ask_of(*TEN), annotator.goal))) == 10
+    figures = annotator.statistics()
+    assert expected.calls == figures["requests"] == len(language_server.calls)
+    assert figures["tokens"] <= expected.tokens <= 1.6 * figures["tokens"]
+    assert figures["cost"] <= expected.cost
