@@ -195,7 +195,8 @@ class HubActor:
         return process_usage()
 
     async def statistics(self) -> dict[str, float]:
-        """Metrics of desk and annotators."""
+        """Metrics of desk and annotators; labels of other runs are read, even where no annotator asks."""
+        self._read_labels()
         return {**self._desk.statistics(), **self._health.metrics()}
 
     async def state(self) -> dict[str, pa.Table]:

@@ -44,11 +44,11 @@ class SerialAnnotation:
         self._health = AnnotatorHealth(worker.name for worker in self._workers)
 
     def turn(self) -> None:
-        """Ask each annotator that can be asked for one batch."""
+        """Read what other runs were told, and ask each annotator that can be asked for one batch."""
+        self._read_table()
         for worker in self._workers:
             if worker.pause_seconds() > 0:
                 continue
-            self._read_table()
             requests = self._take(worker)
             if requests:
                 answers = list(worker.answer(requests))

@@ -81,6 +81,15 @@ def test_a_label_table_is_not_shared_where_the_settings_say_none(workshop):
     assert not (workshop.runs / "annotations").exists()
 
 
+def test_a_run_whose_annotator_is_down_is_paid_by_the_labels_of_another_run(workshop):
+    workshop.train("first", annotator=recording())
+    more_rooms = {"rooms": 5, "room_length": 2}
+    result = workshop.train("second", annotator=recording(trouble="down"), environment__kwargs=more_rooms)
+    assert result.figures["annotation/annotators_failing"] == 1
+    assert result.figures["annotation/keys_labelled"] > 0
+    assert result.paid.sum() > 0
+
+
 def test_annotators_work_side_by_side_and_each_key_gets_its_votes_from_each(workshop):
     result = workshop.train(
         annotator=recording(str(workshop.runs.parent / "one")),
