@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 from onibi.actors.annotators.auto import without_auto
@@ -145,6 +146,13 @@ class RunSettings(Settings):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; allowed: 0 or more")
+        first: str = self.annotator.kind  # type: ignore[attr-defined]
+        for name in self.annotators:
+            if not re.fullmatch(r"[\w.-]+", name) or name == first:
+                raise ValueError(
+                    f"annotators has the name {name!r}; allowed: letters, digits, '.', '_' and '-', and not {first!r}, "
+                    "as annotator itself is called by its kind"
+                )
 
 
 def judges_chosen(settings: RunSettings) -> RunSettings:

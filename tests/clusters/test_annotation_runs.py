@@ -11,6 +11,7 @@ import pytest
 
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.checkpoint import load_checkpoint
+from onibi.platform.errors import ConfigError
 from onibi.platform.labels import LabelTable
 
 JUDGES = Path(__file__).parents[1] / "actors"
@@ -113,6 +114,12 @@ def test_annotators_work_side_by_side_and_each_key_gets_its_votes_from_each(work
     labels = AnnotationTable(workshop.runs / "labels").all_labels()
     assert {label.prompt_version for label in labels} >= {"r1", "r2"}
     assert {label.annotator for label in labels} == {"custom", "lexicon"}, "a named table keeps free ones, too"
+
+
+@pytest.mark.parametrize("name", ["lexicon", "two words", ""])
+def test_an_annotator_needs_a_name_of_its_own(workshop, name):
+    with pytest.raises(ConfigError, match="annotators has the name"):
+        workshop.train(annotators={name: recording()})
 
 
 def test_a_spent_budget_ends_the_questions_and_not_the_run(workshop):
