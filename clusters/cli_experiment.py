@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def experiment(
         bool, typer.Option("--thresholds", help="On the reference seeds: print the worst less 2 SD of each arm.")
     ] = False,
     figure: Annotated[
-        Path | None, typer.Option("--figure", metavar="PNG", dir_okay=False, help="Draw the comparisons' differences.")
+        Path | None, typer.Option("--figure", metavar="PNG", dir_okay=False, help="Draw what was found.")
     ] = None,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
@@ -140,7 +140,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
             console.print()
             console.print(report.arrival_table(arms))
     if figure is not None:
-        _draw(comparisons, figure, f"{schedule.experiment.name}: differences over seeds")
+        _draw(schedule, comparisons, figure)
     for line in errors:
         print(f"failed: {line}")
     if errors:
@@ -154,16 +154,22 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
     return all(each.is_claim_met for each in arms) and all(held) and not errors
 
 
-def _draw(comparisons: list[ComparisonOutcome], path: Path, title: str) -> None:
+def _draw(schedule: Schedule, comparisons: list[ComparisonOutcome], path: Path) -> None:
     from onibi.clusters.experiments.figure import differences_png
+    from onibi.clusters.experiments.registry import imported
     from onibi.platform.errors import ConfigError
 
+    name, picture = schedule.experiment.name, schedule.experiment.picture
     try:
-        is_drawn = differences_png(comparisons, path, title)
+        if picture:
+            draw: Any = imported(picture)
+            is_drawn = draw([row for arm in schedule.arms for row in schedule.final_rows(arm)], path, name)
+        else:
+            is_drawn = differences_png(comparisons, path, f"{name}: differences over seeds")
     except OSError as error:
         raise ConfigError(f"{path}: not written ({error}). Choose another file.") from error
     if not is_drawn:
-        raise ConfigError("experiment: --figure: no comparison has all its runs, so there is nothing to draw.")
+        raise ConfigError("experiment: --figure: the runs that it needs are missing, so there is nothing to draw.")
 
 
 def _arms(experiment: Experiment, patterns: list[str] | None, *, short: bool) -> list[Arm]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,7 +188,7 @@ def build_values(chain: Settings, facts: KeyFacts, *, control: Control = "none",
 
 
 def row_moments(
-    members: NDArray[np.float64], rows: NDArray[np.int64], deviation_floor: float
+    members: NDArray[np.float64], rows: NDArray[Any], deviation_floor: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each member's scores over rows.
 
@@ -196,7 +196,7 @@ def row_moments(
 
     Args:
         members: [N, keys].
-        rows: [keys], w; 0 leaves a key out. At least one must be above 0.
+        rows: [keys], w, counts or shares; 0 leaves a key out. At least one must be above 0.
         deviation_floor: least σ.
     Returns: μ [N, 1] and σ [N, 1].
     """

@@ -203,6 +203,8 @@ class Experiment:
         comparisons: between arms.
         overrides: of every trained run.
         short: what `--short` runs.
+        picture: ``"module:function"`` that draws `--figure` as ``function(rows, path, title)`` from the final rows,
+            false where there is nothing to draw; empty: the comparisons' differences.
     """
 
     name: str
@@ -213,6 +215,7 @@ class Experiment:
     reference_seeds: tuple[int, ...] = tuple(range(101, 111))
     overrides: tuple[str, ...] = ()
     short: ShortForm = field(default_factory=ShortForm)
+    picture: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names that are not unique, claims about arms that are not there, and tuning on seeds judged on."""

@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "it-helps": "onibi.clusters.experiments.it_helps:EXPERIMENT",
     "learners": "onibi.clusters.experiments.learners:EXPERIMENT",
     "relabelling": "onibi.clusters.experiments.relabelling:EXPERIMENT",
+    "reward-noise": "onibi.clusters.experiments.reward_noise:EXPERIMENT",
     "stop-regressing": "onibi.clusters.experiments.stop_regressing:EXPERIMENT",
 }
 
