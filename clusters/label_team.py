@@ -43,12 +43,17 @@ class LabelTeam(AnnotatorTeam):
             from onibi.learners.reward_models.reward_model_actor import REWARD_MODEL_OPTIONS, RewardModelActor
 
             make, period = functools.partial(make_reward_learner, plan), plan.settings.reward_model.period_seconds
-            self.handles[_REWARD_MODEL] = start_actor(RewardModelActor, REWARD_MODEL_OPTIONS, make, self._state, period)
+            self.handles[_REWARD_MODEL] = start_actor(RewardModelActor, REWARD_MODEL_OPTIONS, make, period)
 
     @staticmethod
     def includes(role: str) -> bool:
         """Whether a role is one of this team's."""
         return role == _REWARD_MODEL or AnnotatorTeam.includes(role)
+
+    def _set_to_work(self, role: str) -> Any:
+        if role == _REWARD_MODEL:
+            return self.handles[role].run.remote(self._hub, self._state)
+        return super()._set_to_work(role)
 
     def keep(self, parts: CheckpointParts) -> CheckpointParts:
         """The parts of a checkpoint with the reward model's among them, as it was after its last whole round."""

@@ -31,22 +31,24 @@ class RewardModelActor:
 
     Args:
         make_learner: makes the learner in this process from a state, or anew from None.
-        state: to go on from; None starts anew.
         period_seconds: between the starts of two rounds, at least.
     """
 
     def __init__(
         self,
         make_learner: Callable[[ModelState | None], RewardLearner],
-        state: ModelState | None,
         period_seconds: float,
     ) -> None:
         self._make_learner, self._period_seconds = make_learner, period_seconds
-        self._state = state  # as it was after the last whole round
+        self._state: ModelState | None = None  # as it was after the last whole round
         self._stopping = threading.Event()
 
-    def run(self, hub: Any) -> None:
+    def run(self, hub: Any, state: ModelState | None) -> None:
         """Learn until :meth:`stop`. After a fault it goes on, when called again, from the last whole round.
+
+        Args:
+            hub: handle.
+            state: to go on from in a process that has learnt nothing yet; None starts anew.
 
         Raises:
             NonFiniteError: learning diverges.
@@ -56,6 +58,7 @@ class RewardModelActor:
         import torch
 
         torch.set_num_threads(1)
+        self._state = self._state or state
         learner = self._make_learner(self._state)
         seen = -1
         if self._state is not None:  # what was learnt before pays before anything new is learnt
