@@ -15,10 +15,9 @@ late labels count; the head starts at value 0; a gradient longer than ``gradient
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,24 +32,22 @@ from onibi.learners.component_heads import (
     ComponentValueHead,
     component_form,
 )
-from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings, Probability
-from onibi.learners.gradient_step import GradientStep
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.learner_state import TORCH_GENERATOR, load_networks, saved_state
 from onibi.learners.loss_program import Inputs, LossProgram
-from onibi.learners.networks.build import NETWORKS, QNetwork, as_arrays, build_q_network
+from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
 from onibi.learners.networks.noisy import NoisySettings
+from onibi.learners.q_learner import QLearner, finite_or_none
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, replay_priorities
 from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetFollower, TargetSettings
 from onibi.learners.update_draws import UpdateDraws
-from onibi.learners.value_losses import ValueHead, ValueLossName, build_value_head, check_loss_options, chosen_head_form
+from onibi.learners.value_losses import ValueLossName, build_value_head, check_loss_options, chosen_head_form
 from onibi.platform.config import Settings, selected
-from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
+from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
@@ -119,7 +116,7 @@ class Learnt(NamedTuple):
     target: Tensor
 
 
-class DqnLearner:
+class DqnLearner(QLearner[QNetwork]):
     """One network, its target and its optimizer.
 
     Args:
@@ -142,32 +139,20 @@ class DqnLearner:
         device: str,
     ) -> None:
         self.settings = settings
-        self._device = torch.device(device)
-        self.copies = DeviceCopies(self._device)
-        self._value_head = build_value_head(
+        head = build_value_head(
             settings.value_loss, settings.support, settings.huber_delta, settings.quantiles, value_bounds
         )
         self._components: ComponentValueHead | None = None
         if settings.heads is not None:
-            self._value_head = self._components = ComponentValueHead(
-                settings.value_loss, self._value_head.huber_delta, settings.heads, settings.discount
+            head = self._components = ComponentValueHead(
+                settings.value_loss, head.huber_delta, settings.heads, settings.discount
             )
         network = build_q_network(
-            settings.network, spec, self._value_head, dueling=settings.dueling, seed=seed, noisy=settings.noisy
+            settings.network, spec, head, dueling=settings.dueling, seed=seed, noisy=settings.noisy
         )
-        self._network = network.to(self._device)
-        self._target = copy.deepcopy(self._network).requires_grad_(requires_grad=False)
-        self._value_head.to(self._device)
-        self._draws = UpdateDraws(self._value_head.form, self._network.noise_size, seed, self._device)
-        self._networks = {"network": self._network, "target": self._target}
+        self._draws = UpdateDraws(head.form, network.noise_size, seed, torch.device(device))
+        super().__init__(settings, network, head, self._draws, device, has_target=True)
         self._follower = TargetFollower(self._target, self._network, settings.target)
-        self._gradient = GradientStep(
-            self._network,
-            learning_rate=settings.learning_rate,
-            adam_epsilon=settings.adam_epsilon,
-            gradient_norm=settings.gradient_norm,
-            acceleration=settings.acceleration,
-        )
         self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
 
     @staticmethod
@@ -180,21 +165,6 @@ class DqnLearner:
     def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
         """See the function of this name."""
         return policy_factory(settings, spec)
-
-    @property
-    def updates(self) -> int:
-        """Updates made, skipped and restored ones included."""
-        return self._gradient.updates
-
-    @property
-    def skipped_updates(self) -> int:
-        """Updates whose loss or gradient was not finite."""
-        return self._gradient.skipped_updates
-
-    @property
-    def value_head(self) -> ValueHead:
-        """The value loss with its resolved support."""
-        return self._value_head
 
     @property
     def reads_terms(self) -> bool:
@@ -221,22 +191,8 @@ class DqnLearner:
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)
-        return Update(self._metrics(learnt, result.gradient_norm), priorities)
-
-    def weights(self, version: WeightsVersion) -> Weights:
-        """A copy of the network's parameters and buffers."""
-        return Weights(version, as_arrays(self._network))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies of network, target, Adam's moments, counters and torch's generator, by flat name."""
-        return saved_state(self._networks, {**self._gradient.state_dict(), **self._draws.state_dict()})
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
-        load_networks(self._networks, state)
-        self._gradient.load_state_dict(state)
-        self._draws.load_state_dict(state)
-        torch.set_rng_state(state[TORCH_GENERATOR].cpu())
+        figures = self._figures(learnt, learnt.target, result.gradient_norm, others=self._others(learnt))
+        return Update(figures, priorities)
 
     def _inputs(
         self, windows: Windows, reward: NDArray[np.float32], terms: Mapping[str, NDArray[np.float32]] | None = None
@@ -330,39 +286,18 @@ class DqnLearner:
         return window_discounts(inputs["batch"]["continues"], inputs["batch"]["used"], self.settings.discount)
 
     def _priorities(self, learnt: Learnt) -> NDArray[np.float32] | None:
-        """[B] for the sampler; None where a row is not finite, as the update was then skipped: all keep theirs."""
+        """[B] for the sampler; see ``finite_or_none``."""
         told = replay_priorities(self._value_head, learnt.loss, learnt.floor, learnt.prediction, learnt.target)
-        priorities: NDArray[np.float32] = told.cpu().numpy()
-        return priorities if np.isfinite(priorities).all() else None
+        return finite_or_none(told.cpu().numpy())
 
-    @torch.no_grad()
-    def _metrics(self, learnt: Learnt, gradient_norm: Tensor) -> dict[str, float]:
-        values = self._value_head.decode(learnt.outputs.detach())
-        td_error = learnt.target - self._value_head.decode(learnt.prediction.detach())
-        metrics = {
-            "loss": learnt.loss.mean(),
-            "loss_above_floor": (learnt.loss - learnt.floor).mean(),
-            "q_mean": values.mean(),
-            "q_max": values.max(),
-            "target_mean": learnt.target.mean(),
-            "td_abs": td_error.abs().mean(),
-            "gradient_norm": gradient_norm,
-            "clipped_share": learnt.clipped.float().mean(),
-        }
+    def _others(self, learnt: Learnt) -> dict[str, Tensor]:
+        """Figures [] that not every network has."""
+        others: dict[str, Tensor] = {}
         if self._components is not None:
             each = self._components.components(learnt.outputs.detach()).mean(dim=(0, 1))
-            metrics |= {f"q_mean/{name}": each[at] for at, name in enumerate(self._components.names)}
+            others |= {f"q_mean/{name}": each[at] for at, name in enumerate(self._components.names)}
         sigma = self._network.head.mean_sigma()
-        if sigma is not None:
-            metrics["noise_sigma"] = sigma
-        numbers = torch.stack(list(metrics.values())).tolist()  # one copy from the device for all
-        return dict(zip(metrics, numbers, strict=True)) | {
-            "learning_rate": self.settings.learning_rate,
-            "skipped_updates": float(self.skipped_updates),
-        }
-
-    def _tensors(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        return {name: self.copies.tensor(array) for name, array in arrays.items()}
+        return others if sigma is None else {**others, "noise_sigma": sigma}
 
 
 def policy_factory(settings: DqnSettings, spec: ReplaySpec) -> PolicyFactory:
