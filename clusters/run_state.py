@@ -285,5 +285,6 @@ def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:
         clock=clock,
         asks="pairs" if getattr(plan.settings.rewards.intrinsic, "kind", None) == "ranking" else "keys",
         reward=plan.settings.rewards.intrinsic,
+        window_rows=plan.settings.replay.capacity_rows,
         seed=role_seed(plan.settings, ROLE_ANNOTATION),
     )

@@ -28,6 +28,7 @@ from onibi.platform.pair_queue import PairQueue, RecentCaptions
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, RewardTable
 from onibi.platform.reward_training import LabelledKeys, MemberScores
 from onibi.platform.score_uncertainty import uncertainty
+from onibi.platform.sightings_window import SightingsWindow
 from onibi.platform.table_component import TableComponentSettings
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class AnnotationDesk:
         labels: those of another run to start from.
         asks: keys one by one, or pairs of keys.
         reward: how labels and scores become values; None pays nothing.
+        window_rows: over how many of the newest rows a model's scores are normalised; None: all.
         seed: of the drawn pairs.
     """
 
@@ -68,6 +70,7 @@ class AnnotationDesk:
         labels: LabelTable | None = None,
         asks: Literal["keys", "pairs"] = "keys",
         reward: TableComponentSettings | None = None,
+        window_rows: int | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings
@@ -79,7 +82,7 @@ class AnnotationDesk:
         self._clock = clock
         self._seed = seed
         self._env_steps = 0
-        self._reward = reward
+        self._reward, self._window = reward, SightingsWindow(window_rows)
         self._scores: MemberScores | None = None
         self._figures: Mapping[str, float] = {}
         self._counters = dict.fromkeys(("invalid_replies", "unusable_labels", "asked_keys", "asked_pairs"), 0)
@@ -129,6 +132,7 @@ class AnnotationDesk:
         """So many env steps were made: labels that ``delay_steps`` held back may pay now."""
         held_back, self._env_steps = self._held_back, max(self._env_steps, env_steps)
         self._changed |= held_back and not self._held_back
+        self._window.note(self._env_steps, self.captions.key_sightings)
 
     def take(self, count: int, judge: Judge | None = None) -> list[AnnotationRequest]:
         """At most ``count`` keys for a judge (None: the first) to judge; they come back after ``lease_seconds``."""
@@ -203,7 +207,7 @@ class AnnotationDesk:
         found = reward_columns(
             self._reward,
             self._keys,
-            self.captions.key_sightings,
+            self._window.counts(self.captions.key_sightings, self._env_steps),
             self._scores,
             held_back=self._held_back,
             seed=self._seed,

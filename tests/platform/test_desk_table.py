@@ -25,7 +25,7 @@ def caption(key):
     return CaptionText(key, (KeyText(key, key != KEYS[3]),))
 
 
-def desk_for(reward, **settings):
+def desk_for(reward, window_rows=None, **settings):
     desk = AnnotationDesk(
         AnnotationSettings(**settings),
         keys_per_caption=1,
@@ -33,6 +33,7 @@ def desk_for(reward, **settings):
         judges=[Judge("p", "m", "win")],
         clock=lambda: 0.0,
         reward=reward,
+        window_rows=window_rows,
     )
     desk.see(desk.intern([caption(key) for key in KEYS]))
     return desk
@@ -121,3 +122,17 @@ def test_labels_that_are_held_back_pay_nothing_and_teach_nothing():
     desk.advance(100)
     assert values(desk) == [1, 0, 1, 0]
     assert desk.training_data(newer_than=-1) is not None
+
+
+def test_scores_are_normalised_over_the_rows_of_the_window():
+    desk = desk_for(RankingSettings(minimum_keys=1, minimum_pairs=1, threshold=0.0, threshold_quantile=None), 16)
+    scores = np.array([[4.0, 2.0, 0.0, 0.0]], np.float32)
+    old, new = (desk.intern([caption(key)])[0] for key in (KEYS[0], KEYS[1]))
+    desk.see(np.array([old] * 100))
+    desk.advance(100)
+    desk.see(np.array([new] * 12 + [desk.intern([caption(KEYS[2])])[0]] * 4))
+    desk.advance(116)
+    desk.set_scores(MemberScores(1, scores, compared=np.ones(4, bool), pairs=1))
+    mean = 2.0 * 12 / 16  # of the last 16 rows alone
+    deviation = np.sqrt((12 * (2 - mean) ** 2 + 4 * mean**2) / 16)
+    np.testing.assert_allclose(values(desk), [(4 - mean) / deviation, (2 - mean) / deviation, 0, 0], atol=1e-6)
