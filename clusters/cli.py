@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters import cli_annotate, cli_evaluate, cli_experiment, cli_replay, cli_run, cli_show
+from onibi.clusters import cli_annotate, cli_evaluate, cli_experiment, cli_replay, cli_rewards, cli_run, cli_show
 
 app = typer.Typer(
     name="onibi",
@@ -30,6 +30,7 @@ for _command in (
 ):
     app.command()(_command)
 app.add_typer(cli_replay.app)
+app.add_typer(cli_rewards.app)
 
 
 def _version(asked: bool) -> None:

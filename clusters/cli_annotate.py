@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -328,7 +328,7 @@ def _fit(
     chosen = read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
     data = labelled_keys(captions, table.preferences(*mine) if pairs else table.labels(*mine))
     about = {"goal": judge.goal, "model": judge.model, "prompt_version": judge.prompt_version}
-    kind = "ranking" if pairs else "classification"
+    kind: Literal["ranking", "classification"] = "ranking" if pairs else "classification"
     fitted = fit_offline(data, chosen, kind, seed=seed, about=about)
     fitted.save(folder)
     print(f"reward model ({kind}) in {folder}")

@@ -203,6 +203,10 @@ class HubActor:
         """The desk's state for a checkpoint."""
         return self._desk.state()
 
+    async def key_texts(self, keys: Sequence[int]) -> list[str]:
+        """Texts of keys by their indices."""
+        return self._desk.captions.key_texts(keys)
+
     async def caption_report(self) -> list[CaptionReportRow]:
         """Rows of the captions table."""
         return self._desk.caption_report()

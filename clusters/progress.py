@@ -83,6 +83,18 @@ def _failed_text(failed: float | None) -> str:
     return "off: see the error above" if failed else "on"
 
 
+def _nothing(_: float | None) -> str:
+    return ""
+
+
+_ALARMS = {
+    "one_key": "one key is paid most",
+    "new_keys": "keys paid rise, success does not",
+    "failures_paid": "failures are paid as much as success",
+    "heard": "paid for what is heard",
+}
+
+
 # Left column, then right.
 _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
     (
@@ -153,6 +165,10 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("annotation/annotators_failing", "annotators failing", count_text, nonzero=True),
                 _Figure("annotation/annotators_spent", "budgets used up", count_text, nonzero=True),
                 _Figure("learner/labelled_share", "rows labelled", share_text, course=True),
+                *(
+                    _Figure(f"alarms/{name}", f"ALARM: {text}", _nothing, nonzero=True)
+                    for name, text in _ALARMS.items()
+                ),
             ),
         ),
     ),
@@ -176,6 +192,7 @@ _LINE = (
     _Figure("replay/log_bytes", "log {}", _bytes_text),
     _Figure("replay/log_dropped_rows", "{} rows dropped by the log", count_text, nonzero=True),
     _Figure("replay/log_failed", "log {}", _failed_text, nonzero=True),
+    *(_Figure(f"alarms/{name}", f"ALARM: {text}{{}}", _nothing, nonzero=True) for name, text in _ALARMS.items()),
     _Figure("learner/loss", "loss {}", value_text),
     _Figure("evaluation/return_mean", "evaluated {}", value_text),
     _Figure("evaluation/success_rate", "evaluated success {}", share_text),

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
+from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
@@ -123,7 +124,6 @@ class RayRun:
             stores.annotation_table,
             desk_state,
         )
-        count_power = settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
@@ -131,7 +131,7 @@ class RayRun:
             {**_MANY_CALLS, "resources": settings.placement.learner_resources},
             open_shard,
             self._hub,
-            count_power,
+            make_ledger(self._plan, checkpoint),
             settings.replay.lane_timeout_seconds,
         )
         table = ray.get(self._hub.table_after.remote(-1, 0.0))
@@ -322,14 +322,15 @@ class RayRun:
         annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])
         for note in notes:
             self._journal.note(note)
-        self._journal.interval(row | annotation, look["held_back"])
+        row |= annotation | self._journal.watch(look["pay"], lambda keys: ray.get(self._hub.key_texts.remote(keys)))
+        self._journal.interval(row, look["held_back"])
 
     def _save(self, snapshot: LearnerSnapshot | None) -> bool:
         if snapshot is None:
             return False
         self._count(first_answer(self._shard.inserted_rows.remote(), "the replay shard"))
         self._count_learner(snapshot)
-        tables = ray.get(self._hub.state.remote())
+        tables = with_pay(*ray.get([self._hub.state.remote(), self._shard.paid_by_key.remote()]))
         parts = checkpoint_parts(
             self._state,
             snapshot.learner_state,

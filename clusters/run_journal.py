@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from onibi.platform.config import to_mapping
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import CheckpointError
+from onibi.platform.hack_alarms import HackAlarms
 from onibi.platform.history import History, read_history
+from onibi.platform.pay_watch import PayFigures
 from onibi.platform.run_folder import RunFolder, RunStatus
 from onibi.platform.tracking import TrackedRun, open_tracker
 
@@ -101,6 +103,7 @@ class RunJournal:
         self._rows: dict[str, float] = {}
         self._notes: list[str] = []
         self._faults: set[str] = set()
+        self._alarms = HackAlarms(settings.alarms)
         record = folder.record()
         tracked = TrackedRun(
             run_id=record.run_id,
@@ -136,6 +139,15 @@ class RunJournal:
         if self._display is None:
             log.info(text)
         self._notes = [*self._notes, text][-3:]
+
+    def watch(self, pay: PayFigures, texts_of: Callable[[Sequence[int]], Sequence[str]]) -> dict[str, float]:
+        """Look for hacked rewards: figures and alarms of this interval; an alarm that goes up is told once."""
+        if self._settings.rewards.intrinsic is None:
+            return {}
+        report = self._alarms.look(pay, texts_of)
+        for sentence in report.raised:
+            log.warning("%s", sentence)
+        return report.metrics
 
     def tell_fault(self, text: str) -> None:
         """What another process logged as an error where nobody looks, at its first time; "" stands for nothing."""

@@ -17,6 +17,7 @@ from onibi.learners.registry import LEARNERS
 from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.annotation_settings import AnnotationSettings
 from onibi.platform.config import Settings, selected, selected_each
+from onibi.platform.hack_alarms import AlarmSettings
 from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
@@ -134,6 +135,7 @@ class RunSettings(Settings):
     annotation: AnnotationSettings = field(default_factory=AnnotationSettings)
     rewards: RewardSettings = field(default_factory=RewardSettings)
     reward_model: RewardModelSettings = field(default_factory=RewardModelSettings)
+    alarms: AlarmSettings = field(default_factory=AlarmSettings)  # on rewards that are hacked
     actors: ActorsSettings = field(default_factory=ActorsSettings)
     replay: ReplaySettings = field(default_factory=ReplaySettings)
     learner: Settings = selected(LEARNERS, "dqn")

@@ -14,6 +14,7 @@ from pathlib import Path
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
 from onibi.clusters.bonus_plan import make_sources
+from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.reward_model_plan import SerialRewardModel
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
@@ -37,7 +38,6 @@ from onibi.clusters.run_state import (
 from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.errors import ConfigError
 from onibi.platform.policy import Weights
 from onibi.platform.replay.log.log_writer import log_metrics
@@ -87,7 +87,7 @@ class SerialRun:
         self._recorded = _recorded_tables(plan, checkpoint)
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
-        self._ledger = EpisodeLedger(settings.rewards.intrinsic.count_power if settings.rewards.intrinsic else 0.0)
+        self._ledger = make_ledger(plan, checkpoint)
         self._rollouts: list[Rollout] = []
         self._opened = ExitStack()
         self._opened.callback(self._annotation.close)
@@ -257,6 +257,7 @@ class SerialRun:
                 **({} if logged is None else log_metrics(logged)),
                 **pacing.metrics(),
                 **self._annotation.statistics(),
+                **self._journal.watch(self._ledger.take_pay(), self._desk.captions.key_texts),
             },
             pacing.text(),
         )
@@ -269,7 +270,7 @@ class SerialRun:
         parts = checkpoint_parts(
             self._state,
             self._learner.state_dict(),
-            self._desk.state(),
+            with_pay(self._desk.state(), self._ledger.paid_by_key),
             self._feed.state(),
             bonus_state=bonuses,
         )

@@ -125,6 +125,10 @@ class CaptionTable:
             raise CaptionError(f"key index {index} is unknown; this table has {len(self._keys)} keys")
         return self._keys[index]
 
+    def key_texts(self, keys: Iterable[int]) -> list[str]:
+        """Texts of keys. Raises: CaptionError for an index that there is not."""
+        return [self.key(key).text for key in keys]
+
     def example(self, key: int) -> str:
         """The first raw caption that brought this key: what an annotator reads."""
         self.key(key)

@@ -22,7 +22,7 @@ from onibi.platform.fragment import EpisodeStatistics
 from onibi.platform.reward_settings import RewardSettings
 
 _OPEN_EPISODES_MAX = 1 << 16
-BEST_KEYS = 64
+BEST_KEYS = 1_024
 """How many of the best-paid keys are told."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class ShardActor:
         open_shard: opens the ring in this process, given how captions are resolved; also returns whether the ring is
             that of an earlier session, and its highest caption id.
         hub: the hub's handle.
-        count_power: β, for the caption rewards of finished episodes.
+        ledger: books what captions are paid in this process.
         lane_timeout_seconds: silence of an actor after which another one may take its lanes.
     """
 
@@ -62,7 +63,7 @@ class ShardActor:
         self,
         open_shard: Callable[[Resolve], tuple[Shard, bool, int]],
         hub: Any,
-        count_power: float,
+        ledger: EpisodeLedger,
         lane_timeout_seconds: float,
     ) -> None:
         self._caption_ids: dict[int, int] = {}
@@ -77,7 +78,7 @@ class ShardActor:
         self._waiting_for_lanes: set[int] = set()
         self._inserting: Counter[int] = Counter()  # by group; who waits here is not silent
         self._hub = hub
-        self._ledger = EpisodeLedger(count_power)
+        self._ledger = copy.deepcopy(ledger)  # what Ray hands over is read-only
         self._table: RewardTable | None = None
         self._waits = WaitMeter()
         self._line = InsertionLine(self._waits)
@@ -167,6 +168,7 @@ class ShardActor:
             "log_waited_seconds": self._log_waited_seconds,
             "policy_updates": updates.tolist(),
             "episodes": episodes,
+            "pay": self._ledger.take_pay(),
         }
 
     async def usage(self) -> ProcessUsage:

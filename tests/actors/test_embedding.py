@@ -42,7 +42,7 @@ def test_keys_are_read_as_sentences():
 
 def test_near_the_goal_is_helpful_and_the_reply_says_what_it_was_near_to():
     annotator = EmbeddingAnnotator(EmbeddingSettings(goal="Open the door. Eat an apple.", threshold=0.5))
-    labels = judged(annotator, "The door opens.", "Never mind.", "You eat the apple.")
+    labels = judged(annotator, "The door opens.", "Never mind.", "You eat a plum.")
     assert {key: label.value for key, label in labels.items()} == {
         "The door opens.": LabelValue.HELPFUL,
         "Never mind.": LabelValue.UNHELPFUL,
@@ -53,7 +53,7 @@ def test_near_the_goal_is_helpful_and_the_reply_says_what_it_was_near_to():
 
 
 def test_a_bad_example_takes_what_is_nearer_to_it_and_a_good_one_adds_what_the_goal_does_not_name():
-    goal, keys = "Find gold.", ("You find # gold pieces.", "You hear someone counting gold coins.", "You eat the apple.")
+    goal, keys = "Find gold.", ("You find # gold pieces.", "You hear someone counting gold coins.", "You eat a plum.")
     examples = {"good": ("You eat a pear.",), "bad": ("You hear someone counting money.",)}
     plain = judged(EmbeddingAnnotator(EmbeddingSettings(goal=goal)), *keys)
     taught = judged(EmbeddingAnnotator(EmbeddingSettings(goal=goal, **examples)), *keys)

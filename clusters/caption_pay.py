@@ -1,0 +1,35 @@
+"""The book of what captions are paid: made for a run, kept in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from onibi.clusters.run_plan import RunPlan
+from onibi.platform.checkpoint import Checkpoint
+from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.pay_watch import PayWatch
+
+PAID = "paid"
+"""The table of a checkpoint with what each key was paid, by key index."""
+
+
+def make_ledger(plan: RunPlan, checkpoint: Checkpoint | None) -> EpisodeLedger:
+    """The ledger of a session, going on from a checkpoint's; watched where captions are paid at all."""
+    settings = plan.settings
+    intrinsic = settings.rewards.intrinsic
+    if intrinsic is None:
+        return EpisodeLedger(0.0)
+    discount: float = settings.learner.discount  # type: ignore[attr-defined]
+    ledger = EpisodeLedger(intrinsic.count_power, PayWatch(settings.rewards, discount, settings.alarms.half_life_steps))
+    if checkpoint is not None and PAID in checkpoint.tables:
+        ledger.restore(checkpoint.tables[PAID]["paid"].to_numpy())
+    return ledger
+
+
+def with_pay(tables: Mapping[str, pa.Table], paid_by_key: NDArray[np.float64]) -> dict[str, pa.Table]:
+    """A checkpoint's tables, with what each key was paid so far."""
+    return {**tables, PAID: pa.table({"paid": paid_by_key})}
