@@ -59,3 +59,17 @@ def test_a_second_run_on_the_same_table_asks_for_nothing_that_is_there(workshop,
     result = workshop.train("second", **short(language_server.url))
     assert asked > 2 and len(language_server.calls) == asked
     assert result.figures["annotation/keys_labelled"] == asked
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_ray_run_share_one_purse_and_ask_no_key_twice(workshop, language_server):
+    changes = {
+        **short(language_server.url, budget={"requests": 3}),
+        "annotation__workers": 2,
+        "annotation__batch_keys": 1,
+    }
+    result = workshop.train(serial=False, **{**changes, "budget__max_env_steps": 2_000})
+    captions = [text for call in language_server.calls for text in language_server.captions_of(call.body)]
+    assert len(captions) == len(set(captions)) == 3
+    assert json.loads((workshop.runs / "run" / "spending" / "openai.json").read_text())["requests"] == 3
+    assert result.env_steps >= 2_000 and result.figures["annotation/keys_labelled"] == 3
