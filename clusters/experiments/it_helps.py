@@ -7,7 +7,8 @@ Stated before the first run that counts:
   learn KeyRoom: a weak one would fake a gain.
 * Score: the area under the success curve of the run's own greedy evaluations over env steps, 0 to 1. Success is the
   environment's; no intrinsic figure chooses a checkpoint, a coefficient or an arm.
-* Seeds 21 to 25, on which nothing was tuned; in the corridor 11 to 20.
+* Seeds 21 to 25, on which nothing was tuned; in the corridor 31 to 40 (11 to 20 had a first form of it: with 40,000
+  env steps and hashed captions in the observation labels reached the end in nine runs of ten, all-ones in none).
 * Expected: labels above the environment's reward alone on KeyRoom and one more task; in the corridor labels succeed
   and all-ones, the reward without a judge, fails. Elsewhere labels may tie with all-ones (a pilot saw that on KeyRoom).
 
@@ -145,12 +146,12 @@ def _corridor(group: str, *overrides: str, at_least: float | None = None, at_mos
         task="corridor with noises",
         group=group,
         trial=TrainedTrial(
-            preset="corridor-oni", overrides=overrides, episodes=96, checkpoint="last", success_span=(0, 40_000)
+            preset="corridor-oni", overrides=overrides, episodes=96, checkpoint="last", success_span=(0, 30_000)
         ),
         figure="success",
         at_least=at_least,
         at_most=at_most,
-        seeds=tuple(range(11, 21)),
+        seeds=tuple(range(31, 41)),
         score_range=(0.0, 1.0),
         guess_seconds=60.0,
     )
