@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,12 +35,17 @@ class LabelTeam(AnnotatorTeam):
         plan: what to build, without what stores do not need.
         hub: handle.
         checkpoint: to go on from; None starts anew.
+    Raises: ConfigError where the reward model cannot be made, CheckpointError where the checkpoint has another one.
     """
 
     def __init__(self, plan: RunPlan, hub: Any, checkpoint: Checkpoint | None) -> None:
         super().__init__(plan, hub)
         self._state: ModelState | None = reward_model_state(checkpoint)
         if has_reward_model(plan.settings):
+            plan = _with_whole_path(plan)
+            make_reward_learner(
+                plan, self._state
+            )  # what it lacks is told now; in its process it would be tried for ever
             # Loads torch: imported where there is such a model alone.
             from onibi.learners.reward_models.reward_model_actor import REWARD_MODEL_OPTIONS, RewardModelActor
 
@@ -65,3 +72,12 @@ class LabelTeam(AnnotatorTeam):
             except ray.exceptions.RayError as error:  # it is being replaced: what it was before is kept
                 log.warning("the reward model's state is that of an earlier checkpoint: %s", error)
         return with_reward_model(parts, self._state)
+
+
+def _with_whole_path(plan: RunPlan) -> RunPlan:
+    """The plan with the fitted model's folder as this process means it: others have a current folder of their own."""
+    fitted = plan.settings.reward_model.fitted
+    if fitted is None:
+        return plan
+    model = dataclasses.replace(plan.settings.reward_model, fitted=str(Path(fitted).absolute()))
+    return dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, reward_model=model))
