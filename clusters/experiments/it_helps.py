@@ -220,6 +220,7 @@ EXPERIMENT = Experiment(
         "replay.log.enabled=false",
         "checkpoint.period_seconds=600",
     ),
+    picture="onibi.clusters.experiments.success_figure:draw",
     # KeyRoom alone, four arms, three seeds: within 25 minutes on two cores.
     short=ShortForm(
         settings={"budget.max_env_steps": 200_000}, arms=_SHORT_ARMS, seeds=3, episodes=48, guess_seconds=240.0

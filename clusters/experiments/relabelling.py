@@ -62,6 +62,7 @@ EXPERIMENT = Experiment(
     comparisons=tuple(
         Comparison(arm="gather", other=other, expected="above", test="permutation") for other in list(_MODES)[1:]
     ),
+    picture="onibi.clusters.experiments.success_figure:draw",
     short=ShortForm(
         arguments={
             "overrides": {

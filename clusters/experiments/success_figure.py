@@ -1,0 +1,125 @@
+"""What the arms of a task came to, as a picture: each run's success over env steps, and differences of their scores.
+
+A line of panels for each task. On the left every run's own evaluations, thin, and their mean over runs. On the right
+each arm's score over that of the environment's reward alone and over all-ones: mean, exact 95% interval where the runs
+are enough for one, every run of the arm a stroke above the line and every run of the other one below it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+
+from onibi.clusters.experiments.result_table import ResultRow
+from onibi.clusters.permutation_test import permutation_test
+from onibi.platform.durable import write_durably
+
+_BASELINES = {"extrinsic": "o", "all-ones": "s"}
+_COLORS = ("#5F6770", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # for all eyes
+_WIDTH_INCHES, _PANEL_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 11.0, 2.6, 0.3, 130
+_POINTS = 200
+
+
+def draw(rows: Sequence[ResultRow], path: Path, title: str) -> bool:
+    """Draw the rows of runs that ended well into a PNG, replaced whole or not at all.
+
+    Args:
+        rows: of an experiment whose trials tell their success curve.
+        path: the file to write.
+        title: over the picture.
+    Returns: False, with no file written, where no run is there. Raises: OSError where the file cannot be written.
+    """
+    tasks: dict[str, dict[str, list[ResultRow]]] = {}
+    for row in rows:
+        if row.get("status") == "ok" and row.get("curve"):
+            tasks.setdefault(row["task"], {}).setdefault(row["group"], []).append(row)
+    if not tasks:
+        return False
+    heights = [max(_PANEL_INCHES, 0.9 + _ROW_INCHES * len(_pairs(groups))) for groups in tasks.values()]
+    figure = Figure(
+        figsize=(_WIDTH_INCHES, 0.5 + sum(heights)),
+        dpi=_DOTS_PER_INCH,
+        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
+    )
+    FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
+    panels = figure.subplots(len(tasks), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for (task, groups), (left, right) in zip(tasks.items(), panels, strict=True):
+        colors = {group: _COLORS[number % len(_COLORS)] for number, group in enumerate(groups)}
+        _curves(left, task, groups, colors)
+        _differences(right, groups, colors)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_durably(path, buffer.getvalue())
+    return True
+
+
+def _curves(axis: Axes, task: str, groups: dict[str, list[ResultRow]], colors: dict[str, str]) -> None:
+    for group, runs in groups.items():
+        curves = [_points(row) for row in runs]
+        for steps, success in curves:
+            axis.plot(steps / 1e3, success, color=colors[group], linewidth=0.7, alpha=0.35)
+        along = np.linspace(0.0, max(steps[-1] for steps, _ in curves), _POINTS)
+        middle = np.mean([np.interp(along, steps, success) for steps, success in curves], axis=0)
+        axis.plot(along / 1e3, middle, color=colors[group], linewidth=2.0, label=f"{group} ({len(runs)})")
+    axis.set_title(task, fontsize=9.5, loc="left")
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xlabel("env steps, thousands", fontsize=8)
+    axis.set_ylabel("success, greedy episodes", fontsize=8)
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    _plain(axis)
+
+
+def _differences(axis: Axes, groups: dict[str, list[ResultRow]], colors: dict[str, str]) -> None:
+    names = []
+    for place, (group, other) in enumerate(_pairs(groups)):
+        x, y = _scores(groups[group]), _scores(groups[other])
+        found = permutation_test(x, y)
+        color = colors[group]
+        axis.plot(x - y.mean(), np.full(len(x), place - 0.16), "|", color=color, markersize=7, alpha=0.7)
+        axis.plot(x.mean() - y, np.full(len(y), place + 0.16), "|", color=colors[other], markersize=7, alpha=0.7)
+        if math.isfinite(found.high - found.low):
+            axis.plot([found.low, found.high], [place, place], color=color, linewidth=1.5)
+        axis.plot([found.difference], [place], _BASELINES.get(other, "D"), color=color, markersize=5)
+        names.append(f"{group} over {other}, p = {found.p_value:.2g}")
+    axis.axvline(0.0, color="#202428", linewidth=0.9)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("difference of scores, exact 95% interval", fontsize=8)
+    _plain(axis)
+
+
+def _pairs(groups: dict[str, list[ResultRow]]) -> list[tuple[str, str]]:
+    """Each arm with each baseline that is there; without a baseline the first arm with each other one."""
+    baselines = [other for other in _BASELINES if other in groups]
+    if not baselines:
+        first, *others = groups
+        return [(first, other) for other in others]
+    return [(group, other) for other in baselines for group in groups if group not in (other, "extrinsic")]
+
+
+def _scores(rows: list[ResultRow]) -> NDArray[np.float64]:
+    return np.array([float(row["score"]) for row in rows])
+
+
+def _points(row: ResultRow) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Env steps and success of a run's evaluations, from nothing on."""
+    told = [tuple(map(float, point.split(":"))) for point in row["curve"].split()]
+    steps, success = np.array([(0.0, 0.0), *told]).T
+    return steps, success
+
+
+def _plain(axis: Axes) -> None:
+    axis.grid(visible=True, color="#E4E7EA", linewidth=0.7)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=7.5, color="#9AA2AA", labelcolor="#3A4046")
