@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onibi.platform.replay.frame_stack import FrameStack, first_read
-from onibi.platform.replay.planned_windows import PlannedWindows
+from onibi.platform.replay.frame_stack import first_read
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_intake import INTAKES, RowIntake
 from onibi.platform.replay.start_priorities import (
@@ -19,13 +18,13 @@ from onibi.platform.replay.start_priorities import (
     importance_weights,
 )
 from onibi.platform.replay.start_table import StartTable
-from onibi.platform.replay.window_gather import EachRow, Empty
-from onibi.platform.replay.window_starts import Starts, checked_lanes, no_rows, readable_rows
+from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
+from onibi.platform.replay.window_starts import Starts, no_rows
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ROLE_STEP
 
 
-class PrioritizedSampler:
+class PrioritizedSampler(WindowSampler):
     """Draws start i with P(i) = p_i^α / Σ_k p_k^α over all drawable starts, and weighs it with (N · P(i))^-β.
 
     Weights are divided by the largest of their batch, not by the largest possible one: a single start whose priority is
@@ -44,59 +43,30 @@ class PrioritizedSampler:
         self,
         reader: RingReader,
         *,
-        n_steps: int,
-        batch_size: int,
-        rng: np.random.Generator,
         exponent: float = 0.6,
         importance_exponent: float = 0.4,
         default_priority: str = MAXIMUM,
-        lanes: Sequence[int] | None = None,
-        columns: Sequence[str] | None = None,
-        batches_ahead: int = 8,
-        gather_threads: int = 1,
-        stack: FrameStack | None = None,
-        each_row: EachRow = EachRow(),  # noqa: B008 - frozen
+        **windows: Unpack[StackedWindowOptions],
     ) -> None:
         """As ``UniformSampler``, and besides:
 
         Args:
             reader: the ring.
-            n_steps: of a window.
-            batch_size: B.
-            rng: draws come from it alone.
             exponent: α, 0 for uniform draws.
             importance_exponent: β, from 0 to 1; may be set later (annealing).
             default_priority: of new rows: "maximum" (the largest priority seen so far, at least 1), or the name of a
                 scalar float column that brings it.
-            lanes: to draw from, None for all.
-            columns: observation leaves and extra columns to gather, None for all.
-            batches_ahead: batches planned at once.
-            gather_threads: threads that copy rows.
-            stack: which leaves come as frame stacks; None for none.
-            each_row: columns that are wanted of all rows of a window.
+            windows: see ``StackedWindowOptions``.
 
         Raises: ReplayError where the ring does not allow it or an exponent is out of range.
         """
-        self._reader, self._rng = reader, rng
-        self._lanes = checked_lanes(reader, lanes)
-        self._look_back = 0 if stack is None else stack.look_back
+        super().__init__(reader, **windows)
         self._table = StartTable(
             len(self._lanes), reader.slots, exponent=exponent, look_back=0, frames_before=self._look_back
         )
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._intake = RowIntake(reader, self._lanes, ("role", *self._priorities.columns))
         self._importance_exponent = check_importance_exponent(importance_exponent)
-        self._draws = PlannedWindows(
-            reader,
-            self._choose,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            columns=columns,
-            batches_ahead=batches_ahead,
-            gather_threads=gather_threads,
-            stack=stack,
-            each_row=each_row,
-        )
 
     @property
     def importance_exponent(self) -> float:
@@ -106,21 +76,6 @@ class PrioritizedSampler:
     @importance_exponent.setter
     def importance_exponent(self, exponent: float) -> None:
         self._importance_exponent = check_importance_exponent(exponent)
-
-    @property
-    def drawn_rows(self) -> int:
-        """Window starts handed out over this sampler's life, restored ones included."""
-        return self._draws.drawn_rows
-
-    @property
-    def overtaken(self) -> int:
-        """Starts that the writer overwrote before they were handed out; each was drawn again."""
-        return self._draws.overtaken
-
-    @property
-    def readable_rows(self) -> int:
-        """Committed rows of this sampler's lanes now, final rows included."""
-        return readable_rows(self._reader, self._lanes)
 
     @property
     def late_updates(self) -> int:
@@ -137,18 +92,12 @@ class PrioritizedSampler:
         """Σ p^α over the starts taken in so far."""
         return self._table.total
 
-    def allocate(self, empty: Empty = np.empty) -> Windows:
-        """Windows for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation``
-        only).
-        """
-        return self._draws.allocate(empty)
-
     def draw(self, out: Windows | None = None) -> Windows:
         """One batch with importance weights in ``weight``, the largest 1.
 
         Raises: ReplayError where no row can be drawn yet, or every priority is 0.
         """
-        out = self._draws.draw(self.allocate() if out is None else out)
+        out = super().draw(out)
         np.copyto(out.weight, importance_weights(self._draws.probability, self._importance_exponent))
         return out
 
@@ -170,13 +119,12 @@ class PrioritizedSampler:
         starts, for a checkpoint's tensors.
         """
         return {
-            "generator": self._rng.bit_generator.state,
+            **super().state(),
             "taken": self._intake.taken.tolist(),
             "importance_exponent": self._importance_exponent,
             "late_updates": self._priorities.late_updates,
             "replaced_priorities": self._priorities.replaced,
             "table": self._table.state(),
-            **self._draws.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -186,15 +134,10 @@ class PrioritizedSampler:
         """
         self._intake.restore(np.asarray(state["taken"], np.int64))
         self._table.restore(state["table"])
-        self._rng.bit_generator.state = state["generator"]
         self.importance_exponent = float(state["importance_exponent"])
         self._priorities.late_updates = int(state["late_updates"])
         self._priorities.replaced = int(state["replaced_priorities"])
-        self._draws.restore(state, self._lanes)
-
-    def close(self) -> None:
-        """End the gather threads; they also end when the sampler is collected."""
-        self._draws.close()
+        super().restore(state)
 
     def _choose(self, count: int) -> Starts:
         for _ in range(INTAKES):  # the writer may have gone round the whole ring within one

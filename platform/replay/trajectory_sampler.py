@@ -4,19 +4,17 @@ Datasets via Trajectory Weighting").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.planned_windows import PlannedWindows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.trajectory_intake import Trajectories, TrajectoryIntake
-from onibi.platform.replay.window_gather import Empty
-from onibi.platform.replay.window_starts import Starts, checked_lanes
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
+from onibi.platform.replay.window_starts import Starts
 
 
 def trajectory_probabilities(episode_return: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -34,7 +32,7 @@ def trajectory_probabilities(episode_return: NDArray[np.float64], temperature: f
     return share
 
 
-class TrajectoryWeightedSampler:
+class TrajectoryWeightedSampler(WindowSampler):
     """Draws a finished trajectory by the softmax of its return, then one of its steps, all with the same probability.
 
     Trajectories that have not finished (still played, cut by a gap or a dead actor, or partly overwritten) are not
@@ -50,42 +48,16 @@ class TrajectoryWeightedSampler:
         self,
         reader: RingReader,
         *,
-        n_steps: int,
-        batch_size: int,
-        rng: np.random.Generator,
         temperature: float = 0.1,
         by_length: bool = False,
-        lanes: Sequence[int] | None = None,
-        columns: Sequence[str] | None = None,
-        batches_ahead: int = 8,
-        gather_threads: int = 1,
+        **windows: Unpack[WindowOptions],
     ) -> None:
         """As ``UniformSampler``. Raises: ReplayError also where ``temperature`` is not above 0."""
         if not 0 < temperature < float("inf"):
             raise ReplayError(f"temperature is {temperature}, it must be a finite number above 0")
-        self._reader, self._rng = reader, rng
+        super().__init__(reader, **windows)
         self._temperature, self._by_length = temperature, by_length
-        self._lanes = checked_lanes(reader, lanes)
         self._intake = TrajectoryIntake(reader, self._lanes)
-        self._draws = PlannedWindows(
-            reader,
-            self._choose,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            columns=columns,
-            batches_ahead=batches_ahead,
-            gather_threads=gather_threads,
-        )
-
-    @property
-    def drawn_rows(self) -> int:
-        """Window starts handed out over this sampler's life, restored ones included."""
-        return self._draws.drawn_rows
-
-    @property
-    def overtaken(self) -> int:
-        """Starts that the writer overwrote before they were handed out; each was drawn again."""
-        return self._draws.overtaken
 
     @property
     def readable_rows(self) -> int:
@@ -97,27 +69,14 @@ class TrajectoryWeightedSampler:
         """The finished trajectories that are drawn from now; ``place`` counts this sampler's lanes."""
         return self._intake.take()
 
-    def allocate(self, empty: Empty = np.empty) -> Windows:
-        """As ``UniformSampler.allocate``."""
-        return self._draws.allocate(empty)
-
-    def draw(self, out: Windows | None = None) -> Windows:
-        """One batch. Raises: ReplayError where no trajectory has finished yet."""
-        return self._draws.draw(self.allocate() if out is None else out)
-
     def state(self) -> dict[str, Any]:
         """Plain values (JSON holds them) from which ``restore`` goes on exactly, given the same ring contents."""
-        return {"generator": self._rng.bit_generator.state, "intake": self._intake.state(), **self._draws.state()}
+        return {**super().state(), "intake": self._intake.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``. Raises: ReplayError where it belongs to another ring."""
         self._intake.restore(state["intake"])
-        self._rng.bit_generator.state = state["generator"]
-        self._draws.restore(state, self._lanes)
-
-    def close(self) -> None:
-        """End the gather threads; they also end when the sampler is collected."""
-        self._draws.close()
+        super().restore(state)
 
     def _choose(self, count: int) -> Starts:
         found = self._intake.take()
