@@ -34,6 +34,7 @@ _NEEDED = ("torch", "ray", "mlflow", "gymnasium", "numpy", "pyarrow", "safetenso
 _OPTIONAL = (
     ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
+    ("minigrid", "MiniGrid and BabyAI (preset minigrid-doorkey-oni)", "pip install 'onibi[minigrid]'"),
     ("openai", "the annotator openai (any language model server)", "pip install 'onibi[openai]'"),
     ("tenacity", "the annotator openai", "pip install 'onibi[openai]'"),
     (
