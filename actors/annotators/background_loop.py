@@ -8,6 +8,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from onibi.platform.errors import AnnotatorError
+
 T = TypeVar("T")
 
 
@@ -31,7 +33,7 @@ class BackgroundLoop:
     def iterate(self, items: AsyncGenerator[T]) -> Iterator[T]:
         """Items as they come. Whoever stops reading ends the generator: what it has running is cancelled.
 
-        Raises: what the generator raises, behind the items before it.
+        Raises: what the generator raises, behind the items before it; AnnotatorError where it is closed.
         """
         received: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
 
@@ -54,6 +56,8 @@ class BackgroundLoop:
                 if kind == "end":
                     return
                 if kind == "error":
+                    if isinstance(value, asyncio.CancelledError):
+                        raise AnnotatorError(f"{self._name} was closed while it was asked") from value
                     raise value
                 yield value
         finally:

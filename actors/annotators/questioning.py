@@ -254,8 +254,8 @@ class Questioning:
             if share > _NOTABLE_SHARE and count >= _NOTABLE_VERDICTS:
                 self._tell_once(
                     "unreadable",
-                    "%.0f%% of the model's answers cannot be read, such as %r; choose another model, or answer: text, "
-                    "json or log_probabilities",
+                    "%.0f%% of the model's answers cannot be read, such as %r; choose another model, another form of "
+                    "answer (annotator.answer), or a larger annotator.reply_tokens where they are cut",
                     100 * share,
                     judged.kept_reply[:200],
                 )

@@ -278,3 +278,23 @@ def test_an_estimate_is_what_is_then_asked_and_no_less_than_it_costs(settings, m
     assert expected.calls == figures["requests"] == len(language_server.calls)
     assert figures["tokens"] <= expected.tokens <= 1.6 * figures["tokens"]
     assert figures["cost"] <= expected.cost
+
+
+def test_closing_from_another_thread_ends_a_reader_with_an_error_that_says_so(make, ask_of, language_server):
+    language_server.behave = after(language_server, 30.0)
+    annotator = make(server={"timeout_seconds": 30.0, "batch_seconds": 60.0})
+    failures: list[BaseException] = []
+
+    def read():
+        try:
+            list(annotator.annotate(ask_of(*TEN), annotator.goal))
+        except AnnotatorError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while not language_server.calls:
+        time.sleep(0.01)
+    annotator.close()
+    thread.join(timeout=20)
+    assert len(failures) == 1 and "closed while it was asked" in str(failures[0])
