@@ -60,7 +60,9 @@ def figures(workshop, name="run"):
     return {key: value for row in workshop.history(name) for key, value in row.items()}
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize(
+    "learner", ["dqn", pytest.param("r2d2", marks=pytest.mark.slow), pytest.param("appo", marks=pytest.mark.slow)]
+)
 def test_a_run_with_every_bonus_pays_and_learns_and_repeats_bit_for_bit(workshop, learner):
     names = ("run", "again") if learner == "dqn" else ("run",)
     for name in names:
@@ -84,7 +86,7 @@ def test_a_run_with_every_bonus_pays_and_learns_and_repeats_bit_for_bit(workshop
 
 
 def test_what_actors_pay_by_the_encoder_comes_with_the_weights(workshop):
-    workshop.train(rewards=REWARDS, budget__max_env_steps=900, learner=LEARNERS["dqn"])
+    workshop.train(rewards=REWARDS, budget__max_env_steps=700, learner=LEARNERS["dqn"])
     last = figures(workshop)
     assert last["learner/reward_missing_share/e3b"] < 0.9, "episodes that began after the first weights are paid"
     assert last["actors/return_e3b"] > 0

@@ -31,6 +31,7 @@ def evaluated(workshop, name, seed, bonus):
             "value_loss": "huber",
             "learning_rate": 1e-3,
             "discount": 0.97,
+            "n_steps": 8,
             "network": {"kind": "mlp", "hidden": [64]},
             "target": {"rate": 0.02},
         },

@@ -88,7 +88,7 @@ def test_each_head_learns_its_own_return_on_a_chain_and_actors_act_by_the_sum():
         "extrinsic": np.array([[0.0], [1.0], [0.0], [0.0]], np.float32),
         "curiosity": np.array([[1.0], [1.0], [0.0], [0.0]], np.float32),
     }
-    for _ in range(400):
+    for _ in range(300):
         update = learning.update(batch, terms["extrinsic"] + terms["curiosity"], terms)
     network = learning._network
     observation = {"observation": torch.eye(3)}
@@ -113,7 +113,7 @@ def test_equal_episodic_discounts_learn_what_one_head_learns_from_the_sum():
     terms = {name: rng.normal(size=(32, 1)).astype(np.float32) for name in ("a", "b", "c")}
     total = sum(terms.values())
     both = [learner(heads={name: ComponentHeadSettings() for name in terms}), learner(heads=None)]
-    for _ in range(500):
+    for _ in range(300):
         both[0].update(batch, total, terms)
         both[1].update(batch, total)
     with torch.no_grad():
