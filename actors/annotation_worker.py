@@ -50,7 +50,7 @@ class AnnotationWorker:
         self._ready_at = -math.inf
         self._unanswered: dict[tuple[int, ...], Request] = {}
         self._notes: list[str] = []
-        self._counts = dict.fromkeys(("asked", "answered", "failures", "table_failures"), 0)
+        self._counts = dict.fromkeys(("asked", "answered", "failed_batches", "table_failures"), 0)
         self.spent = False
         """Whether its budget is used up."""
 
@@ -103,11 +103,13 @@ class AnnotationWorker:
 
     def figures(self) -> dict[str, float]:
         """Its metrics, without prefix."""
+        own = self._own_figures()
+        healthy = not self.spent and self._failures_in_a_row == 0
         return {
             **{name: float(count) for name, count in self._counts.items()},
-            "healthy": float(not self.spent and self._failures_in_a_row == 0),
+            **own,
+            "healthy": min(float(healthy), own.get("healthy", 1.0)),
             "budget_spent": float(self.spent),
-            **self._own_figures(),
         }
 
     def close(self) -> None:
@@ -137,7 +139,7 @@ class AnnotationWorker:
             self._counts["table_failures"] += 1
 
     def _fail(self, why: str) -> None:
-        self._counts["failures"] += 1
+        self._counts["failed_batches"] += 1
         self._failures_in_a_row += 1
         longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures_in_a_row - 1, 30))
         pause = longest * self._jitter.uniform(0.5, 1.0)

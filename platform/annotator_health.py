@@ -65,7 +65,7 @@ class AnnotatorHealth:
             if told
         ]
         metrics["annotation/annotators_failing"] = float(sum(failing))
-        for figure in ("failures", "tokens", "cost"):
+        for figure in ("failed_batches", "tokens", "cost"):
             metrics[f"annotation/{figure}"] = sum(all_of(figure))
         return metrics
 

@@ -56,7 +56,7 @@ def test_a_failing_annotator_raises_nothing_and_gives_its_requests_back(trouble)
     assert some.unanswered() == requests[1:]
     assert some.unanswered() == []
     figures = some.figures()
-    assert (figures["asked"], figures["answered"], figures["failures"], figures["healthy"]) == (3, 1, 1, 0)
+    assert (figures["asked"], figures["answered"], figures["failed_batches"], figures["healthy"]) == (3, 1, 1, 0)
     (note,) = some.notes()
     assert "annotator mine cannot judge now" in note
 

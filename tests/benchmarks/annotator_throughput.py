@@ -4,7 +4,8 @@
     python tests/benchmarks/annotator_throughput.py --rounds 1 --seconds 5 --preset corridor-oni
 
 Each round runs the whole loop (actors, replay, learner; display and tracking off) once in every setting, one after
-another, each round beginning with another one, so all see the same neighbours on the machine. The annotator is
+another, each round beginning with another one, so all see the same neighbours on the machine. The rate is that after
+`--warmup` seconds of training: before, every process loads its packages. The annotator is
 `openai`; its server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its
 port refuses. `off` counts captions and asks nobody. Ratios are to the `off` run of the same round: median and range.
 """
@@ -59,6 +60,9 @@ class SlowServer(http.server.ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has ended is no news."""
+
 
 @contextmanager
 def served(latency_seconds: float) -> Iterator[str]:
@@ -107,12 +111,25 @@ def run(setting: str, url: str, options: argparse.Namespace, name: str, runs: Pa
     )
 
 
+def steady_rate(history: Path, warmup_seconds: float) -> float:
+    """Env steps/s between the first look after the warm-up and the last one."""
+    from onibi.platform.history import read_history
+
+    looks = [(row["time/seconds"], row["actors/env_steps"]) for row in read_history(history) if "time/seconds" in row]
+    first = next(look for look in looks if look[0] >= warmup_seconds)
+    last = looks[-1]
+    if last[0] <= first[0]:
+        raise SystemExit(f"{history}: no two looks after {warmup_seconds:g} s; raise --seconds or lower --warmup")
+    return float((last[1] - first[1]) / (last[0] - first[0]))
+
+
 def main() -> int:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nethack-oni")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the whole loop in each run")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of the whole loop in each run")
+    parser.add_argument("--warmup", type=float, default=15.0, help="seconds of them that are not counted")
     parser.add_argument("--latency", type=float, default=2.0, help="seconds that the slow server takes for an answer")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of onibi train")
     parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
@@ -134,11 +151,19 @@ def main() -> int:
             for setting in SETTINGS[turn:] + SETTINGS[:turn]:
                 with address(setting, options.latency) as url:
                     result = run(setting, url, options, f"{setting}-{number}", Path(runs))
-                rates[setting].append(result.env_steps / result.seconds)
+                rates[setting].append(steady_rate(result.folder / "history.jsonl", options.warmup))
                 figures[setting] = result.figures
-    title = f"{options.preset}: env steps/s, {options.rounds} rounds of {options.seconds:g} s (median [least, most])"
+    title = f"{options.preset}: env steps/s, {options.rounds} rounds of {options.seconds:g} s: median (least to most)"
     table = Table(title=title, title_justify="left")
-    for column in ("annotator", "env steps/s", "of the rate without", "answers", "p50 latency", "failures", "waiting"):
+    for column in (
+        "annotator",
+        "env steps/s",
+        "of the rate without",
+        "answers",
+        "p50 latency",
+        "failed batches",
+        "waiting",
+    ):
         table.add_column(column)
     for setting in SETTINGS:
         last = figures[setting]
@@ -149,7 +174,7 @@ def main() -> int:
             spread(ratios, ".3f"),
             f"{last.get('annotation/replies', 0):.0f}",
             f"{last.get('annotation/latency_p50_seconds', 0):.2f} s",
-            f"{last.get('annotation/failures', 0):.0f}",
+            f"{last.get('annotation/failed_batches', 0):.0f}",
             f"{last.get('annotation/queue_keys', 0):.0f}",
         )
     Console(width=140).print(table)
@@ -158,7 +183,7 @@ def main() -> int:
 
 def spread(values: list[float], form: str) -> str:
     """Median and range."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":

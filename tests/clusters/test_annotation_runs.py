@@ -109,7 +109,7 @@ def test_annotators_work_side_by_side_and_each_key_gets_its_votes_from_each(work
         assert len(told) == figures["annotation/keys_askable"]
         assert len(set(answered(workshop, name))) == len(answered(workshop, name))
     assert (figures["annotation/annotators"], figures["annotation/annotators_healthy"]) == (4, 3)
-    assert figures["annotator/down/failures"] >= 1
+    assert figures["annotator/down/failed_batches"] >= 1
     assert figures["annotator/two/cost"] == 0.5 * len(answered(workshop, "two"))
     labels = AnnotationTable(workshop.runs / "labels").all_labels()
     assert {label.prompt_version for label in labels} >= {"r1", "r2"}
@@ -233,7 +233,7 @@ def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_ask
         workshop.wait_for(lambda: len(answered(workshop)) > killed_at + 30, seconds=150, process=process)
         workshop.wait_for(lambda: workshop.history()[-1]["actors/env_steps"] > steps, process=process)
         row = workshop.history()[-1]
-        assert row["annotator/down/failures"] >= 1
+        assert row["annotator/down/failed_batches"] >= 1
         assert row["annotator/broken/healthy"] == 0
         assert row["annotator/custom/latency_p50_seconds"] == pytest.approx(0.02)
         os.killpg(process.pid, signal.SIGINT)
