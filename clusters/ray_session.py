@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import ray
 
+from onibi.clusters.reward_model_plan import has_reward_model
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.errors import ConfigError
 from onibi.platform.threads import ONE_THREAD
@@ -72,7 +73,7 @@ def _check_room(settings: RunSettings) -> None:
     """Refuse a run that would wait for resources for ever."""
     placement = settings.placement
     annotators = (1 + len(settings.annotators)) * settings.annotation.workers
-    small_roles = (3 + annotators) * 0.05  # hub, shard, evaluator
+    small_roles = (3 + annotators + has_reward_model(settings)) * 0.05  # hub, shard, evaluator
     inference = (0.0, 0.0) if placement.inference is None else (placement.inference.cpus, placement.inference.gpus)
     cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus
     cpus += inference[0] + small_roles
