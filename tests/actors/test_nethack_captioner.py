@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import gymnasium as gym
 import minihack  # noqa: F401 - registers its environments
 import numpy as np
@@ -302,3 +304,38 @@ def test_a_game_that_runs_out_of_time_does_not_speak_of_quitting():
         ends += int(truncated[0])
     env.close()
     assert ends >= 8
+
+
+PIECES = """The door opens.
+It's a wall.
+What do you want to eat? [fg or ?*]
+In what direction?
+Never mind.
+What do you want to call it? x y
+f        a cat (tame kitten)
+# pray
+This cookie has paper inside.  It reads:
+They say it is so.
+The voice of Kos booms:   "Thou art arrogant."
+"Thou must relearn!"
+HP 2(2)
+AC 9.
+Status of the lichen (neutral):  Level 0  HP 2(2)  AC 9.
+You read: "x  y".
+a - a sword named x.
+An object spills out:
+an emerald potion.
+The key named The Master Key of Thievery whispers:
+You kill it!--More--""".splitlines()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4))
+def test_one_text_has_one_set_of_keys_however_it_stood_on_pages(pieces):
+    told = {}
+    for gaps in itertools.product(("  ", "\n"), repeat=len(pieces) - 1):
+        message = pieces[0] + "".join(gap + piece for gap, piece in zip(gaps, pieces[1:], strict=True))
+        caption = caption_of(message, 4, ARTIFACTS)
+        for seen in (caption, caption_of(caption.text, 4, ARTIFACTS)):
+            # A caption table refuses one text that comes with two sets of keys: the run would end.
+            assert told.setdefault(seen.text, seen.keys) == seen.keys
