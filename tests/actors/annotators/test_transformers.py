@@ -62,6 +62,28 @@ def test_a_batch_of_prompts_of_different_lengths_scores_as_each_alone(judge, ask
     assert figures["tokens"] == sum(label.tokens for label in labels)
 
 
+def test_a_model_that_counts_positions_from_the_left_and_has_no_chat_format_is_padded_rightly_too(
+    judge, ask_of, tiny_language_model, tmp_path
+):
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    folder = str(tmp_path / "gpt")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=4096)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    scores = []
+    for size in (1, 4):
+        annotator = judge(model=folder, batch_captions=size)
+        scores.append([label.score for label in annotator.annotate(ask_of(*TEXTS), annotator.goal)])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert len({round(score, 5) for score in scores[0]}) == len(TEXTS)
+
+
 def test_a_model_that_would_say_something_else_gives_no_label(judge, ask_of):
     annotator = judge(least_word_share=0.9)
     labels = list(annotator.annotate(ask_of(*TEXTS), annotator.goal))
