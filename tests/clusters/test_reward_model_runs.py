@@ -46,7 +46,7 @@ def model_of(workshop, name="run"):
     return load_checkpoint(workshop.runs / name / "checkpoints", "last").tensors["reward_model"]
 
 
-@pytest.mark.parametrize("kind", ["classification", "ranking"])
+@pytest.mark.parametrize("kind", [pytest.param("classification", marks=pytest.mark.slow), "ranking"])
 def test_a_serial_run_pays_what_its_model_has_learnt_and_repeats_bit_for_bit(workshop, lexicon, kind):
     first, _ = (workshop.train(name, **learnt(kind, lexicon)) for name in "ab")
     assert first.figures["reward_model/steps"] > 30
