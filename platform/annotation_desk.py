@@ -53,10 +53,10 @@ class AnnotationDesk:
             only. Annotators with one judge share its queue.
         clock: seconds, never falling; wall time in a run, a step counter in deterministic mode.
         labels: those of another run to start from.
-        asks: keys one by one, or pairs of keys.
+        asks: keys one by one, or pairs of keys; None: keys.
         reward: how labels and scores become values; None pays nothing.
         window_rows: over how many of the newest rows a model's scores are normalised; None: all.
-        seed: of the drawn pairs.
+        seed: of the drawn pairs and the control ``permuted``; None: 0.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class AnnotationDesk:
         judges: Sequence[Judge],
         clock: Callable[[], float],
         labels: LabelTable | None = None,
-        asks: Literal["keys", "pairs"] = "keys",
+        asks: Literal["keys", "pairs"] | None = None,
         reward: TableComponentSettings | None = None,
         window_rows: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self.settings = settings
         self.judges = tuple(dict.fromkeys(judges))
-        self.asks = asks
+        self.asks = asks or "keys"
         self.captions = CaptionTable(keys_per_caption, key_version)
         self.labels = LabelTable() if labels is None else labels
         self.preferences = PreferenceTable()
         self._clock = clock
-        self._seed = seed
+        self._seed = seed or 0
         self._env_steps = 0
         self._reward, self._window = reward, SightingsWindow(window_rows)
         self._scores: MemberScores | None = None
