@@ -175,7 +175,7 @@ def main() -> int:
             f"{last.get('annotation/replies', 0):.0f}",
             f"{last.get('annotation/latency_p50_seconds', 0):.2f} s",
             f"{last.get('annotation/failed_batches', 0):.0f}",
-            f"{last.get('annotation/queue_keys', 0):.0f}",
+            f"{last.get('annotation/keys_askable', 0):.0f}",
         )
     Console(width=140).print(table)
     return 0
