@@ -9,11 +9,9 @@ Reimers & Gurevych, "Sentence-BERT", arXiv 1908.10084. sentence-transformers giv
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onibi.platform.errors import ConfigError
+from onibi.platform.sentence_encoder import read_json
 from onibi.platform.word_pieces import WordPieces
 
 _BATCH_TEXTS = 64
@@ -64,27 +63,6 @@ class BertEncoder:
         missing = [name for name in self._names() if name not in self._tensors]
         if missing:
             raise ConfigError(f"{path}: {len(missing)} tensors are missing, {missing[0]!r} first; is it a whole BERT?")
-
-    @staticmethod
-    def reads(folder: Path) -> bool:
-        """Whether the folder holds a model of this kind: uncased BERT, mean of all pieces."""
-        needed = ("config.json", "vocab.txt", "model.safetensors", "modules.json", "1_Pooling/config.json")
-        if not all((folder / name).is_file() for name in needed):
-            return False
-        config, pooling = read_json(folder / "config.json"), read_json(folder / "1_Pooling" / "config.json")
-        modes = {name for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
-        steps = [str(step.get("type", "")).rpartition(".")[2] for step in _read_list(folder / "modules.json")]
-        tokens = folder / "tokenizer_config.json"
-        uncased = not tokens.is_file() or read_json(tokens).get("do_lower_case", True)
-        return (
-            config.get("model_type") == "bert"
-            and config.get("hidden_act") == "gelu"
-            and config.get("position_embedding_type", "absolute") == "absolute"
-            and modes == {"pooling_mode_mean_tokens"}
-            and steps[:2] == ["Transformer", "Pooling"]
-            and set(steps[2:]) <= {"Normalize"}
-            and bool(uncased)
-        )
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[texts, dimensions] float32, each of length 1."""
@@ -141,26 +119,6 @@ class BertEncoder:
         for part in parts:
             yield f"{part}.weight"
             yield f"{part}.bias"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file. Raises: ConfigError where it is missing or not an object."""
-    found = _read(path)
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds {type(found).__name__}, expected an object; install the model anew")
-    return found
-
-
-def _read_list(path: Path) -> list[dict[str, Any]]:
-    found = _read(path)
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); install the model anew") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -134,9 +135,7 @@ def _native_folder(model: str) -> Path | None:
     folder = model_folder(model)
     if folder is None:
         return None
-    from onibi.platform.bert_encoder import BertEncoder
-
-    return folder if BertEncoder.reads(folder) else None
+    return folder if is_plain_bert(folder) else None
 
 
 def model_folder(model: str) -> Path | None:
@@ -151,6 +150,47 @@ def model_folder(model: str) -> Path | None:
         return Path(found.origin).parent / "model"
     path = Path(model).expanduser()
     return path if path.is_dir() else None
+
+
+def is_plain_bert(folder: Path) -> bool:
+    """Whether the folder holds what ``BertEncoder`` reads: an uncased BERT, mean of all pieces. Loads no torch."""
+    needed = ("config.json", "vocab.txt", "model.safetensors", "modules.json", "1_Pooling/config.json")
+    if not all((folder / name).is_file() for name in needed):
+        return False
+    config, pooling = read_json(folder / "config.json"), read_json(folder / "1_Pooling" / "config.json")
+    modes = {name for name, on in pooling.items() if name.startswith("pooling_mode_") and on}
+    steps = [str(step.get("type", "")).rpartition(".")[2] for step in _read_list(folder / "modules.json")]
+    tokens = folder / "tokenizer_config.json"
+    uncased = not tokens.is_file() or read_json(tokens).get("do_lower_case", True)
+    return (
+        config.get("model_type") == "bert"
+        and config.get("hidden_act") == "gelu"
+        and config.get("position_embedding_type", "absolute") == "absolute"
+        and modes == {"pooling_mode_mean_tokens"}
+        and steps[:2] == ["Transformer", "Pooling"]
+        and set(steps[2:]) <= {"Normalize"}
+        and bool(uncased)
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A model's JSON file. Raises: ConfigError where it is missing or not an object."""
+    found = _read(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds {type(found).__name__}, expected an object; install the model anew")
+    return found
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    found = _read(path)
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); install the model anew") from error
 
 
 def _has(package: str) -> bool:

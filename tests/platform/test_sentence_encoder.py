@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,14 @@ import torch
 from onibi.platform import sentence_encoder
 from onibi.platform.bert_encoder import BertEncoder
 from onibi.platform.errors import ConfigError
-from onibi.platform.sentence_encoder import PACKAGED_MODEL, is_installed, model_folder, model_identity, open_encoder
+from onibi.platform.sentence_encoder import (
+    PACKAGED_MODEL,
+    is_installed,
+    is_plain_bert,
+    model_folder,
+    model_identity,
+    open_encoder,
+)
 
 TEXTS = [
     "The door opens.",
@@ -57,7 +66,7 @@ def test_a_model_of_another_kind_is_read_by_the_library(tmp_path, encoder):
     pooling = tmp_path / "maximum" / "1_Pooling" / "config.json"
     modes = json.loads(pooling.read_text()) | {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}
     pooling.write_text(json.dumps(modes))
-    assert not BertEncoder.reads(tmp_path / "maximum")
+    assert not is_plain_bert(tmp_path / "maximum")
     other = open_encoder(str(tmp_path / "maximum"))
     assert other.dimensions == encoder.dimensions == 384
     assert abs(other.encode(TEXTS[:1]) - encoder.encode(TEXTS[:1])).max() > 0.01
@@ -126,3 +135,12 @@ def test_damaged_weights_and_lost_tensors_are_told_by_file(tmp_path):
     safetensors.numpy.save_file({"embeddings.LayerNorm.bias": np.zeros(384, np.float32)}, weights)
     with pytest.raises(ConfigError, match=r"tensors are missing, 'embeddings[.]word"):
         BertEncoder(tmp_path)
+
+
+def test_a_judge_is_made_and_named_without_loading_torch():
+    code = (
+        "import sys; from onibi.actors.annotators.embedding import EmbeddingAnnotator, EmbeddingSettings; "
+        "print(EmbeddingAnnotator(EmbeddingSettings()).prompt_version, 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=120)
+    assert told.stdout.split()[1] == "False"
