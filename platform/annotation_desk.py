@@ -222,6 +222,9 @@ class AnnotationDesk:
         pairs = [docket.pairs for docket in self._dockets.values()]
         replies = len(self.labels) + len(self.preferences)
         figures = desk_statistics(self.captions, self._keys, queues, pairs, counters, replies, self._clock())
+        if self._env_steps:
+            asked = self._counters["asked_keys"] + self._counters["asked_pairs"]
+            figures["annotation/asked_per_million_steps"] = 1e6 * asked / self._env_steps
         return {**figures, **self._figures, **({} if self._scores is None else self._scores.metrics)}
 
     def caption_report(self) -> list[CaptionReportRow]:

@@ -125,6 +125,8 @@ def test_a_key_gets_as_many_votes_as_asked_for_one_after_another_and_first_ones_
     assert some.take(9) == []
     assert some.training_data(newer_than=-1).label_score.tolist() == [0.75]
     assert some.statistics()["annotation/asked_keys"] == 4
+    some.advance(2_000)
+    assert some.statistics()["annotation/asked_per_million_steps"] == 2_000
 
 
 def test_a_vote_that_is_invalid_is_asked_again_with_its_number():
