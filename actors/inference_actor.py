@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from onibi.actors.joined_inference import InferenceSettings, JoinedInference
+from onibi.platform.errors import OnibiError
 from onibi.platform.forward_policy import Forward, Rows
 from onibi.platform.policy import Weights
 from onibi.platform.process_usage import ProcessUsage, process_usage
@@ -74,7 +75,7 @@ class InferenceActor:
         self._stopping = True
 
 
-class StoppedAskingError(Exception):
+class StoppedAskingError(OnibiError):
     """The caller was told to stop while no inference process answered."""
 
 
