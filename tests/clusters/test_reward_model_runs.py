@@ -86,6 +86,7 @@ def test_a_fitted_model_that_is_not_there_stops_the_start(workshop, lexicon, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two sessions of Ray, on a machine that may be busy
 def test_a_run_under_ray_learns_its_rewards_beside_training_and_keeps_the_model(workshop, lexicon):
     first = workshop.train(serial=False, **learnt("classification", lexicon, budget__max_env_steps=4_000))
     assert first.figures["reward_model/steps"] > 0
