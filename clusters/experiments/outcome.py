@@ -13,6 +13,7 @@ from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Schedule, score_of
 from onibi.clusters.permutation_test import permutation_test
 from onibi.clusters.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
+from onibi.platform.errors import ConfigError
 
 _BOOTSTRAP_SEED = 0
 _MARGIN_DEVIATIONS = 2.0  # below the worst of the reference seeds
@@ -215,7 +216,12 @@ def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutco
         x, y = sign * _array(arm.scores), sign * _array(other.scores)
     p_value = None
     if comparison.test == "permutation":
-        tested = permutation_test(x, y)
+        try:
+            tested = permutation_test(x, y)
+        except ValueError as error:
+            raise ConfigError(
+                f"{comparison.arm} against {comparison.other}: {error}. Ask for fewer --seeds."
+            ) from error
         difference, p_value = Estimate(tested.difference, tested.low, tested.high), tested.p_value
     else:
         difference = difference_of_means(x, y, np.random.default_rng(_BOOTSTRAP_SEED), paired=comparison.paired)

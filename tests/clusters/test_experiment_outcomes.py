@@ -15,6 +15,7 @@ from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes
 from onibi.clusters.experiments.report import arrival_table
 from onibi.clusters.experiments.result_table import ResultTable
 from onibi.clusters.experiments.schedule import Schedule, total_seconds
+from onibi.platform.errors import ConfigError
 
 
 def toy_arm(name="a", **changes):
@@ -122,6 +123,14 @@ def test_three_runs_against_three_are_too_few_whatever_they_score(tmp_path):
     (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
     assert (outcome.found, outcome.as_expected, outcome.p_value) == ("too few runs", None, pytest.approx(0.1))
     assert differences_png([outcome], tmp_path / "few.png", "few")
+
+
+def test_more_runs_than_can_be_looked_at_are_an_error_that_says_how_many(tmp_path):
+    seeds = tuple(range(1, 13))
+    scores = {(arm, seed): float(seed) for arm in "ab" for seed in seeds}
+    schedule = filled(tmp_path, permuted_pair(seeds=seeds), scores)
+    with pytest.raises(ConfigError, match=r"a against b: .* 11 against 11\. Ask for fewer --seeds"):
+        comparison_outcomes(schedule, arm_outcomes(schedule))
 
 
 def test_pairs_have_no_permutation_test_of_two_groups():
