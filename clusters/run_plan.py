@@ -242,9 +242,7 @@ class RunPlan:
         folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
         return replace(self, annotation_table=str(folder.absolute()))
 
-    def _rollout(
-        self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None
-    ) -> Rollout:
+    def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None) -> Rollout:
         settings = self.settings
         env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
