@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 SETTINGS = ("off", "slow", "dead")
+_LEAST_SECONDS = 5.0  # of looks after the warm-up: shorter ones show single fragments, no rate
 FREE = ("replay.limiter.samples_per_insert=0.25", "replay.log.enabled=false", "tracking.enabled=false")
 
 
@@ -116,10 +117,13 @@ def steady_rate(history: Path, warmup_seconds: float) -> float:
     from onibi.platform.history import read_history
 
     looks = [(row["time/seconds"], row["actors/env_steps"]) for row in read_history(history) if "time/seconds" in row]
-    first = next(look for look in looks if look[0] >= warmup_seconds)
     last = looks[-1]
-    if last[0] <= first[0]:
-        raise SystemExit(f"{history}: no two looks after {warmup_seconds:g} s; raise --seconds or lower --warmup")
+    first = next((look for look in looks if look[0] >= warmup_seconds), last)
+    if last[0] - first[0] < _LEAST_SECONDS:
+        raise SystemExit(
+            f"{history}: looks from {first[0]:.1f} to {last[0]:.1f} s are no {_LEAST_SECONDS:g} s to measure over; raise "
+            "--seconds or lower --warmup"
+        )
     return float((last[1] - first[1]) / (last[0] - first[0]))
 
 
@@ -162,7 +166,7 @@ def main() -> int:
         "answers",
         "p50 latency",
         "failed batches",
-        "waiting",
+        "keys",
     ):
         table.add_column(column)
     for setting in SETTINGS:
