@@ -121,7 +121,7 @@ def steady_rate(history: Path, warmup_seconds: float) -> float:
     first = next((look for look in looks if look[0] >= warmup_seconds), last)
     if last[0] - first[0] < _LEAST_SECONDS:
         raise SystemExit(
-            f"{history}: looks from {first[0]:.1f} to {last[0]:.1f} s are no {_LEAST_SECONDS:g} s to measure over; raise "
+            f"{history}: looks from {first[0]:.1f} to {last[0]:.1f} s are under {_LEAST_SECONDS:g} s apart; raise "
             "--seconds or lower --warmup"
         )
     return float((last[1] - first[1]) / (last[0] - first[0]))
