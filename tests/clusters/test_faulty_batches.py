@@ -18,8 +18,8 @@ def break_batches(monkeypatch):
     def begin(count):
         mix, mixed_so_far = RewardMixer.mix, []
 
-        def broken(self, batch, table):
-            mixed = mix(self, batch, table)
+        def broken(self, batch, *given):
+            mixed = mix(self, batch, *given)
             mixed_so_far.append(1)
             if len(mixed_so_far) <= count:
                 mixed.total[0] = np.nan

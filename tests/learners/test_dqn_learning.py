@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from onibi.learners.dqn import DqnLearner, DqnSettings, policy_factory
+from onibi.learners.dqn_policy import VALUES
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetSettings
@@ -66,7 +67,7 @@ def chain_error(settings, updates=400, seed=0):
     left = DISCOUNT ** (GOAL - np.maximum(np.arange(STATES - 1) - 1, 0))
     policy = policy_factory(settings, CHAIN)(None)  # what acts: the values are those that an actor reads
     policy.load(learner.weights(weights_version(0, updates)))
-    values = policy._network.action_values({"observation": np.arange(STATES - 1)})
+    values = policy._forward({"observation": np.arange(STATES - 1)})[VALUES]
     return np.abs(values - np.stack((left, right), axis=1)).max()
 
 
