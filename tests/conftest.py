@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import re
 import signal
 from pathlib import Path
 
@@ -20,12 +22,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TESTS = Path(__file__).parent
 
+_STARTS_RAY = re.compile(r"serial=False|\bimport ray\b|\bfrom ray\b|ray start|under_ray")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (``-n``) a file's tests stay together, and those that start clusters are one worker's."""
+    """With several workers (``-n``) a file's tests stay together, and files that start Ray are one worker's: two
+    clusters at a time would have the cores of one.
+    """
     for item in items:
-        file = item.path.relative_to(TESTS)
-        item.add_marker(pytest.mark.xdist_group("clusters" if file.parts[0] == "clusters" else str(file)))
+        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+
+
+@functools.cache
+def _group(path: Path) -> str:
+    return "ray" if _STARTS_RAY.search(path.read_text(encoding="utf-8")) else str(path.relative_to(TESTS))
 
 
 @pytest.fixture(scope="session")
