@@ -166,7 +166,7 @@ def carry_out(
             except AnnotatorError as error:
                 waited = 0.0 if heard else waited
                 pause = max(_FIRST_PAUSE_SECONDS, waited)
-                if waited + pause > patience_seconds:
+                if waited + pause > patience_seconds or not error.may_pass:
                     outcome.stopped_by = str(error)
                 else:
                     sleep(pause)

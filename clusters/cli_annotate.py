@@ -323,6 +323,7 @@ def _fit(
     from onibi.learners.reward_models.fitted_model import fit_offline
     from onibi.learners.reward_models.settings import RewardModelSettings
     from onibi.platform.config import read_settings
+    from onibi.platform.errors import ConfigError
 
     mine = (judge.prompt_version, judge.model, judge.goal)
     chosen = read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
@@ -330,7 +331,10 @@ def _fit(
     about = {"goal": judge.goal, "model": judge.model, "prompt_version": judge.prompt_version}
     kind: Literal["ranking", "classification"] = "ranking" if pairs else "classification"
     fitted = fit_offline(data, chosen, kind, seed=seed, about=about)
-    fitted.save(folder)
+    try:
+        fitted.save(folder)
+    except OSError as error:
+        raise ConfigError(f"--reward-model {folder}: cannot be written ({error}). Name a folder that can.") from error
     print(f"reward model ({kind}) in {folder}")
     for name, value in sorted(fitted.metrics.items()):
         print(f"  {name.removeprefix('reward_model/')}: {value:.4g}")

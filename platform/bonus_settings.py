@@ -65,7 +65,7 @@ class ObservationCountsSettings(BonusSettings):
     scope: Scope = "episodic"  # N: times seen in this episode, this time included; global: in the run, as of now
     power: NotNegative = 0.5
     leaves: tuple[str, ...] | None = None  # what makes two observations the same; null: all but caption counts
-    table_rows: Annotated[int, Field(ge=1024)] = 1 << 20  # global: observations are counted by a hash of so many values
+    table_rows: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 20  # global: by a hash of so many values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,9 @@ class CaptionError(OnibiError):
 class AnnotatorError(OnibiError):
     """An annotator cannot judge now, as its server is gone, say: it is asked again later, and training goes on."""
 
+    may_pass = True
+    """Whether waiting may help: not against a wrong key."""
+
 
 class BudgetSpentError(AnnotatorError):
     """An annotator's budget is used up: it is asked no more in this run, and training goes on."""

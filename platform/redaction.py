@@ -17,6 +17,8 @@ _SECRET_WORDS = frozenset({"token", "secret", "secrets", "password", "passwd", "
 _KEYS_OF = frozenset({"api", "access", "private", "auth", "authorization"})
 _POINTERS = frozenset({"env", "variable", "file", "path"})
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_QUERY_ENTRY = re.compile(r"(?<=[?&])([^=&\s]+)=([^&\s]+)")
+_SECRET_IN_QUERY = frozenset({"key", "sig", "signature"})  # and what names a secret elsewhere, too
 
 
 def names_a_secret(name: str) -> bool:
@@ -35,7 +37,12 @@ def without_secrets(value: Any) -> Any:
         return {key: HIDDEN if _hides(str(key), entry) else without_secrets(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(entry) for entry in value]
-    return _USER_IN_URL.sub(HIDDEN, value) if isinstance(value, str) else value
+    return _QUERY_ENTRY.sub(_shown_entry, _USER_IN_URL.sub(HIDDEN, value)) if isinstance(value, str) else value
+
+
+def _shown_entry(found: re.Match[str]) -> str:
+    name = found[1]
+    return f"{name}={HIDDEN}" if names_a_secret(name) or name.lower() in _SECRET_IN_QUERY else found[0]
 
 
 def flattened(mapping: Mapping[str, Any]) -> dict[str, str]:

@@ -141,9 +141,12 @@ class RunFolder:
         return record
 
     def write_config(self, mapping: Mapping[str, Any]) -> None:
-        """Write the resolved settings (``config.to_mapping``) to ``config.yaml``."""
+        """Write the resolved settings (``config.to_mapping``) to ``config.yaml``, for their owner's eyes alone: a
+        resumed run needs whatever was written into them, passwords in addresses too.
+        """
         text = yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True)
         write_durably(self.config, text.encode())
+        self.config.chmod(0o600)
 
     def read_config(self) -> dict[str, Any]:
         """The mapping in ``config.yaml``, as ``write_config`` took it.

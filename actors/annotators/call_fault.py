@@ -32,6 +32,7 @@ class CallFault(AnnotatorError):
     ) -> None:
         super().__init__(message)
         self.failure = failure
+        self.may_pass = failure is not CallFailure.REFUSED
         self.status = status
         self.wait_seconds = wait_seconds
         self.sent = sent

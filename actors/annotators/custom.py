@@ -12,14 +12,18 @@ Left out, ``prefer`` compares two labels, ``is_free`` is False, ``statistics`` a
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
 from onibi.platform.config import Settings
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import AnnotatorError, ConfigError, OnibiError
 from onibi.platform.labels import Label, Preference
+
+log = logging.getLogger(__name__)
 
 _NEEDED = ("goal", "model", "prompt_version", "annotate")
 _EXAMPLE = "my_package.judges:Mine"
@@ -51,10 +55,10 @@ class CustomAnnotator:
             raise ConfigError(f"annotator.path is {settings.path!r}; expected module:name, as in {_EXAMPLE}")
         try:
             self._judge: Any = getattr(importlib.import_module(module), name)(**settings.arguments)
-        except (ImportError, AttributeError, TypeError) as error:
+        except Exception as error:  # whatever the user's module does when it is imported and called
             raise ConfigError(
-                f"annotator.path {settings.path!r}: {error}. The module must be importable in every process of the run "
-                f"(PYTHONPATH), and {name} must take annotator.arguments {settings.arguments}"
+                f"annotator.path {settings.path!r}: {error!r}. The module must be importable in every process of the "
+                f"run (PYTHONPATH), and {name} must take annotator.arguments {settings.arguments}"
             ) from error
         missing = [needed for needed in _NEEDED if not hasattr(self._judge, needed)]
         if missing:
@@ -81,15 +85,27 @@ class CustomAnnotator:
         return bool(getattr(self._judge, "is_free", False))
 
     def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
-        """The user's labels."""
-        yield from self._judge.annotate(requests, goal)
+        """The user's labels. Raises: AnnotatorError for whatever else the user's code raises."""
+        with self._told():
+            yield from self._judge.annotate(requests, goal)
 
     def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
         """The user's preferences, or those that follow from two labels."""
         if hasattr(self._judge, "prefer"):
-            yield from self._judge.prefer(pairs, goal)
+            with self._told():
+                yield from self._judge.prefer(pairs, goal)
         else:
             yield from prefer_by_scores(self, pairs, goal)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OnibiError, GeneratorExit):
+            raise
+        except Exception as error:
+            log.info("annotator %s raised", self.settings.path, exc_info=error)
+            raise AnnotatorError(f"annotator.path {self.settings.path!r} raised {error!r}; see its code") from error
 
     def statistics(self) -> dict[str, float]:
         """The user's figures."""

@@ -32,7 +32,7 @@ from onibi.actors.annotators.rate_limit import RateLimiter
 from onibi.actors.annotators.spending import SpendingLedger
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
-from onibi.platform.redaction import without_secrets
+from onibi.platform.redaction import HIDDEN, without_secrets
 
 _PROMPT_OVERHEAD_TOKENS = 64  # what a chat format puts around two messages
 _REPEATED = (
@@ -137,10 +137,12 @@ class ModelServer:
         self._open = _OpenCalls()
         self._tokens_per_byte = 1.0  # the largest seen, once one was seen
         self._measured = False
+        key = api_key(api_key_env)
+        self._secret = None if api_key_env is None else key
         try:
             self._client = openai.AsyncOpenAI(
                 base_url=base_url,
-                api_key=api_key(api_key_env),
+                api_key=key,
                 max_retries=0,
                 timeout=settings.timeout_seconds,
                 default_headers={"Accept-Encoding": "identity"},
@@ -257,19 +259,22 @@ class ModelServer:
             raise self._status_fault(error) from error
         except CompletionFault as error:
             raise CallFault(
-                CallFailure.MALFORMED, f"{place}: {error}; annotator.base_url must lead to an OpenAI-compatible server"
+                CallFailure.MALFORMED,
+                f"{place}: {self._without_key(str(error))}; annotator.base_url must lead to an OpenAI-compatible "
+                "server",
             ) from error
         except (openai.OpenAIError, httpx2.HTTPError, OSError) as error:
             cause = error.__cause__ or error
             raise CallFault(
                 CallFailure.CONNECTION,
-                f"{place}: {type(cause).__name__} {cause}; see that it is running and annotator.base_url right",
+                f"{place}: {type(cause).__name__} {self._without_key(str(cause))}; see that it is running and "
+                "annotator.base_url right",
                 sent=not isinstance(cause, _NEVER_SENT),
             ) from error
 
     def _status_fault(self, error: openai.APIStatusError) -> CallFault:
         status = error.status_code
-        said = without_secrets(error.message)[:300]
+        said = self._without_key(str(without_secrets(error.message)))[:300]
         text = f"model server {self._shown_url}: status {status}, {said}"
         if status == 429 and error.code != "insufficient_quota":
             wait = retry_after_seconds(error.response.headers, time.time())
@@ -284,6 +289,10 @@ class ModelServer:
             429: "the account has no credit left",
         }.get(status, "see what it says")
         return CallFault(CallFailure.REFUSED, f"{text}; {hint}", status=status)
+
+    def _without_key(self, text: str) -> str:
+        """What a server says, without the key if it says that, too."""
+        return text if self._secret is None else text.replace(self._secret, HIDDEN)
 
     def _used(self, call: Call, completion: Completion) -> tuple[int, int]:
         prompt, reply = completion.prompt_tokens, completion.reply_tokens
@@ -315,17 +324,28 @@ class ModelServer:
 def api_key(variable: str | None) -> str:
     """The key in an environment variable; a placeholder, which local servers ignore, where None is named.
 
-    Raises: AnnotatorError where it is not set. Nothing says what is in it.
+    Raises: AnnotatorError where it is not set, or no header can carry it. Nothing says what is in it.
     """
     if variable is None:
         return "none"
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise AnnotatorError(
+        raise _lasting(
             f"the environment variable {variable} (annotator.api_key_env) is not set in the annotator's process; set "
             "it where the run is started, on a cluster on every node"
         )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise _lasting(
+            f"the key in the environment variable {variable} (annotator.api_key_env) holds blanks, line ends or other "
+            "characters that no HTTP header carries; see how it was copied"
+        )
     return key
+
+
+def _lasting(message: str) -> AnnotatorError:
+    error = AnnotatorError(message)
+    error.may_pass = False
+    return error
 
 
 def _may_pass(error: BaseException) -> bool:

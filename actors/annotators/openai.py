@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
 from onibi.platform.labels import Label, Preference, prompt_hash
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMS = {"json": AnswerForm.JSON, "text": AnswerForm.TEXT, "log_probabilities": AnswerForm.WORD}
 _WORD_TOKENS = 4  # a blank or a quote may come first
 _LEAST_BYTES_PER_TOKEN = 3.0  # of English prompts; 3.9 were seen
@@ -80,6 +82,12 @@ class OpenaiSettings(Settings):
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url must be http://host:port/v1 or https://…, found scheme {parts.scheme!r}")
+        if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
+            # A key that was put here by mistake must not be repeated.
+            raise ValueError(
+                "api_key_env is not the name of an environment variable (letters, digits and _): name the variable "
+                "that holds the key, never the key itself"
+            )
         if not self.model:
             raise ValueError("model is empty; name the model as the server calls it (GET base_url/models lists them)")
         if self.answer == "log_probabilities" and (self.captions_per_request > 1 or self.explain):

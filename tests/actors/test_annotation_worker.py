@@ -15,7 +15,7 @@ from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSetti
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import AnnotationRequest, PairRequest
 from onibi.platform.annotator_health import AnnotatorHealth
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import AnnotatorError, ConfigError
 from onibi.platform.labels import PreferenceValue
 
 
@@ -130,11 +130,19 @@ def test_a_custom_annotator_compares_by_scores_and_costs_something_unless_it_say
         ("recording_judge:Nobody", {}, "Nobody"),
         (PATH, {"tempo": 1}, "tempo"),
         ("fractions:Fraction", {}, "lacks"),
+        ("fractions:Fraction", {"numerator": "x"}, "ValueError"),
     ],
 )
 def test_a_custom_annotator_that_cannot_be_made_is_one_clear_message(path, arguments, told):
     with pytest.raises(ConfigError, match=told):
         CustomAnnotator(CustomAnnotatorSettings(path=path, arguments=arguments))
+
+
+def test_what_a_custom_annotator_raises_says_whose_fault_it_is():
+    annotator = custom()
+    annotator._judge.annotate = lambda requests, goal: 5
+    with pytest.raises(AnnotatorError, match=r"annotator\.path .* raised TypeError"):
+        list(annotator.annotate([request("door")], "g"))
 
 
 def test_health_is_over_all_workers_of_an_annotator():

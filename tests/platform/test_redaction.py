@@ -75,3 +75,8 @@ def test_nested_settings_flatten_to_dotted_names_with_one_text_each():
         "on": "true",
         "no": "null",
     }
+
+
+def test_secrets_in_an_addresss_options_are_hidden_and_other_options_are_not():
+    address = "http://user:pw@host/v1?key=Q1&region=eu&access_token=Q2&sig=Q3"
+    assert without_secrets(address) == "http://***@host/v1?key=***&region=eu&access_token=***&sig=***"

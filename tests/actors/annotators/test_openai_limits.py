@@ -303,3 +303,32 @@ def test_closing_from_another_thread_ends_a_reader_with_an_error_that_says_so(ma
     annotator.close()
     thread.join(timeout=20)
     assert len(failures) == 1 and "closed while it was asked" in str(failures[0])
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_server_that_repeats_the_key_does_not_spread_it(make, ask_of, language_server, monkeypatch, caplog, status):
+    secret = "sk-TOPSECRET99"
+    monkeypatch.setenv("JUDGE_KEY", secret)
+    body = b'{"error": {"message": "bad key Bearer sk-TOPSECRET99"}}'
+    language_server.behave = lambda call: call.reply(body, status=status)
+    annotator = make(api_key_env="JUDGE_KEY")
+    with pytest.raises(AnnotatorError, match=r"\*\*\*") as caught:
+        list(annotator.annotate(ask_of("Hello."), annotator.goal))
+    assert caught.value.may_pass == (status == 500)
+    assert secret not in f"{caught.value}{caplog.text}"
+
+
+@pytest.mark.parametrize("key", ["sk-ключ", "sk-a\nb", "two words"])
+def test_a_key_that_no_header_carries_is_told_without_its_value(make, ask_of, monkeypatch, key):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    annotator = make(api_key_env="JUDGE_KEY")
+    with pytest.raises(AnnotatorError, match=r"JUDGE_KEY.*no HTTP header") as caught:
+        list(annotator.annotate(ask_of("Hello."), annotator.goal))
+    assert not caught.value.may_pass
+    assert key not in str(caught.value)
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(make):
+    with pytest.raises(ConfigError, match="name of an environment variable") as caught:
+        make(api_key_env="sk-TOPSECRET99")
+    assert "TOPSECRET" not in str(caught.value)
