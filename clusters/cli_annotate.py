@@ -122,6 +122,7 @@ def annotate(
 
             show_benchmark(annotator, settings or [], goals or [], judged, limit, seed)
             return
+        _check_fit(reward_model, model_settings or [], export, only_estimate=only_estimate)
         from onibi.clusters import caption_annotation
         from onibi.platform.annotation_table import AnnotationTable
         from onibi.platform.stored_captions import read_captions
@@ -141,7 +142,9 @@ def annotate(
                 print(_outcome_text(outcome, place))
             if export is not None:
                 print(_export(opened, judge, export, pairs=pairs is not None))
-            if reward_model is not None:
+            if reward_model is not None and outcome is not None and outcome.left:
+                print(f"no reward model: {outcome.left:,} are not judged yet; the same command goes on")
+            elif reward_model is not None:
                 _fit(opened, judge, captions, reward_model, model_settings or [], seed, pairs=pairs is not None)
         finally:
             judge.close()
@@ -164,6 +167,24 @@ def _check_mode(
     if idle:
         place = "with --benchmark" if benchmark else "without --benchmark"
         raise ConfigError(f"annotate: {', '.join(idle)} does nothing {place}. Leave it out.")
+
+
+def _check_fit(folder: Path | None, settings: list[str], export: Path | None, *, only_estimate: bool) -> None:
+    """What comes after judging, looked at before it: a paid judge is not asked first. Raises: ConfigError."""
+    from onibi.learners.reward_models.settings import RewardModelSettings
+    from onibi.platform.config import read_settings
+    from onibi.platform.errors import ConfigError
+
+    if settings and folder is None:
+        raise ConfigError("annotate: --model-set does nothing without --reward-model. Leave it out.")
+    if only_estimate and (folder is not None or export is not None):
+        raise ConfigError("annotate: --export and --reward-model do nothing with --estimate. Leave them out.")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--reward-model {folder}: is a file. Name a folder, which may be new.")
+    try:
+        read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--set ", "--model-set ")) from error
 
 
 def _make_annotator(kind: str, settings: list[str]) -> Annotator:

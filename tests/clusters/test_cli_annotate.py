@@ -141,6 +141,10 @@ def test_replay_names_the_judges_where_several_fit(invoke, table):
         (("stored", "--annotator", "similarity", "--pairs", "2", "--votes", "2"), "leave it out with --pairs"),
         (("stored", "--annotator", "replay"), "annotator.path is empty"),
         (("stored", "--annotator", "replay", "--set", "path=/dev/null"), "holds no labels"),
+        (("stored", "--model-set", "members=3"), "--model-set does nothing without --reward-model"),
+        (("stored", "--reward-model", "m", "--model-set", "members=x"), "--model-set members=x"),
+        (("stored", "--reward-model", "/dev/null"), "is a file"),
+        (("stored", "--estimate", "--export", "x.parquet"), "do nothing with --estimate"),
     ],
 )
 def test_wrong_words_are_told_with_what_is_right(invoke, arguments, found):
