@@ -259,6 +259,7 @@ def test_what_a_learners_building_raises_is_told_by_its_first_slice_of_training(
         learner.train(0.1)
 
 
+@pytest.mark.slow  # test_joined_inference.py and test_remote_policies.py are its short form
 def test_forward_passes_of_all_actors_in_one_process_which_may_die(workshop):
     process = workshop.start(serial=False, **ENDLESS, placement__inference={"cpus": 0.2})
     kept = []

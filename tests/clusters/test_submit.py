@@ -173,6 +173,7 @@ def test_onibi_submit_trains_where_onibi_is_not_installed(bare_python, bare_clus
     assert list(temporary.glob("onibi-submit-*")) == []
 
 
+@pytest.mark.slow
 def test_without_staging_the_same_job_fails_and_says_what_is_missing(bare_cluster, tmp_path):
     url, home = bare_cluster
     submitted = call("onibi", "submit", "cartpole-dqn", "--no-stage", "--address", url, "--name", "none", cwd=tmp_path)
