@@ -14,6 +14,7 @@ from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, INTERRUPTED_EXIT, Debu
 
 if TYPE_CHECKING:
     from onibi.clusters.caption_annotation import Outcome, Work
+    from onibi.learners.reward_models.settings import RewardModelSettings
     from onibi.platform.annotation_estimate import AnnotationEstimate
     from onibi.platform.annotation_table import AnnotationTable
     from onibi.platform.annotator import Annotator
@@ -122,7 +123,7 @@ def annotate(
 
             show_benchmark(annotator, settings or [], goals or [], judged, limit, seed)
             return
-        _check_fit(reward_model, model_settings or [], export, only_estimate=only_estimate)
+        chosen = _check_fit(reward_model, model_settings or [], export, only_estimate=only_estimate)
         from onibi.clusters import caption_annotation
         from onibi.platform.annotation_table import AnnotationTable
         from onibi.platform.stored_captions import read_captions
@@ -145,7 +146,7 @@ def annotate(
             if reward_model is not None and outcome is not None and outcome.left:
                 print(f"no reward model: {outcome.left:,} are not judged yet; the same command goes on")
             elif reward_model is not None:
-                _fit(opened, judge, captions, reward_model, model_settings or [], seed, pairs=pairs is not None)
+                _fit(opened, judge, captions, reward_model, chosen, seed, pairs=pairs is not None)
         finally:
             judge.close()
             opened.close()
@@ -169,7 +170,9 @@ def _check_mode(
         raise ConfigError(f"annotate: {', '.join(idle)} does nothing {place}. Leave it out.")
 
 
-def _check_fit(folder: Path | None, settings: list[str], export: Path | None, *, only_estimate: bool) -> None:
+def _check_fit(
+    folder: Path | None, settings: list[str], export: Path | None, *, only_estimate: bool
+) -> RewardModelSettings:
     """What comes after judging, looked at before it: a paid judge is not asked first. Raises: ConfigError."""
     from onibi.learners.reward_models.settings import RewardModelSettings
     from onibi.platform.config import read_settings
@@ -182,7 +185,7 @@ def _check_fit(folder: Path | None, settings: list[str], export: Path | None, *,
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--reward-model {folder}: is a file. Name a folder, which may be new.")
     try:
-        read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
+        return read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--set ", "--model-set ")) from error
 
@@ -335,19 +338,16 @@ def _fit(
     judge: Annotator,
     captions: StoredCaptions,
     folder: Path,
-    settings: list[str],
+    chosen: RewardModelSettings,
     seed: int,
     *,
     pairs: bool,
 ) -> None:
     from onibi.clusters.caption_annotation import labelled_keys
     from onibi.learners.reward_models.fitted_model import fit_offline
-    from onibi.learners.reward_models.settings import RewardModelSettings
-    from onibi.platform.config import read_settings
     from onibi.platform.errors import ConfigError
 
     mine = (judge.prompt_version, judge.model, judge.goal)
-    chosen = read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
     data = labelled_keys(captions, table.preferences(*mine) if pairs else table.labels(*mine))
     about = {"goal": judge.goal, "model": judge.model, "prompt_version": judge.prompt_version}
     kind: Literal["ranking", "classification"] = "ranking" if pairs else "classification"

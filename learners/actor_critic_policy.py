@@ -17,6 +17,7 @@ from onibi.learners.action_sampling import (
     sample_categorical,
     sample_gaussian,
 )
+from onibi.learners.input_tensors import input_tensors
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
 from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_core import NumpyCore
@@ -102,9 +103,7 @@ class TorchActor:
         import torch
 
         with torch.inference_mode():
-            tensors = {
-                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
-            }
+            tensors = input_tensors(inputs, self._device)
             outputs, after = self._network.outputs(tensors, tensors.get(STATE))
         given = {OUTPUTS: outputs.cpu().numpy(), **_log_std_rows(self._log_std, len(outputs))}
         return given if after is None else {**given, STATE: after.cpu().numpy()}

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.learners.exploration import ExplorationSettings, Explorer, random_among
+from onibi.learners.input_tensors import input_tensors
 from onibi.learners.networks.leaves import FlatLeaf, flat_leaf, network_leaves
 from onibi.learners.networks.numpy_mlp import NumpyMlp
 from onibi.platform.config import Settings
@@ -88,9 +89,7 @@ class TorchQForward:
         import torch
 
         with torch.inference_mode():
-            tensors = {
-                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
-            }
+            tensors = input_tensors(inputs, self._device)
             return {VALUES: self._network.action_values(tensors, tensors.get(NOISE)).cpu().numpy()}
 
 

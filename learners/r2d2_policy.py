@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onibi.learners.dqn_policy import VALUES, random_step
 from onibi.learners.exploration import ExplorationSettings, Explorer
+from onibi.learners.input_tensors import input_tensors
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
 from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_core import NumpyCore
@@ -140,9 +141,7 @@ class TorchRecurrentNetwork:
         import torch
 
         with torch.inference_mode():
-            tensors = {
-                name: torch.from_numpy(np.ascontiguousarray(rows)).to(self._device) for name, rows in inputs.items()
-            }
+            tensors = input_tensors(inputs, self._device)
             values, following = self._network.step(tensors, tensors[PREVIOUS], tensors[STATE])
         return {VALUES: values.cpu().numpy(), STATE: following.cpu().numpy()}
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from onibi.platform.policy import (
     NO_WEIGHTS,
     LaneRange,
-    Policy,
     PolicyFactory,
     PolicyStep,
     Weights,
@@ -86,8 +85,3 @@ class ForwardPolicyFactory(PolicyFactory, Protocol):
 
     def around(self, forward: Forward | None, lanes: LaneRange | None) -> ForwardPolicy:
         """A policy that explores for ``lanes``, or the greedy one for None."""
-
-
-def joined(factory: ForwardPolicyFactory, lanes: LaneRange | None) -> Policy:
-    """Both halves in one process."""
-    return factory.around(factory.forward(), lanes)
