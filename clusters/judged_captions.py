@@ -66,7 +66,6 @@ def read_judged_captions(path: Path = SHIPPED) -> JudgedSet:
 
     Raises: ConfigError where a file is missing or at fault; all faults of the captions at once.
     """
-    goals = _read_goals(path.parent / _GOALS_FILE)
     try:
         with path.open(encoding="utf-8", newline="") as opened:
             reader = csv.DictReader(opened)
@@ -74,6 +73,7 @@ def read_judged_captions(path: Path = SHIPPED) -> JudgedSet:
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"captions judged by hand: {path} cannot be read ({error}); name a CSV file") from error
+    goals = _read_goals(path.parent / _GOALS_FILE)
     judged = [column for column in columns if column not in (_KEY, _CAPTION, _TASK)]
     unknown = sorted(set(judged) - set(goals))
     if _KEY not in columns or _CAPTION not in columns or not judged or unknown:
@@ -112,7 +112,10 @@ def _read_goals(path: Path) -> dict[str, str]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"goals of captions judged by hand: {path} cannot be read ({error})") from error
+        raise ConfigError(
+            f"goals of captions judged by hand: {path} cannot be read ({error}); beside the captions it maps names of "
+            "goals to goals in plain words"
+        ) from error
     if not isinstance(document, dict) or not all(
         isinstance(name, str) and isinstance(text, str) and text.strip() for name, text in document.items()
     ):

@@ -16,6 +16,7 @@ from onibi.clusters.reward_model_plan import (
     has_reward_model,
     make_reward_learner,
     reward_model_state,
+    tell_idle_reward_model,
     with_reward_model,
 )
 from onibi.clusters.role_calls import start_actor
@@ -41,11 +42,11 @@ class LabelTeam(AnnotatorTeam):
     def __init__(self, plan: RunPlan, hub: Any, checkpoint: Checkpoint | None) -> None:
         super().__init__(plan, hub)
         self._state: ModelState | None = reward_model_state(checkpoint)
+        tell_idle_reward_model(plan.settings)
         if has_reward_model(plan.settings):
             plan = _with_whole_path(plan)
-            make_reward_learner(
-                plan, self._state
-            )  # what it lacks is told now; in its process it would be tried for ever
+            # What it lacks is told now; in its process it would be tried for ever.
+            make_reward_learner(plan, self._state)
             # Loads torch: imported where there is such a model alone.
             from onibi.learners.reward_models.reward_model_actor import REWARD_MODEL_OPTIONS, RewardModelActor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import Counter
 from typing import Any
 
 import ray
@@ -20,13 +21,14 @@ log = logging.getLogger(__name__)
 
 _ROLE = "learner"
 _SLICE_SECONDS = 0.25  # of training between two answers
+_SLICES_ASKED = 2  # one is trained while the next one waits: the coordinator's own work is no pause of the learner
 
 
 class LearnerTeam:
     """Starts the processes, lets them train in slices, and asks them for snapshots.
 
     The first one speaks for all: it publishes, and its parameters are everybody's. A slice is asked of all at once, and
-    the next one when all have answered: so none waits for another that was not asked to train.
+    one more when all have answered one: so none waits for another that was not asked to train.
 
     Args:
         hub: handle of the hub.
@@ -40,7 +42,8 @@ class LearnerTeam:
         """By role: ``learner`` is the first one, ``learner 1`` the next."""
         self.news: LearnerNews | None = None
         """What the first one told last."""
-        self._answered: set[str] = set()
+        self._answers: Counter[str] = Counter()
+        self._asked = 0  # slices, of each
 
     @staticmethod
     def includes(role: str) -> bool:
@@ -73,14 +76,16 @@ class LearnerTeam:
                 self._hub,
                 placement.learner_threads,
             )
+        self._answers.clear()
+        self._asked = 0
         return self._train()
 
     def heard(self, role: str, news: LearnerNews) -> dict[Any, str]:
-        """Take an answer. Returns: references of the next slices with their roles; none while others train."""
+        """Take an answer. Returns: references of further slices with their roles; none while others train."""
         if role == _ROLE:
             self.news = news
-        self._answered.add(role)
-        return self._train() if self._answered == set(self.handles) else {}
+        self._answers[role] += 1
+        return self._train()
 
     def snapshot(self) -> LearnerSnapshot | None:
         """State of all after the same update; None where one of them has just died: the watch replaces them."""
@@ -105,5 +110,7 @@ class LearnerTeam:
         self.handles = {}
 
     def _train(self) -> dict[Any, str]:
-        self._answered = set()
-        return {handle.train.remote(_SLICE_SECONDS): role for role, handle in self.handles.items()}
+        """Ask for as many slices as are due: ``_SLICES_ASKED`` more than all have answered."""
+        due = min(self._answers[role] for role in self.handles) + _SLICES_ASKED - self._asked
+        self._asked += due
+        return {handle.train.remote(_SLICE_SECONDS): role for _ in range(due) for role, handle in self.handles.items()}

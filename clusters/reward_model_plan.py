@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 
 from onibi.clusters.run_plan import RunPlan, role_seed
 from onibi.clusters.run_settings import RunSettings
+from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 
 if TYPE_CHECKING:
     from onibi.learners.reward_models.reward_learner import RewardLearner
+
+log = logging.getLogger(__name__)
 
 ROLE_REWARD_MODEL = 64  # apart from those in run_plan.py
 _TENSORS = "reward_model"
@@ -30,6 +34,19 @@ def has_reward_model(settings: RunSettings) -> bool:
     if intrinsic is None or intrinsic.control == "all_ones":
         return False
     return intrinsic.kind in ("classification", "ranking")
+
+
+def tell_idle_reward_model(settings: RunSettings) -> None:
+    """Warn of ``reward_model`` settings that nothing reads in this run."""
+    if has_reward_model(settings) or settings.reward_model == RewardModelSettings():
+        return
+    intrinsic = settings.rewards.intrinsic
+    pays = "null" if intrinsic is None else "a control" if intrinsic.control == "all_ones" else intrinsic.kind
+    log.warning(
+        "reward_model has settings that do nothing: rewards.intrinsic is %s, and only the kinds classification and "
+        "ranking learn a model.",
+        pays,
+    )
 
 
 def make_reward_learner(plan: RunPlan, state: ModelState | None = None) -> RewardLearner | None:
@@ -80,6 +97,7 @@ class SerialRewardModel:
 
     def __init__(self, plan: RunPlan, desk: AnnotationDesk, checkpoint: Checkpoint | None) -> None:
         self._desk, self._period = desk, plan.settings.reward_model.period_env_steps
+        tell_idle_reward_model(plan.settings)
         state = reward_model_state(checkpoint)
         self._learner = make_reward_learner(plan, state)
         self._seen = -1  # version of the labels that the model knows

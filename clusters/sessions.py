@@ -16,8 +16,8 @@ from onibi.clusters.figures import bytes_text, count_text, duration_text
 from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
-from onibi.clusters.run_settings import RunSettings
-from onibi.clusters.run_state import make_limiter, remove_stale_rings, ring_path
+from onibi.clusters.run_settings import BudgetSettings, RunSettings
+from onibi.clusters.run_state import RunState, make_limiter, remove_stale_rings, ring_path, state_of
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
@@ -78,6 +78,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
 
     def begin() -> Checkpoint:
         checkpoint = load_checkpoint(folder.checkpoints)
+        _check_budget(folder, settings.budget, state_of(checkpoint))
         if overrides:
             folder.write_config(to_mapping(plan.settings))
         return checkpoint
@@ -97,6 +98,25 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         if overrides and _newest_step(folder) == reached:
             folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
         raise
+
+
+def _check_budget(folder: RunFolder, budget: BudgetSettings, state: RunState) -> None:
+    """Whether a finished run may go on. Raises: ConfigError where its budget is used up."""
+    if folder.record().status != "finished":
+        return  # what was killed at its last evaluation still has that to do
+    name = folder.path.name
+    if budget.max_env_steps is not None and state.env_steps >= budget.max_env_steps:
+        raise ConfigError(
+            f"{name} is finished: it has {state.env_steps:,} env steps, budget.max_env_steps is "
+            f"{budget.max_env_steps:,}. To train on, raise it: onibi resume {name} --set "
+            f"budget.max_env_steps={2 * state.env_steps}"
+        )
+    if budget.max_seconds is not None and state.seconds >= budget.max_seconds:
+        raise ConfigError(
+            f"{name} is finished: it has trained for {state.seconds:.0f} s, budget.max_seconds is "
+            f"{budget.max_seconds:g}. To train on, raise it: onibi resume {name} --set "
+            f"budget.max_seconds={2 * state.seconds:.0f}"
+        )
 
 
 def _check_distributed(settings: RunSettings) -> None:

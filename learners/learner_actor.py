@@ -89,6 +89,8 @@ class LearnerActor:
         except Exception as error:  # noqa: BLE001 (raised later)
             self._fault = error
         self._waited_seconds = 0.0
+        self._between_seconds = 0.0
+        self._left: float | None = None  # when the last slice ended
         self._table: Any = None
         self._looked = 0.0
 
@@ -101,8 +103,9 @@ class LearnerActor:
         Raises: TrainingError where learning cannot go on, LearnerLostError where another learner is gone; what the
             building raised.
         """
-        parts = self._built()
-        loop, group, end = parts.loop, parts.group, time.monotonic() + seconds
+        parts, began = self._built(), time.monotonic()
+        self._between_seconds += 0.0 if self._left is None else began - self._left
+        loop, group, end = parts.loop, parts.group, began + seconds
         while True:
             now = time.monotonic()
             if now - self._looked >= _TABLE_LOOK_SECONDS:
@@ -120,6 +123,7 @@ class LearnerActor:
                 time.sleep(_IDLE_SECONDS)
                 self._waited_seconds += time.monotonic() - now
         report = loop.report()
+        self._left = time.monotonic()
         return LearnerNews(
             updates=report.updates,
             drawn_rows=self._drawn_rows(),
@@ -147,7 +151,8 @@ class LearnerActor:
 
     def usage(self) -> ProcessUsage:
         """Processor time, and where training has spent its time."""
-        return process_usage({"wait": self._waited_seconds, **self._built().loop.spent_seconds})
+        waits = {"wait": self._waited_seconds, "between slices": self._between_seconds}
+        return process_usage({**waits, **self._built().loop.spent_seconds})
 
     def _drawn_rows(self) -> int:
         # The feed's own count is the limiter's: a restore re-bases it.

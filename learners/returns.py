@@ -135,11 +135,15 @@ def backward_sum(terms: Tensor, factors: Tensor) -> Tensor:
     check_shapes("T B", terms=terms, factors=factors)
     if len(terms) == 0:
         raise ValueError("terms has T = 0: a sequence has one step at least")
-    *before, newest = terms.unbind()  # one call for all rows: an index for each would cost as much as the sum itself
-    rows = [newest]
-    for term, factor in zip(reversed(before), reversed(factors.unbind()[:-1]), strict=True):
-        rows.append(torch.addcmul(term, factor, rows[-1]))
-    return torch.stack(rows[::-1])
+    # By doubling: after each turn a row sums twice as many rows. log₂ T operations instead of T, on any device.
+    sums, span = terms, 1
+    while span < len(terms):
+        sums = torch.cat((torch.addcmul(sums[:-span], factors[:-span], sums[span:]), sums[-span:]))
+        span *= 2
+        if span < len(terms):  # the last rows' factors are never read
+            half = span // 2
+            factors = torch.cat((factors[:-half] * factors[half:], factors[-half:]))
+    return sums
 
 
 def check_trace_decay(trace_decay: float) -> None:

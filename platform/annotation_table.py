@@ -203,7 +203,12 @@ class AnnotationTable:
                     "Name another folder in annotation.table, or use the version of Onibi that wrote it"
                 )
             return str(identity["table_id"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
+            raise CaptionError(
+                f"annotation table {self.folder}: {_IDENTITY} is damaged ({type(error).__name__}: {error}). The labels "
+                f"are in other files: delete {path}, and it is made anew"
+            ) from error
+        except OSError as error:
             raise CaptionError(
                 f"annotation table {self.folder} cannot be opened: {error}. Name a folder that can be written in "
                 "annotation.table, or none to share no labels"

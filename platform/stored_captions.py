@@ -65,6 +65,11 @@ def read_captions(source: str, runs_folder: Path) -> StoredCaptions:
         found = _counted((key, raw, 0) for key, raw in told)
     elif "://" in source or (path.is_dir() and not (path / _RUN_RECORD).is_file()):
         found = _of_log(source, runs_folder)
+    elif path.is_file():
+        raise ConfigError(
+            f"{source}: is no file that captions are read from. Name a run, a replay log, a folder that `onibi replay "
+            "export` wrote, or a table of labels (.parquet, .arrow)."
+        )
     else:
         found = _of_run(find_run(runs_folder, source), runs_folder)
     if not found:

@@ -43,11 +43,16 @@ class Document:
     places: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
-        """Where ``path``, or the closest section around it, was written."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.places:
-                return self.places[path[:length]]
-        return self.source
+        """Where ``path``, or the closest section around it, was written, and each ``--set`` of something inside it.
+
+        What is wrong with a section may be one value's fault: the line that began the section need not be the culprit.
+        """
+        written = (self.places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self.places)
+        found = [next(written, self.source)]
+        for inner, place in self.places.items():
+            if inner[: len(path)] == path and place.startswith("--set ") and place not in found:
+                found.append(place)
+        return " with ".join([found[0], ", ".join(found[1:])] if found[1:] else found)
 
 
 class _Loader(yaml.SafeLoader):

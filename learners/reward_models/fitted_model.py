@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,11 @@ from onibi.platform.errors import ConfigError
 from onibi.platform.reward_training import LabelledKeys
 from onibi.platform.table_chain import ReferenceRows
 
+log = logging.getLogger(__name__)
+
 _TENSORS, _DESCRIPTION = "model.safetensors", "model.json"
 _FORMAT = 1
+_FEW_ITEMS = 100  # a tenth of them measures the model
 _KINDS = ("classification", "ranking")
 
 
@@ -118,6 +122,13 @@ def fit_offline(
         raise ConfigError(
             f"reward model: there are no {what} to learn from ({len(data.label_key)} labels, {len(data.pair_first)} "
             f"pairs, of which {settings.held_out_share:.0%} of the keys are held out). Annotate first."
+        )
+    if items < _FEW_ITEMS:
+        log.warning(
+            "reward model: fitted to %d %s, which is few: its scores of other texts, and its held-out figures where "
+            "there are any, say little. Judge more captions first.",
+            items,
+            "pairs" if kind == "ranking" else "labels",
         )
     total = max(1, -(-passes * items // settings.batch_size))
     made = 0

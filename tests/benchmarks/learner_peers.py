@@ -63,14 +63,18 @@ def _candidates(**choices: Iterable[Any]) -> tuple[dict[str, Any], ...]:
 
 
 _SF_SINGLE = (
-    *_candidates(mode=["asynchronous", "batched"], workers=[2, 1], envs=[16, 32, 64, 8], native=[False]),
-    *_candidates(mode=["serial"], workers=[1], envs=[16, 32, 64], native=[False]),
+    *_candidates(mode=["asynchronous", "batched"], workers=[2, 1], envs=[16, 32], native=[False]),
+    *_candidates(mode=["serial"], workers=[1], envs=[16, 64], native=[False]),
 )
 _SF_NATIVE = (
-    *_candidates(mode=["batched"], workers=[1, 2], envs=[64, 128, 256, 32], native=[True]),
-    *_candidates(mode=["serial"], workers=[1], envs=[32, 64, 128, 256], native=[True]),
+    *_candidates(mode=["batched"], workers=[1, 2], envs=[64, 256], native=[True]),
+    *_candidates(mode=["serial"], workers=[1], envs=[64, 256], native=[True]),
 )
-_RLLIB = _candidates(workers=[2, 1], envs=[32, 8], native=[False, True], learners=[0, 1])
+_RLLIB = (
+    *_candidates(workers=[2, 1], envs=[32, 8], native=[False], learners=[0], compiled=[False]),
+    *_candidates(workers=[2], envs=[32], native=[True], learners=[0, 1], compiled=[False]),
+    *_candidates(workers=[2], envs=[32], native=[True], learners=[0], compiled=[True]),
+)
 _DQN = (("batch", 128), ("activation", "relu"), ("rollout", 1))
 
 ROWS = {
@@ -78,15 +82,19 @@ ROWS = {
         "Onibi appo, native environment",
         "onibi",
         "appo",
-        _candidates(actors=[1, 2], envs=[256, 128, 64], native=[True]),
+        (
+            *_candidates(actors=[1, 2], envs=[256, 128], native=[True], compile=["none"]),
+            *_candidates(actors=[1], envs=[256, 128], native=[True], compile=["default"]),
+        ),
     ),
     "onibi-sync": Row(
         "Onibi appo, single environments",
         "onibi",
         "appo",
         (
-            *_candidates(actors=[2], envs=[16], native=[False]),
-            *_candidates(actors=[1, 2, 3], envs=[32, 64], native=[False]),
+            *_candidates(actors=[2], envs=[16, 32, 64], native=[False], compile=["none"]),
+            *_candidates(actors=[1, 3], envs=[32], native=[False], compile=["none"]),
+            *_candidates(actors=[2], envs=[32], native=[False], compile=["default"]),
         ),
     ),
     "sf-native": Row("Sample Factory, native environment", "sample_factory", "appo", _SF_NATIVE),
@@ -104,7 +112,14 @@ ROWS = {
         f"RLlib DQN, {_REPLAY_RATIO:g} samples an insert",
         "rllib",
         "dqn",
-        _candidates(workers=[0, 1], envs=[16, 1], native=[False], learners=[0], training_intensity=[_REPLAY_RATIO]),
+        _candidates(
+            workers=[0, 1],
+            envs=[16, 1],
+            native=[False],
+            learners=[0],
+            compiled=[False],
+            training_intensity=[_REPLAY_RATIO],
+        ),
         _DQN,
     ),
 }

@@ -206,8 +206,10 @@ def test_a_set_at_fault_is_told_with_its_line(small, text, message):
 def test_a_missing_set_and_an_unknown_goal_are_told(small, tmp_path):
     with pytest.raises(ConfigError, match=r"has no goal 'win'; it was judged for loot, fight"):
         run_benchmark("similarity", (), ["win"], captions=small)
-    small.unlink()
-    with pytest.raises(ConfigError, match="cannot be read"):
+    (tmp_path / "goals.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"captions judged by hand: .*no\.csv cannot be read .* name a CSV file"):
+        read_judged_captions(tmp_path / "no.csv")
+    with pytest.raises(ConfigError, match=r"goals of captions .* cannot be read .* beside the captions"):
         read_judged_captions(small)
     (tmp_path / "goals.yaml").write_text("- a\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="must map names of goals"):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from onibi.clusters import train
 from onibi.clusters.cli import app
 from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.errors import ConfigError
 from onibi.platform.labels import LABEL_SCHEMA, LabelTable
 from onibi.platform.run_folder import find_run
 from onibi.platform.stored_captions import read_captions
@@ -61,6 +62,9 @@ def test_captions_of_a_run_its_log_and_its_export_are_the_same(stored, tmp_path)
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] > 0
     assert read_captions("last", stored.root).keys == of_run.keys
+    (tmp_path / "x.csv").write_text("caption")
+    with pytest.raises(ConfigError, match=r"x\.csv: is no file that captions are read from"):
+        read_captions(str(tmp_path / "x.csv"), stored.root)
 
 
 def test_an_estimate_tells_what_is_left_and_asks_nobody(invoke, table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onibi.platform.errors import CheckpointError, RunInUseError
+from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
 from onibi.platform.run_folder import find_run
 
 
@@ -27,6 +27,18 @@ def test_a_resume_of_a_run_in_use_changes_nothing_of_it(workshop):
     with find_run(workshop.runs, "run").lock(), pytest.raises(RunInUseError, match="in use by process"):
         workshop.resume(overrides=["learner.discount=0.5"])
     assert config.read_bytes() == before
+
+
+def test_a_finished_run_is_not_resumed_within_its_budget(workshop):
+    result = workshop.train()
+    config = workshop.runs / "run" / "config.yaml"
+    before = config.read_bytes()
+    with pytest.raises(ConfigError, match=rf"it has {result.env_steps} env steps, budget\.max_env_steps is 10\."):
+        workshop.resume(overrides=["budget.max_env_steps=10"])
+    with pytest.raises(ConfigError, match=r"has trained for \d+ s, budget\.max_seconds is 0\.001"):
+        workshop.resume(overrides=["budget.max_env_steps=null", "budget.max_seconds=0.001"])
+    assert config.read_bytes() == before
+    assert find_run(workshop.runs, "run").record().status == "finished"
 
 
 @pytest.mark.parametrize("space", ["tuple", "text beside"])

@@ -61,6 +61,14 @@ def test_a_serial_run_pays_what_its_model_has_learnt_and_repeats_bit_for_bit(wor
     assert all(np.array_equal(tables[0][name], tables[1][name]) for name in tables[0])
 
 
+def test_settings_of_a_model_that_nothing_learns_are_told_of(workshop, lexicon, caplog):
+    paid = {"kind": "retrieval", "coefficient": 0.1}
+    workshop.train(annotator=lexicon, rewards__intrinsic=paid)
+    assert "reward_model has settings" not in caplog.text
+    workshop.train("idle", annotator=lexicon, rewards__intrinsic=paid, reward_model={"members": 3})
+    assert "reward_model has settings that do nothing: rewards.intrinsic is retrieval" in caplog.text
+
+
 def test_a_resumed_serial_run_goes_on_with_its_model(workshop, lexicon):
     steps = workshop.train(**learnt("classification", lexicon)).figures["reward_model/steps"]
     before = model_of(workshop)

@@ -67,6 +67,13 @@ def test_equal_data_and_seed_give_equal_models_and_progress_is_told(model):
     assert told[-1] == (-(-30 * 300 // 32),) * 2
 
 
+def test_a_model_of_a_handful_of_labels_is_told_of(caplog):
+    fit_offline(judged(), SETTINGS, "ranking", seed=1, passes=1)
+    assert not caplog.records
+    fit_offline(judged(), SETTINGS, "classification", seed=1, passes=1)
+    assert "fitted to 12 labels, which is few" in caplog.text
+
+
 def test_a_frozen_model_pays_at_once_over_its_own_rows_and_never_learns(model, tmp_path):
     model.save(tmp_path)
     settings = dataclasses.replace(RewardModelSettings(), fitted=str(tmp_path), frozen=True)

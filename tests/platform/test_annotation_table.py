@@ -124,9 +124,10 @@ def test_what_is_no_table_is_refused_with_its_place(tmp_path):
     (tmp_path / "table.json").write_text('{"format": 99, "table_id": "x"}')
     with pytest.raises(CaptionError, match="format is 99"):
         AnnotationTable(tmp_path)
-    (tmp_path / "table.json").write_text("not json")
-    with pytest.raises(CaptionError, match=r"annotation\.table"):
-        AnnotationTable(tmp_path)
+    for damaged in ("not json", '{"format": 1}', "[]"):
+        (tmp_path / "table.json").write_text(damaged)
+        with pytest.raises(CaptionError, match=r"table\.json is damaged .* delete .*table\.json, and it is made anew"):
+            AnnotationTable(tmp_path)
 
 
 def test_it_exports_to_parquet(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from onibi.platform.errors import ConfigError
-from onibi.platform.yaml_document import parse_document, parse_value, read_document, to_yaml
+from onibi.platform.yaml_document import Document, parse_document, parse_value, read_document, to_yaml
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,23 @@ def test_files_that_cannot_be_read_are_told_by_name(tmp_path):
         read_document(tmp_path)
     with pytest.raises(ConfigError, match=r"binary\.yaml: byte 3 is not UTF-8"):
         read_document(binary)
+
+
+def test_a_section_is_placed_at_its_line_and_at_every_override_inside_it():
+    document = Document(
+        source="run.yaml",
+        mapping={},
+        places={
+            ("part",): "run.yaml:3",
+            ("part", "size"): "--set part.size=9",
+            ("part", "label"): "run.yaml:5",
+            ("other",): "--set other.x=1",
+            ("other", "x"): "--set other.x=1",
+        },
+    )
+    assert document.place(("part",)) == "run.yaml:3 with --set part.size=9"
+    assert document.place(("part", "size")) == "--set part.size=9"
+    assert document.place(("part", "label")) == "run.yaml:5"
+    assert document.place(("other",)) == "--set other.x=1"
+    assert document.place(()) == "run.yaml with --set part.size=9, --set other.x=1"
+    assert document.place(("absent",)) == "run.yaml"

@@ -1,7 +1,8 @@
 """Onibi's whole loop on Ray, as `onibi train` runs it: actors, replay shard, learner, tracking, display off.
 
 ``options``: ``actors`` rollout actors with ``envs`` environments each; ``native`` steps Gymnasium's vector environment;
-``publish`` (appo) is gradient steps between two publishings of weights; ``ratio`` (dqn) is samples per insert.
+``publish`` (appo) is gradient steps between two publishings of weights, ``compile`` (appo) the learner's
+``acceleration.compile``; ``ratio`` (dqn) is samples per insert.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def settings_of(order: Order) -> dict[str, Any]:
             "epochs": 1,
             "minibatches": 1,
             "publish_period_updates": options.get("publish", 1),
+            "acceleration": {"compile": options.get("compile", "none")},
         }
     else:
         fragment = max(1, 256 // options["envs"])

@@ -2,7 +2,8 @@
 
 ``options``: ``workers`` env runners (0: sampling in the driver) with ``envs`` environments each; ``native`` lets a
 runner step Gymnasium's vector environment; ``learners`` 0 learns in the driver's process, 1 in one of its own;
-``training_intensity`` (dqn) is drawn rows per sampled row.
+``compiled`` puts the learner's update through torch.compile; ``training_intensity`` (dqn) is drawn rows per sampled
+row.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def train(order: Order) -> Measured:
     config = (
         _CONFIGS[order.algorithm]()
         .environment(order.environment)
+        .framework("torch", torch_compile_learner=options["compiled"])
         .env_runners(**runners)
         .learners(num_learners=options["learners"])
         .training(**training)
@@ -78,7 +80,14 @@ def train(order: Order) -> Measured:
         points.add(sampled.get("num_env_steps_sampled_lifetime"))
         episode_return = sampled.get("episode_return_mean", episode_return)
         trained = found.get("learners", {}).get("__all_modules__", {}).get("num_env_steps_trained_lifetime", trained)
-    settings = {**runners, **training, **model, "num_learners": options["learners"], "trained rows": float(trained)}
+    settings = {
+        **runners,
+        **training,
+        **model,
+        "num_learners": options["learners"],
+        "compiled": options["compiled"],
+        "trained rows": float(trained),
+    }
     algorithm.stop()
     ray.shutdown()
     return Measured(
