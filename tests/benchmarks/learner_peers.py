@@ -13,6 +13,7 @@ threads of BLAS and OpenMP held to one, the peers in virtual environments of the
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import random
@@ -138,11 +139,10 @@ class Cells:
     def __init__(self, path: Path, pythons: dict[str, Path]) -> None:
         self._path, self._pythons = path, pythons
         self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-        self._versions = {name: LEARNERS[name].title for name in LEARNERS} | {"onibi": _commit()}
 
     def run(self, row: str, order: Order, purpose: str) -> dict[str, Any]:
         """``rate``, ``episode_return``, ``settings`` and ``others_cores`` of a run; ``error`` where it failed."""
-        spec = {"row": row, "version": self._versions[ROWS[row].system], "purpose": purpose, "order": asdict(order)}
+        spec = {"row": row, "version": version_of(ROWS[row].system), "purpose": purpose, "order": asdict(order)}
         key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self._done:
             self._done[key] = {**spec, **self._measure(ROWS[row].system, order), "at": time.strftime("%F %T")}
@@ -167,6 +167,12 @@ class Cells:
         }
 
 
+def version_of(system: str) -> str:
+    """What a finished run was made with: of Onibi its commit."""
+    return _commit() if system == "onibi" else LEARNERS[system].title
+
+
+@functools.cache
 def _commit() -> str:
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -26,6 +26,8 @@ class Order:
     activation: str = "tanh"
     learning_rate: float = 3e-4
     discount: float = 0.99
+    until_return: float | None = None
+    """By ``options["recipe"]`` until the mean return while training is this, ``seconds`` at most; None: a rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class Measured:
     points: list[tuple[float, float]]  # (seconds, env steps that have been made), both rising
     episode_return: float | None  # of the last episodes: whether it learns, not how well
     settings: dict[str, Any] = field(default_factory=dict)  # that it set, beside the order's
+    reached_seconds: float | None = (
+        None  # from the first steps to the return that was ordered; None: it was not reached
+    )
 
     def rate(self, warm_seconds: float) -> float:
         """Env steps a second from ``warm_seconds`` after the first steps to the end.
@@ -61,18 +66,36 @@ def write_answer(measured: Measured) -> None:
 
 
 class Points:
-    """(seconds, env steps), at most four a second."""
+    """(seconds, env steps), at most four a second, and whether what was ordered is done.
 
-    def __init__(self) -> None:
+    Args:
+        order: what is to be done.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
         self.all: list[tuple[float, float]] = []
+        self.reached_seconds: float | None = None
 
-    def add(self, steps: float | None) -> None:
-        """Note where it stands now."""
+    def add(self, steps: float | None, episode_return: float | None = None) -> None:
+        """Note where it stands now, and the mean return of its last episodes."""
         now = time.monotonic()
         if steps is not None and (not self.all or now - self.all[-1][0] >= 0.25):
             self.all.append((now, float(steps)))
+        until = self._order.until_return
+        if (
+            until is not None
+            and self.reached_seconds is None
+            and episode_return is not None
+            and episode_return >= until
+        ):
+            self.reached_seconds = self.passed()
 
     def passed(self) -> float:
         """Seconds since the first steps."""
         first = next((at for at, steps in self.all if steps > 0), None)
         return 0.0 if first is None else time.monotonic() - first
+
+    def over(self) -> bool:
+        """Whether the ordered time is over, or the ordered return reached."""
+        return self.reached_seconds is not None or self.passed() >= self._order.warm_seconds + self._order.seconds

@@ -2,7 +2,7 @@
 
 ``options``: ``actors`` rollout actors with ``envs`` environments each; ``native`` steps Gymnasium's vector environment;
 ``publish`` (appo) is gradient steps between two publishings of weights, ``compile`` (appo) the learner's
-``acceleration.compile``; ``ratio`` (dqn) is samples per insert.
+``acceleration.compile``; ``ratio`` (dqn) is samples per insert. ``recipe`` is a preset's name in place of all that.
 """
 
 from __future__ import annotations
@@ -78,35 +78,65 @@ def settings_of(order: Order) -> dict[str, Any]:
     }
 
 
+def _preset_of(order: Order, preset: str) -> dict[str, Any]:
+    """A preset's settings without what the peers do not do: evaluations beside training, a log, an end."""
+    from onibi.clusters.run_settings import RunSettings
+    from onibi.platform.config import read_settings, to_mapping
+    from onibi.platform.presets import find_document
+
+    overrides = [
+        f"seed={order.seed}",
+        "evaluation.period_env_steps=null",
+        "replay.log.enabled=false",
+        "budget.max_env_steps=1000000000000",
+        "budget.max_seconds=null",
+        "placement.rollout_cpus=0.2",
+        "placement.learner_cpus=0.5",
+    ]
+    found = read_settings(RunSettings, find_document(preset, "onibi.clusters.presets"), overrides=overrides)
+    return to_mapping(found)
+
+
 class _Watch(threading.Thread):
-    """Reads the run's history, and ends the run by SIGTERM when it has learned for the ordered time.
+    """Reads the run's history, and ends the run by SIGTERM when it has learned for the ordered time, or enough.
 
     The clock starts with the learner's first updates: its process comes up after the actors'.
     """
 
-    def __init__(self, runs: Path, seconds: float) -> None:
+    def __init__(self, runs: Path, order: Order) -> None:
         super().__init__(daemon=True)
-        self._history, self._seconds = runs / "cell" / "history.jsonl", seconds
+        self._history, self._order = runs / "cell" / "history.jsonl", order
         self.points: list[tuple[float, float]] = []
+        self.reached_seconds: float | None = None
 
     def run(self) -> None:
+        while not self._over():
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _over(self) -> bool:
         from onibi.platform.history import read_history
 
-        while not self.points or self.points[-1][0] - self.points[0][0] < self._seconds:
-            time.sleep(0.5)
-            rows = read_history(self._history) if self._history.exists() else []
-            learned = [row for row in rows if float(row["learner/updates"]) > 0]
-            self.points = [(float(row["time/seconds"]), float(row["actors/env_steps"])) for row in learned]
-        os.kill(os.getpid(), signal.SIGTERM)
+        rows = read_history(self._history) if self._history.exists() else []
+        learned = [row for row in rows if float(row["learner/updates"]) > 0]
+        self.points = [(float(row["time/seconds"]), float(row["actors/env_steps"])) for row in learned]
+        until = self._order.until_return
+        for row in learned:
+            if until is not None and float(row.get("actors/episode_return", 0.0)) >= until:
+                self.reached_seconds = float(row["time/seconds"])  # counted from the first rows, as the others' are
+                return True
+        limit = self._order.warm_seconds + self._order.seconds
+        return bool(self.points) and self.points[-1][0] - self.points[0][0] >= limit
 
 
 def train(order: Order) -> Measured:
     """Train for the ordered time."""
     from onibi.clusters import train as run
 
-    settings = settings_of(order)
+    recipe = order.options.get("recipe")
+    settings = settings_of(order) if recipe is None else _preset_of(order, recipe)
     with tempfile.TemporaryDirectory() as runs:
-        watch = _Watch(Path(runs), order.warm_seconds + order.seconds)
+        watch = _Watch(Path(runs), order)
         watch.start()
         result = run(settings, name="cell", runs_folder=Path(runs), display=False)
         watch.join()
@@ -115,7 +145,7 @@ def train(order: Order) -> Measured:
     told = {key: settings[key] for key in ("actors", "replay", "learner", "environment")}
     profile = {each.role: {"cores": round(each.cores, 2), **each.shares} for each in result.profile}
     told |= {"profile": profile, "figures": figures}
-    return Measured(points=watch.points, episode_return=learnt, settings=told)
+    return Measured(points=watch.points, episode_return=learnt, settings=told, reached_seconds=watch.reached_seconds)
 
 
 if __name__ == "__main__":

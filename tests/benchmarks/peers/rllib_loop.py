@@ -1,9 +1,9 @@
-"""RLlib 2.60 (new API stack): APPO, IMPALA and DQN on a Gymnasium environment (runs in its own virtual environment).
+"""RLlib 2.60 (new API stack): APPO, IMPALA, PPO and DQN on an environment (runs in its own virtual environment).
 
 ``options``: ``workers`` env runners (0: sampling in the driver) with ``envs`` environments each; ``native`` lets a
 runner step Gymnasium's vector environment; ``learners`` 0 learns in the driver's process, 1 in one of its own;
 ``compiled`` puts the learner's update through torch.compile; ``training_intensity`` (dqn) is drawn rows per sampled
-row.
+row; ``recipe`` has settings of training in place of those here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from peers.learner_cell import Measured, Order, Points, read_order, write_answer
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-_CONFIGS = {"appo": APPOConfig, "impala": IMPALAConfig, "dqn": DQNConfig}
+_CONFIGS = {"appo": APPOConfig, "impala": IMPALAConfig, "ppo": PPOConfig, "dqn": DQNConfig}
 
 
 def train(order: Order) -> Measured:
@@ -47,12 +48,13 @@ def train(order: Order) -> Measured:
         if order.algorithm == "appo":
             # Each batch is learnt from once, as by the others.
             training |= {"circular_buffer_num_batches": 1, "circular_buffer_iterations_per_batch": 1}
+    training |= options.get("recipe", {})
     runners = {
         "num_env_runners": options["workers"],
         "num_envs_per_env_runner": options["envs"],
         "gym_env_vectorize_mode": gym.VectorizeMode.VECTOR_ENTRY_POINT if options["native"] else "sync",
     }
-    if order.algorithm != "dqn":
+    if order.algorithm in ("appo", "impala"):
         runners["rollout_fragment_length"] = order.rollout
     config = (
         _CONFIGS[order.algorithm]()
@@ -72,13 +74,13 @@ def train(order: Order) -> Measured:
         object_store_memory=512 << 20,
     )
     algorithm = config.build_algo()
-    points, episode_return, trained = Points(), None, 0.0
+    points, episode_return, trained = Points(order), None, 0.0
     began = time.monotonic()
-    while points.passed() < order.warm_seconds + order.seconds and time.monotonic() - began < 120 + order.seconds:
+    while not points.over() and time.monotonic() - began < 120 + order.seconds:
         found = algorithm.train()
         sampled = found.get("env_runners", {})
-        points.add(sampled.get("num_env_steps_sampled_lifetime"))
         episode_return = sampled.get("episode_return_mean", episode_return)
+        points.add(sampled.get("num_env_steps_sampled_lifetime"), episode_return)
         trained = found.get("learners", {}).get("__all_modules__", {}).get("num_env_steps_trained_lifetime", trained)
     settings = {
         **runners,
@@ -94,6 +96,7 @@ def train(order: Order) -> Measured:
         points=points.all,
         episode_return=None if episode_return is None or math.isnan(episode_return) else float(episode_return),
         settings={key: str(value) for key, value in settings.items()},
+        reached_seconds=points.reached_seconds,
     )
 
 

@@ -2,7 +2,8 @@
 
 ``options``: ``mode`` is ``asynchronous`` (workers and a policy worker beside the learner), ``batched`` (the same, each
 worker stepping whole vectors) or ``serial`` (all in one process, batched as well). ``workers`` processes with ``envs``
-environments each; ``native`` gives a worker one vector environment of so many instead of single ones.
+environments each; ``native`` gives a worker one vector environment of so many instead of single ones. ``recipe`` has
+settings in place of those here.
 """
 
 from __future__ import annotations
@@ -67,16 +68,20 @@ class _Watch(AlgoObserver):
     """
 
     def __init__(self, order: Order, settings: dict[str, Any]) -> None:
-        self._order, self._settings, self._points = order, settings, Points()
+        self._settings, self._points = settings, Points(order)
 
     def on_training_step(self, runner: Any, training_iteration_since_resume: int) -> None:
         points = self._points
-        points.add(runner.total_env_steps_since_resume)
-        if points.passed() < self._order.warm_seconds + self._order.seconds:
+        # CartPole pays 1 a step: the length is the return, whatever rewards are scaled by.
+        lengths = runner.policy_avg_stats.get("len", [[]])[0]
+        learnt = float(np.mean(lengths)) if len(lengths) else None
+        points.add(runner.total_env_steps_since_resume, learnt)
+        if not points.over():
             return
-        returns = runner.policy_avg_stats.get("reward", [[]])[0]
-        learnt = float(np.mean(returns)) if len(returns) else None
-        write_answer(Measured(points=points.all, episode_return=learnt, settings=self._settings))
+        reached = points.reached_seconds
+        write_answer(
+            Measured(points=points.all, episode_return=learnt, settings=self._settings, reached_seconds=reached)
+        )
         os._exit(0)  # what it started stands in the same process group, which the benchmark ends
 
 
@@ -117,6 +122,7 @@ def train(order: Order) -> None:
         "save_every_sec": 1_000_000,
         "save_best_every_sec": 1_000_000,
         "log_to_file": False,
+        **options.get("recipe", {}),
     }
     with tempfile.TemporaryDirectory() as folder:
         arguments = [f"--{key}={value}" for key, value in settings.items()] + [f"--train_dir={folder}"]
