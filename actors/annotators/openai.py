@@ -31,18 +31,18 @@ from pydantic import Field
 
 from onibi.actors.annotators.background_loop import BackgroundLoop
 from onibi.actors.annotators.call_fault import CallFault
-from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
+from onibi.actors.annotators.call_statistics import CallFailure
+from onibi.actors.annotators.language_model import LanguageModelAnnotator
 from onibi.actors.annotators.model_server import Call, ModelServer, ServerSettings
-from onibi.actors.annotators.prompt import AnswerForm, Prompt, PromptWriter, answer_schema
-from onibi.actors.annotators.prompt_template import read_prompt_template
-from onibi.actors.annotators.question import Item, LabelQuestion, Origin, PairQuestion, Question, Result
+from onibi.actors.annotators.prompt import AnswerForm, Prompt, answer_schema
+from onibi.actors.annotators.question import Item, Origin, Question, Result
 from onibi.actors.annotators.questioning import Questioning
 from onibi.actors.annotators.spending import BudgetSettings, PriceSettings, SpendingLedger
 from onibi.platform.annotation_estimate import AnnotationEstimate
 from onibi.platform.annotator import AnnotationRequest, PairRequest
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
-from onibi.platform.labels import Label, Preference, prompt_hash
+from onibi.platform.labels import prompt_hash
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMS = {"json": AnswerForm.JSON, "text": AnswerForm.TEXT, "log_probabilities": AnswerForm.WORD}
@@ -99,7 +99,7 @@ class OpenaiSettings(Settings):
             raise ValueError("budget.money is set, but both prices are 0: it would never be spent; set prices")
 
 
-class OpenaiAnnotator:
+class OpenaiAnnotator(LanguageModelAnnotator):
     """Asks a model server. What is slow runs in a thread of its own; ``annotate`` yields what has come.
 
     Args:
@@ -111,50 +111,19 @@ class OpenaiAnnotator:
     Settings: ClassVar[type[OpenaiSettings]] = OpenaiSettings
 
     def __init__(self, settings: OpenaiSettings, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(settings, clock, explain=settings.explain)
         self.settings = settings
-        self._template = read_prompt_template(settings.prompt)
-        self._clock = clock
-        self._statistics = CallStatistics()
         self._loop = BackgroundLoop(f"annotator {settings.model}")
         self._spending_file = None if settings.budget.file is None else Path(settings.budget.file).expanduser()
         self._ledger: SpendingLedger | None = None
         self._questioning: Questioning | None = None
         self._budget_spent: BudgetSpentError | None = None
-        self._unable = False
         self._connecting = threading.Lock()
-
-    @property
-    def goal(self) -> str:
-        """The goal of the settings, or the template's."""
-        return " ".join((self.settings.goal or self._template.goal).split())
-
-    @property
-    def model(self) -> str:
-        """The model's name at its server."""
-        return self.settings.model
-
-    @property
-    def prompt_version(self) -> str:
-        """Hash of model, every text of the prompt, form of the answer and sampling; not of the server's address."""
-        return self._version(self.goal)
-
-    @property
-    def is_free(self) -> bool:
-        """Never: an answer takes time, and maybe money."""
-        return False
 
     def keep_spending(self, file: Path) -> None:
         """Keep the counts of the budget in this file, unless the settings name one; call before the first request."""
         if self._spending_file is None:
             self._spending_file = file
-
-    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
-        """Labels as they come. Raises: AnnotatorError, BudgetSpentError."""
-        return self._ask(LabelQuestion(), requests, goal)
-
-    def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
-        """Preferences as they come; ``captions_per_request`` counts pairs. Raises: AnnotatorError, BudgetSpentError."""
-        return self._ask(PairQuestion(), pairs, goal)
 
     def estimate(self, items: Sequence[AnnotationRequest] | Sequence[PairRequest]) -> AnnotationEstimate:
         """What judging these would cost without repeats, on the safe side; asks nobody."""
@@ -177,7 +146,7 @@ class OpenaiAnnotator:
 
     def statistics(self) -> dict[str, float]:
         """Metrics since it was made; ``spent_…`` and ``budget_left_…`` over all runs that count in the same file."""
-        metrics = self._statistics.metrics()
+        metrics = super().statistics()
         if self._ledger is not None:
             spent = self._ledger.spent
             metrics |= {
@@ -186,8 +155,6 @@ class OpenaiAnnotator:
                 "spent_money": spent.money,
                 **self._ledger.left(),
             }
-        if self._unable:
-            metrics["healthy"] = 0.0
         return metrics
 
     def close(self) -> None:
@@ -235,17 +202,8 @@ class OpenaiAnnotator:
             clock=self._clock,
         )
 
-    def _writer(self, goal: str) -> PromptWriter:
-        settings = self.settings
-        return PromptWriter(
-            template=self._template,
-            goal=goal,
-            caption_characters=settings.caption_characters,
-            whole_captions=settings.whole_captions,
-            explain=settings.explain,
-        )
-
     def _version(self, goal: str) -> str:
+        # Model, every text of the prompt, form of the answer and sampling; not the server's address.
         settings, writer = self.settings, self._writer(goal)
         return prompt_hash(
             "openai",

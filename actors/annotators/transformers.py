@@ -24,14 +24,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from onibi.actors.annotators.call_statistics import CallStatistics
-from onibi.actors.annotators.prompt import AnswerForm, PromptWriter
-from onibi.actors.annotators.prompt_template import read_prompt_template
-from onibi.actors.annotators.question import Item, Judged, LabelQuestion, Origin, PairQuestion, Question, Result
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.actors.annotators.language_model import LanguageModelAnnotator
+from onibi.actors.annotators.prompt import AnswerForm
+from onibi.actors.annotators.question import Item, Judged, Origin, Question, Result
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError
-from onibi.platform.labels import Label, Preference, prompt_hash
+from onibi.platform.labels import prompt_hash
 
 if TYPE_CHECKING:
     from onibi.actors.annotators.causal_model import CausalModel
@@ -63,7 +61,7 @@ class TransformersSettings(Settings):
             raise ValueError("model is empty; give a folder, or a name on the Hugging Face hub")
 
 
-class TransformersAnnotator:
+class TransformersAnnotator(LanguageModelAnnotator):
     """Judges with a model in this process, which is loaded with the first batch.
 
     Args:
@@ -79,54 +77,16 @@ class TransformersAnnotator:
 
         if find_spec("transformers") is None:
             raise ConfigError("annotator transformers: the package is not installed; pip install 'onibi[transformers]'")
+        super().__init__(settings, clock, explain=False)
         self.settings = settings
-        self._template = read_prompt_template(settings.prompt)
-        self._clock = clock
-        self._statistics = CallStatistics()
         self._lock = threading.Lock()
         self._model: CausalModel | None = None
-        self._unable = False
-
-    @property
-    def goal(self) -> str:
-        """The goal of the settings, or the template's."""
-        return " ".join((self.settings.goal or self._template.goal).split())
-
-    @property
-    def model(self) -> str:
-        """The model's name or folder."""
-        return self.settings.model
-
-    @property
-    def prompt_version(self) -> str:
-        """Hash of model, its revision and precision, and every text of the prompt."""
-        return self._version(self.goal)
-
-    @property
-    def is_free(self) -> bool:
-        """No: a forward pass takes time."""
-        return False
-
-    def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
-        """Labels, as each forward pass ends. Raises: AnnotatorError where the model cannot be loaded or run."""
-        return self._judge(LabelQuestion(), requests, goal)
-
-    def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
-        """Preferences, as each forward pass ends; as ``annotate``."""
-        return self._judge(PairQuestion(), pairs, goal)
-
-    def statistics(self) -> dict[str, float]:
-        """Metrics since it was made; a request is a forward pass."""
-        metrics = self._statistics.metrics()
-        if self._unable:
-            metrics["healthy"] = 0.0
-        return metrics
 
     def close(self) -> None:
         """Let go of the model."""
         self._model = None
 
-    def _judge(self, question: Question[Item, Result], items: Sequence[Item], goal: str) -> Iterator[Result]:
+    def _ask(self, question: Question[Item, Result], items: Sequence[Item], goal: str) -> Iterator[Result]:
         writer = self._writer(goal)
         origin = Origin(annotator="transformers", model=self.model, prompt_version=self._version(goal), goal=goal)
         words = question.words(AnswerForm.WORD)
@@ -174,16 +134,6 @@ class TransformersAnnotator:
             )
             log.info("%s loaded on %s in %.1f s", settings.model, self._model.device, time.perf_counter() - started)
         return self._model
-
-    def _writer(self, goal: str) -> PromptWriter:
-        settings = self.settings
-        return PromptWriter(
-            template=self._template,
-            goal=goal,
-            caption_characters=settings.caption_characters,
-            whole_captions=settings.whole_captions,
-            explain=False,
-        )
 
     def _version(self, goal: str) -> str:
         settings = self.settings
