@@ -164,6 +164,29 @@ def test_pairs_are_asked_where_the_reward_is_learnt_from_preferences(workshop):
     assert AnnotationTable(workshop.runs / "annotations").all_labels() == []
 
 
+@pytest.mark.slow
+def test_two_runs_at_once_share_a_table_and_lose_no_answer(workshop):
+    """What one has asked the other need not; only what both ask at the same moment is asked twice."""
+    processes = {
+        name: workshop.start(name, **listening(workshop, seed=seed, annotation__table=str(workshop.runs / "both")))
+        for name, seed in (("one", 7), ("two", 8))
+    }
+    try:
+        codes = {name: process.wait(timeout=300) for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    assert codes == {"one": 0, "two": 0}, workshop.log_of("one") + workshop.log_of("two")
+    told, table = answered(workshop), AnnotationTable(workshop.runs / "both")
+    assert table.damage == ()
+    assert {(label.key_text, str(label.vote)) for label in table.all_labels()} == set(told), "no answer is lost"
+    for name in processes:
+        assert workshop.history(name)[-1]["annotation/keys_labelled"] > 300
+    assert len(told) < 1.5 * len(set(told)), "each hears of the other's answers while it runs"
+
+
 def labels_in_checkpoint(workshop, name):
     return LabelTable.from_arrow(load_checkpoint(workshop.runs / name / "checkpoints").tables["labels"])
 
@@ -248,3 +271,31 @@ def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_ask
     twice = {answer for answer, count in Counter(told).items() if count > 1}
     assert twice <= lost
     assert max(Counter(kept(workshop)).values()) == 1
+
+
+@pytest.mark.slow
+def test_a_ray_run_killed_as_a_whole_loses_no_answer_and_asks_none_again(workshop):
+    changes = listening(workshop, budget__max_env_steps=None, budget__max_seconds=600)
+    changes["annotator"] = recording(str(workshop.runs.parent / "record"), seconds=0.02)
+    changes |= {"actors__count": 1, "checkpoint__period_seconds": 5.0, "annotation__batch_keys": 4}
+    changes |= {"placement": {"rollout_cpus": 0.2, "learner_cpus": 0.2}}
+    process = workshop.start(serial=False, **changes)
+    try:
+        workshop.wait_for(lambda: workshop.checkpoints() and len(answered(workshop)) > 60, 150, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        workshop.wait_for(lambda: not annotator_pids(process), 30)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    before = answered(workshop)
+    missing = set(before) - set(kept(workshop))
+    # The judge writes an answer down before it hands it over: a batch of them may have been on its way to the hub.
+    assert missing <= set(before[-4:])
+    seconds = workshop.history()[-1]["time/seconds"] + 6
+    again = workshop.start(command="resume", overrides=[f"budget.max_seconds={seconds}"])
+    assert again.wait(timeout=200) == 0, workshop.log_of(command="resume")
+    after = answered(workshop)[len(before) :]
+    assert not set(after) & (set(before) - missing), "what was answered before the kill is not asked again"
+    assert set(before) - missing <= set(kept(workshop))
