@@ -27,9 +27,8 @@ from onibi.learners.gradient_step import GradientStep, StepResult
 from onibi.learners.learner import ReplayNeeds
 from onibi.learners.loss_program import Inputs
 from onibi.learners.networks.actor_critic import ActorForm, build_actor_critic
-from onibi.learners.networks.build import NETWORKS, acts_in_numpy, as_arrays, encoder_settings
+from onibi.learners.networks.build import NETWORKS, as_arrays, encoder_settings, numpy_form
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_column
-from onibi.learners.networks.leaves import flat_leaf, network_leaves
 from onibi.learners.policy_losses import masked_mean
 from onibi.learners.reward_normalizer import RewardNormalizer
 from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
@@ -345,9 +344,9 @@ def actor_form(settings: ActorCriticSettings, spec: ReplaySpec) -> ActorForm:
 def actor_critic_policy_factory(settings: ActorCriticSettings, spec: ReplaySpec) -> PolicyFactory:
     """A picklable maker of policies that read an ``ActorCritic``'s weights."""
     form = actor_form(settings, spec)
-    if acts_in_numpy(form.network, spec.observation):
-        leaves = tuple(flat_leaf(leaf) for leaf in network_leaves(spec.observation))
-        return NumpyActorCriticFactory(leaves, settings.core, spec, settings.evaluation_actions)
+    twin = numpy_form(form.network, spec.observation)
+    if twin is not None:
+        return NumpyActorCriticFactory(twin, settings.core, spec, settings.evaluation_actions)
     return TorchActorCriticFactory(form, spec, settings.evaluation_actions)
 
 

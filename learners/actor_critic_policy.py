@@ -1,4 +1,4 @@
-"""Policies of actor-critic learners, with log-probabilities of what they chose. Flat ones act in NumPy, not torch."""
+"""Policies of actor-critic learners, with log-probabilities of what they chose. Most act in NumPy, without torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from onibi.learners.action_sampling import (
 )
 from onibi.learners.input_tensors import input_tensors
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
-from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_core import NumpyCore
-from onibi.learners.networks.numpy_trunk import NumpyTrunk, linear_pair
+from onibi.learners.networks.numpy_encoder import NumpyForm
+from onibi.learners.networks.numpy_trunk import linear_pair
 from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
 from onibi.platform.policy import LaneRange, Policy, PolicyStep
 from onibi.platform.random_actions import random_actions
@@ -44,22 +44,22 @@ OUTPUTS, LOG_STD = "outputs", "log_std"
 
 
 class NumpyActor:
-    """A flat actor, with or without memory, in NumPy.
+    """An actor, with or without memory, in NumPy.
 
     Args:
-        leaves: as the encoder's.
+        encoder: what its encoder is built of.
         core: the memory; None for none.
     """
 
-    def __init__(self, leaves: tuple[FlatLeaf, ...], core: CoreSettings | None) -> None:
-        self._trunk = NumpyTrunk(leaves)
+    def __init__(self, encoder: NumpyForm, core: CoreSettings | None) -> None:
+        self._encoder = encoder.make()
         self._core = None if core is None else NumpyCore(core, "core.")
         self._head: tuple[Floats, Floats] | None = None
         self._log_std: Floats | None = None
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays of a published ``ActorNetwork``."""
-        self._trunk.load(arrays)
+        self._encoder.load(arrays)
         if self._core is not None:
             self._core.load(arrays)
         self._head = linear_pair(arrays, "head.linear.")
@@ -69,7 +69,7 @@ class NumpyActor:
         """See ``Forward``."""
         if self._head is None:
             raise RuntimeError("outputs before load")
-        features, given = self._trunk(inputs), {}
+        features, given = self._encoder(inputs), {}
         if self._core is not None:
             features, given[STATE] = self._core.step(features, inputs[STATE])
         weight, bias = self._head
@@ -166,7 +166,7 @@ class ActorCriticPolicy(ForwardPolicy):
 class NumpyActorCriticFactory:
     """Picklable maker of policies that act in NumPy; unpickling it needs no torch."""
 
-    leaves: tuple[FlatLeaf, ...]
+    encoder: NumpyForm
     core: CoreSettings | None
     spec: ReplaySpec
     evaluation: EvaluationActions
@@ -177,7 +177,7 @@ class NumpyActorCriticFactory:
 
     def forward(self, _device: str = "cpu") -> NumpyActor:
         """The actor in NumPy, whatever the device."""
-        return NumpyActor(self.leaves, self.core)
+        return NumpyActor(self.encoder, self.core)
 
     def around(self, forward: Forward | None, lanes: LaneRange | None) -> ActorCriticPolicy:
         """A policy around a forward pass."""

@@ -1,4 +1,4 @@
-"""Policies of the DQN family. Flat networks act in NumPy; this module imports torch only where a network needs it."""
+"""Policies of the DQN family. Most networks act in NumPy; torch is imported only where one needs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onibi.learners.exploration import ExplorationSettings, Explorer, random_among
 from onibi.learners.input_tensors import input_tensors
-from onibi.learners.networks.leaves import FlatLeaf, flat_leaf, network_leaves
-from onibi.learners.networks.numpy_mlp import NumpyMlp
+from onibi.learners.networks.numpy_encoder import NumpyForm
+from onibi.learners.networks.numpy_q_network import NumpyQNetwork
 from onibi.platform.config import Settings
 from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, PolicyStep, WeightsVersion
@@ -39,13 +39,13 @@ class QForward(Forward, Protocol):
 
 
 class NumpyQForward:
-    """A flat Q-network in NumPy.
+    """A Q-network in NumPy.
 
     Args:
         network: without weights yet.
     """
 
-    def __init__(self, network: NumpyMlp) -> None:
+    def __init__(self, network: NumpyQNetwork) -> None:
         self._network = network
 
     @property
@@ -132,7 +132,7 @@ class NumpyQPolicyFactory:
     """Picklable maker of policies that act in NumPy; unpickling it needs no torch."""
 
     exploration: ExplorationSettings
-    leaves: tuple[FlatLeaf, ...]
+    encoder: NumpyForm
     actions: int
     noisy: bool = False
 
@@ -142,7 +142,7 @@ class NumpyQPolicyFactory:
 
     def forward(self, _device: str = "cpu") -> NumpyQForward:
         """The network in NumPy, whatever the device."""
-        return NumpyQForward(NumpyMlp(self.leaves, self.actions))
+        return NumpyQForward(NumpyQNetwork(self.encoder, self.actions))
 
     def around(self, forward: QForward | None, lanes: LaneRange | None) -> QPolicy:
         """A policy around a forward pass."""
@@ -196,7 +196,7 @@ def q_policy_factory(
     dueling: bool,
     noisy: NoisySettings | None,
 ) -> PolicyFactory:
-    """A picklable maker of policies that read the weights of a ``QNetwork``; of those in NumPy where it is flat.
+    """A picklable maker of policies that read the weights of a ``QNetwork``; of those in NumPy where it can.
 
     Args:
         exploration: ladder, annealing and temperature.
@@ -205,12 +205,12 @@ def q_policy_factory(
         spec: row layout.
         dueling, noisy: as the head is built.
     """
-    from onibi.learners.networks.build import acts_in_numpy, encoder_settings
+    from onibi.learners.networks.build import encoder_settings, numpy_form
 
     concrete = encoder_settings(network, spec.observation)
-    if acts_in_numpy(concrete, spec.observation):
-        leaves = tuple(flat_leaf(leaf) for leaf in network_leaves(spec.observation))
-        return NumpyQPolicyFactory(exploration, leaves, spec.actions, noisy is not None)
+    twin = numpy_form(concrete, spec.observation)
+    if twin is not None:
+        return NumpyQPolicyFactory(exploration, twin, spec.actions, noisy is not None)
     return TorchQPolicyFactory(exploration, concrete, spec, form, dueling, noisy)
 
 

@@ -13,10 +13,9 @@ from onibi.learners.dqn_policy import VALUES, random_step
 from onibi.learners.exploration import ExplorationSettings, Explorer
 from onibi.learners.input_tensors import input_tensors
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_size
-from onibi.learners.networks.leaves import FlatLeaf
 from onibi.learners.networks.numpy_core import NumpyCore
+from onibi.learners.networks.numpy_encoder import NumpyForm
 from onibi.learners.networks.numpy_head import NumpyQHead
-from onibi.learners.networks.numpy_trunk import NumpyTrunk
 from onibi.platform.config import Settings
 from onibi.platform.forward_policy import Forward, ForwardPolicy, Rows
 from onibi.platform.policy import LaneRange, Policy, PolicyStep, WeightsVersion
@@ -90,29 +89,27 @@ class RecurrentQPolicy(ForwardPolicy):
 
 
 class NumpyRecurrentNetwork:
-    """MLP, core and head in NumPy, by the arrays of a published ``RecurrentQNetwork``. A test compares it with torch.
+    """Encoder, core and head in NumPy by the arrays of a ``RecurrentQNetwork``. A test compares it with torch.
 
     Args:
-        leaves: as the encoder's.
+        encoder: what its encoder is built of.
         core: cell, size, norm.
         actions: A.
         previous_action: whether the core reads it.
     """
 
-    def __init__(
-        self, leaves: tuple[FlatLeaf, ...], core: CoreSettings, actions: int, *, previous_action: bool
-    ) -> None:
+    def __init__(self, encoder: NumpyForm, core: CoreSettings, actions: int, *, previous_action: bool) -> None:
         self._one_hots = np.eye(actions + 1, dtype=np.float32)[:, 1:] if previous_action else None
-        self._trunk, self._core, self._head = NumpyTrunk(leaves), NumpyCore(core, "core."), NumpyQHead(actions)
+        self._encoder, self._core, self._head = encoder.make(), NumpyCore(core, "core."), NumpyQHead(actions)
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """See ``Forward``."""
-        for part in (self._trunk, self._core, self._head):
+        for part in (self._encoder, self._core, self._head):
             part.load(arrays)
 
     def __call__(self, inputs: Rows) -> dict[str, NDArray[Any]]:
         """See ``Forward``."""
-        features = self._trunk(inputs)
+        features = self._encoder(inputs)
         if self._one_hots is not None:
             features = np.concatenate((features, self._one_hots[inputs[PREVIOUS]]), axis=1)
         features, following = self._core.step(features, inputs[STATE])
@@ -151,7 +148,7 @@ class NumpyRecurrentPolicyFactory:
     """Picklable maker of policies that act in NumPy; unpickling it needs no torch."""
 
     exploration: ExplorationSettings
-    leaves: tuple[FlatLeaf, ...]
+    encoder: NumpyForm
     core: CoreSettings
     actions: int
     previous_action: bool
@@ -163,7 +160,7 @@ class NumpyRecurrentPolicyFactory:
 
     def forward(self, _device: str = "cpu") -> NumpyRecurrentNetwork:
         """The network in NumPy, whatever the device."""
-        return NumpyRecurrentNetwork(self.leaves, self.core, self.actions, previous_action=self.previous_action)
+        return NumpyRecurrentNetwork(self.encoder, self.core, self.actions, previous_action=self.previous_action)
 
     def around(self, forward: Forward | None, lanes: LaneRange | None) -> RecurrentQPolicy:
         """A policy around a forward pass."""

@@ -9,9 +9,8 @@ from pydantic import Field
 
 from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.exploration import ExplorationSettings, Probability
-from onibi.learners.networks.build import NETWORKS, acts_in_numpy, encoder_settings
+from onibi.learners.networks.build import NETWORKS, encoder_settings, numpy_form
 from onibi.learners.networks.core_settings import CoreSettings, state_size
-from onibi.learners.networks.leaves import flat_leaf, network_leaves
 from onibi.learners.r2d2_policy import NumpyRecurrentPolicyFactory, TorchRecurrentPolicyFactory
 from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetSettings
@@ -115,10 +114,11 @@ class R2d2Settings(Settings):
     def policy_factory(self, spec: ReplaySpec) -> PolicyFactory:
         """A picklable maker of policies that read the weights of an ``R2d2Learner`` of these settings."""
         network, stores_state = encoder_settings(self.network, spec.observation), self.state == "stored"
-        if acts_in_numpy(network, spec.observation):
+        twin = numpy_form(network, spec.observation)
+        if twin is not None:
             return NumpyRecurrentPolicyFactory(
                 exploration=self.exploration,
-                leaves=tuple(flat_leaf(leaf) for leaf in network_leaves(spec.observation)),
+                encoder=twin,
                 core=self.core,
                 actions=spec.actions,
                 previous_action=self.previous_action,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from onibi.learners.networks.heads import ActionValueHead, ImplicitQuantileHead, build_head
 from onibi.learners.networks.leaves import is_image, leaf_name, network_leaves
 from onibi.learners.networks.noisy import NoisySettings
+from onibi.learners.networks.numpy_encoder import NumpyForm
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.config import Settings, load_class
 from onibi.platform.spec import ArraySpec, ReplaySpec
@@ -45,7 +46,10 @@ class Encoder(Protocol):
     """Observation to features: an ``nn.Module`` made as ``cls(settings, observation_specs)``."""
 
     features: int
-    acts_in_numpy: bool
+
+    @staticmethod
+    def numpy_form(settings: Any, observation: tuple[ArraySpec, ...]) -> NumpyForm | None:
+        """What its twin in NumPy is built of; None where actors need torch."""
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into running statistics; called with every batch learnt from."""
@@ -67,10 +71,14 @@ def encoder_settings(settings: Settings, observation: tuple[ArraySpec, ...]) -> 
     return concrete
 
 
-def acts_in_numpy(settings: Settings, observation: tuple[ArraySpec, ...]) -> bool:
-    """Whether actors can run this network without torch."""
+def numpy_form(settings: Settings, observation: tuple[ArraySpec, ...]) -> NumpyForm | None:
+    """What actors build the encoder of where they run it without torch; None where they need it.
+
+    Raises: SpecError where it cannot read the observation.
+    """
     concrete = encoder_settings(settings, observation)
-    return bool(load_class(NETWORKS, _kind(concrete)).acts_in_numpy)
+    found: NumpyForm | None = load_class(NETWORKS, _kind(concrete)).numpy_form(concrete, network_leaves(observation))
+    return found
 
 
 class QNetwork(nn.Module):

@@ -48,12 +48,15 @@ class CustomEncoder(nn.Module):
     """
 
     Settings = CustomNetworkSettings
-    acts_in_numpy = False
 
     def __init__(self, settings: CustomNetworkSettings, observation: tuple[ArraySpec, ...]) -> None:
         super().__init__()
         self.module = _make(settings, observation)
         self.features = _probe(self.module, settings.path, observation)
+
+    @staticmethod
+    def numpy_form(_settings: CustomNetworkSettings, _observation: tuple[ArraySpec, ...]) -> None:
+        """None: actors need torch."""
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Passed on where the module has a method of this name."""

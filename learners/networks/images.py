@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onibi.learners.networks.leaves import channels_last, flat_leaf, is_image, largest_pixel
 from onibi.learners.networks.mlp import FlatInput, Trunk
+from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
 
@@ -25,8 +26,6 @@ class ImageEncoder(nn.Module):
         layer_norm: LayerNorm in them.
     Raises: SpecError where no leaf is an image.
     """
-
-    acts_in_numpy = False
 
     def __init__(
         self,
@@ -57,6 +56,10 @@ class ImageEncoder(nn.Module):
             features += each.features
         self.trunk = Trunk(features, hidden, layer_norm=layer_norm)
         self.features = self.trunk.features
+
+    @staticmethod
+    def numpy_form(_settings: Settings, _observation: tuple[ArraySpec, ...]) -> None:
+        """None: actors need torch."""
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Nothing: pixels have a fixed scale."""

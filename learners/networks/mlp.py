@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from onibi.learners.networks.leaves import FlatLeaf, flat_leaf
 from onibi.learners.networks.normalizer import RunningNormalizer
+from onibi.learners.networks.numpy_trunk import NumpyTrunkForm
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
@@ -96,7 +97,6 @@ class MlpEncoder(nn.Module):
     """
 
     Settings = MlpSettings
-    acts_in_numpy = True
 
     def __init__(self, settings: MlpSettings, observation: tuple[ArraySpec, ...]) -> None:
         super().__init__()
@@ -113,6 +113,11 @@ class MlpEncoder(nn.Module):
             saturating=settings.activation == "tanh",
         )
         self.features = self.trunk.features
+
+    @staticmethod
+    def numpy_form(_settings: MlpSettings, observation: tuple[ArraySpec, ...]) -> NumpyTrunkForm:
+        """What its twin in NumPy is built of."""
+        return NumpyTrunkForm(tuple(flat_leaf(spec) for spec in observation))
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into the running statistics, where there are any."""

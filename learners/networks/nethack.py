@@ -12,19 +12,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onibi.learners.networks.leaves import flat_leaf, leaf_name
+from onibi.learners.networks.leaves import FlatLeaf, flat_leaf, leaf_name
 from onibi.learners.networks.mlp import FlatInput, Trunk, Width
 from onibi.learners.networks.normalizer import RunningNormalizer
+from onibi.learners.networks.numpy_nethack import LOCATOR_NEAR, LOCATOR_REACH, NumpyNethackForm
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
 from onibi.platform.spec import ArraySpec
 
 _WORD_IDS = 255
 """Word ids of ``message`` are 1 … 255; 0 pads."""
-_LOCATOR_REACH = 40.0
-"""Cells at which the view clips dx and dy."""
-_LOCATOR_NEAR = 4.0
-"""Cells over which the near scale of dx and dy saturates: one step more or less must be seen."""
 _CHARACTERS = 256
 _COLORS = 16
 _ITEM_IDS = 5977
@@ -63,22 +60,14 @@ class NethackEncoder(nn.Module):
     """
 
     Settings = NethackSettings
-    acts_in_numpy = False
 
     def __init__(self, settings: NethackSettings, observation: tuple[ArraySpec, ...]) -> None:
         super().__init__()
-        specs = {leaf_name(spec): spec for spec in observation}
-        _check_form(specs, "crop", ("uint8",), 2)
-        _check_form(specs, "locator", ("int8",), 2)
-        _check_form(specs, "map", ("uint8",), 2)
-        _check_form(specs, "map_colors", ("uint8",), 2)
-        _check_form(specs, "message", ("uint8",), 1)
-        _check_form(specs, "inventory_items", ("int16",), 1)
+        specs = _checked_leaves(observation)
         self._names = {name: spec.name for name, spec in specs.items()}
         self._classes = settings.crop_classes
 
-        self._crop_cells = math.prod(specs["crop"].shape) if "crop" in specs else 0
-        words = specs["message"].shape[0] if "message" in specs else 0
+        self._crop_cells, words = _cells_and_words(specs)
         self.words: nn.Embedding | None = None
         if words and settings.message_embedding is not None:
             self.words = nn.Embedding(_WORD_IDS + 1, settings.message_embedding, padding_idx=0)
@@ -89,7 +78,7 @@ class NethackEncoder(nn.Module):
         self.blstats_normalizer: RunningNormalizer | None = None
         if "blstats" in specs and settings.normalize_blstats:
             self.blstats_normalizer = RunningNormalizer(math.prod(specs["blstats"].shape))
-        others = [flat_leaf(spec) for name, spec in specs.items() if name not in _KNOWN]
+        others = _others(specs)
         self.others = FlatInput(others) if others else None
 
         numbers = 0 if self.others is None else self.others.features
@@ -109,15 +98,13 @@ class NethackEncoder(nn.Module):
             numbers += self.map_tower.features
 
         first, *rest = settings.hidden
-        first_row = [at * (self._classes - 1) for at in range(self._crop_cells)]
-        first_row += [self._crop_cells * (self._classes - 1)] * self._words
+        first_row = _first_rows(self._classes, self._crop_cells, self._words)
         self.bag: nn.Parameter | None = None
         if first_row:
             bag_rows = self._crop_cells * (self._classes - 1) + (_WORD_IDS if self._words else 0)
             bound = 1.0 / math.sqrt(len(first_row) + numbers)  # as PyTorch's linear layer, by the inputs that may be 1
             self.bag = nn.Parameter(torch.empty(bag_rows, first).uniform_(-bound, bound))
-            # Id 0 has no row: ids count from 1.
-            self.register_buffer("first_row", torch.tensor(first_row) - 1, persistent=False)
+            self.register_buffer("first_row", torch.tensor(first_row), persistent=False)
         if not numbers and self.bag is None:
             raise SpecError("observation: the NetHack network got no leaf. Choose observation keys for the view.")
         self.numbers = nn.Linear(numbers, first) if numbers else None
@@ -126,6 +113,23 @@ class NethackEncoder(nn.Module):
         self.features = self.trunk.features
 
     first_row: Tensor
+
+    @staticmethod
+    def numpy_form(settings: NethackSettings, observation: tuple[ArraySpec, ...]) -> NumpyNethackForm | None:
+        """What its twin in NumPy is built of; None with a map, items, or words in their order."""
+        specs = _checked_leaves(observation)
+        cells, words = _cells_and_words(specs)
+        if "map" in specs or "inventory_items" in specs or (words and settings.message_embedding is not None):
+            return None
+        columns = {
+            name: specs[name].name if name in specs else None for name in ("crop", "message", "blstats", "locator")
+        }
+        return NumpyNethackForm(
+            **columns,
+            classes=settings.crop_classes,
+            first_row=tuple(_first_rows(settings.crop_classes, cells, words)),
+            others=tuple(_others(specs)),
+        )
 
     def learn_statistics(self, observation: Mapping[str, Tensor]) -> None:
         """Merge a batch into the running statistics, where there are any."""
@@ -163,7 +167,7 @@ class NethackEncoder(nn.Module):
         if "locator" in self._names:
             locator = observation[self._names["locator"]].float()
             offset = locator[:, :, 1:]
-            scales = torch.cat((locator[:, :, :1], offset / _LOCATOR_REACH, torch.tanh(offset / _LOCATOR_NEAR)), dim=2)
+            scales = torch.cat((locator[:, :, :1], offset / LOCATOR_REACH, torch.tanh(offset / LOCATOR_NEAR)), dim=2)
             parts.append(scales.flatten(1))
         if self.words is not None:
             parts.append(self.words(observation[self._names["message"]].int()).flatten(1))
@@ -205,6 +209,34 @@ class MapTower(nn.Module):
         for convolution in self.convolutions:
             planes = functional.relu(convolution(planes))
         return planes.flatten(1)  # type: ignore[no-any-return]
+
+
+def _checked_leaves(observation: tuple[ArraySpec, ...]) -> dict[str, ArraySpec]:
+    """By their short names. Raises: SpecError where one of a known name has another form."""
+    specs = {leaf_name(spec): spec for spec in observation}
+    _check_form(specs, "crop", ("uint8",), 2)
+    _check_form(specs, "locator", ("int8",), 2)
+    _check_form(specs, "map", ("uint8",), 2)
+    _check_form(specs, "map_colors", ("uint8",), 2)
+    _check_form(specs, "message", ("uint8",), 1)
+    _check_form(specs, "inventory_items", ("int16",), 1)
+    return specs
+
+
+def _cells_and_words(specs: Mapping[str, ArraySpec]) -> tuple[int, int]:
+    """Cells of the crop and words of the message, 0 where there is none."""
+    cells = math.prod(specs["crop"].shape) if "crop" in specs else 0
+    return cells, specs["message"].shape[0] if "message" in specs else 0
+
+
+def _first_rows(classes: int, cells: int, words: int) -> list[int]:
+    """What is added to an id above 0 of each cell and word to give its row of the bag; id 0 has none."""
+    return [at * (classes - 1) - 1 for at in range(cells)] + [cells * (classes - 1) - 1] * words
+
+
+def _others(specs: Mapping[str, ArraySpec]) -> list[FlatLeaf]:
+    """Leaves of other names, which are taken as numbers."""
+    return [flat_leaf(spec) for name, spec in specs.items() if name not in _KNOWN]
 
 
 def _check_form(specs: Mapping[str, ArraySpec], name: str, dtypes: tuple[str, ...], axes: int) -> None:

@@ -1,28 +1,27 @@
-"""The forward pass of an MLP Q-network in NumPy, for actors: an import of torch costs 218 MB and 1.3 s a process."""
+"""The forward pass of a Q-network in NumPy, for actors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.learners.networks.leaves import FlatLeaf
+from onibi.learners.networks.numpy_encoder import NumpyForm
 from onibi.learners.networks.numpy_head import NumpyQHead
-from onibi.learners.networks.numpy_trunk import NumpyTrunk
 
 
-class NumpyMlp:
-    """Values from the arrays of a published ``QNetwork`` over an ``MlpEncoder``. A test compares it with torch.
+class NumpyQNetwork:
+    """Values from the arrays of a published ``QNetwork``. A test compares it with torch.
 
     Args:
-        leaves: as the encoder's.
+        encoder: what its encoder is built of.
         actions: A.
     """
 
-    def __init__(self, leaves: Sequence[FlatLeaf], actions: int) -> None:
-        self._trunk, self._head = NumpyTrunk(leaves), NumpyQHead(actions)
+    def __init__(self, encoder: NumpyForm, actions: int) -> None:
+        self._encoder, self._head = encoder.make(), NumpyQHead(actions)
 
     @property
     def noise_size(self) -> int:
@@ -31,7 +30,7 @@ class NumpyMlp:
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays by their names in the torch module."""
-        self._trunk.load(arrays)
+        self._encoder.load(arrays)
         self._head.load(arrays)
 
     def action_values(
@@ -44,4 +43,4 @@ class NumpyMlp:
             noise: [E, noise_size] standard normals for a noisy head; None gives the means.
         Returns: [E, A] float32. Raises: RuntimeError before the first ``load``.
         """
-        return self._head(self._trunk(observation), noise)
+        return self._head(self._encoder(observation), noise)
