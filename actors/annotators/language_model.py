@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from onibi.actors.annotators.call_statistics import CallStatistics
 from onibi.actors.annotators.prompt import PromptWriter
@@ -38,7 +38,10 @@ class PromptedSettings(Protocol):
         """Whether a sentence is shown together with the caption in which it was heard."""
 
 
-class LanguageModelAnnotator(ABC):
+S = TypeVar("S", bound=PromptedSettings)
+
+
+class LanguageModelAnnotator(ABC, Generic[S]):
     """Labels single captions and compares pairs of them by asking a language model.
 
     Args:
@@ -48,8 +51,8 @@ class LanguageModelAnnotator(ABC):
     Raises: ConfigError where the prompt template is missing or at fault.
     """
 
-    def __init__(self, settings: PromptedSettings, clock: Callable[[], float], *, explain: bool) -> None:
-        self._prompted, self._clock, self._explain = settings, clock, explain
+    def __init__(self, settings: S, clock: Callable[[], float], *, explain: bool) -> None:
+        self.settings, self._clock, self._explain = settings, clock, explain
         self._template = read_prompt_template(settings.prompt)
         self._statistics = CallStatistics()
         self._unable = False
@@ -57,12 +60,12 @@ class LanguageModelAnnotator(ABC):
     @property
     def goal(self) -> str:
         """The goal of the settings, or the template's."""
-        return " ".join((self._prompted.goal or self._template.goal).split())
+        return " ".join((self.settings.goal or self._template.goal).split())
 
     @property
     def model(self) -> str:
         """The model's name, as the settings have it."""
-        return self._prompted.model
+        return self.settings.model
 
     @property
     def prompt_version(self) -> str:
@@ -102,7 +105,7 @@ class LanguageModelAnnotator(ABC):
         """See ``prompt_version``."""
 
     def _writer(self, goal: str) -> PromptWriter:
-        settings = self._prompted
+        settings = self.settings
         return PromptWriter(
             template=self._template,
             goal=goal,

@@ -99,7 +99,7 @@ class OpenaiSettings(Settings):
             raise ValueError("budget.money is set, but both prices are 0: it would never be spent; set prices")
 
 
-class OpenaiAnnotator(LanguageModelAnnotator):
+class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
     """Asks a model server. What is slow runs in a thread of its own; ``annotate`` yields what has come.
 
     Args:
@@ -112,7 +112,6 @@ class OpenaiAnnotator(LanguageModelAnnotator):
 
     def __init__(self, settings: OpenaiSettings, clock: Callable[[], float] = time.time) -> None:
         super().__init__(settings, clock, explain=settings.explain)
-        self.settings = settings
         self._loop = BackgroundLoop(f"annotator {settings.model}")
         self._spending_file = None if settings.budget.file is None else Path(settings.budget.file).expanduser()
         self._ledger: SpendingLedger | None = None

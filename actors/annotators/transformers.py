@@ -61,7 +61,7 @@ class TransformersSettings(Settings):
             raise ValueError("model is empty; give a folder, or a name on the Hugging Face hub")
 
 
-class TransformersAnnotator(LanguageModelAnnotator):
+class TransformersAnnotator(LanguageModelAnnotator[TransformersSettings]):
     """Judges with a model in this process, which is loaded with the first batch.
 
     Args:
@@ -78,7 +78,6 @@ class TransformersAnnotator(LanguageModelAnnotator):
         if find_spec("transformers") is None:
             raise ConfigError("annotator transformers: the package is not installed; pip install 'onibi[transformers]'")
         super().__init__(settings, clock, explain=False)
-        self.settings = settings
         self._lock = threading.Lock()
         self._model: CausalModel | None = None
 
