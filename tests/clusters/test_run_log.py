@@ -190,8 +190,9 @@ def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(
         if len(calls) == 5:
             while not session._shard.log_figures().segments:
                 time.sleep(0.01)
-            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+            # counted first: the writer's next seal may fail at once, and then asking raises
             told.append(session._shard.log_figures().segments)
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
     monkeypatch.setattr(SerialRun, "_collect", turn_read_only)
     log = {
