@@ -26,7 +26,7 @@ from onibi.learners.exploration import Probability
 from onibi.learners.gradient_step import GradientStep, StepResult
 from onibi.learners.learner import ReplayNeeds
 from onibi.learners.loss_program import Inputs
-from onibi.learners.networks.actor_critic import ActorForm, build_actor_critic
+from onibi.learners.networks.actor_critic import ActorCriticNetwork, ActorForm, build_actor_critic
 from onibi.learners.networks.build import NETWORKS, as_arrays, encoder_settings, numpy_form
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_column
 from onibi.learners.policy_losses import masked_mean
@@ -40,6 +40,8 @@ from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
+OLD_VALUES_COLUMN = "old_values"
+"""[B, T] among a slab's rows: V(x) before the slab's first step."""
 _DEFAULT_HUBER_DELTA = 1.0
 _LANE_RETURNS = "reward_normalizer.lane_returns"
 
@@ -183,6 +185,11 @@ class ActorCritic:
     def updates(self) -> int:
         """Gradient steps made, skipped ones included."""
         return self.gradient.updates
+
+    @property
+    def network(self) -> ActorCriticNetwork:
+        """Actor and critic."""
+        return self._network
 
     def inputs(self, slab: Slab, reward: NDArray[np.float32]) -> Inputs:
         """A slab with its mixed reward [B, T], on the device; the reward is scaled where that was asked for."""

@@ -29,6 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.actor_critic import (
+    OLD_VALUES_COLUMN,
     ActorCritic,
     ActorCriticSettings,
     Count,
@@ -42,6 +43,12 @@ from onibi.learners.actor_critic import (
 from onibi.learners.actor_critic_targets import Targets, gae_targets, vtrace_targets
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.numpy_gradients.actor_critic_gradient import (
+    clipped_surrogate_of,
+    gae_of,
+    gradient_by_hand,
+    vtrace_of,
+)
 from onibi.learners.policy_losses import clipped_surrogate, masked_mean, normalised
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.errors import CheckpointError
@@ -49,7 +56,6 @@ from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.spec import ReplaySpec
 
-_OLD_VALUES = "old_values"
 _RNG = "rng.lanes"
 
 
@@ -109,7 +115,12 @@ class AppoLearner:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device, settings.value_clip)
         self.copies = self._shared.copies
-        self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration)
+        by_hand = gradient_by_hand(
+            self._shared,
+            gae_of(settings) if settings.returns == "gae" else vtrace_of(settings),
+            clipped_surrogate_of(settings.clip, normalize_advantages=settings.normalize_advantages),
+        )
+        self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration, by_hand)
         self._generator = torch.Generator().manual_seed(seed)
 
     @staticmethod
@@ -135,7 +146,7 @@ class AppoLearner:
         settings, shared = self.settings, self._shared
         inputs = shared.inputs(slab, reward)
         if settings.value_clip is not None:
-            inputs = {**inputs, "rows": {**inputs["rows"], _OLD_VALUES: self._values(inputs)}}
+            inputs = {**inputs, "rows": {**inputs["rows"], OLD_VALUES_COLUMN: self._values(inputs)}}
         before = self.updates
         for part in self._parts():
             result, learnt = self._program.step(inputs if part is None else lanes_of(inputs, part))
@@ -178,7 +189,7 @@ class AppoLearner:
         targets, used = self._targets(found), found.steps.used
         advantages = normalised(targets.advantages, used) if self.settings.normalize_advantages else targets.advantages
         policy_terms = clipped_surrogate(found.log_ratios, advantages, self.settings.clip)
-        return self._shared.loss(found, targets, policy_terms, inputs["rows"].get(_OLD_VALUES))
+        return self._shared.loss(found, targets, policy_terms, inputs["rows"].get(OLD_VALUES_COLUMN))
 
     def _targets(self, found: Evaluation) -> Targets:
         settings = self.settings

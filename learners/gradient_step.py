@@ -124,6 +124,16 @@ class GradientStep:
         self._gathered = 0
         return self.book(*self._move())
 
+    def step_by(self, loss: Tensor) -> StepResult:
+        """As ``step``, by the gradients that stand in the parameters' ``grad``: the loss [] is only checked.
+
+        Raises: NonFiniteError as ``step``; ValueError with accumulation, which would need gradients that add up.
+        """
+        if self._acceleration.accumulation > 1:
+            raise ValueError("gradients that were written do not add up over batches: accumulation must be 1")
+        self._losses = loss
+        return self.book(*self._move())
+
     def move(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The part of ``step`` that a CUDA graph can hold: backward pass to Adam, on the device alone.
 
@@ -221,7 +231,7 @@ class GradientStep:
         if self._group is not None:
             losses = self._group.average_gradients(self._parameters, losses)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_norm)
-        finite = torch.isfinite(losses) & torch.isfinite(norm)
+        finite = torch.isfinite(losses + norm)  # a sum with anything that is not finite is not finite
         # Fused Adam reads this attribute, which torch.amp.GradScaler sets, too: where it is 1, all stays as it was.
         self._optimizer.found_inf = torch.logical_not(finite).float()  # type: ignore[attr-defined]
         self._optimizer.step()

@@ -31,6 +31,11 @@ from onibi.learners.actor_critic import (
 from onibi.learners.actor_critic_targets import vtrace_targets
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.numpy_gradients.actor_critic_gradient import (
+    gradient_by_hand,
+    vtrace_of,
+    weighted_policy_gradient,
+)
 from onibi.learners.policy_losses import policy_gradient
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.fifo_sampler import Slab
@@ -70,7 +75,8 @@ class ImpalaLearner:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device)
         self.copies = self._shared.copies
-        self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration)
+        by_hand = gradient_by_hand(self._shared, vtrace_of(settings), weighted_policy_gradient)
+        self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration, by_hand)
 
     @staticmethod
     def needs(settings: ImpalaSettings) -> ReplayNeeds:

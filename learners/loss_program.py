@@ -27,6 +27,8 @@ class LossProgram(Generic[Details]):
             that changes from step to step, draws no random numbers on the host: those are inputs.
         gradient: makes the step.
         acceleration: plain, compiled or as a graph.
+        by_hand: gives the same as ``losses`` without a backward pass to follow: it leaves the gradients in the
+            parameters' ``grad``. None: autograd finds them.
     """
 
     def __init__(
@@ -34,15 +36,19 @@ class LossProgram(Generic[Details]):
         losses: Callable[[Inputs], tuple[Tensor, Details]],
         gradient: GradientStep,
         acceleration: AccelerationSettings,
+        by_hand: Callable[[Inputs], tuple[Tensor, Details]] | None = None,
     ) -> None:
         self._losses = torch.compile(losses) if acceleration.compile == "default" else losses
-        self._gradient = gradient
+        self._gradient, self._by_hand = gradient, by_hand
         self._graphs = acceleration.compile == "graphs"
         self._plain_steps = 0
         self._recorded: _Recorded[Details] | None = None
 
     def step(self, inputs: Inputs) -> tuple[StepResult, Details]:
         """One step. As a graph, the details are overwritten by the next one. Raises: NonFiniteError."""
+        if self._by_hand is not None:
+            loss, details = self._by_hand(inputs)
+            return self._gradient.step_by(loss), details
         if not self._graphs:
             loss, details = self._losses(inputs)
             return self._gradient.step(loss), details

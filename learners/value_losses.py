@@ -37,6 +37,8 @@ _OPTION_READERS = {
     "huber_delta": ("huber", "quantile", "iqn"),
     "quantiles": ("quantile", "iqn"),
 }
+_TAIL_END = 9.0
+"""erfc of more is a subnormal number: nothing beside 1, and several times slower to compute with."""
 _CENTRING_STEPS = 3
 """Of the search for a Gaussian whose mean over symlog bins is the target: they leave less than 10⁻³ of a bin."""
 _INITIAL_SPREAD = 1e-3
@@ -94,7 +96,7 @@ def hl_gauss_target(value: Tensor, edges: Tensor, sigma: float) -> Tensor:
     check_shapes("B", value=value)
     check_shapes("edge", edges=edges)
     clamped = value.detach().clamp(edges[0], edges[-1])
-    distance = (edges - clamped[:, None]) / (sigma * math.sqrt(2.0))
+    distance = ((edges - clamped[:, None]) / (sigma * math.sqrt(2.0))).clamp(-_TAIL_END, _TAIL_END)
     # Φ(b) − Φ(a) cancels in float32 where both are near 1: erfc(|x|) takes the difference between small numbers.
     tail = torch.erfc(distance.abs())
     left, right = tail[:, :-1], tail[:, 1:]
@@ -287,6 +289,24 @@ class ValueHead:
         scalar = self.decode(prediction)
         loss = mse(scalar, target) if self.name == "mse" else huber(scalar, target, self.huber_delta)
         return LossTerms(loss, torch.zeros_like(target), torch.zeros_like(target, dtype=torch.bool))
+
+    @torch.no_grad()
+    def classification(self, prediction: Tensor, target: Tensor) -> tuple[LossTerms, Tensor]:
+        """``terms`` of a loss over bins, and the slope of each row's loss by its logits by hand: softmax − p, [B, K].
+
+        Args:
+            prediction: [B, K] float32.
+            target: [B] float32.
+        Raises: ValueError where shapes disagree, or the loss is none over bins for scalars.
+        """
+        if self.centres is None or self.takes_distributions:
+            raise ValueError(f"{self.name} does not classify scalars")
+        check_shapes("B K", prediction=prediction)
+        probabilities = self._encode(target, self.centres)
+        log_probs = functional.log_softmax(prediction, dim=1)
+        loss = -(probabilities * log_probs).sum(dim=1)
+        terms = LossTerms(loss, entropy(probabilities), self._outside(target))
+        return terms, log_probs.exp_().sub_(probabilities)
 
     def mixture(self, outputs: Tensor, policy: Tensor) -> tuple[Tensor, Tensor]:
         """The distribution Σ_a π(a) Z(a) that a policy bootstraps from.

@@ -35,6 +35,7 @@ class Trunk(nn.Module):
     def __init__(self, features: int, hidden: Sequence[int], *, layer_norm: bool, saturating: bool = False) -> None:
         super().__init__()
         self.saturating = saturating
+        self.largest_width = max(hidden, default=0)
         if saturating:
             self.register_buffer("tanh", torch.ones(()))
         self.linear = nn.ModuleList()

@@ -104,6 +104,25 @@ def _extra_of(
     return extra
 
 
+def ended(slab, rng):
+    """Episodes put into a slab: final rows, terminations, truncations, begins; action and log-probability 0 there."""
+    lanes, rows = slab.used.shape
+    slab.used[:] = rng.random((lanes, rows)) > 0.2
+    slab.used[:, 1:] |= ~slab.used[:, :-1]
+    followed = np.zeros((lanes, rows), bool)
+    followed[:, :-1] = ~slab.used[:, 1:]
+    kind = rng.integers(2, size=(lanes, rows))
+    slab.terminated[:] = followed & slab.used & (kind == 0)
+    slab.truncated[:] = followed & slab.used & (kind == 1)
+    slab.begins[:, 0] = rng.random(lanes) < 0.5
+    slab.begins[:, 1:] = ~slab.used[:, :-1]
+    slab.reward[~slab.used] = 0
+    slab.action[~slab.used] = 0
+    for column in slab.extra.values():
+        column[~slab.used] = 0
+    return slab
+
+
 FLAT = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=3)
 MIXED = ReplaySpec(
     observation=(
@@ -147,6 +166,21 @@ def make_windows():
 @pytest.fixture
 def make_batch():
     return batch_of
+
+
+@pytest.fixture
+def slab_of():
+    """(owner, settings, spec) → a random slab with episodes that begin and end in it."""
+
+    def make(owner, settings, spec, seed=0, ends=True):
+        rng = np.random.default_rng(seed)
+        slab = batch_of(spec, owner.needs(settings), rng)
+        if spec.action is not None:
+            slab.action = rng.normal(size=(*slab.used.shape, spec.action.shape[0])).astype(np.float32)
+        slab.extra["action_log_prob"][:] = rng.normal(size=slab.used.shape) - 1.0
+        return ended(slab, rng) if ends else slab
+
+    return make
 
 
 @pytest.fixture

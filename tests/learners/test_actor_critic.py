@@ -32,38 +32,6 @@ HL_GAUSS = {"value_loss": "hl_gauss", "support": SupportSettings(low=-5.0, high=
 GRU = CoreSettings(cell="gru", size=8)
 
 
-def ended(slab, rng):
-    """Episodes put into a slab: final rows, terminations, truncations, begins; action and log-probability 0 there."""
-    lanes, rows = slab.used.shape
-    slab.used[:] = rng.random((lanes, rows)) > 0.2
-    slab.used[:, 1:] |= ~slab.used[:, :-1]
-    followed = np.zeros((lanes, rows), bool)
-    followed[:, :-1] = ~slab.used[:, 1:]
-    kind = rng.integers(2, size=(lanes, rows))
-    slab.terminated[:] = followed & slab.used & (kind == 0)
-    slab.truncated[:] = followed & slab.used & (kind == 1)
-    slab.begins[:, 0] = rng.random(lanes) < 0.5
-    slab.begins[:, 1:] = ~slab.used[:, :-1]
-    slab.reward[~slab.used] = 0
-    slab.action[~slab.used] = 0
-    for column in slab.extra.values():
-        column[~slab.used] = 0
-    return slab
-
-
-@pytest.fixture
-def slab_of(make_batch):
-    def make(owner, settings, spec, seed=0, ends=True):
-        rng = np.random.default_rng(seed)
-        slab = make_batch(spec, owner.needs(settings), rng)
-        if spec.action is not None:
-            slab.action = rng.normal(size=(*slab.used.shape, spec.action.shape[0])).astype(np.float32)
-        slab.extra["action_log_prob"][:] = rng.normal(size=slab.used.shape) - 1.0
-        return ended(slab, rng) if ends else slab
-
-    return make
-
-
 def moved(learner, scale=0.5):
     """The learner with every parameter away from its start."""
     generator = torch.Generator().manual_seed(1)
