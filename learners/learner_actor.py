@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,9 @@ class LearnerActor:
     def __init__(self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int) -> None:
         self._hub = hub
         self._reference: Any = None
-        self._outbox = WeightsOutbox(self._publish, _PUBLISH_SECONDS)
+        self._outbox = WeightsOutbox(self._send, _PUBLISH_SECONDS)
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish")
+        self._sending: Future[None] | None = None
         self._fault: Exception | None = None
         self._parts: LearnerParts | None = None  # while it is being built: a restored learner publishes at once
         try:
@@ -91,7 +94,7 @@ class LearnerActor:
         self._waited_seconds = 0.0
         self._between_seconds = 0.0
         self._left: float | None = None  # when the last slice ended
-        self._table: Any = None
+        self._table: Future[Any] | None = None
         self._looked = 0.0
 
     def train(self, seconds: float) -> LearnerNews:
@@ -164,6 +167,12 @@ class LearnerActor:
         assert self._parts is not None
         return self._parts
 
+    def _send(self, weights: Weights) -> None:
+        """Publish in a thread: putting a few kilobytes into the object store is some milliseconds of waiting for it."""
+        if self._sending is not None:
+            self._sending.result()  # one after the other; and what went wrong with the last one is raised
+        self._sending = self._sender.submit(self._publish, weights)
+
     def _publish(self, weights: Weights) -> None:
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.
         reference = ray.put(weights)
@@ -178,12 +187,11 @@ class LearnerActor:
 
     def _look_for_table(self, loop: LearnerLoop) -> None:
         if self._table is not None:
-            ready, _ = ray.wait([self._table], timeout=0)
-            if not ready:
+            if not self._table.done():
                 return
-            table = ray.get(self._table)
+            table = self._table.result()
             if table is not None:
                 loop.set_table(table)
                 if self._parts is not None and self._parts.table_log is not None:
                     self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)
-        self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS)
+        self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS).future()
