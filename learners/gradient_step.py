@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from onibi.learners.acceleration import AccelerationSettings, autocast, check_acceleration
+from onibi.learners.flat_parameters import FlatParameters
 from onibi.learners.worker_group import joined_group
 from onibi.platform.errors import CheckpointError, NonFiniteError
 
@@ -82,8 +84,8 @@ class GradientStep:
         check_acceleration(acceleration, self._device)
         self._acceleration, self._gradient_norm = acceleration, gradient_norm
         on_cuda = self._device.type == "cuda"
-        self._optimizer = (torch.optim.AdamW if weight_decay else torch.optim.Adam)(
-            self._parameters,
+        self._make_optimizer = partial(
+            torch.optim.AdamW if weight_decay else torch.optim.Adam,
             lr=learning_rate,
             betas=betas,
             eps=adam_epsilon,
@@ -91,6 +93,8 @@ class GradientStep:
             fused=True,
             capturable=on_cuda,
         )
+        self._optimizer = self._make_optimizer(self._parameters)
+        self._flat: FlatParameters | None = None
         self._verdicts = _Verdicts() if on_cuda else None
         self._gathered = 0
         self._losses: Tensor | None = None
@@ -107,6 +111,16 @@ class GradientStep:
         """The context for forward passes and losses; see ``acceleration.autocast``."""
         return autocast(self._acceleration, self._device)
 
+    def lay_flat(self) -> None:
+        """Keep all parameters in one tensor and their gradients in another, before the first step, on the CPU.
+
+        Norm, check and Adam are then an operation each instead of one for every parameter. It pays where gradients are
+        written by hand into ``grad``; autograd's own would have to be copied there.
+        """
+        self._flat = FlatParameters(self._named)
+        self._parameters = [self._flat.values]
+        self._optimizer = self._make_optimizer(self._parameters)
+
     def step(self, loss: Tensor) -> StepResult:
         """Backpropagate a loss and move the parameters, where it is its turn and all is finite.
 
@@ -116,7 +130,7 @@ class GradientStep:
         Raises: NonFiniteError where the tenth step in a row is not finite.
         """
         if self._gathered == 0:
-            self._optimizer.zero_grad(set_to_none=True)
+            self._clear_gradients()
         self._backward(loss)
         self._gathered += 1
         if self._gathered < self._acceleration.accumulation:
@@ -139,7 +153,7 @@ class GradientStep:
 
         Returns: whether loss and gradients were finite [] bool, and the gradient's norm [] float32; for ``book``.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         self._backward(loss)
         return self._move()
 
@@ -175,7 +189,7 @@ class GradientStep:
             self._listen(wait=True)
         state: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
+            for key, value in self._moments(name, parameter).items():
                 state[f"optimizer.{key}.{name}"] = value
             if self._gathered and parameter.grad is not None:
                 state[f"optimizer.gathered.{name}"] = parameter.grad
@@ -201,22 +215,40 @@ class GradientStep:
         for name, parameter in self._named.items():
             self._restore_moments(name, parameter, state)
             gradient = state.get(f"optimizer.gathered.{name}")
-            parameter.grad = None if gradient is None else gradient.clone().to(self._device)
+            if self._flat is None:
+                parameter.grad = None if gradient is None else gradient.clone().to(self._device)
+            elif gradient is not None and parameter.grad is not None:
+                parameter.grad.copy_(gradient)
         counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
         self.updates, self.skipped_updates, self._skips_in_a_row = counters
 
-    def _restore_moments(self, name: str, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
-        kept = self._optimizer.state[parameter]
+    def _moments(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        """Adam's state of one parameter, by key; a view where parameters lie flat."""
+        if self._flat is None:
+            return dict(self._optimizer.state.get(parameter, {}))
+        kept = self._optimizer.state.get(self._flat.values, {})
+        return {key: value if key == "step" else self._flat.part(value, name) for key, value in kept.items()}
+
+    def _restore_moments(self, name: str, parameter: Tensor, state: Mapping[str, Tensor]) -> None:
+        owner = parameter if self._flat is None else self._flat.values
+        kept = self._optimizer.state[owner]
         for key in _ADAM_STATE:
             value = state.get(f"optimizer.{key}.{name}")
             if value is None:
                 kept.pop(key, None)
                 continue
-            dtype = torch.float32 if key == "step" else parameter.dtype
-            if key in kept:  # in place: a recorded CUDA graph knows the memory
-                kept[key].copy_(value)
-            else:
-                kept[key] = value.clone().to(dtype).to(self._device)
+            value = value.to(torch.float32 if key == "step" else parameter.dtype)
+            if key not in kept:
+                kept[key] = value.clone().to(self._device) if key == "step" else torch.zeros_like(owner)
+            # In place: a recorded CUDA graph knows the memory.
+            place = kept[key] if self._flat is None or key == "step" else self._flat.part(kept[key], name)
+            place.copy_(value)
+
+    def _clear_gradients(self) -> None:
+        if self._flat is None:
+            self._optimizer.zero_grad(set_to_none=True)
+        else:
+            self._flat.clear_gradients()
 
     def _backward(self, loss: Tensor) -> None:
         part = loss.detach()
@@ -230,7 +262,10 @@ class GradientStep:
         losses = self._losses
         if self._group is not None:
             losses = self._group.average_gradients(self._parameters, losses)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_norm)
+        if self._flat is None:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_norm)
+        else:
+            norm = self._flat.shorten_gradients(self._gradient_norm)
         finite = torch.isfinite(losses + norm)  # a sum with anything that is not finite is not finite
         # Fused Adam reads this attribute, which torch.amp.GradScaler sets, too: where it is 1, all stays as it was.
         self._optimizer.found_inf = torch.logical_not(finite).float()  # type: ignore[attr-defined]

@@ -179,6 +179,7 @@ def gradient_by_hand(
     acceleration = shared.settings.acceleration
     plain = (acceleration.precision, acceleration.compile, acceleration.accumulation) == ("fp32", "none", 1)
     if plain and shared.device.type == "cpu" and is_small_and_flat(shared.network):
+        shared.gradient.lay_flat()
         return ActorCriticGradient(shared, targets_of, policy_terms_of)
     return None
 

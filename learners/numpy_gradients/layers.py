@@ -28,7 +28,7 @@ class ParameterGradients:
 
     def arrays(self, parameter: Tensor) -> tuple[Rows, Rows]:
         """A parameter and its gradient to be, both on torch's memory."""
-        gradient = torch.zeros_like(parameter)
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         self._pairs.append((parameter, gradient))
         return parameter.detach().numpy(), gradient.numpy()
 

@@ -216,3 +216,76 @@ def test_graphs_are_refused_without_cuda_and_together_with_accumulation():
         read_settings(AccelerationSettings, {"compile": "graphs", "accumulation": 2})
     with pytest.raises(ConfigError, match="bf16"):
         read_settings(AccelerationSettings, {"precision": "fp16"})
+
+
+# --- parameters in one tensor ---
+
+
+def flat_of(network, **options):
+    gradient = gradient_of(network, **options)
+    gradient.lay_flat()
+    return gradient
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_parameters_that_lie_flat_move_as_others_do(accumulation, weight_decay):
+    options = {
+        "gradient_norm": 0.5,
+        "weight_decay": weight_decay,
+        "acceleration": AccelerationSettings(accumulation=accumulation),
+    }
+    networks = [network_of(), network_of()]
+    steps = [gradient_of(networks[0], **options), flat_of(networks[1], **options)]
+    for batch in batches_of(20):
+        plain, flat = (step.step(loss_of(network, batch)) for step, network in zip(steps, networks, strict=True))
+        assert float(flat.gradient_norm) == pytest.approx(float(plain.gradient_norm), rel=1e-5)
+    torch.testing.assert_close(*map(parameters_of, networks), rtol=1e-5, atol=1e-6)
+    assert steps[0].updates == steps[1].updates == 20 // accumulation
+
+
+@pytest.mark.parametrize("begins", [gradient_of, flat_of])
+@pytest.mark.parametrize("goes_on", [gradient_of, flat_of])
+@pytest.mark.parametrize("batches", [0, 5])
+def test_a_state_is_the_same_whether_parameters_lie_flat(begins, goes_on, batches):
+    options = {"acceleration": AccelerationSettings(accumulation=2)}
+    network = network_of()
+    gradient = begins(network, **options)
+    for batch in batches_of(batches):  # an odd number: a gradient waits for its second batch
+        gradient.step(loss_of(network, batch))
+    state = {name: tensor.clone() for name, tensor in gradient.state_dict().items()}
+    other = network_of(1)
+    other.load_state_dict(network.state_dict())
+    restored = goes_on(other, **options)
+    restored.load_state_dict(state)
+    assert {name: tensor.shape for name, tensor in restored.state_dict().items()} == {
+        name: tensor.shape for name, tensor in state.items()
+    }
+    for batch in batches_of(7, seed=1):
+        gradient.step(loss_of(network, batch))
+        restored.step(loss_of(other, batch))
+    torch.testing.assert_close(parameters_of(network), parameters_of(other), rtol=1e-5, atol=1e-6)
+    if begins is goes_on:
+        assert torch.equal(parameters_of(network), parameters_of(other))
+
+
+def test_gradients_that_were_written_make_the_step_that_autograd_makes():
+    networks = [network_of(), network_of()]
+    plain, flat = gradient_of(networks[0]), flat_of(networks[1])
+    for batch in batches_of(6):
+        plain.step(loss_of(networks[0], batch))
+        found = torch.autograd.grad(loss := loss_of(networks[1], batch), list(networks[1].parameters()))
+        for parameter, gradient in zip(networks[1].parameters(), found, strict=True):
+            parameter.grad.copy_(gradient)
+        assert flat.step_by(loss.detach()).applied
+    torch.testing.assert_close(*map(parameters_of, networks), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bad_step_leaves_flat_parameters_as_they_were_and_the_next_one_moves_them():
+    network = network_of()
+    gradient = flat_of(network)
+    before = parameters_of(network)
+    assert not gradient.step(loss_of(network, batches_of(1)[0] * math.nan)).applied
+    assert torch.equal(parameters_of(network), before)
+    assert gradient.step(loss_of(network, batches_of(1)[0])).applied
+    assert not torch.equal(parameters_of(network), before)
