@@ -125,6 +125,7 @@ class LearnerActor:
             else:
                 time.sleep(_IDLE_SECONDS)
                 self._waited_seconds += time.monotonic() - now
+        self._finish_sending(wait=False)
         report = loop.report()
         self._left = time.monotonic()
         return LearnerNews(
@@ -169,20 +170,25 @@ class LearnerActor:
 
     def _send(self, weights: Weights) -> None:
         """Publish in a thread: putting a few kilobytes into the object store is some milliseconds of waiting for it."""
-        if self._sending is not None:
-            self._sending.result()  # one after the other; and what went wrong with the last one is raised
+        self._finish_sending(wait=True)
         self._sending = self._sender.submit(self._publish, weights)
+
+    def _finish_sending(self, *, wait: bool) -> None:
+        """Raise what went wrong with the last publication, where it has ended or is waited for."""
+        if self._sending is not None and (wait or self._sending.done()):
+            sending, self._sending = self._sending, None
+            sending.result()
 
     def _publish(self, weights: Weights) -> None:
         # The reference is kept here until the next one is out: an actor may be fetching it at this moment.
         reference = ray.put(weights)
         taken = self._hub.publish_weights.remote(int(weights.version), [reference])
         version = weights.version
-        taken.future().add_done_callback(lambda _: self._tell_arrival(version))
+        taken.future().add_done_callback(lambda told: self._tell_arrival(version, told))
         self._reference = (reference, self._reference[0] if self._reference else None)
 
-    def _tell_arrival(self, version: WeightsVersion) -> None:
-        if self._parts is not None:
+    def _tell_arrival(self, version: WeightsVersion, told: Future[Any]) -> None:
+        if self._parts is not None and told.exception() is None:
             self._parts.loop.weights_arrived(version)
 
     def _look_for_table(self, loop: LearnerLoop) -> None:

@@ -73,13 +73,15 @@ def clipped_surrogate_of(clip: float, *, normalize_advantages: bool) -> PolicyTe
         plain, bounded = ratios * advantages, np.clip(ratios, low, high) * advantages
         # Outside of the interval the bounded term is a constant; where it is the lesser one, nothing is learnt.
         moves = (plain < bounded) | ((ratios >= low) & (ratios <= high))
-        return -np.minimum(plain, bounded), -plain * moves
+        return -np.minimum(plain, bounded), np.where(moves, -plain, np.float32(0.0))
 
     return terms
 
 
 class ActorCriticGradient:
     """Gives a slab's loss and leaves its gradient in the parameters' ``grad``; see ``gradient_by_hand``.
+
+    It reads the parameters' memory: from then on they must be moved in place, as Adam and ``load_state_dict`` do.
 
     Args:
         shared: network, value head and settings.

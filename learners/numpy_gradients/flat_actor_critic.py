@@ -85,7 +85,7 @@ class _Tower:
 
 
 def is_small_and_flat(network: ActorCriticNetwork) -> bool:
-    """Whether it is linear layers of at most 256 outputs, without memory, and acts by a categorical distribution."""
+    """Whether encoders are linear layers of at most 256 outputs, without memory, and actions are discrete."""
     if network.actor.core is not None or network.actor.head.log_std is not None:
         return False
     encoders = [network.actor.encoder, *([] if network.critic_encoder is None else [network.critic_encoder])]

@@ -95,7 +95,8 @@ class _LayerNorm:
         width = np.float32(rows.shape[1])
         rows -= rows.mean(axis=1, keepdims=True)
         variance = np.einsum("nf,nf->n", rows, rows) / width
-        self._inverse = (1.0 / np.sqrt(variance + self._epsilon))[:, None]
+        # A variance that overflowed would turn its row into zeros, as if nothing were wrong: 0 · ∞ makes it NaN.
+        self._inverse = (1.0 / np.sqrt(variance + self._epsilon) + np.float32(0.0) * variance)[:, None]
         np.multiply(rows, self._inverse, out=self._normalised)
         np.multiply(self._normalised, self._scale, out=rows)
         rows += self._shift

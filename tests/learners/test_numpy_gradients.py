@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onibi.learners.acceleration import AccelerationSettings
-from onibi.learners.actor_critic import OLD_VALUES_COLUMN
+from onibi.learners.actor_critic import OLD_VALUES_COLUMN, lanes_of
 from onibi.learners.actor_critic_targets import SlabSteps, gae_targets, vtrace_targets
 from onibi.learners.appo import AppoLearner, AppoSettings
 from onibi.learners.impala import ImpalaLearner, ImpalaSettings
@@ -19,7 +19,8 @@ from onibi.learners.loss_program import LossProgram
 from onibi.learners.networks.cnn import CnnSettings
 from onibi.learners.networks.core_settings import CoreSettings
 from onibi.learners.networks.mlp import MlpEncoder, MlpSettings
-from onibi.learners.numpy_gradients.slab_targets import backward_sum, gae, slab_flow, vtrace
+from onibi.learners.numpy_gradients.actor_critic_gradient import clipped_surrogate_of
+from onibi.learners.numpy_gradients.slab_targets import SlabTargets, backward_sum, gae, slab_flow, vtrace
 from onibi.learners.support import SupportSettings
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
@@ -140,6 +141,66 @@ def test_a_slab_without_a_step_and_one_of_a_single_row_agree_too(specs, slab_of,
     check_agreement(learner, inputs_of(learner, slab_of(owner, learner.settings, specs["flat"], ends=False)))
 
 
+def test_constant_features_outliers_and_masks_that_allow_nothing_agree_too(specs, slab_of):
+    learner = learner_of(AppoLearner, {"network": RELU}, specs["flat"])
+    normalizer = learner._shared.network.actor.encoder.normalizer
+    slab = slab_of(AppoLearner, learner.settings, specs["flat"])
+    slab.observation["observation"][..., 1] = 2.0
+    with torch.no_grad():
+        normalizer.mean[1], normalizer.variance[1] = 2.0 - 1e-3, 0.0  # a feature that was never anything else
+    slab.observation["observation"][0, :, 0] = 1e4  # clipped to ten deviations
+    check_agreement(learner, inputs_of(learner, slab))
+    learner = learner_of(AppoLearner, {}, MASKED)
+    slab = slab_of(AppoLearner, learner.settings, MASKED)
+    slab.observation[ACTION_MASK][:] = 0  # in used rows, too: all actions count as allowed
+    check_agreement(learner, inputs_of(learner, slab))
+
+
+def test_buffers_follow_the_size_of_the_batch_in_both_directions(specs, slab_of):
+    learner = learner_of(AppoLearner, {"network": RELU}, specs["flat"])
+    inputs = inputs_of(learner, slab_of(AppoLearner, learner.settings, specs["flat"]))
+    for lanes in (4, 1, 3):
+        check_agreement(learner, lanes_of(inputs, torch.arange(lanes)))
+
+
+def test_gradients_that_autograd_left_are_not_added_to(specs, slab_of):
+    learner = learner_of(AppoLearner, {}, specs["flat"])
+    inputs = inputs_of(learner, slab_of(AppoLearner, learner.settings, specs["flat"]))
+    learner._program._by_hand(inputs)
+    expected = [parameter.grad.clone() for parameter in learner._shared.network.parameters()]
+    for parameter in learner._shared.network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner._program._by_hand(inputs)
+    for parameter, gradient in zip(learner._shared.network.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("value", [1e17, 1e25, 1e30, np.nan])
+@pytest.mark.parametrize("row", [0, -1])
+def test_an_overflow_skips_the_step_where_autograd_skips_it(specs, slab_of, value, row):
+    options = {"network": MlpSettings(hidden=(8, 8))}
+    learners = [learner_of(AppoLearner, options, specs["flat"]) for _ in range(2)]
+    learners[1]._program = LossProgram(learners[1]._losses, learners[1]._shared.gradient, AccelerationSettings())
+    slab = slab_of(AppoLearner, learners[0].settings, specs["flat"])
+    slab.observation["observation"][1, row, 2] = value
+    for learner in learners:
+        learner.update(slab, slab.reward)
+    by_hand, by_autograd = (learner._shared.gradient.skipped_updates for learner in learners)
+    assert by_hand == by_autograd
+    assert by_autograd == (not value < 1e20)
+
+
+def test_a_clipped_row_whose_product_overflows_is_not_learnt_and_nothing_else_suffers():
+    terms_of = clipped_surrogate_of(0.2, normalize_advantages=False)
+    advantages = np.array([[200.0, -3.0, 1.0]], np.float32)
+    log_ratios = np.array([[88.5, 0.1, -1.0]], np.float32)
+    targets = SlabTargets(advantages, advantages, advantages, advantages)
+    with np.errstate(over="ignore"):
+        terms, slopes = terms_of(targets, log_ratios, log_ratios, np.ones_like(advantages))
+    np.testing.assert_allclose(terms, [[-240.0, 3.0 * np.exp(0.1), -np.exp(-1.0)]], rtol=1e-5)
+    np.testing.assert_allclose(slopes, [[0.0, 3.0 * np.exp(0.1), -np.exp(-1.0)]], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"epochs": 3, "minibatches": 2}, {"value_loss": "hl_gauss", "support": SUPPORT}]
 )
@@ -198,6 +259,13 @@ def test_other_networks_spaces_and_accelerations_are_left_to_autograd(specs, sla
     spec = BOX if spec == "box" else specs[spec]
     learner = ImpalaLearner(ImpalaSettings(**{**SMALL, **options}), spec, None, 0, "cpu")
     assert learner._program._by_hand is None
+
+
+@pytest.mark.parametrize(("width", "is_by_hand"), [(256, True), (257, False)])
+def test_layers_of_up_to_256_are_computed_by_hand(specs, width, is_by_hand):
+    network = MlpSettings(hidden=(8, width))
+    learner = ImpalaLearner(ImpalaSettings(**{**SMALL, "network": network}), specs["flat"], None, 0, "cpu")
+    assert (learner._program._by_hand is not None) == is_by_hand
 
 
 def test_an_encoder_of_another_class_is_left_to_autograd(specs, monkeypatch):

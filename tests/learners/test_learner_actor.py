@@ -1,0 +1,83 @@
+"""The learner's Ray shell as the plain class that it is: what its publishing thread does with failures."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ObjectStoreFullError
+
+from onibi.learners import learner_actor
+from onibi.learners.learner_actor import LearnerActor, LearnerParts
+from onibi.learners.learner_loop import LearnerReport
+from onibi.platform.policy import Weights, weights_version
+
+
+class Hub:
+    """Answers as a hub's handle does, or fails."""
+
+    def __init__(self, failure=None):
+        self.published, self._failure = [], failure
+        self.table_after = SimpleNamespace(remote=lambda *_: SimpleNamespace(future=Future))
+        self.publish_weights = SimpleNamespace(remote=self._publish)
+
+    def _publish(self, version, _references):
+        self.published.append(version)
+        answer = Future()
+        answer.set_exception(self._failure) if self._failure else answer.set_result(None)
+        return SimpleNamespace(future=lambda: answer)
+
+
+def actor_of(hub, arrived, versions):
+    """An actor that publishes ``versions`` while it is built, and whose limiter then lets it wait."""
+
+    def build(publish):
+        for version in versions:
+            publish(Weights(weights_version(0, version), {}))
+        loop = SimpleNamespace(
+            ready=lambda: False, report=lambda: LearnerReport(0, {}), table_version=-1, weights_arrived=arrived.append
+        )
+        return LearnerParts(None, SimpleNamespace(drawn_rows=0, figures=dict), loop)
+
+    return LearnerActor.__ray_actor_class__(build, hub, 1)
+
+
+def test_a_publication_that_failed_is_raised_by_the_slice_even_if_no_other_follows(monkeypatch):
+    def full(_weights):
+        raise ObjectStoreFullError("full")
+
+    monkeypatch.setattr(learner_actor.ray, "put", full)
+    hub = Hub()
+    actor = actor_of(hub, [], [1])
+    with pytest.raises(ObjectStoreFullError):
+        actor.train(0.3)
+    actor.train(0.01)  # once: what comes after it is another matter
+    assert hub.published == []
+
+
+def test_weights_go_out_in_their_order_however_long_one_takes(monkeypatch):
+    slow = threading.Event()
+
+    def put(weights):
+        if int(weights.version) == int(weights_version(0, 1)):
+            slow.wait(0.3)
+        return weights
+
+    monkeypatch.setattr(learner_actor.ray, "put", put)
+    monkeypatch.setattr(learner_actor, "_PUBLISH_SECONDS", 0.0)
+    hub, arrived = Hub(), []
+    actor = actor_of(hub, arrived, [1, 2, 3])
+    actor.train(0.5)
+    assert hub.published == [int(weights_version(0, version)) for version in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("the hub is gone")])
+def test_only_weights_that_the_hub_took_count_as_arrived(monkeypatch, failure):
+    monkeypatch.setattr(learner_actor.ray, "put", lambda weights: weights)
+    arrived = []
+    actor = actor_of(Hub(failure), arrived, [])
+    actor._send(Weights(weights_version(0, 7), {}))
+    actor._finish_sending(wait=True)
+    assert arrived == ([] if failure else [weights_version(0, 7)])
