@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,4 +56,8 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script and of ``python -m onibi``."""
+    # The installed script, unlike python -m, does not look for modules of the user's here; last, as a folder here may
+    # have the name of a package.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     app(prog_name="onibi")

@@ -31,7 +31,9 @@ def runs(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) ->
         for run in found:
             record = run.record()
             results = ", ".join(f"{name} {value:g}" for name, value in record.results.items())
-            table.add_row(run.name, record.status, record.used_at, results)
+            killed = record.status == "running" and not run.is_held
+            status = "killed: resume it" if killed else record.status
+            table.add_row(run.name, status, record.used_at[:19].replace("T", " "), results)
         Console().print(table)
 
 

@@ -40,6 +40,8 @@ _OPTIONAL = (
         "the annotator embedding (minihack-oni without it: lexicon)",
         "pip install 'onibi[embedding]'",
     ),
+    ("duckdb", "onibi replay query", "pip install 'onibi[datasets]'"),
+    ("minari", "onibi replay export and import in Minari's format", "pip install 'onibi[datasets]'"),
     ("openai", "the annotator openai (any language model server)", "pip install 'onibi[openai]'"),
     ("tenacity", "the annotator openai", "pip install 'onibi[openai]'"),
     (
@@ -89,7 +91,7 @@ def examine(
         _python,
         _packages,
         _processors,
-        lambda: _shared_memory(shared_memory),
+        lambda: _shared_memory(shared_memory, runs_root),
         lambda: _runs(runs_root),
         lambda: _tracking(runs_root),
         lambda: _ray_cluster(ray_address),
@@ -169,7 +171,7 @@ def _processors() -> Iterable[DoctorRow]:
         )
 
 
-def _shared_memory(folder: Path) -> Iterable[DoctorRow]:
+def _shared_memory(folder: Path, runs_root: Path) -> Iterable[DoctorRow]:
     if not folder.is_dir():
         yield DoctorRow(
             "shared memory", Finding.MISSING, f"{folder} is not there", "set replay.folder to a memory file system"
@@ -182,11 +184,13 @@ def _shared_memory(folder: Path) -> Iterable[DoctorRow]:
         yield DoctorRow("shared memory", Finding.WARNING, found, hint)
     else:
         yield DoctorRow("shared memory", Finding.GOOD, found)
+    names = {run.record().run_id: run.name for run in list_runs(runs_root)}
     for ring in orphans(folder):
-        found = f"{ring.path}, {bytes_text(ring.bytes)}, of run {ring.run_id or 'unknown'}, process {ring.owner_pid}"
-        yield DoctorRow(
-            "orphaned ring", Finding.WARNING, found, f"no process writes it: resume its run, or rm {ring.path}"
-        )
+        name = names.get(ring.run_id or "")
+        whose = ring.run_id or "unknown" if name is None else f"{name} ({ring.run_id})"
+        found = f"{ring.path}, {bytes_text(ring.bytes)}, of run {whose}, process {ring.owner_pid}"
+        resume = "resume its run" if name is None else f"onibi resume {name}"
+        yield DoctorRow("orphaned ring", Finding.WARNING, found, f"no process writes it: {resume}, or rm {ring.path}")
 
 
 def _runs(root: Path) -> Iterable[DoctorRow]:

@@ -28,7 +28,7 @@ def value_text(value: float | None) -> str:
         return UNKNOWN
     if value == 0:
         return "0"
-    return count_text(value) if abs(value) >= 10_000 else f"{value:.3g}"
+    return count_text(value) if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def share_text(value: float | None) -> str:

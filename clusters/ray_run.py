@@ -144,6 +144,7 @@ class RayRun:
             )
             if self._state.new_ring(checkpoint):
                 self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+        ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
         self._start_learners(checkpoint)
@@ -184,7 +185,7 @@ class RayRun:
                 look = first_answer(self._shard.look.remote(), "the replay shard")
                 self._count(look["inserted_rows"])
                 if began is None and self._state.env_steps > seen_steps:
-                    began = now
+                    began = now - look["first_insertion_age_seconds"]
                     self._usage_at_start = (now, self._usage())
                 if (self._state.env_steps, self._state.updates) != (seen_steps, seen_updates):
                     waiting_since, seen_steps, seen_updates = now, self._state.env_steps, self._state.updates
@@ -320,8 +321,7 @@ class RayRun:
         if self._rollouts is not None:
             row |= self._rollouts.figures()
         annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])
-        for note in notes:
-            self._journal.note(note)
+        self._journal.warn(notes)
         row |= annotation | self._journal.watch(look["pay"], lambda keys: ray.get(self._hub.key_texts.remote(keys)))
         self._journal.interval(row, look["held_back"])
 
@@ -387,7 +387,7 @@ class RayRun:
         if self._rollouts is not None:
             self._rollouts.end()
         if hasattr(self, "_annotators"):
-            self._annotators.end(self._running, _ANNOTATOR_SECONDS)
+            self._journal.warn(self._annotators.end(self._running, _ANNOTATOR_SECONDS))
         if hasattr(self, "_evaluator"):
             ray.kill(self._evaluator)
         shard = getattr(self, "_shard", None)

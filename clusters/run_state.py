@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,6 +64,10 @@ class RunState:
     def new_ring(self, checkpoint: Checkpoint) -> bool:
         """Whether this session began with an empty ring, which the checkpoint it resumed from does not know."""
         return self.inserted_base != state_of(checkpoint).inserted_base
+
+    def rows_until(self, max_env_steps: int | None) -> float:
+        """How many step rows the ring has taken in all when the budget is used up; infinite without one."""
+        return math.inf if max_env_steps is None else max_env_steps - self.inserted_base
 
     @property
     def learner_incarnation(self) -> int:

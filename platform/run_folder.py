@@ -161,6 +161,21 @@ class RunFolder:
             raise ConfigError(f"{self.config}: holds {type(mapping).__name__}, expected a mapping of settings.")
         return mapping
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a process trains in it now, on this machine."""
+        try:
+            descriptor = os.open(self.path / _LOCK_FILE, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process: one trainer per folder. The kernel frees it when the process dies.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -83,6 +84,8 @@ class ShardActor:
         self._waits = WaitMeter()
         self._line = InsertionLine(self._waits)
         self._log_waited_seconds = 0.0
+        self._last_row = math.inf
+        self._first_insertion: float | None = None
         self._sightings: dict[int, int] = {}
         self._episodes: list[tuple[EpisodeStatistics, float]] = []
         self._newest_versions: dict[int, int] = {}
@@ -116,6 +119,10 @@ class ShardActor:
         self._waiting_for_lanes.discard(actor)
         return lease
 
+    async def insert_up_to(self, step_rows: float) -> None:
+        """Let no more in once the ring has taken ``step_rows`` in all: the fragment that gets there is the last."""
+        self._last_row = step_rows
+
     async def insert(self, batch: pa.RecordBatch) -> None:
         """Commit a fragment when the limiter lets it in; answered when the next one may be sent.
 
@@ -130,7 +137,7 @@ class ShardActor:
             self._leases.heard(fragment.actor, time.monotonic())
 
     async def _insert(self, fragment: Fragment) -> None:
-        async with self._line.turn(f"actor {fragment.actor}", lambda: self._shard.may_insert(fragment.env_steps)):
+        async with self._line.turn(f"actor {fragment.actor}", lambda: self._may_insert(fragment.env_steps)):
             began = time.monotonic()
             while not self._shard.log_has_room(fragment):
                 await asyncio.sleep(_RECHECK_SECONDS)
@@ -140,12 +147,20 @@ class ShardActor:
             self._shard.take_episodes()
             if inserted.repeated:
                 return
+            if self._first_insertion is None:
+                self._first_insertion = time.monotonic()
             for caption, rows in zip(*(part.tolist() for part in inserted.sightings()), strict=True):
                 self._sightings[caption] = self._sightings.get(caption, 0) + rows
             assert self._table is not None, "start() comes before the first fragment"
             paid = self._ledger.add(fragment, inserted.caption_id, self._table)
             self._episodes += [(episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes]
             self._newest_versions[fragment.actor] = int(fragment.columns["policy_version"].max(initial=-1))
+
+    def _age_of_first_insertion(self) -> float:
+        return 0.0 if self._first_insertion is None else time.monotonic() - self._first_insertion
+
+    def _may_insert(self, rows: int) -> bool:
+        return self._shard.may_insert(rows) and self._shard.counters().inserted_rows < self._last_row
 
     async def look(self) -> dict[str, Any]:
         """Counters, and the episodes that ended since the last look with their intrinsic returns.
@@ -160,6 +175,7 @@ class ShardActor:
         waiting = {"actors/waiting_for_lanes": float(len(self._waiting_for_lanes))}
         return {
             **asdict(self._shard.counters()),
+            "first_insertion_age_seconds": self._age_of_first_insertion(),
             "waited_seconds": self._waits.seconds_for("learner"),
             "pacing": pacing.metrics() | ages.metrics() | waiting,
             "held_back": pacing.text(),

@@ -88,17 +88,19 @@ def test_an_empty_folder_has_no_runs(tmp_path):
 
 def test_runs_are_listed_with_status_and_results_and_a_damaged_one_does_not_hide_them(tmp_path):
     create_run(tmp_path / "there", "first").update(status="finished", results={"success": 0.875})
-    create_run(tmp_path / "there", "second")
+    second = create_run(tmp_path / "there", "second")
     damaged = create_run(tmp_path / "there", "third")
     (damaged.path / "run.json").write_text("{", encoding="utf-8")
     by_option = onibi("runs", "--runs-folder", "there", cwd=tmp_path)
     by_variable = onibi("runs", cwd=tmp_path, ONIBI_RUNS_FOLDER="there")
     assert by_option.stdout == by_variable.stdout
-    first, second = [line for line in by_option.stdout.splitlines() if "first" in line or "second" in line]
+    first, killed = [line for line in by_option.stdout.splitlines() if "first" in line or "second" in line]
     assert "finished" in first
     assert "success 0.875" in first
-    assert "running" in second
+    assert "killed: resume it" in killed
     assert "third" in by_option.stderr
+    with second.lock():
+        assert "running" in onibi("runs", "--runs-folder", "there", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
@@ -121,3 +123,20 @@ def test_the_installed_script_and_the_module_are_the_same_command(tmp_path):
     script = Path(sys.executable).parent / "onibi"
     by_script = subprocess.run([script, "presets"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
     assert (by_script.returncode, by_script.stdout) == (0, onibi("presets", cwd=tmp_path).stdout)
+
+
+def test_the_installed_script_finds_modules_in_the_current_folder(tmp_path):
+    (tmp_path / "mine.py").write_text("def tell(raw, infos):\n    return ['It leans.' for _ in raw]\n")
+    script = Path(sys.executable).parent / "onibi"
+    settings = ["captioner={kind: function, path: 'mine:tell'}", "annotation.workers=0", "budget.max_env_steps=200"]
+    settings += ["tracking.enabled=false", f"replay.folder={tmp_path}", "evaluation.episodes=1"]
+    options = [word for each in settings for word in ("--set", each)]
+    finished = subprocess.run(
+        [script, "train", "cartpole-dqn", "--serial", *options],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "It leans." in finished.stdout + finished.stderr

@@ -13,7 +13,10 @@ from rich.console import Console
 
 from onibi.clusters import doctor
 from onibi.clusters.doctor import DoctorRow, Finding, doctor_table, examine, exit_code
+from onibi.platform.replay.ring_file import RING_SUFFIX
+from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.run_folder import create_run
+from onibi.platform.spec import ArraySpec, ReplaySpec
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +61,29 @@ def test_shared_memory_that_is_not_there_is_an_error_and_too_little_a_warning(tm
 
 
 def test_a_ring_without_a_living_writer_is_listed_with_what_to_do(tmp_path):
-    from onibi.platform.replay.ring_file import RING_SUFFIX
-
     assert rows_of(tmp_path, "orphaned ring") == []
     path = tmp_path / "shm" / f"left{RING_SUFFIX}"
     path.write_bytes(b"no header")
     (row,) = rows_of(tmp_path, "orphaned ring")
     assert str(path) in row.found and f"rm {path}" in row.hint and row.finding is Finding.WARNING
+
+
+def test_a_killed_runs_ring_is_listed_with_the_name_to_resume(tmp_path):
+    rows_of(tmp_path, "orphaned ring")  # makes the folders
+    run = create_run(tmp_path / "runs", "shot")
+    spec = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=2)
+    RingWriter.create(
+        tmp_path / "shm" / f"onibi-x{RING_SUFFIX}",
+        spec,
+        groups=1,
+        lanes_per_group=1,
+        slots=16,
+        window_rows=2,
+        run_id=run.record().run_id,
+    ).close()
+    (row,) = rows_of(tmp_path, "orphaned ring")
+    assert "of run shot (" in row.found
+    assert "onibi resume shot, or rm" in row.hint
 
 
 def test_a_runs_folder_below_a_file_is_an_error(tmp_path):
