@@ -45,6 +45,7 @@ def ray_session(settings: RunSettings) -> Iterator[None]:
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
     )
+    log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     with _signals_kept():
         ray.init(
             **options,
