@@ -22,7 +22,7 @@ from onibi.platform.errors import AnnotatorError, ConfigError
 from onibi.platform.judge_scores import Estimate, JudgeScores, judge_scores
 from onibi.platform.labels import Label, LabelValue
 
-_FIXED_GOAL = ("lexicon", "replay")  # rules and recorded labels answer one goal, whatever is asked
+_FIXED_GOAL = ("lexicon", "replay", "custom")  # rules, recorded labels and users' classes have a goal of their own
 _RESAMPLES = 2_000
 _ATTEMPTS = 3  # of captions without a label that can be read, as the desk asks again
 

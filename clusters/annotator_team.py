@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _ROLE = "annotator"
 _LONGEST_PAUSE_SECONDS = 60.0
+_NOTES_SECONDS = 5.0
 
 
 class AnnotatorTeam:
@@ -77,8 +78,11 @@ class AnnotatorTeam:
             del self._again_at[role]
         return {self._set_to_work(role): role for role in due}
 
-    def end(self, running: dict[Any, str], seconds: float) -> None:
-        """Let all end after the answer at hand and seal their labels; what does not answer ends with its process."""
+    def end(self, running: dict[Any, str], seconds: float) -> list[str]:
+        """Let all end after the answer at hand and seal their labels; what does not answer ends with its process.
+
+        Returns: what they told the hub since it was last asked: of a short run it may be all.
+        """
         for handle in self.handles.values():
             handle.stop.remote()
         references = [reference for reference, role in running.items() if self.includes(role)]
@@ -86,6 +90,12 @@ class AnnotatorTeam:
             ray.wait(references, num_returns=len(references), timeout=seconds)
         for handle in self.handles.values():
             ray.kill(handle)
+        try:
+            notes: list[str] = ray.get(self._hub.notes.remote(), timeout=_NOTES_SECONDS)
+        except ray.exceptions.RayError as error:  # the run ends because of the hub, and says so
+            log.debug("no last notes of the hub: %s", error)
+            return []
+        return notes
 
     def _set_to_work(self, role: str) -> Any:
         return self.handles[role].run.remote(self._hub)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,7 +164,10 @@ def captions_table(rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] |
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What is said when a run ends. ``evaluation`` is the row of the one that counts; ``ended`` says why it ended."""
+    """What is said when a run ends. ``evaluation`` is the row of the one that counts; ``ended`` says why it ended.
+
+    ``figures`` are those of the last interval.
+    """
 
     name: str
     folder: Path
@@ -175,6 +178,7 @@ class RunSummary:
     evaluation: Row | None
     tracking_uri: str | None
     tracking_run_id: str | None
+    figures: Mapping[str, float]
 
 
 def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
@@ -191,6 +195,7 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
             f"{summary.env_steps:,} env steps ({count_text(speed)}/s), {summary.updates:,} updates, {clock}",
         ),
         *((("evaluated", _evaluation_text(summary.evaluation, rng)),) if summary.evaluation else ()),
+        *((("annotators", text),) if (text := _failing_text(summary.figures)) else ()),
         ("folder", str(summary.folder)),
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
@@ -226,6 +231,17 @@ def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:
     if intrinsic is not None:
         parts.append(f"intrinsic return {value_text(intrinsic)}")
     return ", ".join(parts) + (f"; {episodes} episodes" if episodes else "")
+
+
+def _failing_text(figures: Mapping[str, float]) -> str:
+    failing = figures.get("annotation/annotators_failing", 0.0)
+    if not failing:
+        return ""
+    labelled, keys = (int(figures.get(f"annotation/{name}", 0.0)) for name in ("keys_labelled", "keys_askable"))
+    return (
+        f"{failing:.0f} of {figures['annotation/annotators']:.0f} could not judge at the end, see the warning; "
+        f"{labelled:,} of {keys:,} keys have a label, the others paid nothing"
+    )
 
 
 def _figure(row: Row, key: str) -> float | None:

@@ -79,6 +79,7 @@ class RunResult:
             evaluation=self.evaluations[-1] if self.evaluations else None,
             tracking_uri=record.tracking_uri,
             tracking_run_id=record.tracking_run_id,
+            figures=self.figures,
         )
         console = Console(file=io.StringIO(), width=shutil.get_terminal_size((120, 40)).columns)
         with console.capture() as captured:
@@ -139,6 +140,11 @@ class RunJournal:
         if self._display is None:
             log.info(text)
         self._notes = [*self._notes, text][-3:]
+
+    def warn(self, notes: Sequence[str]) -> None:
+        """What annotators tell of themselves, each once: logged, so that it stays when the display is gone."""
+        for note in notes:
+            log.warning("%s", note)
 
     def watch(self, pay: PayFigures, texts_of: Callable[[Sequence[int]], Sequence[str]]) -> dict[str, float]:
         """Look for hacked rewards: figures and alarms of this interval; an alarm that goes up is told once."""

@@ -180,6 +180,7 @@ class SerialRun:
             else:
                 self._save()
         finally:
+            self._journal.warn(self._annotation.notes())
             self._close()
         return self._journal.close(
             "finished" if status == "finished" else "interrupted",
@@ -246,8 +247,7 @@ class SerialRun:
     def _interval(self, meter: RunMeter) -> None:
         report, shard, logged = self._loop.report(), self._shard.counters(), self._shard.log_figures()
         pacing = self._shard.pacing()
-        for note in self._annotation.notes():
-            self._journal.note(note)
+        self._journal.warn(self._annotation.notes())
         self._journal.interval(
             {
                 **meter.row(self._counters()),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -77,6 +79,52 @@ class Annotator(Protocol):
 def judge_of(annotator: Annotator) -> Judge:
     """Whose labels an annotator's labels are."""
     return Judge(annotator.prompt_version, annotator.model, annotator.goal)
+
+
+def label_for(
+    annotator: Annotator | Judge,
+    request: AnnotationRequest,
+    score: float | None,
+    *,
+    reply: str = "",
+    kind: str = "custom",
+    latency_seconds: float = 0.0,
+    tokens: int = 0,
+    cost: float = 0.0,
+    clock: Callable[[], float] = time.time,
+) -> Label:
+    """An annotator's label of one request: all that the annotator need not know is filled in.
+
+    Args:
+        annotator: whose label it is: anything that has ``prompt_version``, ``model`` and ``goal``.
+        request: what was asked.
+        score: 0 to 1; 0.5 or more is helpful. None: the reply could not be read, the label is invalid.
+        reply: why, as it is shown to people.
+        kind: the annotator's name in the registry.
+        latency_seconds: how long this answer took.
+        tokens: of prompt and reply together.
+        cost: in money.
+        clock: seconds since 1970.
+    Raises: CaptionError for another score.
+    """
+    value = LabelValue.HELPFUL if score is not None and score >= 0.5 else LabelValue.UNHELPFUL
+    return Label(
+        key_hash=text_hash(request.key_text),
+        key_text=request.key_text,
+        raw_text=request.raw_text,
+        value=LabelValue.INVALID if score is None else value,
+        score=math.nan if score is None else float(score),
+        annotator=kind,
+        model=str(annotator.model),
+        prompt_version=str(annotator.prompt_version),
+        goal=str(annotator.goal),
+        latency_seconds=latency_seconds,
+        tokens=tokens,
+        reply=reply,
+        time_seconds=clock(),
+        cost=cost,
+        vote=request.vote,
+    )
 
 
 def with_votes(labels: Iterator[Label], requests: Sequence[AnnotationRequest]) -> Iterator[Label]:

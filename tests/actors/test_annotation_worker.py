@@ -141,7 +141,7 @@ def test_a_custom_annotator_that_cannot_be_made_is_one_clear_message(path, argum
 def test_what_a_custom_annotator_raises_says_whose_fault_it_is():
     annotator = custom()
     annotator._judge.annotate = lambda requests, goal: 5
-    with pytest.raises(AnnotatorError, match=r"annotator\.path .* raised TypeError"):
+    with pytest.raises(AnnotatorError, match=r"annotator\.path .* raised in annotate: TypeError"):
         list(annotator.annotate([request("door")], "g"))
 
 

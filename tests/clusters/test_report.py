@@ -138,6 +138,7 @@ def summary(tmp_path, **changes) -> RunSummary:
         "evaluation": EVALUATION,
         "tracking_uri": "sqlite:///runs/mlflow.db",
         "tracking_run_id": "abc",
+        "figures": {},
     }
     return RunSummary(**{**values, **changes})
 
@@ -161,3 +162,13 @@ def test_the_summary_of_a_run_that_ended_at_once_leaves_out_what_is_not_there(tm
 
 def test_a_tracking_server_is_shown_by_its_address():
     assert mlflow_command("http://host:5000") == "http://host:5000"
+
+
+def test_the_summary_says_so_where_an_annotator_fails_at_the_end(tmp_path):
+    figures = {"annotators": 2.0, "annotators_failing": 1.0, "keys_labelled": 0.0, "keys_askable": 5.0}
+    told = {f"annotation/{name}": value for name, value in figures.items()}
+    text = " ".join(text_of(summary_table(summary(tmp_path, figures=told), np.random.default_rng(0))).split())
+    assert "annotators 1 of 2 could not judge at the end" in text and "0 of 5 keys have a label" in text
+    told["annotation/annotators_failing"] = 0.0
+    text = text_of(summary_table(summary(tmp_path, figures=told), np.random.default_rng(0)))
+    assert "could not judge" not in text
