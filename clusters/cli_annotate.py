@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, INTERRUPTED_EXIT, Debug, RunsFolder, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, INTERRUPTED_EXIT, Debug, RunsFolder, told, wide_console
 
 if TYPE_CHECKING:
     from onibi.clusters.caption_annotation import Outcome, Work
@@ -86,7 +86,7 @@ def annotate(
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
 ) -> None:
-    """Judge the captions of what is stored, without training anything.
+    """Judge the captions of what is stored, without training anything, and show the verdicts.
 
     What the judge has answered before, in a run or here, is not asked again: after Ctrl-C, an empty budget or a dead
     server the same command goes on. Exit code 1 where something is left.
@@ -141,6 +141,7 @@ def annotate(
             outcome = _carry_out(judge, work, opened, patience) if work.items else None
             if outcome is not None:
                 print(_outcome_text(outcome, place))
+            _show_verdicts(opened, judge, captions, pairs=pairs is not None)
             if export is not None:
                 print(_export(opened, judge, export, pairs=pairs is not None))
             if reward_model is not None and outcome is not None and outcome.left:
@@ -311,6 +312,18 @@ def _outcome_text(outcome: Outcome, place: Path) -> str:
         reason = outcome.stopped_by or "their replies could not be read"
         lines.append(f"  {outcome.left:,} left: {reason}. The same command goes on from here.")
     return "\n".join(lines)
+
+
+def _show_verdicts(table: AnnotationTable, judge: Annotator, captions: StoredCaptions, *, pairs: bool) -> None:
+    """What the judge said, now or before, of the captions of the source."""
+    from onibi.clusters.verdict_table import label_table, preference_table
+
+    mine = (judge.prompt_version, judge.model, judge.goal)
+    shown = (
+        preference_table(captions, table.preferences(*mine)) if pairs else label_table(captions, table.labels(*mine))
+    )
+    if shown is not None:
+        wide_console().print(shown)
 
 
 def _export(table: AnnotationTable, judge: Annotator, path: Path, *, pairs: bool) -> str:

@@ -71,6 +71,7 @@ def test_an_estimate_tells_what_is_left_and_asks_nobody(invoke, table):
     told = invoke("stored", "--annotator", "similarity", "--set", GOAL, "--estimate")
     assert "labels: 4 to ask, 0 answered before" in told
     assert "no calls of a server" in told
+    assert "Verdicts" not in told
     assert AnnotationTable(table).labels() == []
 
 
@@ -80,10 +81,16 @@ def test_labels_of_a_stored_run_pay_an_agent(workshop, invoke, tmp_path):
     told = invoke(*arguments)
     assert "4 of 4 judged" in told
     assert "3 helpful, 1 unhelpful" in told
+    rows = [line for line in told.splitlines() if line.startswith(("helpful", "unhelpful"))]
+    assert len(rows) == 4
+    assert "You bump into the wall." in rows[3]
+    assert "shares: enter" in next(row for row in rows if "You enter the kitchen." in row), "the reply"
+    assert "--export FILE.parquet" in told
     assert pq.read_table(file).schema.names == LABEL_SCHEMA.names
     again = invoke(*arguments)
     assert "labels: 0 to ask, 4 answered before" in again
     assert "judged" not in again
+    assert "You enter the kitchen." in again, "the verdicts of before"
     result = workshop.train("paid", annotator={"kind": "replay", "path": str(file)}, budget=BUDGET)
     verdicts = {row.key: (row.label, row.annotator) for row in result.captions if row.label != ""}
     assert verdicts["You enter the kitchen."] == ("helpful", "replay")
@@ -102,6 +109,8 @@ def test_a_reward_model_is_fitted_to_pairs_and_pays_an_agent(workshop, invoke, t
         *changes,
     )
     assert "pairs: 6 to ask" in told
+    assert "Pairs won, the best captions first" in told
+    assert next(line.split()[:2] for line in told.splitlines() if "You bump into the wall." in line) == ["0%", "3"]
     assert "reward model (ranking)" in told
     intrinsic = {"kind": "ranking", "threshold": 0.0, "threshold_quantile": None, "minimum_pairs": 1}
     result = workshop.train(
