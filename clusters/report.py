@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +202,7 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
         *((("MLflow run", summary.tracking_run_id),) if summary.tracking_run_id else ()),
-        ("go on", f"onibi resume {summary.name}"),
+        ("go on", f"{typed_as('onibi')} resume {summary.name}"),
     ]
     for name, text in lines:
         table.add_row(name, Text(text))
@@ -211,7 +213,16 @@ def mlflow_command(tracking_uri: str) -> str:
     """What to type, or where to look, to see the run in MLflow."""
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
-    return f"mlflow ui --backend-store-uri {tracking_uri}"
+    return f"{typed_as('mlflow')} ui --backend-store-uri {tracking_uri}"
+
+
+def typed_as(script: str) -> str:
+    """How to call a script of this environment in the shell: by its path, where the environment is not activated."""
+    place = Path(sys.executable).with_name(script)
+    if shutil.which(script) is not None or not place.exists():
+        return script
+    here = Path.cwd()
+    return str(place.relative_to(here)) if place.is_relative_to(here) else str(place)
 
 
 def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 
 import matplotlib.image
 import numpy as np
@@ -18,6 +19,7 @@ from onibi.clusters.report import (
     learning_curve_png,
     mlflow_command,
     summary_table,
+    typed_as,
 )
 from onibi.platform.desk_report import CaptionReportRow
 
@@ -172,3 +174,19 @@ def test_the_summary_says_so_where_an_annotator_fails_at_the_end(tmp_path):
     told["annotation/annotators_failing"] = 0.0
     text = text_of(summary_table(summary(tmp_path, figures=told), np.random.default_rng(0)))
     assert "could not judge" not in text
+
+
+def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "onibi").write_text("#!/bin/sh\n")
+    (scripts / "onibi").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert typed_as("onibi") == ".venv/bin/onibi"
+    assert typed_as("mlflow") == "mlflow", "what is not there has no path"
+    monkeypatch.chdir("/usr")
+    assert typed_as("onibi") == str(scripts / "onibi")
+    monkeypatch.setenv("PATH", str(scripts))
+    assert typed_as("onibi") == "onibi", "an environment that is activated"
