@@ -85,7 +85,8 @@ ROWS = {
         "appo",
         (
             *_candidates(actors=[1, 2], envs=[256, 128], native=[True], compile=["none"]),
-            *_candidates(actors=[1], envs=[256, 128], native=[True], compile=["default"]),
+            *_candidates(actors=[1], envs=[512], native=[True], compile=["none"]),
+            *_candidates(actors=[1], envs=[256], native=[True], compile=["default"]),
         ),
     ),
     "onibi-sync": Row(
