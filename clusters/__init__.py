@@ -88,7 +88,8 @@ def evaluate(
         episodes: how many at least.
         seed: chooses the games, apart from all that training and its evaluations use.
         against: ``random`` to let a uniformly random player play as many games, both paid by the checkpoint's final
-            reward table; the report's ``passed`` then says whether the 95% intervals are apart.
+            reward table; the report's ``passed`` then says whether the 95% interval of what the run's
+            ``evaluation.judge`` names lies wholly above the random player's.
         runs_folder: where runs are kept.
     """
     hold_threads()

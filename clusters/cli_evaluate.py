@@ -22,17 +22,40 @@ def evaluate(
         list[str], typer.Argument(metavar="RUN…", help="Runs by name or folder, 'last', or an experiment's CSV.")
     ],
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="best|last|N", help="Which one plays.  [default: best]")
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="best|last|N",
+            help="Which one plays: best is the one that the run's own evaluations scored highest, by its "
+            "evaluation.judge; N a number of env steps.",
+            show_default=_DEFAULT_CHECKPOINT,
+        ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="How many fresh episodes, of each run.  [default: 100]")
+        int | None,
+        typer.Option(
+            "--episodes",
+            min=1,
+            help="How many fresh episodes at least, of each run and player; up to 8 environments play as many each.",
+            show_default=str(_DEFAULT_EPISODES),
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="First seed; keep it apart from training's.  [default: 10000]")
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            help="First seed of the games; keep it apart from training's.",
+            show_default=str(_DEFAULT_SEED),
+        ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="random", help="One run: a policy to compare with on the same terms."),
+        typer.Option(
+            "--against",
+            metavar="random",
+            help="One run: a policy to compare with on the same terms, by the run's evaluation.judge.",
+        ),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="GROUP", help="Several: the group to compare the others with.")
@@ -47,7 +70,10 @@ def evaluate(
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
 ) -> None:
-    """Play policies greedily on fresh episodes. Exit code 1 where a comparison is missed.
+    """Play policies greedily on fresh episodes. Exit code 1 where --against is not beaten.
+
+    A run is compared by what its own evaluation.judge names (return, success or intrinsic return): passed where the
+    trained policy's 95% interval lies wholly above the other's. Further figures stand beside it.
 
     Several runs, or an experiment's CSV, where nothing is played: interquartile mean, mean and median over seeds and
     tasks with 95% intervals by stratified bootstrap, and the probability that one group's run beats another's. Runs
@@ -128,6 +154,7 @@ def _evaluate_many(
     import dataclasses
 
     from onibi.clusters import seed_report
+    from onibi.clusters.judgement import more_episodes_note
     from onibi.clusters.seed_curves import seed_curves_png
     from onibi.platform.errors import ConfigError
     from onibi.platform.threads import hold_threads
@@ -144,6 +171,9 @@ def _evaluate_many(
         console = wide_console()
         for table in report.tables():
             console.print(table)
+        note = "" if runs[0].endswith(".csv") else more_episodes_note(playing[1])
+        if note:
+            print(f"of each run {note}")
     if curves is not None:
         try:
             is_drawn = seed_curves_png(scores, curves, "Evaluations while training, over seeds")

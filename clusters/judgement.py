@@ -18,6 +18,9 @@ from onibi.platform.errors import ConfigError
 from onibi.platform.policy import weights_version
 from onibi.platform.run_folder import find_run
 
+FIGURES = {"episode_return": "return", "success": "success", "intrinsic_return": "intrinsic return"}
+"""What ``evaluation.judge`` may name, which are fields of PlayerReport, in words."""
+
 _EVALUATION_LANES = 8
 _BOOTSTRAP_SEED = 0
 
@@ -45,10 +48,15 @@ class PlayerReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What was played. ``passed`` is None where nothing was compared."""
+    """What was played.
+
+    ``asked``: episodes wanted of each player. ``compared``: the run's ``evaluation.judge``, on which ``passed`` is the
+    verdict: None where nothing was compared, False too where the task does not tell that figure.
+    """
 
     run: str
     checkpoint: int
+    asked: int
     players: list[PlayerReport]
     compared: str
     passed: bool | None
@@ -56,10 +64,28 @@ class EvaluationReport:
     def summary(self) -> str:
         """A few lines for a terminal."""
         lines = [f"{self.run}, checkpoint of {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
-        if self.passed is not None:
+        lines += [note] if (note := more_episodes_note(self.asked)) else []
+        if self.passed is None:
+            return "\n".join(lines)
+        figure = FIGURES[self.compared]
+        if any(getattr(each, self.compared) is None for each in self.players):
+            lines.append(f"no episode told the {figure}, by which this run is judged (evaluation.judge): not passed")
+        else:
             verdict = "lies above" if self.passed else "does NOT lie above"
-            lines.append(f"the 95% interval of the trained player's {self.compared} {verdict} the random player's")
+            lines.append(
+                f"the 95% interval of the trained player's {figure}, by which this run is judged (evaluation.judge), "
+                f"{verdict} the random player's"
+            )
         return "\n".join(lines)
+
+
+def more_episodes_note(asked: int) -> str:
+    """Why more episodes are played than were asked for; empty where as many are."""
+    envs = min(_EVALUATION_LANES, asked)
+    played = -(-asked // envs) * envs
+    if played == asked:
+        return ""
+    return f"{played} episodes, not {asked}: {envs} environments step together, and each plays as many as the others"
 
 
 def evaluate(
@@ -85,11 +111,15 @@ def evaluate(
         rewards = _frozen_rewards(plan, settings, newest)
         played = play(plan.make_evaluation(played_weights, envs, seed), envs, episodes, rewards)
         players.append(_report(name, played, rewards is not None))
-    passed, compared = None, "intrinsic return" if settings.rewards.intrinsic is not None else "return"
-    if against:
-        trained, other = ((each.intrinsic_return or each.episode_return) for each in players)
-        passed = intervals_apart(other, trained)
-    return EvaluationReport(folder.name, checkpoint.step, players, compared, passed)
+    judge = settings.evaluation.judge
+    passed = _lies_above(players[0], players[1], judge) if against else None
+    return EvaluationReport(folder.name, checkpoint.step, episodes, players, judge, passed)
+
+
+def _lies_above(trained: PlayerReport, other: PlayerReport, figure: str) -> bool:
+    upper: Interval | None = getattr(trained, figure)
+    lower: Interval | None = getattr(other, figure)
+    return upper is not None and lower is not None and intervals_apart(lower, upper)
 
 
 def _frozen_rewards(plan: object, settings: RunSettings, checkpoint: Checkpoint) -> FrozenRewards | None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from onibi.clusters import seed_statistics
 from onibi.clusters.experiments.report import estimate_text
 from onibi.clusters.experiments.result_table import ResultRow, config_hash, read_rows
-from onibi.clusters.judgement import evaluate
+from onibi.clusters.judgement import FIGURES, evaluate
 from onibi.clusters.seed_statistics import Estimate, Scores
 from onibi.platform.errors import ConfigError
 from onibi.platform.history import read_history, series
@@ -25,7 +25,6 @@ from onibi.platform.run_folder import RunFolder, find_run
 log = logging.getLogger(__name__)
 
 _BOOTSTRAP_SEED = 0
-_FIGURES = {"episode_return": "return", "success": "success", "intrinsic_return": "intrinsic_return"}
 _COMMON_TASKS = "tasks of both, normalized"
 _NEEDED = ("arm", "task", "group", "score", "normalized")
 
@@ -170,7 +169,7 @@ def scores_of_runs(
         figure = settings["evaluation"]["judge"]
         interval = getattr(report.players[0], figure)
         if interval is None:
-            raise ConfigError(f"{folder.name}: the task tells no {_FIGURES[figure]}, by which its run is judged.")
+            raise ConfigError(f"{folder.name}: the task tells no {FIGURES[figure]}, by which its run is judged.")
         group = _group_label(labels, config_hash({k: v for k, v in settings.items() if k != "seed"}), folder.name)
         scores.append(SeedScore(group, _task_label(settings), folder.name, interval.mean, None, curve=_curve(folder)))
     return scores

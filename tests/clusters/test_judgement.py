@@ -1,0 +1,109 @@
+"""`onibi evaluate` of one run: by what it judges, how many episodes it plays, and what its help says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from onibi.clusters.cli import app
+from onibi.clusters.judgement import more_episodes_note
+from onibi.platform.run_folder import find_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, corridor_settings):
+    """A run that reaches the corridor's end, and whose judge finds nothing helpful: captions pay nobody anything."""
+    from onibi.clusters import train
+
+    folder = tmp_path_factory.mktemp("judged")
+    (folder / "rings").mkdir()
+    settings = corridor_settings(
+        folder / "rings",
+        environment={
+            "id": "onibi.actors.environments.listening_corridor:make",
+            "vectorization": "native",
+            "kwargs": {"rooms": 2, "room_length": 3},
+            "max_episode_steps": 20,
+        },
+        budget={"max_env_steps": 3_000, "max_seconds": None},
+        evaluation={"period_env_steps": None, "episodes": 4, "envs": 2, "judge": "success"},
+    )
+    settings["annotator"] = {"kind": "lexicon", "lexicon": str(_all_unhelpful(folder))}
+    train(settings, serial=True, name="run", runs_folder=folder / "runs", display=False)
+    return find_run(folder / "runs", "run")
+
+
+def _all_unhelpful(folder):
+    path = folder / "nothing.yaml"
+    path.write_text(yaml.safe_dump({"goal": "Reach the end.", "unmatched": "unhelpful", "rules": []}), encoding="utf-8")
+    return path
+
+
+def evaluate(run, *arguments, code=0):
+    command = ["evaluate", "run", "--runs-folder", str(run.root), *map(str, arguments)]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "160"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def judged_by(trained):
+    """Sets what the run is judged by; puts it back at the end."""
+    before = trained.config.read_text(encoding="utf-8")
+
+    def change(judge):
+        settings = yaml.safe_load(before)
+        settings["evaluation"]["judge"] = judge
+        trained.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    yield change
+    trained.config.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("judge", "figure"), [("success", "success"), ("episode_return", "return")])
+def test_the_verdict_is_on_what_the_run_is_judged_by_though_captions_pay_both_alike(trained, judged_by, judge, figure):
+    judged_by(judge)
+    told = evaluate(trained, "--against", "random", "--episodes", 16)
+    assert f"trained player's {figure}, by which this run is judged (evaluation.judge), lies above" in told
+    assert "intrinsic return 0 " in told, "the other figures stand beside it"
+
+
+def test_a_run_that_is_judged_by_its_captions_does_not_pass_by_its_return(trained, judged_by):
+    judged_by("intrinsic_return")
+    told = evaluate(trained, "--against", "random", "--episodes", 16, code=1)
+    assert "trained player's intrinsic return, by which" in told
+    assert "does NOT lie above" in told
+
+
+def test_a_figure_that_the_task_does_not_tell_is_not_passed(workshop):
+    rewards = {"extrinsic": {"coefficient": 1.0, "clip": 1.0}, "intrinsic": None}
+    budget = {"max_env_steps": 200, "max_seconds": None}
+    evaluation = {"period_env_steps": None, "episodes": 2, "judge": "intrinsic_return"}
+    workshop.train(captioner={"kind": "none"}, rewards=rewards, budget=budget, evaluation=evaluation)
+    told = evaluate(find_run(workshop.runs, "run"), "--against", "random", "--episodes", 8, code=1)
+    assert "no episode told the intrinsic return, by which this run is judged (evaluation.judge): not passed" in told
+
+
+def test_more_episodes_than_asked_for_are_explained(trained):
+    told = evaluate(trained, "--episodes", 10)
+    assert "trained: 16 episodes" in told
+    assert "16 episodes, not 10: 8 environments step together" in told
+    assert "step together" not in evaluate(trained, "--episodes", 16)
+    report = json.loads(evaluate(trained, "--episodes", 10, "--json"))
+    assert (report["asked"], report["players"][0]["episodes"], report["passed"]) == (10, 16, None)
+
+
+@pytest.mark.parametrize(("asked", "played"), [(1, 1), (7, 7), (8, 8), (9, 16), (100, 104), (104, 104)])
+def test_every_environment_plays_as_many_episodes_as_the_others(asked, played):
+    note = more_episodes_note(asked)
+    assert note.startswith(f"{played} episodes, not {asked}") if played != asked else note == ""
+
+
+def test_the_help_tells_the_defaults_and_what_best_means():
+    told = " ".join(CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "300"}).output.split())
+    for default in ("best", "100", "10000"):
+        assert f"[default: ({default})]" in told
+    assert "best is the one that the run's own evaluations scored highest, by its evaluation.judge" in told
