@@ -58,3 +58,10 @@ def test_annotate_tells_it_in_one_message_and_does_not_wait(workshop):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2, result.output
     assert "lacks ['annotate']" in result.output
+
+
+def test_an_annotator_of_ones_own_is_measured_on_the_goal_that_it_has():
+    command = ["annotate", "--benchmark", "--goal", "descend", "--limit", "20", "--annotator", "custom"]
+    result = CliRunner().invoke(app, [*command, "--set", "path=faulty_judge:FaultyJudge"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "it judges its own goal, not this one" in result.output
