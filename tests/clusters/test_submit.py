@@ -137,6 +137,7 @@ def bare_cluster(bare_python, tmp_path_factory):
         yield url, home
 
 
+@pytest.mark.slow  # the test below sends the same job, and needs more
 def test_ray_job_submit_trains_where_onibi_is_installed(tmp_path):
     runs = tmp_path / "runs"
     with ray_head(Path(sys.executable), tmp_path) as url:
