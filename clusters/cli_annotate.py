@@ -314,11 +314,16 @@ def _outcome_text(outcome: Outcome, place: Path) -> str:
     return "\n".join(lines)
 
 
+def _names(judge: Annotator) -> tuple[str, str, str]:
+    """By which a table finds a judge's verdicts."""
+    return judge.prompt_version, judge.model, judge.goal
+
+
 def _show_verdicts(table: AnnotationTable, judge: Annotator, captions: StoredCaptions, *, pairs: bool) -> None:
     """What the judge said, now or before, of the captions of the source."""
     from onibi.clusters.verdict_table import label_table, preference_table
 
-    mine = (judge.prompt_version, judge.model, judge.goal)
+    mine = _names(judge)
     shown = (
         preference_table(captions, table.preferences(*mine)) if pairs else label_table(captions, table.labels(*mine))
     )
@@ -334,7 +339,7 @@ def _export(table: AnnotationTable, judge: Annotator, path: Path, *, pairs: bool
     from onibi.platform.errors import ConfigError
     from onibi.platform.labels import labels_to_arrow, preferences_to_arrow
 
-    mine = (judge.prompt_version, judge.model, judge.goal)
+    mine = _names(judge)
     found = preferences_to_arrow(table.preferences(*mine)) if pairs else labels_to_arrow(table.labels(*mine))
     sink = pa.BufferOutputStream()
     parquet.write_table(found, sink, compression="zstd")
@@ -360,7 +365,7 @@ def _fit(
     from onibi.learners.reward_models.fitted_model import fit_offline
     from onibi.platform.errors import ConfigError
 
-    mine = (judge.prompt_version, judge.model, judge.goal)
+    mine = _names(judge)
     data = labelled_keys(captions, table.preferences(*mine) if pairs else table.labels(*mine))
     about = {"goal": judge.goal, "model": judge.model, "prompt_version": judge.prompt_version}
     kind: Literal["ranking", "classification"] = "ranking" if pairs else "classification"

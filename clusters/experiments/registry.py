@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 from onibi.clusters.experiments.declaration import Experiment
 from onibi.platform.config_words import nearest
@@ -37,14 +35,11 @@ def find_experiment(name: str) -> Experiment:
 
 
 def imported(path: str) -> object:
-    """What ``module:name`` names; modules in the current folder are found too.
+    """What ``module:name`` names; ``cli.main`` sees to it that modules in the current folder are found too.
 
     Raises: ConfigError where the module or the name is not there.
     """
     module_name, _, attribute = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # the installed script, unlike python -m, does not look there
-        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

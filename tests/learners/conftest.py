@@ -150,7 +150,14 @@ GRID = ReplaySpec(
     ),
     actions=3,
 )
-SPECS = {"flat": FLAT, "mixed": MIXED, "nethack": NETHACK, "image": IMAGE, "grid": GRID}
+BOX = ReplaySpec(
+    observation=(ArraySpec(name="observation", dtype="float32", shape=(3,)),),
+    actions=0,
+    action=ArraySpec(name="action", dtype="float32", shape=(2,)),
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+)
+SPECS = {"flat": FLAT, "box": BOX, "mixed": MIXED, "nethack": NETHACK, "image": IMAGE, "grid": GRID}
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ from onibi.learners.support import SupportSettings
 from onibi.platform.errors import CheckpointError
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
-BOX = ReplaySpec(
-    observation=(ArraySpec(name="observation", dtype="float32", shape=(3,)),),
-    actions=0,
-    action=ArraySpec(name="action", dtype="float32", shape=(2,)),
-    action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0),
-)
 NETWORK = MlpSettings(hidden=(16, 16), layer_norm=False, activation="tanh")
 SMALL = {"rows": 6, "batch_lanes": 4, "network": NETWORK, "value_loss": "mse", "metrics_period_updates": 1}
 HL_GAUSS = {"value_loss": "hl_gauss", "support": SupportSettings(low=-5.0, high=5.0)}
@@ -127,7 +120,7 @@ CASES = {
 @pytest.mark.parametrize("seed", range(3))
 def test_the_loss_is_what_plain_loops_give(specs, slab_of, case, name, seed):
     owner, settings = CASES[case]
-    spec = BOX if name == "box" else specs[name]
+    spec = specs[name]
     learner = moved(owner(settings, spec, None, 0, "cpu"))
     slab = slab_of(owner, settings, spec, seed)
     loss, learnt = learner._losses(learner._shared.inputs(slab, slab.reward))

@@ -25,13 +25,6 @@ from onibi.platform.stacked_policy import StackedPolicyFactory
 
 ENVS, VERSION = 6, weights_version(0, 9)
 LANES = LaneRange(6, ENVS, 12)
-BOX = ReplaySpec(
-    observation=(ArraySpec(name="observation", dtype="float32", shape=(3,)),),
-    actions=0,
-    action=ArraySpec(name="action", dtype="float32", shape=(2,)),
-    action_low=(-1.0, -1.0),
-    action_high=(1.0, 1.0),
-)
 SMALL = {"network": MlpSettings(hidden=(9,)), "value_loss": "mse"}
 CORE = CoreSettings(cell="gru", size=5)
 SLAB = {"rows": 4, "batch_lanes": 8}
@@ -129,11 +122,11 @@ def test_so_are_those_of_networks_in_torch(specs, make_observation, name):
 
 
 @pytest.mark.parametrize("core", [None, CORE])
-def test_so_are_continuous_actions(make_observation, core):
-    settings = AppoSettings(core=core, **SLAB, **SMALL)
-    learner, factory = learner_of(AppoLearner, settings, BOX), AppoLearner.policy_factory(settings, BOX)
+def test_so_are_continuous_actions(specs, make_observation, core):
+    settings, spec = AppoSettings(core=core, **SLAB, **SMALL), specs["box"]
+    learner, factory = learner_of(AppoLearner, settings, spec), AppoLearner.policy_factory(settings, spec)
     ask = Elsewhere(factory, strange_rows)
-    observations = [make_observation(BOX, ENVS, np.random.default_rng(seed)) for seed in range(8)]
+    observations = [make_observation(spec, ENVS, np.random.default_rng(seed)) for seed in range(8)]
     check_equal_steps(factory(LANES), remote_policy(factory, LANES, ask), ask, learner, observations)
 
 
