@@ -63,7 +63,10 @@ class PlannedWindows:
         return self._gather.allocate(self._batch, empty)
 
     def draw(self, out: Windows) -> Windows:
-        """One batch, into ``out``; every value in it belongs to the rows that ``(lane, generation)`` name."""
+        """One batch, into ``out``; every value in it belongs to the rows that ``(lane, generation)`` name.
+
+        The columns that were planned, and the starts' names, are views of the plan.
+        """
         if self._pending is None:
             self._plan_ahead()
             assert self._pending is not None
@@ -72,7 +75,7 @@ class PlannedWindows:
         last = begin + self._batch == len(plan)
         overlapped = last and self._gather.threads > 1 and self._ahead > 1
         self._gather.gather(plan, batch, out, self._plan_ahead if overlapped else None)
-        late = self._gather.late(plan.starts.lane[batch], plan.starts.row[batch])
+        late = self._gather.late_of(plan, batch)
         while len(late):
             self.overtaken += len(late)
             again = self._gather.plan(self._choose(len(late)))
@@ -80,9 +83,8 @@ class PlannedWindows:
             self._gather.gather_at(again, late, out)
             late = late[self._gather.late(again.starts.lane, again.starts.row)]
         for name in PLANNED:
-            np.copyto(getattr(out, name), getattr(plan, name)[batch])
-        np.copyto(out.lane, plan.starts.lane[batch])
-        np.copyto(out.generation, plan.starts.row[batch])
+            setattr(out, name, getattr(plan, name)[batch])
+        out.lane, out.generation = plan.starts.lane[batch], plan.starts.row[batch]
         self.probability = plan.starts.probability[batch]
         if not last:
             self._position += self._batch

@@ -63,6 +63,7 @@ class RingReader:
         self._words = self._ring.words
         self.columns: dict[str, NDArray[Any]] = self._ring.columns
         self._groups = np.arange(self.layout.groups)
+        self._last: tuple[tuple[bytes, ...], Snapshot] | None = None
 
     @property
     def spec(self) -> ReplaySpec:
@@ -80,9 +81,16 @@ class RingReader:
         return self.layout.slots
 
     def snapshot(self) -> Snapshot:
-        """The committed record of every group, and what may be overwritten left out."""
+        """The committed record of every group, and what may be overwritten left out; its arrays are read-only.
+
+        While no commit begins or ends, the same one is returned.
+        """
         committed_words = self._words["committed"]
         for _ in range(_ROUNDS):
+            # These words never fall: where they are what they were, so is all that they vouch for.
+            now, last = self._vouching_words(), self._last
+            if last is not None and last[0] == now:
+                return last[1]
             committed = committed_words.copy()
             parity = committed & 1
             cursor = self._per_lane("cursor", parity)
@@ -90,7 +98,7 @@ class RingReader:
             is_open = self._per_lane("open", parity)
             inserted = self._words["inserted"][parity, self._groups]
             if np.array_equal(committed, committed_words):
-                return Snapshot(
+                snapshot = Snapshot(
                     cursor=cursor,
                     # The ring may have lapped this snapshot meanwhile: an empty span, not a negative one.
                     oldest=np.minimum(np.maximum(oldest, self.oldest_now()), cursor),
@@ -98,6 +106,10 @@ class RingReader:
                     committed=committed,
                     inserted=inserted,
                 )
+                for array in vars(snapshot).values():
+                    array.flags.writeable = False
+                self._last = now, snapshot
+                return snapshot
         raise self._never_still()
 
     def oldest_now(self) -> NDArray[np.int64]:
@@ -123,10 +135,17 @@ class RingReader:
         ceiling: NDArray[np.int64] = np.maximum(first, second)
         return ceiling
 
+    def oldest_words(self) -> bytes:
+        """Both records of ``oldest``: while they stay what they were, so does ``oldest_ceiling``."""
+        return self._words["oldest"].tobytes()
+
     def close(self) -> None:
         """Forget the memory; it is unmapped when the last array handed out is gone."""
         self._ring.release()
         self._words, self.columns = {}, {}
+
+    def _vouching_words(self) -> tuple[bytes, ...]:
+        return tuple(self._words[name].tobytes() for name in ("committed", "writing", "oldest"))
 
     def _per_lane(self, name: str, parity: NDArray[np.int64]) -> NDArray[np.int64]:
         words = self._words[name].reshape(2, self.layout.groups, self.layout.lanes_per_group)

@@ -27,7 +27,7 @@ class UniformSampler(WindowSampler):
             number = self._rng.integers(0, ends[-1], missing)
             # Lanes in step, the usual case: a division finds the same places faster than a search.
             place = number // alike if alike else np.searchsorted(ends, number, side="right")
-            return place, number + before[place]
+            return place, number + np.take(before, place)
 
         def fall_back(place: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.int64]:
             return self._rng.integers(0, len(place), count)

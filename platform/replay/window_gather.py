@@ -39,6 +39,8 @@ class Plan:
     caption_count: NDArray[np.uint16]
     action: NDArray[Any]
     policy_version: NDArray[np.int64]
+    whole_while: bytes
+    """The ring's ``oldest`` words that no start lies below; empty where one does."""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -212,6 +214,7 @@ class WindowGather:
             caption_count=caption_count,
             action=np.take(columns["action"], begin, axis=0, mode="clip"),
             policy_version=np.take(columns["policy_version"], begin, mode="clip"),
+            whole_while=self._whole_while(starts),
         )
 
     def gather(self, plan: Plan, batch: slice, out: Windows, meanwhile: Callable[[], None] | None = None) -> None:
@@ -253,6 +256,12 @@ class WindowGather:
             for column in self._trail:
                 out.trail[column.name][positions] = columns[column.name][plan.rows]
 
+    def late_of(self, plan: Plan, batch: slice) -> NDArray[np.int64]:
+        """``late`` of a part of a plan: without looking at its rows where no commit has moved ``oldest`` meanwhile."""
+        if self._reader.oldest_words() == plan.whole_while:
+            return _NONE
+        return self.late(plan.starts.lane[batch], plan.starts.row[batch])
+
     def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """End check: positions of starts of which a row, stacked frames included, may have been overwritten by now."""
         row = first_read(row, self.look_back)
@@ -263,6 +272,11 @@ class WindowGather:
     def close(self) -> None:
         """End the gather threads."""
         self._threads.close()
+
+    def _whole_while(self, starts: Starts) -> bytes:
+        words = self._reader.oldest_words()
+        ceiling = np.frombuffer(words, np.int64).reshape(2, -1).max(axis=0)
+        return words if (first_read(starts.row, self.look_back) >= np.take(ceiling, starts.lane)).all() else b""
 
     def _is_stacked(self, column: ArraySpec) -> bool:
         return self._stack is not None and column.name in self._stack.leaves

@@ -126,7 +126,7 @@ def drawable_starts(
     missing_count = count
     for _ in range(_REDRAWS):
         place[missing], row[missing] = propose(missing_count)
-        at = span.lanes[place] * slots + row % slots
+        at = np.take(span.lanes * slots, place) + row % slots
         missing = np.flatnonzero(np.take(role, at, mode="clip") == ROLE_FINAL)
         missing_count = len(missing)
         if not missing_count:
@@ -135,7 +135,9 @@ def drawable_starts(
         place, row = _listed(reader, span)
         pick = fall_back(place, row)
         place, row = place[pick], row[pick]
-    return Starts(lane=span.lanes[place], row=row, limit=span.cursor[place], probability=np.ones(count))
+    return Starts(
+        lane=np.take(span.lanes, place), row=row, limit=np.take(span.cursor, place), probability=np.ones(count)
+    )
 
 
 def _listed(reader: RingReader, span: Span) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

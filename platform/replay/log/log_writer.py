@@ -134,7 +134,7 @@ class LogWriter:
         capacity = max(1, settings.segment_bytes // reader.spec.row_bytes)
         self._slots = reader.slots
         self._follower = RingFollower(reader, capacity, np.maximum(known - first, 0), first)
-        self._cursor = reader.snapshot().cursor
+        self._cursor = reader.snapshot().cursor.copy()
         self._handed_rows = int(np.maximum(self._cursor - self._follower.next_row, 0).sum())
         self._sealed_rows = 0
         self._episodes: list[EpisodeStatistics] = []
