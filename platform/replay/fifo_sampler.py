@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
 from onibi.platform.replay.ring_reader import RingReader, Snapshot
+from onibi.platform.replay.row_copy import copy_rows
 from onibi.platform.replay.window_gather import Empty, chosen_columns
 from onibi.platform.replay.window_starts import checked_lanes
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec
@@ -285,9 +286,9 @@ class FifoSampler:
             for place, lane, count, slot in runs:
                 before_wrap = min(rows, slots - slot)
                 part, into = source[lane : lane + count], target[place : place + count]
-                np.copyto(into[:, :before_wrap], part[:, slot : slot + before_wrap])
+                copy_rows(into[:, :before_wrap], part[:, slot : slot + before_wrap])
                 if rows > before_wrap:
-                    np.copyto(into[:, before_wrap:], part[:, : rows - before_wrap])
+                    copy_rows(into[:, before_wrap:], part[:, : rows - before_wrap])
         if self._stack is not None:
             reach = begin[:, None] + np.arange(t + 1)
             flat = stacked_rows(self._reader, lanes[:, None], reach, self._stack.frames).reshape(-1)

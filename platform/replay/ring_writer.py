@@ -21,6 +21,7 @@ from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_la
 from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.row_copy import copy_rows
 from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 log = logging.getLogger(__name__)
@@ -321,9 +322,10 @@ class RingWriter:
         for name, source in commit.columns.items():
             target = self._by_lane[name]
             for begin, lanes, row, slot, count in blocks:
-                target[base + begin : base + begin + lanes, slot : slot + count] = source[
-                    begin : begin + lanes, row : row + count
-                ]
+                copy_rows(
+                    target[base + begin : base + begin + lanes, slot : slot + count],
+                    source[begin : begin + lanes, row : row + count],
+                )
                 yield f"column {name}"
 
     def _check_words(self) -> None:
