@@ -179,7 +179,7 @@ def run(case: Case, seconds: float, folder: Path) -> None:
         report(f"2 threads, n {n_steps}", two, one, case.batch_size, "samples", "one thread")
 
     size = LANES * (case.fragment_rows + 1) * spec.row_bytes
-    source, target = np.ones(size, np.uint8), np.zeros(max(path.stat().st_size, size), np.uint8)
+    source, target = np.ones(size, np.uint8), np.ones(max(path.stat().st_size, size), np.uint8)  # ones: pages in place
     place = 0
 
     def bare_copy() -> None:

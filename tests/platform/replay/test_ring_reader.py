@@ -102,7 +102,7 @@ def test_what_a_cut_commit_and_its_retry_by_another_process_store_is_seen(ring, 
         if stores == cut_at:
             raise Stop
 
-    for cut_at in range(1, 30):
+    for cut_at in range(1, 30):  # noqa: B007 - read by stop
         stores = 0
         cut = watched_writer(ring, stop)
         try:
