@@ -86,7 +86,7 @@ def export_log(
 
         log = find_log(runs_folder, run).open()
         _refuse_empty(log)
-        with _disks_told(path):
+        with _disks_told(path), _reading(log, "exporting"):
             moved = export_parquet(log, path) if to == "parquet" else export_minari(log, path, pieces=pieces)
         _print_transfer(moved)
 
@@ -201,7 +201,8 @@ def verify(
         from onibi.platform.replay.datasets.row_check import verify_log
 
         log = find_log(runs_folder, run).open()
-        damage, notes = verify_log(log)
+        with _reading(log, "verifying", times=2):
+            damage, notes = verify_log(log)
         for note in notes:
             print(f"note    {note}")
         for found in damage:
@@ -231,6 +232,22 @@ def _views(runs_folder: Path, name: str, *, live: bool) -> dict[str, Any]:
     _refuse_empty(log)
     labels = sql_query.checkpoint_views(named.run.checkpoints) if named.run else {}
     return {**labels, **sql_query.log_views(log)}
+
+
+@contextmanager
+def _reading(log: Any, what: str, times: int = 1) -> Iterator[None]:
+    """A bar over the log's rows on a terminal, nothing elsewhere. ``times``: how often each row is read."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"{what} {log.rows:,} rows", total=times * log.rows)
+        log.on_rows = lambda rows: bar.advance(task, rows)
+        yield
 
 
 @contextmanager

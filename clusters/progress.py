@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live panel on a terminal, one line an interval elsewhere."""
+"""What a run shows while it trains: a live panel on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from onibi.clusters.figures import UNKNOWN, bytes_text, count_text, duration_tex
 Show: TypeAlias = Callable[[float | None], str]
 
 _REFRESHES_PER_SECOND = 2  # only the clock moves between intervals
+_LINE_SECONDS = 10.0
+"""Of the run between two lines off a terminal; notes, evaluations and alarms have their line at once."""
+_AT_ONCE = ("evaluation/", "alarms/")
+_PAID = "actors/intrinsic_return"
 _NOTES = 3
 _SPARK_POINTS = 24
 _SPARK_BLOCKS = "▁▂▃▄▅▆▇█"
@@ -56,7 +60,8 @@ class Budget:
 class _Figure:
     """One line of the panel: ``key`` of the snapshot, its label, how it is written, and whether its course is drawn.
 
-    ``mean``: of the last intervals that the course shows. ``nonzero``: left out where it is 0.
+    ``mean``: of the last intervals that the course shows. ``nonzero``: left out where it is 0. ``heard``: of captions,
+    left out before the run has heard any, as it never does where the environment has none.
     """
 
     key: str
@@ -65,10 +70,15 @@ class _Figure:
     course: bool = False
     mean: bool = False
     nonzero: bool = False
+    heard: bool = False
 
     def told(self, snapshot: Mapping[str, float]) -> bool:
         """Whether the snapshot has it, and it is worth telling."""
-        return self.key in snapshot and not (self.nonzero and abs(snapshot[self.key]) < 0.05)  # as it would be written
+        if self.key not in snapshot:
+            return False
+        if self.heard and snapshot.get("annotation/keys") == 0 and not (self.key == _PAID and snapshot[self.key]):
+            return False  # bonuses pay without captions
+        return not (self.nonzero and abs(snapshot[self.key]) < 0.05)  # as it would be written
 
 
 def _bytes_text(size: float | None) -> str:
@@ -104,7 +114,7 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("actors/env_steps", "env steps", count_text),
                 _Figure("actors/env_steps_per_second", "steps/s", count_text),
                 _Figure("actors/episode_return", "return", value_text, course=True),
-                _Figure("actors/intrinsic_return", "intrinsic return", value_text, course=True),
+                _Figure(_PAID, "intrinsic return", value_text, course=True, heard=True),
                 _Figure("actors/success_rate", "success", share_text, course=True),
                 _Figure("actors/episode_length", "length", value_text),
                 _Figure("actors/policy_lag_mean", "policy lag, mean", value_text),
@@ -157,14 +167,14 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
         (
             "captions",
             (
-                _Figure("annotation/keys_labelled", "labels", count_text),
-                _Figure("annotation/keys", "keys", count_text),
-                _Figure("annotation/queue_keys", "queue", count_text),
+                _Figure("annotation/keys_labelled", "labels", count_text, heard=True),
+                _Figure("annotation/keys", "keys", count_text, heard=True),
+                _Figure("annotation/queue_keys", "queue", count_text, heard=True),
                 _Figure("annotation/latency_p95_seconds", "answers within", _seconds_text),
                 _Figure("annotation/parse_failure_share", "unreadable", share_text, nonzero=True),
                 _Figure("annotation/annotators_failing", "annotators failing", count_text, nonzero=True),
                 _Figure("annotation/annotators_spent", "budgets used up", count_text, nonzero=True),
-                _Figure("learner/labelled_share", "rows labelled", share_text, course=True),
+                _Figure("learner/labelled_share", "rows labelled", share_text, course=True, heard=True),
                 *(
                     _Figure(f"alarms/{name}", f"ALARM: {text}", _nothing, nonzero=True)
                     for name, text in _ALARMS.items()
@@ -181,10 +191,10 @@ _LINE = (
     _Figure("learner/updates_per_second", "{}/s", count_text),
     _Figure("actors/episode_return", "return {}", value_text),
     _Figure("actors/success_rate", "success {}", share_text),
-    _Figure("actors/intrinsic_return", "intrinsic {}", value_text),
-    _Figure("annotation/keys_labelled", "{} labels", count_text),
-    _Figure("learner/labelled_share", "labelled {}", share_text),
-    _Figure("annotation/queue_keys", "queue {}", count_text),
+    _Figure(_PAID, "intrinsic {}", value_text, heard=True),
+    _Figure("annotation/keys_labelled", "{} labels", count_text, heard=True),
+    _Figure("learner/labelled_share", "labelled {}", share_text, heard=True),
+    _Figure("annotation/queue_keys", "queue {}", count_text, heard=True),
     _Figure("annotation/annotators_failing", "{} annotators failing", count_text, nonzero=True),
     _Figure("annotation/annotators_spent", "{} budgets used up", count_text, nonzero=True),
     _Figure("actors/policy_lag_mean", "lag {}", value_text),
@@ -217,6 +227,8 @@ class ProgressDisplay:
         self._courses: dict[str, deque[float]] = {}
         self._notes: deque[str] = deque(maxlen=_NOTES)
         self._held_back = ""
+        self._line_at = -math.inf
+        self._untold = ""
         self._seconds = 0.0
         self._updated_at = clock()
         self._live = (
@@ -242,6 +254,8 @@ class ProgressDisplay:
         """Leave the last state on the terminal and give the cursor back."""
         if self._live is not None:
             self._live.stop()
+        elif self._untold:
+            self._print(self._untold)
 
     def update(self, snapshot: Mapping[str, float], notes: Sequence[str] = (), held_back: str = "") -> None:
         """Show one interval.
@@ -254,6 +268,11 @@ class ProgressDisplay:
         now = self._clock()
         self._seconds = snapshot.get("time/seconds", self._seconds + now - self._updated_at)
         self._updated_at = now
+        news = bool(notes) or any(
+            math.isfinite(value) and value != self._figures.get(key, 0.0)
+            for key, value in snapshot.items()
+            if key.startswith(_AT_ONCE)
+        )
         self._figures.update(snapshot)
         for key, value in snapshot.items():
             if math.isfinite(value):
@@ -263,9 +282,12 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.refresh()
             return
-        self.console.print(Text(self.line(snapshot)), soft_wrap=True)
+        self._untold = self.line(snapshot)
+        if news or self._seconds - self._line_at >= _LINE_SECONDS:
+            self._print(self._untold)
+            self._line_at, self._untold = self._seconds, ""
         for note in notes:
-            self.console.print(Text(f"  {note}"), soft_wrap=True)
+            self._print(f"  {note}")
 
     def line(self, snapshot: Mapping[str, float]) -> str:
         """The snapshot as one line of text."""
@@ -294,6 +316,9 @@ class ProgressDisplay:
             body.append(Text(f"‖ {self._held_back}", style="dim", overflow="ellipsis", no_wrap=True))
         body += [Text(f"· {note}", style="yellow", overflow="ellipsis", no_wrap=True) for note in self._notes]
         return Panel(Group(*body), title=Text(f" {self._title} "), title_align="left", border_style="cyan")
+
+    def _print(self, line: str) -> None:
+        self.console.print(Text(line), soft_wrap=True)
 
     def _head(self) -> RenderableType:
         head = Table.grid(padding=(0, 2))

@@ -47,7 +47,7 @@ def drawn(shown: ProgressDisplay) -> str:
     return capture.get()
 
 
-def test_off_a_terminal_each_interval_is_one_plain_line_and_each_note_another():
+def test_off_a_terminal_an_interval_is_one_plain_line_and_each_note_another():
     with display(terminal=False, width=40) as shown:  # narrower than the line, which must not be folded
         plain = {name: figure for name, figure in SNAPSHOT.items() if name != "actors/episode_return"}
         shown.update(plain, ["actor 1 replaced [red]"])
@@ -57,6 +57,45 @@ def test_off_a_terminal_each_interval_is_one_plain_line_and_each_note_another():
         "  actor 1 replaced [red]",
         "   1:50  loss 0.25  4:50 left",
     ]
+
+
+def test_off_a_terminal_lines_come_every_ten_seconds_and_at_once_where_there_is_news():
+    figures = {"alarms/heard": 0.0}
+    with display(terminal=False) as shown:
+        for second in range(1, 26):
+            figures |= {"time/seconds": float(second), "learner/updates": second, "alarms/heard": float(second == 5)}
+            figures |= {"evaluation/return_mean": 0.5} if second == 3 else {}  # it stays, as in a run's figures
+            shown.update(figures, ["actor 1 replaced"] if second == 7 else [])
+    lines = written(shown).splitlines()
+    assert [line.split()[0] for line in lines] == ["0:01", "0:03", "0:05", "0:06", "0:07", "actor", "0:17", "0:25"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "paid", "told"),
+    [
+        (0.0, 0.0, set()),
+        (0.0, 0.5, {"intrinsic"}),
+        (2.0, 0.0, {"intrinsic", "labels", "labelled", "queue"}),
+    ],
+    ids=["no captions", "a bonus alone", "captions"],
+)
+def test_a_run_that_hears_nothing_tells_nothing_of_captions(keys, paid, told):
+    figures = {
+        "time/seconds": 1.0,
+        "actors/intrinsic_return": paid,
+        "annotation/keys": keys,
+        "annotation/keys_labelled": 0.0,
+        "annotation/queue_keys": keys,
+        "learner/labelled_share": 1.0,
+    }
+    words = {"intrinsic", "labels", "labelled", "queue"}
+    with display(terminal=False) as shown:
+        shown.update(figures)
+    assert words & set(written(shown).split()) == told
+    terminal = display(terminal=True)
+    terminal.update(figures)
+    panel = drawn(terminal)
+    assert ("captions" in panel, "intrinsic return" in panel) == (bool(keys), bool(told))
 
 
 def test_on_a_terminal_the_panel_names_every_figure_of_the_snapshot():
@@ -171,7 +210,7 @@ def test_the_panel_tells_what_the_log_holds_and_who_is_held_back_and_why():
 def test_off_a_terminal_a_line_tells_the_log_and_the_side_that_waits():
     with display(terminal=False) as shown:
         shown.update({"time/seconds": 1.0, **LOGGED}, held_back="actors held back: with 8 more rows …")
-        shown.update({"time/seconds": 2.0, "replay/log_dropped_rows": 3.0, "replay/log_failed": 1.0})
+        shown.update({"time/seconds": 12.0, "replay/log_dropped_rows": 3.0, "replay/log_failed": 1.0})
     first, second = written(shown).splitlines()
     assert "log 3.5 MiB" in first and "actors held back" in first and "dropped" not in first
     assert "3 rows dropped by the log" in second and "log off" in second and "held back" not in second

@@ -15,6 +15,8 @@ from onibi.platform.replay.text_table import text_columns
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 _CHECKED = ("role", "terminated", "truncated", "episode_id", "step")
+_GAPS_TOLD = 2
+"""Gaps of one segment that are told one by one."""
 
 
 def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
@@ -40,13 +42,15 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
             damage.append(Damage(name=name, fault=str(error)))
             continue
         notes += [f"{name}: {note}" for note in _lost_texts(lanes, texts, known)]
+        gaps: list[tuple[int, int, int]] = []
         for rows in lanes:
             place = (segment.shard, rows.lane)
             before = newest.get(place)
             both = rows if before is None else joined([before, rows])
             damage += [Damage(name=name, fault=fault) for fault in _faults(both)]
-            notes += [f"{name}: {note}" for note in _gaps(both)]
+            gaps += _gaps(both)
             newest[place] = rows.part(len(rows) - 1, len(rows))
+        notes += [f"{name}: {note}" for note in _gap_notes(gaps)]
     return damage, notes
 
 
@@ -86,10 +90,24 @@ def _lost_texts(lanes: list[LaneRows], columns: tuple[str, ...], known: frozense
             yield f"{len(lost)} hashes in {name!r} have no text in the log: it died with its process"
 
 
-def _gaps(rows: LaneRows) -> Iterator[str]:
+def _gaps(rows: LaneRows) -> Iterator[tuple[int, int, int]]:
+    """(lane, first row, last row) of what is not there."""
     for at in np.flatnonzero(np.diff(rows.generation) > 1).tolist():
-        first, last = int(rows.generation[at]) + 1, int(rows.generation[at + 1]) - 1
-        yield f"lane {rows.lane}: rows {first} to {last} are not in the log; no window crosses the gap"
+        yield rows.lane, int(rows.generation[at]) + 1, int(rows.generation[at + 1]) - 1
+
+
+def _gap_notes(gaps: list[tuple[int, int, int]]) -> Iterator[str]:
+    """One for each gap of a segment, or one for all: a run that was killed leaves one in every lane."""
+    if len(gaps) <= _GAPS_TOLD:
+        for lane, first, last in gaps:
+            yield f"lane {lane}: rows {first} to {last} are not in the log; no window crosses the gap"
+        return
+    rows = sum(last - first + 1 for _, first, last in gaps)
+    lanes = sorted({lane for lane, _, _ in gaps})
+    yield (
+        f"{rows:,} rows of {len(lanes)} lanes ({lanes[0]} to {lanes[-1]}) are not in the log; no window crosses the "
+        f"{len(gaps)} gaps"
+    )
 
 
 def _faults(rows: LaneRows) -> Iterator[str]:

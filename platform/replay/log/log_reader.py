@@ -8,6 +8,7 @@ Whole groups may be removed by the run's retention while a log is read; what is 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ class ReplayLog:
         if not groups:
             raise ReplayError(f"{self.location}: no segment of a replay log is here; is this a run's replay folder?")
         self.segments: tuple[Segment, ...] = tuple(map(self._segment, self.manifests.values()))
+        self.on_rows: Callable[[int], None] = lambda _rows: None
+        """Called with the rows of each segment that is read, for whoever shows how far a reading is."""
 
     @property
     def rows(self) -> int:
@@ -220,6 +223,8 @@ class ReplayLog:
         table = decode(self._read(name), manifest.files[name], self._where(name))
         if kind in _SCHEMAS and not table.schema.equals(_SCHEMAS[kind]):
             raise SegmentError(f"{self._where(name)}: {table.schema.names[:8]} are not the columns of {kind}")
+        if kind == ROWS:
+            self.on_rows(table.num_rows)
         return table
 
     def _merge(self, texts: TextTable, table: pa.Table, manifest: Manifest) -> None:

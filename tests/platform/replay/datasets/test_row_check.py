@@ -63,6 +63,29 @@ def test_rows_that_the_log_never_got_are_told(log):
     ]
 
 
+def test_gaps_in_many_lanes_are_told_in_one_line(logs, tmp_path):
+    lanes = [logs.Lane(lane, np.random.default_rng(lane)) for lane in range(5)]
+    for lane in lanes:
+        lane.episode(lane.lane, 11)
+    logs.seal(str(tmp_path / "log"), lanes, segments=3)
+    missing = sum(len(lane.rows) * 2 // 3 - len(lane.rows) // 3 for lane in lanes)
+    for path in (tmp_path / "log").glob("*-00000001.*"):
+        path.unlink()
+    damage, notes = verify_log(ReplayLog(tmp_path / "log"))
+    assert damage == []
+    assert notes == [
+        f"rows-0000-00000002.arrow: {missing} rows of 5 lanes (0 to 4) are not in the log; no window crosses the 5 gaps"
+    ]
+
+
+def test_whoever_asks_is_told_of_every_row_that_is_read(log):
+    read = []
+    log.on_rows = read.append
+    verify_log(log)
+    assert sum(read) == 2 * log.rows  # checksums first, then what the rows say
+    assert len(read) == 2 * len(log.segments)
+
+
 def spoiled(logs, tmp_path, change, segments: int = 3):
     lanes = logs.two_lanes()
     change(lanes[0].rows)
