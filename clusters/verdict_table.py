@@ -32,7 +32,7 @@ class _Judged:
 
     @property
     def value(self) -> LabelValue:
-        return LabelValue.HELPFUL if self.score >= 0.5 else LabelValue.UNHELPFUL
+        return LabelValue.of_score(self.score)
 
 
 def label_table(captions: StoredCaptions, labels: Iterable[Label]) -> Group | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from onibi.learners.acceleration import AccelerationSettings, autocast, check_acceleration
-from onibi.learners.flat_parameters import FlatParameters
+from onibi.learners.parameter_layout import FlatParameters, ParameterLayout, SeparateParameters
 from onibi.learners.worker_group import joined_group
 from onibi.platform.errors import CheckpointError, NonFiniteError
 
@@ -79,8 +79,8 @@ class GradientStep:
         self.skipped_updates = 0
         self._skips_in_a_row = 0
         self._named = {name: each for name, each in module.named_parameters() if each.requires_grad}
-        self._parameters: list[Tensor] = list(self._named.values())
-        self._device = self._parameters[0].device
+        self._layout: ParameterLayout = SeparateParameters(self._named)
+        self._device = self._layout.optimized[0].device
         check_acceleration(acceleration, self._device)
         self._acceleration, self._gradient_norm = acceleration, gradient_norm
         on_cuda = self._device.type == "cuda"
@@ -93,14 +93,13 @@ class GradientStep:
             fused=True,
             capturable=on_cuda,
         )
-        self._optimizer = self._make_optimizer(self._parameters)
-        self._flat: FlatParameters | None = None
+        self._optimizer = self._make_optimizer(self._layout.optimized)
         self._verdicts = _Verdicts() if on_cuda else None
         self._gathered = 0
         self._losses: Tensor | None = None
         self._group = joined_group()
         if self._group is not None:
-            self._group.copy_from_first([each.data for each in self._parameters])
+            self._group.copy_from_first([each.data for each in self._layout.optimized])
 
     @property
     def skips_in_a_row(self) -> int:
@@ -117,9 +116,8 @@ class GradientStep:
         Norm, check and Adam are then an operation each instead of one for every parameter. It pays where gradients are
         written by hand into ``grad``; autograd's own would have to be copied there.
         """
-        self._flat = FlatParameters(self._named)
-        self._parameters = [self._flat.values]
-        self._optimizer = self._make_optimizer(self._parameters)
+        self._layout = FlatParameters(self._named)
+        self._optimizer = self._make_optimizer(self._layout.optimized)
 
     def step(self, loss: Tensor) -> StepResult:
         """Backpropagate a loss and move the parameters, where it is its turn and all is finite.
@@ -130,7 +128,7 @@ class GradientStep:
         Raises: NonFiniteError where the tenth step in a row is not finite.
         """
         if self._gathered == 0:
-            self._clear_gradients()
+            self._layout.clear_gradients()
         self._backward(loss)
         self._gathered += 1
         if self._gathered < self._acceleration.accumulation:
@@ -153,7 +151,7 @@ class GradientStep:
 
         Returns: whether loss and gradients were finite [] bool, and the gradient's norm [] float32; for ``book``.
         """
-        self._clear_gradients()
+        self._layout.clear_gradients()
         self._backward(loss)
         return self._move()
 
@@ -189,8 +187,8 @@ class GradientStep:
             self._listen(wait=True)
         state: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
-            for key, value in self._moments(name, parameter).items():
-                state[f"optimizer.{key}.{name}"] = value
+            for key, value in self._optimizer.state.get(self._layout.owner(name), {}).items():
+                state[f"optimizer.{key}.{name}"] = value if key == "step" else self._layout.part(value, name)
             if self._gathered and parameter.grad is not None:
                 state[f"optimizer.gathered.{name}"] = parameter.grad
         counters = (self.updates, self.skipped_updates, self._skips_in_a_row)
@@ -212,43 +210,26 @@ class GradientStep:
         self._gathered = int(state.get("counters.gathered", torch.tensor(0)))
         losses = state.get("optimizer.gathered_losses")
         self._losses = None if losses is None else losses.clone().to(self._device)
-        for name, parameter in self._named.items():
-            self._restore_moments(name, parameter, state)
-            gradient = state.get(f"optimizer.gathered.{name}")
-            if self._flat is None:
-                parameter.grad = None if gradient is None else gradient.clone().to(self._device)
-            elif gradient is not None and parameter.grad is not None:
-                parameter.grad.copy_(gradient)
+        for name in self._named:
+            self._restore_moments(name, state)
+            self._layout.put_gradient(name, state.get(f"optimizer.gathered.{name}"))
         counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
         self.updates, self.skipped_updates, self._skips_in_a_row = counters
 
-    def _moments(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
-        """Adam's state of one parameter, by key; a view where parameters lie flat."""
-        if self._flat is None:
-            return dict(self._optimizer.state.get(parameter, {}))
-        kept = self._optimizer.state.get(self._flat.values, {})
-        return {key: value if key == "step" else self._flat.part(value, name) for key, value in kept.items()}
-
-    def _restore_moments(self, name: str, parameter: Tensor, state: Mapping[str, Tensor]) -> None:
-        owner = parameter if self._flat is None else self._flat.values
+    def _restore_moments(self, name: str, state: Mapping[str, Tensor]) -> None:
+        owner = self._layout.owner(name)
         kept = self._optimizer.state[owner]
         for key in _ADAM_STATE:
             value = state.get(f"optimizer.{key}.{name}")
             if value is None:
                 kept.pop(key, None)
                 continue
-            value = value.to(torch.float32 if key == "step" else parameter.dtype)
+            value = value.to(torch.float32 if key == "step" else owner.dtype)
             if key not in kept:
                 kept[key] = value.clone().to(self._device) if key == "step" else torch.zeros_like(owner)
             # In place: a recorded CUDA graph knows the memory.
-            place = kept[key] if self._flat is None or key == "step" else self._flat.part(kept[key], name)
+            place = kept[key] if key == "step" else self._layout.part(kept[key], name)
             place.copy_(value)
-
-    def _clear_gradients(self) -> None:
-        if self._flat is None:
-            self._optimizer.zero_grad(set_to_none=True)
-        else:
-            self._flat.clear_gradients()
 
     def _backward(self, loss: Tensor) -> None:
         part = loss.detach()
@@ -261,11 +242,8 @@ class GradientStep:
         assert self._losses is not None
         losses = self._losses
         if self._group is not None:
-            losses = self._group.average_gradients(self._parameters, losses)
-        if self._flat is None:
-            norm = nn.utils.clip_grad_norm_(self._parameters, self._gradient_norm)
-        else:
-            norm = self._flat.shorten_gradients(self._gradient_norm)
+            losses = self._group.average_gradients(self._layout.optimized, losses)
+        norm = self._layout.shorten_gradients(self._gradient_norm)
         finite = torch.isfinite(losses + norm)  # a sum with anything that is not finite is not finite
         # Fused Adam reads this attribute, which torch.amp.GradScaler sets, too: where it is 1, all stays as it was.
         self._optimizer.found_inf = torch.logical_not(finite).float()  # type: ignore[attr-defined]

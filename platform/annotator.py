@@ -107,12 +107,11 @@ def label_for(
         clock: seconds since 1970.
     Raises: CaptionError for another score.
     """
-    value = LabelValue.HELPFUL if score is not None and score >= 0.5 else LabelValue.UNHELPFUL
     return Label(
         key_hash=text_hash(request.key_text),
         key_text=request.key_text,
         raw_text=request.raw_text,
-        value=LabelValue.INVALID if score is None else value,
+        value=LabelValue.INVALID if score is None else LabelValue.of_score(score),
         score=math.nan if score is None else float(score),
         annotator=kind,
         model=str(annotator.model),

@@ -10,6 +10,7 @@ import numpy as np
 from onibi.platform.caption_queue import CaptionQueue
 from onibi.platform.captions import CaptionTable
 from onibi.platform.key_labels import KeyLabels
+from onibi.platform.labels import HELPFUL_SCORE
 from onibi.platform.pair_queue import PairQueue
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED
 
@@ -59,7 +60,7 @@ def desk_statistics(
 ) -> dict[str, float]:
     """Metrics ``annotation/name``; of several queues sums, and the age of the oldest key in any of them."""
     askable, decided = keys.status != NEVER_ASKED, keys.status == LABELLED
-    helpful = decided & (keys.score >= 0.5)
+    helpful = decided & (keys.score >= HELPFUL_SCORE)
     sightings = captions.key_sightings[: len(keys)]
     asked_rows, decided_rows = int(sightings[askable].sum()), int(sightings[decided].sum())
     return {

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.key_labels import KeyLabels
+from onibi.platform.labels import HELPFUL_SCORE
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED
 from onibi.platform.reward_training import MemberScores
 from onibi.platform.table_chain import KeyFacts, RetrievalChain, TableColumns, build_values
@@ -35,7 +36,7 @@ def reward_columns(
     """
     reward = _NO_REWARD if reward is None else reward
     is_labelled = (keys.status == LABELLED) & (not held_back)
-    given = keys.score if isinstance(reward, SimilaritySettings) else (keys.score >= 0.5).astype(np.float32)
+    given = keys.score if isinstance(reward, SimilaritySettings) else (keys.score >= HELPFUL_SCORE).astype(np.float32)
     scores = None if held_back else scores
     facts = KeyFacts(
         askable=keys.status != NEVER_ASKED,

@@ -50,12 +50,21 @@ PREFERENCE_SCHEMA = pa.schema(
 _LATER_FIELDS = {"cost": 0.0, "vote": 0}  # of tables that were written before these columns were
 
 
+HELPFUL_SCORE = 0.5
+"""From here on a score from 0 to 1 stands for helpful."""
+
+
 class LabelValue(StrEnum):
     """Verdict on a key. ``INVALID``: the reply could not be read; it is asked again and never counts as unhelpful."""
 
     HELPFUL = "helpful"
     UNHELPFUL = "unhelpful"
     INVALID = "invalid"
+
+    @classmethod
+    def of_score(cls, score: float) -> LabelValue:
+        """The verdict that a score from 0 to 1 stands for."""
+        return cls.HELPFUL if score >= HELPFUL_SCORE else cls.UNHELPFUL
 
 
 class PreferenceValue(StrEnum):

@@ -121,7 +121,7 @@ class EmbeddingAnnotator:
                     key_hash=text_hash(request.key_text),
                     key_text=request.key_text,
                     raw_text=request.raw_text,
-                    value=LabelValue.HELPFUL if score >= 0.5 else LabelValue.UNHELPFUL,
+                    value=LabelValue.of_score(score),
                     score=score,
                     annotator="embedding",
                     model=self.model,

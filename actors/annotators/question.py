@@ -88,7 +88,7 @@ class LabelQuestion:
         value, score = LabelValue.INVALID, math.nan
         if judged.verdict is not None and judged.probability is not None:
             score = judged.probability[LabelValue.HELPFUL.value]
-            value = LabelValue.HELPFUL if score >= 0.5 else LabelValue.UNHELPFUL
+            value = LabelValue.of_score(score)
         elif judged.verdict is not None:
             value = LabelValue(judged.verdict)
             score = float(value is LabelValue.HELPFUL)

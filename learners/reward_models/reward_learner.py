@@ -24,6 +24,7 @@ from onibi.learners.reward_models.training_items import Items, MemberDraws, clas
 from onibi.platform.captions import text_hash
 from onibi.platform.config import load_class
 from onibi.platform.errors import CheckpointError
+from onibi.platform.labels import HELPFUL_SCORE
 from onibi.platform.reward_training import LabelledKeys, MemberScores
 from onibi.platform.table_chain import ReferenceRows
 
@@ -236,7 +237,7 @@ class RewardLearner:
         else:
             chance = log_odds_to_chance(self._scores[:, items.first]).mean(axis=0)
             weight = class_weights(items, balance=self.settings.class_balance).astype(np.float64)
-            found["held_out_auc"] = area_under_curve(chance, target >= 0.5)
+            found["held_out_auc"] = area_under_curve(chance, target >= HELPFUL_SCORE)
         found["calibration_error"] = calibration_error(chance, target, weight)
         return {f"reward_model/{name}": value for name, value in found.items() if value is not None}
 
@@ -247,4 +248,4 @@ class RewardLearner:
         _, measuring = split(items_of(data, "classification", soft_labels=False), self._hashes, self.settings)
         spread = np.maximum(self._scores.std(axis=1, keepdims=True), 1e-6)
         score = ((self._scores - self._scores.mean(axis=1, keepdims=True)) / spread).mean(axis=0).astype(np.float64)
-        return area_under_curve(score[measuring.first], measuring.target >= 0.5)
+        return area_under_curve(score[measuring.first], measuring.target >= HELPFUL_SCORE)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onibi.learners.reward_models.held_out import bootstrap_copies, is_held_out, pair_hashes
 from onibi.learners.reward_models.settings import RewardModelSettings
+from onibi.platform.labels import HELPFUL_SCORE
 from onibi.platform.reward_training import LabelledKeys
 
 _MOST_CLASS_WEIGHT = 10.0
@@ -50,7 +51,7 @@ def items_of(data: LabelledKeys, kind: str, *, soft_labels: bool) -> Items:
         pairs = Items(first, second, data.pair_preference.astype(np.float32))
         return pairs.chosen(data.askable[first] & data.askable[second])
     keys, score = data.label_key.astype(np.int64), data.label_score.astype(np.float32)
-    label = score if soft_labels else (score >= 0.5).astype(np.float32)
+    label = score if soft_labels else (score >= HELPFUL_SCORE).astype(np.float32)
     return Items(keys, np.zeros(0, np.int64), label).chosen(data.askable[keys])
 
 
