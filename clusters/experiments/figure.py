@@ -66,7 +66,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
     axis.set_xlabel(
-        "difference of scores with its 95% interval, each run a stroke; better lies to the right", fontsize=8.5
+        "difference of scores with its 95% interval,\neach run a stroke; better lies to the right", fontsize=8.5
     )
     axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
     buffer = io.BytesIO()
