@@ -13,15 +13,11 @@ threads of BLAS and OpenMP held to one, the peers in virtual environments of the
 from __future__ import annotations
 
 import argparse
-import functools
-import hashlib
 import json
 import random
 import signal
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -29,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.environments import LEARNERS, MissingPeerError, python_of
+from peers.finished_runs import FinishedRuns, version_of
 from peers.learner_cell import Order
 from peers.learner_process import CellError, run_cell
 from peers.machine import describe
@@ -135,23 +132,16 @@ TARGETS = (
 
 
 class Cells:
-    """Finished runs by what they were ordered to do, kept in a JSON file."""
+    """Measured runs of the systems that are installed."""
 
-    def __init__(self, path: Path, pythons: dict[str, Path]) -> None:
-        self._path, self._pythons = path, pythons
-        self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    def __init__(self, finished: FinishedRuns, pythons: dict[str, Path]) -> None:
+        self._finished, self._pythons = finished, pythons
 
     def run(self, row: str, order: Order, purpose: str) -> dict[str, Any]:
         """``rate``, ``episode_return``, ``settings`` and ``others_cores`` of a run; ``error`` where it failed."""
-        spec = {"row": row, "version": version_of(ROWS[row].system), "purpose": purpose, "order": asdict(order)}
-        key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-        if key not in self._done:
-            self._done[key] = {**spec, **self._measure(ROWS[row].system, order), "at": time.strftime("%F %T")}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._done, indent=1))
-            part.replace(self._path)
-        return self._done[key]
+        system = ROWS[row].system
+        spec = {"row": row, "version": version_of(system), "purpose": purpose, "order": asdict(order)}
+        return self._finished.take(spec, lambda: self._measure(system, order))
 
     def _measure(self, system: str, order: Order) -> dict[str, Any]:
         module = "onibi_loop" if system == "onibi" else LEARNERS[system].worker
@@ -166,19 +156,6 @@ class Cells:
             "settings": measured.settings,
             "others_cores": others,
         }
-
-
-def version_of(system: str) -> str:
-    """What a finished run was made with: of Onibi its commit."""
-    return _commit() if system == "onibi" else LEARNERS[system].title
-
-
-@functools.cache
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
 
 
 def scan(cells: Cells, name: str, order: Order) -> dict[str, Any] | None:
@@ -273,9 +250,7 @@ def main() -> int:
             pythons[name] = python_of(name, arguments.peers_folder)
         except MissingPeerError as error:
             why[name] = f"cannot be installed here: {error}"
-    if arguments.fresh:
-        arguments.cells.unlink(missing_ok=True)
-    cells = Cells(arguments.cells, pythons)
+    cells = Cells(FinishedRuns(arguments.cells, fresh=arguments.fresh), pythons)
     orders = {
         name: Order(
             environment="CartPole-v1",
@@ -309,7 +284,7 @@ def main() -> int:
     others = [found["others_cores"] for each in results.values() for found in each if "others_cores" in found]
     load = statistics.median(others) if others else 0.0
     state = f"**LOADED machine: others used {load:.2f} cores**" if load > _BUSY_CORES else f"quiet machine ({load:.2f})"
-    print(f"\n`{' '.join(['python', *sys.argv])}` at {_commit()}\n\n{describe()}; {state}.")
+    print(f"\n`{' '.join(['python', *sys.argv])}` at {version_of('onibi')}\n\n{describe()}; {state}.")
     print(f"Median of {arguments.rounds} rounds [least, most], {arguments.seconds:g} s each.\n")
     print("\n".join([*table(results, best), "", *targets(results), "", "Settings of each row's last round:", ""]))
     for name, each in results.items():

@@ -13,18 +13,16 @@ Factory and RLlib: of 100; Onibi: of those that ended within a second) is 475. A
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import signal
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from learner_peers import version_of
 from peers.environments import LEARNERS, MissingPeerError, python_of
+from peers.finished_runs import FinishedRuns, version_of
 from peers.learner_cell import Order
 from peers.learner_process import CellError, run_cell
 from peers.machine import describe
@@ -115,11 +113,14 @@ ROWS = {
 }
 
 
-def measure(python: Path, row: Row, order: Order) -> dict[str, Any]:
+def measure(row: Row, order: Order, peers_folder: Path) -> dict[str, Any]:
     """``seconds`` to the return (None: not reached), ``steps`` by then, ``others_cores``; ``error`` if it failed."""
     module = "onibi_loop" if row.system == "onibi" else LEARNERS[row.system].worker
     try:
+        python = Path(sys.executable) if row.system == "onibi" else python_of(row.system, peers_folder)
         measured, others = run_cell(python, module, order)
+    except MissingPeerError as error:
+        return {"error": f"cannot be installed here: {error}"}
     except CellError as error:
         return {"error": str(error)}
     return {
@@ -180,11 +181,7 @@ def main() -> int:
     names = arguments.rows.split(",")
     if unknown := set(names) - set(ROWS):
         parser.error(f"--rows: no {sorted(unknown)}; there are {', '.join(ROWS)}")
-    cells = arguments.cells or arguments.peers_folder / "time_to_return.json"
-    if arguments.fresh:
-        cells.unlink(missing_ok=True)
-    done: dict[str, dict[str, Any]] = json.loads(cells.read_text()) if cells.exists() else {}
-    pythons = {"onibi": Path(sys.executable)}
+    finished = FinishedRuns(arguments.cells or arguments.peers_folder / "time_to_return.json", fresh=arguments.fresh)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(arguments.rounds):
         for name in names:
@@ -199,17 +196,9 @@ def main() -> int:
                 until_return=_RETURN,
             )
             spec = {"version": version_of(row.system), "order": asdict(order)}
-            key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-            if key not in done:
-                try:
-                    python = pythons.get(row.system) or python_of(row.system, arguments.peers_folder)
-                    done[key] = {**spec, **measure(python, row, order), "at": time.strftime("%F %T")}
-                except MissingPeerError as error:
-                    done[key] = {**spec, "error": f"cannot be installed here: {error}"}
-                cells.parent.mkdir(parents=True, exist_ok=True)
-                cells.write_text(json.dumps(done, indent=1))
-            results[name].append(done[key])
-            print(f"round {turn + 1}, {name}: {shown(done[key], arguments.limit)}", flush=True)
+            found = finished.take(spec, partial(measure, row, order, arguments.peers_folder))
+            results[name].append(found)
+            print(f"round {turn + 1}, {name}: {shown(found, arguments.limit)}", flush=True)
     print(f"\n`{' '.join(['python', *sys.argv])}` at {version_of('onibi')}\n\n{describe()}.\n")
     print("\n".join(table(results, arguments.limit)))
     return 0
