@@ -87,9 +87,11 @@ class WordPieces:
 def words_of(text: str) -> list[str]:
     """Lower-case words without accents; every punctuation mark and every Chinese character is a word of its own."""
     spaced = "".join(_cleaned(text))
-    plain = "".join(char for char in unicodedata.normalize("NFD", spaced) if unicodedata.category(char) != "Mn")
+    decomposed = unicodedata.normalize("NFD", spaced)
+    # Each character by itself: as a whole, a word's last Σ would become ς, which the models' vocabularies do not expect.
+    plain = "".join(char.lower() for char in decomposed if unicodedata.category(char) != "Mn")
     words: list[str] = []
-    for run in plain.lower().split():
+    for run in plain.split():
         word = ""
         for char in run:
             if _is_punctuation(char):

@@ -36,6 +36,7 @@ def test_what_is_too_long_loses_its_end_and_keeps_its_separator():
 
 def test_accents_and_controls_go_and_marks_stand_alone():
     assert words_of("Çafé\x00s,\tdon't—stop 你好") == ["cafes", ",", "don", "'", "t", "—", "stop", "你", "好"]
+    assert words_of("ΟΔΟΣ") == ["οδοσ"]
 
 
 # Of scripts that have long been in Unicode: the library's tables and Python's are of different versions.
