@@ -88,7 +88,7 @@ def words_of(text: str) -> list[str]:
     """Lower-case words without accents; every punctuation mark and every Chinese character is a word of its own."""
     spaced = "".join(_cleaned(text))
     decomposed = unicodedata.normalize("NFD", spaced)
-    # Each character by itself: as a whole, a word's last Σ would become ς, which the models' vocabularies do not expect.
+    # Each character by itself, as the library does: a word as a whole would have its last Σ become ς.
     plain = "".join(char.lower() for char in decomposed if unicodedata.category(char) != "Mn")
     words: list[str] = []
     for run in plain.split():
