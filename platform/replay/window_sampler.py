@@ -109,8 +109,8 @@ class WindowSampler(ABC):
         """One batch; every value in it belongs to the rows that ``(lane, generation)`` name.
 
         Args:
-            out: windows from ``allocate``, returned. Observations and extra columns are written over those in it; all
-                else is exchanged for arrays that no later draw writes to. None makes new ones (slower for wide
+            out: windows from ``allocate``, returned. Observations, extra columns and weights are written over those in
+                it; all else is exchanged for arrays that no later draw writes to. None makes new ones (slower for wide
                 observations).
         Raises: ReplayError where no row can be drawn yet.
         """
