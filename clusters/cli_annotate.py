@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, INTERRUPTED_EXIT, Debug, RunsFolder, told, wide_console
+from onibi.clusters.cli_frame import (
+    DEFAULT_RUNS_FOLDER,
+    INTERRUPTED_EXIT,
+    Debug,
+    RunsFolder,
+    progress_bar,
+    told,
+    wide_console,
+)
 
 if TYPE_CHECKING:
     from onibi.clusters.caption_annotation import Outcome, Work
@@ -259,14 +267,12 @@ def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; a line every ten seconds elsewhere."""
     import time
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[unread]}"), console=console) as bar:
-            task = bar.add_task("", total=total, unread="")
+    bar = progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[unread]}"))
+    if bar.console.is_terminal:
+        with bar:
+            task = bar.add_task("judging", total=total, unread="")
 
             def advance(answered: int, invalid: int) -> None:
                 bar.update(task, completed=answered, unread=f"{invalid} unreadable" if invalid else "")

@@ -33,11 +33,11 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda _goal, _answered, _total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    from onibi.clusters.cli_frame import progress_bar
+
+    with progress_bar(MofNCompleteColumn()) as bar:
         tasks: dict[str, object] = {}
 
         def show(goal: str, answered: int, total: int) -> None:

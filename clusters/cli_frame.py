@@ -17,6 +17,7 @@ from onibi.platform.errors import ConfigError, OnibiError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
 PRESETS = "onibi.clusters.presets"
 """The package whose YAML files are the presets."""
@@ -45,6 +46,15 @@ def wide_console(*, stderr: bool = False) -> Console:
 
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=_LOG_WIDTH)
+
+
+def progress_bar(count: ProgressColumn, *more: ProgressColumn, transient: bool = False) -> Progress:
+    """On stderr: what is done, a bar, how much of it by ``count``, the time left, and ``more``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn(), *more)
+    return Progress(*columns, console=Console(stderr=True), transient=transient)
 
 
 @contextmanager

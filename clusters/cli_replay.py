@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, progress_bar, told
 
 if TYPE_CHECKING:
     from onibi.platform.replay.datasets.log_summary import LogSummary
@@ -240,11 +240,9 @@ def _reading(log: Any, what: str, times: int = 1) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import TaskProgressColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress_bar(TaskProgressColumn(), transient=True) as bar:
         task = bar.add_task(f"{what} {log.rows:,} rows", total=times * log.rows)
         log.on_rows = lambda rows: bar.advance(task, rows)
         yield

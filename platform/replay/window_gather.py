@@ -264,19 +264,20 @@ class WindowGather:
 
     def late(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
         """End check: positions of starts of which a row, stacked frames included, may have been overwritten by now."""
-        row = first_read(row, self.look_back)
-        if (row >= np.take(self._reader.oldest_ceiling(), lane)).all():  # the usual case
+        if self._is_whole(lane, row):  # the usual case
             return _NONE
-        return np.flatnonzero(row < self._reader.oldest_now()[lane])
+        return np.flatnonzero(first_read(row, self.look_back) < self._reader.oldest_now()[lane])
 
     def close(self) -> None:
         """End the gather threads."""
         self._threads.close()
 
     def _whole_while(self, starts: Starts) -> bytes:
-        words = self._reader.oldest_words()
-        ceiling = np.frombuffer(words, np.int64).reshape(2, -1).max(axis=0)
-        return words if (first_read(starts.row, self.look_back) >= np.take(ceiling, starts.lane)).all() else b""
+        words = self._reader.oldest_words()  # before the look at their ceiling: words that moved since never come back
+        return words if self._is_whole(starts.lane, starts.row) else b""
+
+    def _is_whole(self, lane: NDArray[np.int64], row: NDArray[np.int64]) -> bool:
+        return bool((first_read(row, self.look_back) >= np.take(self._reader.oldest_ceiling(), lane)).all())
 
     def _is_stacked(self, column: ArraySpec) -> bool:
         return self._stack is not None and column.name in self._stack.leaves
