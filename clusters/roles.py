@@ -72,9 +72,13 @@ def build_learner(
         state = feed_state_of(checkpoint, number)
         if state is not None:
             feed.restore(state)
-        if number == 0:
+        if number == 0 and not feed.begins_together:
             feed.rebase()
     if group is not None:
+        if feed.begins_together:
+            begin = torch.from_numpy(feed.common_begin())
+            group.copy_from_first([begin])
+            feed.begin_at(begin.numpy())
         group.all_agree()  # none draws before the first one has set the limiter's count
     source = PrefetchedFeed(feed, ahead, copies.send) if ahead else feed
     loop = LearnerLoop(

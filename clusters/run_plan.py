@@ -169,10 +169,10 @@ class RunPlan:
     def _check_learners(self) -> None:
         learners, envs = self.settings.placement.learners, self.settings.actors.rollout.envs_per_actor
         place = f"placement.learners is {learners}"
-        if isinstance(self.needs.draws, SlabDraws):
+        if isinstance(self.needs.draws, SlabDraws) and envs % learners:
             raise ConfigError(
-                f"{place}, but learner.kind {self.settings.learner.kind} learns from each row once, "  # type: ignore[attr-defined]
-                "which several learners cannot share yet. Set it to 1."
+                f"{place}, actors.rollout.envs_per_actor {envs}: learners that draw each row once need equal shares of "
+                f"an actor's environments. Set envs_per_actor to a multiple of {learners}."
             )
         if learners > envs:
             raise ConfigError(

@@ -155,6 +155,7 @@ def make_limiter(plan: RunPlan) -> Limiter:
             lanes_per_actor=rollout.envs_per_actor,
             fragment_rows=fragment_rows,
             slots=lane_slots(replay.capacity_rows, plan.lanes),
+            learners=plan.settings.placement.learners,
         )
     return Limiter.from_settings(
         replay.limiter,

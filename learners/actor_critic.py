@@ -194,7 +194,9 @@ class ActorCritic:
     def inputs(self, slab: Slab, reward: NDArray[np.float32]) -> Inputs:
         """A slab with its mixed reward [B, T], on the device; the reward is scaled where that was asked for."""
         if self._rewards is not None:
-            reward = self._rewards.learn_and_scale(reward, slab.used, slab.begins, slab.lane)
+            self._rewards.learn(reward, slab.used, slab.begins, slab.lane)
+            self.gradient.share_buffers(self._rewards)
+            reward = self._rewards.scale(reward)
         rows = {
             "action": slab.action,
             "reward": reward,

@@ -162,7 +162,8 @@ class GradientStep:
             self._count(self.updates, finite=bool(finite))
         else:
             self._verdicts.put(self.updates, finite)
-            self._listen(wait=False)
+            # Several workers must know the same when they go on: what they exchange next may hang on it.
+            self._listen(wait=self._group is not None)
             if self._skips_in_a_row:  # from now on each step is waited for, so that the tenth is known when it is made
                 self._listen(wait=True)
         if self._skips_in_a_row >= SKIPS_IN_A_ROW:

@@ -116,12 +116,17 @@ class LearnerActor:
                 self._look_for_table(loop)
             self._outbox.send_due(now)
             ready, goes_on = loop.ready(), now < end
+            waits_for_others = False
             if group is not None:
+                mine = ready
                 ready, goes_on = group.all_agree(ready, goes_on or group.rank > 0)
+                waits_for_others = mine and not ready
             if not goes_on:
                 break
             if ready:
                 loop.update()
+            elif waits_for_others and parts.feed.is_stuck():
+                parts.feed.leave_out()
             else:
                 time.sleep(_IDLE_SECONDS)
                 self._waited_seconds += time.monotonic() - now

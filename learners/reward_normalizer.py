@@ -1,7 +1,8 @@
 """Rewards divided by the running deviation of the discounted return, as learners of policies like them.
 
 Each lane's return goes on from slab to slab, for slabs bring every row of a lane once and in order. The learner sees
-the rows of all actors, so there is one statistic; its state is checkpointed, and published with the weights.
+the rows of all actors, so there is one statistic; its state is checkpointed, and published with the weights. Of several
+learners all divide by the first one's.
 
 Engstrom et al. 2020, arXiv 2005.12729, section 3 ("reward scaling"). Differences: an episode's return begins at 0 (in
 the code they describe it goes on over ends), and final rows do not count.
@@ -52,25 +53,27 @@ class RewardNormalizer(nn.Module):
     def lane_returns(self, returns: Tensor) -> None:
         self._returns = returns.detach().cpu().numpy().astype(np.float64)
 
-    def learn_and_scale(
+    def learn(
         self,
         reward: NDArray[np.float32],
         used: NDArray[np.bool_],
         begins: NDArray[np.bool_],
         lane: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        """Merge a slab's returns into the statistic, then scale its rewards.
+    ) -> None:
+        """Merge a slab's returns into the statistic.
 
         Args:
-            reward: [B, T] float32; not written to.
+            reward: [B, T] float32.
             used: [B, T] bool, False for final rows.
             begins: [B, T] bool, where an episode piece begins.
             lane: [B] int64, ascending; pieces of one lane in their order.
-        Returns: [B, T] float32.
         """
         returns = self._follow(reward, begins, lane)[used]
         if len(returns):
             self._merge(returns)
+
+    def scale(self, reward: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rewards [B, T] float32 in units of the deviation, as a new array."""
         scaled: NDArray[np.float32] = np.clip(reward / self.deviation, -_CLIP, _CLIP).astype(np.float32)
         return scaled
 

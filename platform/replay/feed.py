@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import Batch, Draws, SequenceDraws, SlabDraws, WindowDraws
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BatchT = TypeVar("BatchT")
 
+_STUCK_AFTER = 20
+"""Words in a row that another learner cannot draw, after which one of several gives up waiting for it."""
 _RING_FREE = (
     *("generator", "importance_exponent", "drawn_rows", "overtaken", "late_updates", "replaced_priorities"),
     *("final_rows", "lost_rows"),
@@ -124,6 +126,10 @@ class ReplayFeed:
     The header is looked at only when the last look's allowance is used up: insertion can only add to it. Slabs, whose
     rows are drawn once, are allowed whenever their rows are there: it is the actors that wait then.
 
+    Several learners that draw slabs begin at common rows (``common_begin``) and take as many from their lanes at each
+    draw. Where lanes fill unequally (a final row of its own for each episode's end), one may run dry while rows pile
+    up for another and the actors wait: the other one then leaves a slab out (``is_stuck``).
+
     Args:
         reader: the ring, mapped in this process.
         draws: what to draw; the sampler is made from it.
@@ -156,7 +162,7 @@ class ReplayFeed:
         learners: int = 1,
     ) -> None:
         self._reader, self._draws, self._limiter = reader, draws, limiter
-        self._learners = learners
+        self._learner, self._learners = learner, learners
         made = make_sampler(
             reader, draws, rng, lanes=lanes, columns=columns, gather_threads=gather_threads, stack=stack
         )
@@ -172,9 +178,11 @@ class ReplayFeed:
         self._allowed_batches = 0
         self._batches = 0
         self._lost_rows = 0
+        self._left_out_rows = 0
+        self._waits_for_others = 0
         self._buffers: list[Any] = [made.allocate(empty) for _ in range(buffers)]
         self._turn = 0
-        if self._fifo is not None and self._drawn.value:
+        if self._fifo is not None and self._drawn.value and not self.begins_together:
             skipped = self._fifo.skip_to_newest()
             self.rebase()
             log.info("%d rows of an earlier learner are left out: slabs begin with the newest rows", skipped)
@@ -194,15 +202,22 @@ class ReplayFeed:
         """What is drawn."""
         return self._draws
 
+    @property
+    def begins_together(self) -> bool:
+        """Whether this is one of several learners that must agree on the rows to begin with, by ``begin_at``."""
+        return self._fifo is not None and self._learners > 1
+
     def figures(self) -> dict[str, float]:
         """Metrics of drawing, by name.
 
-        Overtaken draws were made again; lost rows were overwritten before they were drawn, which none should be; late
-        priorities came after their row was overwritten.
+        Overtaken draws were made again; lost rows were overwritten before they were drawn, which none should be; rows
+        left out were drawn for nothing, see ``is_stuck``; late priorities came after their row was overwritten.
         """
         figures = {"replay/overtaken_draws": float(self._sampler.overtaken)}
         if self._fifo is not None:
             figures["replay/lost_rows"] = float(self._fifo.lost_rows)
+        if self.begins_together:
+            figures["replay/left_out_rows"] = float(self._left_out_rows)
         if self._prioritized is not None:
             figures["replay/late_priorities"] = float(self._prioritized.late_updates)
             figures["replay/importance_exponent"] = self._prioritized.importance_exponent
@@ -236,8 +251,29 @@ class ReplayFeed:
         self._drawn.add(batch.drawn_rows)
         self._allowed_batches = max(0, self._allowed_batches - 1)
         self._batches += 1
+        self._waits_for_others = 0
         self._give_up_lost_rows()
         return batch
+
+    def is_stuck(self) -> bool:
+        """To be asked by one of several learners whenever it could draw and another one could not, in turns with all
+        others: whether that has lasted, and the actors wait as well, so that ``leave_out`` is all that helps.
+        """
+        self._waits_for_others += 1
+        if not self.begins_together or self._waits_for_others < _STUCK_AFTER:
+            return False
+        snapshot, limiter = self._reader.snapshot(), self._limiter
+        return not limiter.may_insert(
+            limiter.largest_fragment_rows,
+            inserted=snapshot.inserted_rows,
+            drawn=self._drawn.value,
+            readable=snapshot.readable_rows,
+        )
+
+    def leave_out(self, batch: Batch | None = None) -> None:
+        """Count ``batch`` (None: one drawn now) as drawn for nothing."""
+        self._left_out_rows += (self.draw() if batch is None else batch).drawn_rows
+        self._waits_for_others = 0
 
     def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
         """New priorities [B] of a drawn batch; call it before the batch's arrays are used again.
@@ -307,12 +343,35 @@ class ReplayFeed:
             )
         self._allowed_batches = 0
 
+    def common_begin(self) -> NDArray[np.int64]:
+        """What one of several learners tells all for ``begin_at``: [lanes of the ring + 1], the next row of every lane,
+        and the count of drawn rows that goes with them. Rows that an earlier learner may have had are left out.
+        """
+        if self._drawn.value == 0:
+            return np.zeros(self._reader.lanes + 1, np.int64)
+        snapshot = self._reader.snapshot()
+        return np.append(snapshot.cursor, snapshot.inserted_rows)
+
+    def begin_at(self, begin: NDArray[np.int64]) -> None:
+        """Begin where all others begin; none of them may draw before all have. Raises: ReplayError for a feed that does
+        not begin together with others.
+        """
+        if self._fifo is None or not self.begins_together:
+            raise ReplayError(f"{self._reader.path}: only several learners that draw slabs begin together")
+        self._fifo.begin_at(begin[:-1])
+        if self._learner == 0:
+            self._drawn.value = int(begin[-1])
+
     def close(self) -> None:
         """Let go of the ring's memory."""
         self._reader.close()
 
     def _give_up_lost_rows(self) -> None:
-        """Count rows as drawn that were overwritten before: else the actors would wait for ever for that."""
+        """Count rows as drawn that were overwritten before: else the actors would wait for ever for that.
+
+        One of several learners knows what waits in its own lanes alone: how many of its lost rows were step rows is
+        told from those that it has drawn.
+        """
         if self._fifo is None or self._fifo.lost_rows == self._lost_rows:
             return
         log.warning(
@@ -320,8 +379,12 @@ class ReplayFeed:
             self._fifo.lost_rows - self._lost_rows,
             self._fifo.lost_rows,
         )
-        self._lost_rows = self._fifo.lost_rows
-        self.rebase()
+        lost, self._lost_rows = self._fifo.lost_rows - self._lost_rows, self._fifo.lost_rows
+        if self.begins_together:
+            steps, final = self._fifo.drawn_rows, self._fifo.final_rows
+            self._drawn.add(round(lost * (steps / (steps + final) if steps else 1.0)))
+        else:
+            self.rebase()
 
 
 def _kind(draws: Draws) -> str:

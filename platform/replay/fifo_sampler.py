@@ -231,9 +231,13 @@ class FifoSampler:
         Returns: how many readable rows are left out, final rows included.
         """
         left = self.readable_rows
-        self._position = self._reader.snapshot().cursor[self._lanes]
-        self._piece_goes_on[:] = False
+        self.begin_at(self._reader.snapshot().cursor)
         return left
+
+    def begin_at(self, rows: NDArray[np.int64]) -> None:
+        """Go on with row ``rows[lane]`` of every lane, [lanes of the ring]; an episode piece begins there."""
+        self._position = rows[self._lanes]
+        self._piece_goes_on[:] = False
 
     def _unread(self) -> NDArray[np.int64]:
         """[L'] rows that each lane has for a slab, after what the writer overwrote was given up."""

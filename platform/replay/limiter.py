@@ -104,13 +104,14 @@ class Limiter:
         lanes_per_actor: int,
         fragment_rows: int,
         slots: int,
+        learners: int = 1,
     ) -> Limiter:
         """Of a learner that draws every row once: the actors wait while ``tolerance_rows`` rows wait for it.
 
-            least = lanes × (T − 1) + (B − 1) × T + fragment rows
+            least = lanes × (T − 1) + W × ((B − 1) × T + 1) − 1 + fragment rows
 
-        With fewer, T-row pieces for B might be missing although no actor may insert any more; so many are the default,
-        for rows that wait grow old. At least one actor's lanes must have room for all of them.
+        With fewer, T-row pieces for W × B might be missing although no actor may insert any more; so many are the
+        default, for rows that wait grow old. At least one actor's lanes must have room for all of them.
 
         Args:
             settings: as read.
@@ -119,6 +120,7 @@ class Limiter:
             lanes_per_actor: of one actor.
             fragment_rows: step rows of the largest fragment, over all its lanes.
             slots: of a lane.
+            learners: W, which draw B pieces each in step, from equal shares of every actor's lanes.
         Raises: ConfigError, with the sum that does not come out.
         """
         if settings.samples_per_insert != 1:
@@ -131,14 +133,17 @@ class Limiter:
                 f"replay.limiter.minimum_rows is {settings.minimum_rows}, but this learner is on-policy: it learns "
                 "from rows as soon as they are there. Leave it out, or set it to null"
             )
-        if draws.batch_lanes > lanes:
+        if draws.batch_lanes * learners > lanes:
+            whose = "the learner draws" if learners == 1 else f"each of {learners} learners draws"
             raise ConfigError(
-                f"the learner draws {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or "
+                f"{whose} {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or "
                 "raise actors.count or actors.rollout.envs_per_actor"
             )
         rows, at_once = draws.rows, draws.batch_lanes
-        least = lanes * (rows - 1) + (at_once - 1) * rows + fragment_rows
-        sums = f"{lanes} lanes x ({rows} - 1) + ({at_once} - 1) x {rows} + {fragment_rows} fragment rows = {least}"
+        least = lanes * (rows - 1) + learners * ((at_once - 1) * rows + 1) - 1 + fragment_rows
+        pieces = f"({at_once} - 1) x {rows}"
+        together = pieces if learners == 1 else f"{learners} learners x ({pieces} + 1) - 1"
+        sums = f"{lanes} lanes x ({rows} - 1) + {together} + {fragment_rows} fragment rows = {least}"
         tolerance = float(least) if settings.tolerance_rows is None else settings.tolerance_rows
         if tolerance < least:
             raise ConfigError(
@@ -157,7 +162,7 @@ class Limiter:
             minimum_rows=0,
             tolerance_rows=tolerance,
             largest_fragment_rows=fragment_rows,
-            largest_batch_rows=draws.batch_rows,
+            largest_batch_rows=draws.batch_rows * learners,
             once=True,
         )
 

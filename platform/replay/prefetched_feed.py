@@ -92,6 +92,17 @@ class PrefetchedFeed:
         self._room.release()
         return batch
 
+    def is_stuck(self) -> bool:
+        """See ``ReplayFeed.is_stuck``."""
+        with self._feed_in_use:
+            return self._feed.is_stuck()
+
+    def leave_out(self) -> None:
+        """Forget the batch that has waited longest; see ``ReplayFeed.leave_out``."""
+        batch = self.draw()
+        with self._feed_in_use:
+            self._feed.leave_out(batch)
+
     def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
         """New priorities [B] of a batch, applied before the thread's next draw.
 

@@ -13,6 +13,10 @@ from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
 
 TWO = {"placement__learners": 2, "placement__learner_cpus": 0.25}
+SLABS = {
+    "learner": {"kind": "appo", "rows": 4, "batch_lanes": 2, "value_loss": "mse", "normalize_reward": True},
+    "replay__limiter": {"samples_per_insert": 1},
+}
 
 
 def checkpoint_of(workshop):
@@ -57,6 +61,25 @@ def test_two_learners_draw_their_own_lanes_within_the_limiter_and_each_has_its_s
     ]
     assert all(0 < delay < 60 for delay in delays)
     assert list(workshop.rings.iterdir()) == []  # not even the file by which they met
+
+
+def test_two_learners_that_draw_each_row_once_share_the_lanes_and_go_on_together_in_a_resumed_run(workshop):
+    result = workshop.train(serial=False, learner__metrics_period_updates=5, **{**SLABS, **TWO})
+    checkpoint = checkpoint_of(workshop)
+    state = state_of(checkpoint)
+    assert result.status == "finished"
+    # An update is 2 lanes x 4 rows of each; final rows among them are not counted, and no row is counted twice.
+    assert 0.5 * 16 * state.updates < state.drawn_rows <= 16 * state.updates
+    assert state.updates > 15
+    assert state.drawn_rows <= state.env_steps
+    assert workshop.resume(overrides=["budget.max_env_steps=1200"]).status == "finished"
+    later = state_of(checkpoint_of(workshop))
+    assert later.updates > state.updates + 15
+    assert later.drawn_rows <= later.env_steps
+    figures = [row for row in workshop.history() if "replay/left_out_rows" in row]
+    assert figures[-1]["replay/left_out_rows"] == 0
+    assert figures[-1]["replay/lost_rows"] == 0
+    assert list(workshop.rings.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -110,11 +133,15 @@ def test_when_one_of_two_learners_is_killed_both_go_on_from_the_last_checkpoint(
     [
         ({"actors__rollout__envs_per_actor": 1}, r"placement.learners is 2, actors.rollout.envs_per_actor 1"),
         ({"learner__acceleration": {"compile": "graphs"}, "placement__learner_gpus": 1.0}, r"compile is graphs"),
+        (
+            {**SLABS, "actors__rollout__envs_per_actor": 3},
+            r"envs_per_actor 3: learners that draw each row once need equal shares.*a multiple of 2",
+        ),
     ],
 )
 def test_settings_that_two_learners_cannot_share_are_refused_before_anything_starts(workshop, changes, said):
     with pytest.raises(ConfigError, match=said):
-        workshop.train(serial=False, **TWO, **changes)
+        workshop.train(serial=False, **{**TWO, **changes})
     assert not workshop.runs.exists() or not list(workshop.runs.glob("run*"))
 
 

@@ -1,6 +1,6 @@
 """One of several learner processes, for test_worker_group.py: learns from its own batches, saves what it ends with.
 
-python group_worker.py RANK SIZE RENDEZVOUS OUT UPDATES [halves]
+python group_worker.py RANK SIZE RENDEZVOUS OUT UPDATES [halves | slabs]
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from onibi.learners.actor_critic_policy import LOG_PROB_COLUMN
+from onibi.learners.appo import AppoLearner, AppoSettings
 from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.worker_group import join_group, leave_group
+from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
@@ -47,6 +50,36 @@ def learner_of(seed=0, *, normalize=True):
     return DqnLearner(settings, SPEC, None, seed, "cpu")
 
 
+def slab_of(rng, lanes, rows, first_lane):
+    """Random rows of lanes of one's own."""
+    each = (lanes, rows)
+    return Slab(
+        observation={"observation": rng.normal(size=(lanes, rows + 1, 4)).astype(np.float32)},
+        action=rng.integers(3, size=each),
+        reward=rng.normal(size=each).astype(np.float32),
+        terminated=(rng.random(each) < 0.1).astype(np.uint8),
+        truncated=np.zeros(each, np.uint8),
+        role=np.zeros(each, np.uint8),
+        policy_version=np.zeros(each, np.int64),
+        caption_id=np.zeros(each, np.uint32),
+        caption_count=np.zeros((*each, 1), np.uint16),
+        used=np.ones(each, bool),
+        begins=np.zeros(each, bool),
+        lane=first_lane + np.arange(lanes),
+        generation=np.zeros(lanes, np.int64),
+        extra={LOG_PROB_COLUMN: np.full(each, -np.log(3.0), np.float32)},
+    )
+
+
+def appo():
+    """A small appo of all that workers must have in common: several steps a slab, statistics, a scale of rewards."""
+    network = MlpSettings(hidden=(16,), normalize_observation=True)
+    settings = AppoSettings(
+        value_loss="mse", network=network, rows=8, batch_lanes=4, epochs=2, minibatches=2, normalize_reward=True
+    )
+    return AppoLearner(settings, SPEC, None, 0, "cpu")
+
+
 def half_of(windows, rank, size):
     """Every ``size``-th row."""
     rows = slice(rank, None, size)
@@ -61,14 +94,21 @@ def half_of(windows, rank, size):
 def main() -> None:
     """Learn, and save the state."""
     rank, size, updates = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[5])
-    rendezvous, out, halves = sys.argv[3], Path(sys.argv[4]), len(sys.argv) > 6
+    rendezvous, out, mode = sys.argv[3], Path(sys.argv[4]), sys.argv[6] if len(sys.argv) > 6 else ""
+    halves = mode == "halves"
     torch.set_num_threads(1)
     torch.manual_seed(0)
     join_group(rank, size, rendezvous)
     # One seed for all, as in a run. Halves: one seed for the batches, too.
-    learner = learner_of(normalize=not halves)
+    learner = appo() if mode == "slabs" else learner_of(normalize=not halves)
     rng = np.random.default_rng(0 if halves else 1 + rank)
     for update in range(updates):
+        if mode == "slabs":
+            slab = slab_of(rng, 4, 8, 4 * rank)
+            if update == NAN_AT // 4 and rank == size - 1:
+                slab.observation["observation"][1, 2] = np.nan
+            learner.update(slab, slab.reward)
+            continue
         windows = windows_of(rng, ROWS)
         if halves:
             windows = half_of(windows, rank, size)

@@ -31,7 +31,8 @@ def plain_returns(reward, used, begins, discount):
 def test_two_steps_by_hand():
     normalizer = RewardNormalizer(0.5)
     reward = np.array([[1.0, 3.0]], np.float32)
-    scaled = normalizer.learn_and_scale(reward, np.ones((1, 2), bool), np.array([[True, False]]), np.array([0]))
+    normalizer.learn(reward, np.ones((1, 2), bool), np.array([[True, False]]), np.array([0]))
+    scaled = normalizer.scale(reward)
     # G = 1, 3.5; deviation 1.25
     np.testing.assert_allclose(scaled, reward / 1.25, rtol=1e-5)
     assert reward.tolist() == [[1.0, 3.0]]
@@ -47,7 +48,7 @@ def test_returns_go_on_from_slab_to_slab_whatever_lanes_a_slab_brings(cut):
         lanes = np.sort(rng.permutation(np.flatnonzero(position < 48))[:3])
         for lane in lanes:  # lanes may stand at different rows
             part = np.s_[lane : lane + 1, position[lane] : position[lane] + cut]
-            normalizer.learn_and_scale(reward[part], used[part], begins[part], np.array([lane]))
+            normalizer.learn(reward[part], used[part], begins[part], np.array([lane]))
         position[lanes] += cut
     expected = np.std(plain_returns(reward, used, begins, 0.9))
     assert normalizer.deviation == pytest.approx(expected, rel=1e-6)
@@ -56,9 +57,9 @@ def test_returns_go_on_from_slab_to_slab_whatever_lanes_a_slab_brings(cut):
 def test_many_lanes_at_once_are_what_they_are_one_by_one():
     reward, used, begins = stream(5, 40, 3)
     together, apart = RewardNormalizer(0.97), RewardNormalizer(0.97)
-    together.learn_and_scale(reward, used, begins, np.arange(5))
+    together.learn(reward, used, begins, np.arange(5))
     for lane in range(5):
-        apart.learn_and_scale(reward[[lane]], used[[lane]], begins[[lane]], np.array([lane]))
+        apart.learn(reward[[lane]], used[[lane]], begins[[lane]], np.array([lane]))
     assert together.deviation == pytest.approx(apart.deviation, rel=1e-9)
     assert together.deviation == pytest.approx(np.std(plain_returns(reward, used, begins, 0.97)), rel=1e-6)
 
@@ -66,10 +67,10 @@ def test_many_lanes_at_once_are_what_they_are_one_by_one():
 def test_two_pieces_of_a_lane_in_one_slab_follow_each_other():
     reward, used, begins = stream(2, 20, 7)
     apart, together = RewardNormalizer(0.9), RewardNormalizer(0.9)
-    apart.learn_and_scale(reward, used, begins, np.arange(2))
+    apart.learn(reward, used, begins, np.arange(2))
     # lane 0 in one piece of 10 rows and another, lane 1 likewise
     halves = [np.concatenate([each[lane, :].reshape(2, 10) for lane in (0, 1)]) for each in (reward, used, begins)]
-    together.learn_and_scale(*halves, np.array([0, 0, 1, 1]))
+    together.learn(*halves, np.array([0, 0, 1, 1]))
     assert together.deviation == pytest.approx(apart.deviation, rel=1e-9)
     np.testing.assert_allclose(together.lane_returns, apart.lane_returns)
 
@@ -78,17 +79,19 @@ def test_an_outlier_is_clipped_to_ten_deviations():
     normalizer = RewardNormalizer(0.0)
     reward = np.zeros((1, 1000), np.float32)
     reward[0, -1] = 1000.0
-    scaled = normalizer.learn_and_scale(reward, np.ones((1, 1000), bool), np.ones((1, 1000), bool), np.array([0]))
-    assert scaled[0, -1] == 10.0
+    normalizer.learn(reward, np.ones((1, 1000), bool), np.ones((1, 1000), bool), np.array([0]))
+    assert normalizer.scale(reward)[0, -1] == 10.0
 
 
 def test_a_restored_one_goes_on_as_the_first_would():
     reward, used, begins = stream(4, 30, 5)
     first = RewardNormalizer(0.9)
-    first.learn_and_scale(reward[:, :20], used[:, :20], begins[:, :20], np.arange(4))
+    first.learn(reward[:, :20], used[:, :20], begins[:, :20], np.arange(4))
     second = RewardNormalizer(0.9)
     second.load_state_dict(first.state_dict())
     second.lane_returns = first.lane_returns
     rest = (reward[:, 20:], used[:, 20:], begins[:, 20:], np.arange(4))
-    np.testing.assert_array_equal(first.learn_and_scale(*rest), second.learn_and_scale(*rest))
+    first.learn(*rest)
+    second.learn(*rest)
     assert first.deviation == second.deviation
+    np.testing.assert_array_equal(first.scale(rest[0]), second.scale(rest[0]))

@@ -62,6 +62,16 @@ def test_parameters_of_two_workers_are_equal_bit_for_bit_after_1000_updates_on_b
     assert first["network.encoder.normalizer.count"] == 16 * 999
 
 
+def test_two_on_policy_workers_have_equal_parameters_statistics_and_scale_of_rewards_after_1000_steps(start, tmp_path):
+    first, second = states_of(start(2, 250, "slabs"), tmp_path)
+    different = {name for name in first if not torch.equal(first[name], second[name])}
+    assert different == {"reward_normalizer.lane_returns"}  # those of lanes of their own
+    assert first["counters.updates"] == 1_000
+    assert first["counters.skipped_updates"] == 2  # once in each epoch the lane with NaN is dealt to a minibatch
+    assert first["reward_normalizer.count"] == 250 * 4 * 8  # the first one's rows
+    assert first["reward_normalizer.variance"] > 1.0
+
+
 def test_two_workers_on_half_a_batch_each_learn_what_one_learns_from_the_whole(start, tmp_path, worker_script):
     state, _ = states_of(start(2, 50, "halves"), tmp_path)
     alone, rng = worker_script.learner_of(normalize=False), np.random.default_rng(0)
