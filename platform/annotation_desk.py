@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
 from onibi.platform.desk_report import CaptionReportRow, caption_report, desk_statistics
 from onibi.platform.desk_state import DeskState, desk_from_arrow, desk_to_arrow
 from onibi.platform.desk_table import reward_columns
+from onibi.platform.docket import Docket
 from onibi.platform.fragment import CaptionText
 from onibi.platform.key_labels import KeyLabels, labelled_keys
 from onibi.platform.labels import Judge, Label, LabelTable, LabelValue, Preference, PreferenceTable, PreferenceValue
@@ -32,14 +32,6 @@ from onibi.platform.sightings_window import SightingsWindow
 from onibi.platform.table_component import TableComponentSettings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Docket:
-    """What waits for one judge."""
-
-    keys: CaptionQueue
-    pairs: PairQueue
 
 
 class AnnotationDesk:
@@ -141,14 +133,17 @@ class AnnotationDesk:
         queue.expire(now)
         taken = queue.take(count, now, self._rank())
         self._counters["asked_keys"] += len(taken)
-        return [self._request(key, self._keys.next_vote(judge, key)) for key in taken]
+        return [self._request(key, self._keys.next_vote(judge, key), queue.lease(key)) for key in taken]
 
     def take_pairs(self, count: int, judge: Judge | None = None) -> list[PairRequest]:
         """At most ``count`` pairs of keys for a judge to compare; likewise."""
         pairs = self._dockets[self.judges[0] if judge is None else judge].pairs
         taken = pairs.take(count, self._clock(), self._recent)
         self._counters["asked_pairs"] += len(taken)
-        return [PairRequest(first=self._request(first), second=self._request(second)) for first, second in taken]
+        return [
+            PairRequest(first=self._request(pair[0]), second=self._request(pair[1]), lease=pairs.lease(pair))
+            for pair in taken
+        ]
 
     @property
     def takes_any_judge(self) -> bool:
@@ -162,20 +157,33 @@ class AnnotationDesk:
         return len(queue) > 0
 
     def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge | None = None) -> None:
-        """Taken requests that their annotator will not answer: they wait again at once."""
-        docket = self._dockets[self.judges[0] if judge is None else judge]
-        requests = list(requests)
-        docket.keys.give_back([one.key for one in requests if isinstance(one, AnnotationRequest)], self._clock())
-        docket.pairs.give_back([(one.first.key, one.second.key) for one in requests if isinstance(one, PairRequest)])
+        """Taken requests that their annotator will not answer: they wait again at once, unless they were handed on."""
+        self._dockets[self.judges[0] if judge is None else judge].give_back(requests, self._clock())
 
     def put(self, records: Iterable[Label | Preference]) -> None:
         """Take replies, late ones too. An invalid one is asked again; a key of another run is kept for who meets it."""
-        records = [record for record in records if _identity(record) not in self._read_records]
-        self._put_records.update(map(_identity, records))
-        self._add(records)
+        records = list(records)
+        new = [record for record in records if _identity(record) not in self._read_records]
+        self._put_records.update(map(_identity, new))
+        parked = sum(docket.keys.parked for docket in self._dockets.values())
+        for record in records:
+            if record.value in (LabelValue.INVALID, PreferenceValue.INVALID):
+                self._retry(record)
+        self._add(new)
+        newly = sum(docket.keys.parked for docket in self._dockets.values()) - parked
+        if newly > 0:
+            log.warning(
+                "%d caption keys got no readable label in %d replies and are asked no more; see the label table",
+                newly,
+                self.settings.desk.max_attempts,
+            )
 
     def learn(self, records: Iterable[Label | Preference]) -> None:
-        """Take what was read from a table on disk, where replies of this run may be, too: those count once."""
+        """Take what was read from a table on disk, where replies of this run may be, too: those count once.
+
+        One that cannot be read changes nothing: it may be another run's, and no attempt of this one. This run's own is
+        an attempt when it is put.
+        """
         known = self._put_records | self._read_records
         records = [record for record in records if _identity(record) not in known]
         self._read_records.update(map(_identity, records))
@@ -291,9 +299,9 @@ class AnnotationDesk:
     def _note_change(self, changed: bool) -> None:
         self._changed |= changed and not self._held_back
 
-    def _request(self, key: int, vote: int = 0) -> AnnotationRequest:
+    def _request(self, key: int, vote: int = 0, lease: int = 0) -> AnnotationRequest:
         text, example = self.captions.key(key).text, self.captions.example(key)
-        return AnnotationRequest(key=KeyIndex(key), key_text=text, raw_text=example, vote=vote)
+        return AnnotationRequest(key=KeyIndex(key), key_text=text, raw_text=example, vote=vote, lease=lease)
 
     def _rank(self) -> Rank | None:
         order = self.settings.queue.order
@@ -324,64 +332,58 @@ class AnnotationDesk:
             return
         keys = self.captions.keys_of(captions)
         for judge, docket in self._dockets.items():
-            missing = self._keys.missing(judge, keys)
-            first, further = keys[missing == self.settings.votes], keys[(missing > 0) & (missing < self.settings.votes)]
-            if first.size:
-                docket.keys.offer(map(KeyIndex, first.tolist()), self._clock())
-            if further.size:
-                docket.keys.offer_further(map(KeyIndex, further.tolist()))
+            docket.offer(keys, self._keys.missing(judge, keys), self.settings.votes, self._clock())
 
     def _add(self, records: list[Label | Preference]) -> None:
-        parked = sum(docket.keys.parked for docket in self._dockets.values())
         labels = [record for record in records if isinstance(record, Label)]
         preferences = [record for record in records if isinstance(record, Preference)]
         self.labels.add(labels)
         self.preferences.add(preferences)
         for label in labels:
-            self._add_label(label)
+            if label.value != LabelValue.INVALID:
+                self._add_label(label)
         self._finish_pairs(preferences)
-        newly = sum(docket.keys.parked for docket in self._dockets.values()) - parked
-        if newly > 0:
-            log.warning(
-                "%d caption keys got no readable label in %d replies and are asked no more; see the label table",
-                newly,
-                self.settings.desk.max_attempts,
-            )
 
-    def _add_label(self, label: Label) -> None:
-        key = self.captions.key_index(label.key_hash)
-        docket = self._dockets.get(label.judge)
-        if label.value == LabelValue.INVALID:
-            self._counters["invalid_replies"] += 1
-            if key is not None and docket is not None:
+    def _retry(self, record: Label | Preference) -> None:
+        """Ask again what an annotator of this run gave no readable answer to, or no more."""
+        self._counters["invalid_replies"] += 1
+        docket = self._dockets.get(record.judge)
+        if isinstance(record, Label):
+            key = self.captions.key_index(record.key_hash)
+            if docket is not None and key is not None:
                 docket.keys.retry([key], self._clock())
             return
+        first, second = map(self.captions.key_index, (record.first_hash, record.second_hash))
+        if docket is not None and first is not None and second is not None:
+            docket.pairs.retry([(first, second)])
+
+    def _add_label(self, label: Label) -> None:
         if not self._keys.counts(label):
             self._counters["unusable_labels"] += 1
             return
+        key = self.captions.key_index(label.key_hash)
         if key is None:
             return
+        own = self._dockets.get(label.judge)
+        # What waits or is in flight asks for the first vote that is missing: an answer to another one leaves it there.
+        is_answer = own is not None and self._keys.next_vote(label.judge, key) == label.vote
         self._note_change(self._keys.add(key, label))
         self._data_version += 1
-        for judge, waiting in self._dockets.items():
+        for judge, docket in self._dockets.items():
             missing = int(self._keys.missing(judge, np.array([key]))[0])
-            if missing < self.settings.votes or self._keys.status[key] == NEVER_ASKED:
-                waiting.keys.finish([key])
-            if 0 < missing < self.settings.votes:
-                waiting.keys.offer_further([key])
+            if missing == 0 or (docket is own and is_answer):
+                docket.keys.finish([key])
+            if missing > 0 and docket is own and is_answer:
+                docket.keys.offer_further([key])
 
     def _finish_pairs(self, preferences: Iterable[Preference]) -> None:
         for preference in preferences:
+            if preference.value == PreferenceValue.INVALID:
+                continue
             docket = self._dockets.get(preference.judge)
             first, second = map(self.captions.key_index, (preference.first_hash, preference.second_hash))
-            invalid = preference.value == PreferenceValue.INVALID
-            self._counters["invalid_replies"] += invalid
-            self._counters["unusable_labels"] += not invalid and docket is None
-            if docket is None or first is None or second is None:
-                continue
-            if invalid:
-                docket.pairs.retry([(first, second)])
-            else:
+            self._counters["unusable_labels"] += docket is None
+            if docket is not None and first is not None and second is not None:
                 docket.pairs.finish([(first, second)])
                 self._data_version += 1
 

@@ -21,6 +21,8 @@ class AnnotationRequest:
     raw_text: str
     vote: int = 0
     """Which of a judge's independent labels of this key; whoever asked stamps it on the label (``with_votes``)."""
+    lease: int = 0
+    """Of the queue that it was taken from: one that is given back after the key was taken again changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class PairRequest:
 
     first: AnnotationRequest
     second: AnnotationRequest
+    lease: int = 0
+    """As that of an ``AnnotationRequest``."""
 
 
 class Annotator(Protocol):

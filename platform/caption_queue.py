@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,13 @@ from onibi.platform.errors import CaptionError
 
 Rank = Callable[[NDArray[np.int32]], NDArray[Any]]
 """Keys [n] → numbers [n]: what is asked first has the highest."""
+
+
+class Lease(NamedTuple):
+    """Under which something is in flight: a number that no other has in its queue, and when it ends."""
+
+    number: int
+    end: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,8 @@ class CaptionQueue:
         self._max_attempts = max_attempts
         self._waiting: OrderedDict[KeyIndex, None] = OrderedDict()  # met last comes last
         self._further: OrderedDict[KeyIndex, None] = OrderedDict()  # likewise, of keys that have a label
-        self._in_flight: OrderedDict[KeyIndex, float] = OrderedDict()  # key -> end of its lease, soonest first
+        self._in_flight: OrderedDict[KeyIndex, Lease] = OrderedDict()  # the one that ends soonest first
+        self._leases = 0  # so far
         self._invalid_replies: dict[KeyIndex, int] = {}
         self._first_offered: dict[KeyIndex, float] = {}  # unlabelled keys, dropped ones included, in order of time
         self._parked: dict[KeyIndex, None] = {}
@@ -121,8 +129,13 @@ class CaptionQueue:
         taken = self._pop(self._waiting, count, rank)
         taken += self._pop(self._further, count - len(taken), rank)
         for key in taken:
-            self._in_flight[key] = now + self._lease_seconds
+            self._leases += 1
+            self._in_flight[key] = Lease(self._leases, now + self._lease_seconds)
         return taken
+
+    def lease(self, key: KeyIndex) -> int:
+        """Number of the lease of a key in flight, to be named when it is given back."""
+        return self._in_flight[key].number
 
     def finish(self, keys: Iterable[KeyIndex]) -> None:
         """Forget keys that have their labels now, wherever they are: late answers count."""
@@ -153,14 +166,20 @@ class CaptionQueue:
     def expire(self, now: float) -> list[KeyIndex]:
         """Let keys wait again whose lease is over; an annotator's death is not a key's fault and no attempt."""
         over = []
-        while self._in_flight and next(iter(self._in_flight.values())) <= now:
+        while self._in_flight and next(iter(self._in_flight.values())).end <= now:
             over.append(self._in_flight.popitem(last=False)[0])
         self._back(over, now)
         return over
 
-    def give_back(self, keys: Iterable[KeyIndex], now: float) -> None:
-        """Taken keys that their annotator will not judge: they wait again at once."""
-        self._back([key for key in keys if self._in_flight.pop(key, None) is not None], now)
+    def give_back(self, leases: Mapping[KeyIndex, int], now: float) -> None:
+        """Taken keys that their annotator will not judge, with their leases: they wait again at once.
+
+        A key whose lease ended and that was taken again is left to its new annotator.
+        """
+        mine = [key for key, number in leases.items() if key in self._in_flight and self.lease(key) == number]
+        for key in mine:
+            del self._in_flight[key]
+        self._back(mine, now)
 
     def state(self) -> QueueState:
         """For a checkpoint; taken keys count as waiting, and those that want a further label are found again there."""

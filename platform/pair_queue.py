@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.annotation_settings import PairSettings
+from onibi.platform.caption_queue import Lease
 
 Pair = tuple[int, int]
 """Two key indices, in the order in which they are asked."""
@@ -69,7 +70,8 @@ class PairQueue:
         self._max_attempts = max_attempts
         self._seed = seed
         self._judged: set[Pair] = set()  # with the lower index first; parked pairs, too
-        self._in_flight: OrderedDict[Pair, tuple[Pair, float]] = OrderedDict()  # as asked, and its lease's end
+        self._in_flight: OrderedDict[Pair, tuple[Pair, Lease]] = OrderedDict()  # as asked
+        self._leases = 0  # so far
         self._again: deque[Pair] = deque()
         self._invalid_replies: dict[Pair, int] = {}
         self.draws = 0
@@ -121,16 +123,21 @@ class PairQueue:
             else:
                 self._judged.add(name)
 
-    def give_back(self, pairs: Iterable[Pair]) -> None:
-        """Taken pairs that their annotator will not judge: they are asked again."""
-        for pair in pairs:
-            if self._in_flight.pop(_name(pair), None) is not None:
+    def lease(self, pair: Pair) -> int:
+        """Number of the lease of a pair in flight, to be named when it is given back."""
+        return self._in_flight[_name(pair)][1].number
+
+    def give_back(self, leases: Mapping[Pair, int]) -> None:
+        """Taken pairs that their annotator will not judge, with their leases: asked again, unless taken anew."""
+        for pair, number in leases.items():
+            if _name(pair) in self._in_flight and self.lease(pair) == number:
+                del self._in_flight[_name(pair)]
                 self._again.append(pair)
 
     def _expire(self, now: float) -> None:
         while self._in_flight:
-            name, (pair, end) = next(iter(self._in_flight.items()))
-            if end > now:
+            name, (pair, lease) = next(iter(self._in_flight.items()))
+            if lease.end > now:
                 return
             del self._in_flight[name]
             self._again.append(pair)
@@ -138,7 +145,8 @@ class PairQueue:
     def _take(self, pair: Pair, now: float, taken: list[Pair]) -> None:
         name = _name(pair)
         if pair[0] != pair[1] and name not in self._judged and name not in self._in_flight:
-            self._in_flight[name] = (pair, now + self._lease_seconds)
+            self._leases += 1
+            self._in_flight[name] = (pair, Lease(self._leases, now + self._lease_seconds))
             taken.append(pair)
 
 

@@ -239,6 +239,65 @@ def test_requests_given_back_are_asked_again_at_once():
     assert asked(some) == ["newt"]
 
 
+def test_a_label_leaves_what_another_judge_has_in_flight():
+    some = desk(A, B, votes=2)
+    some.intern([caption("door")])
+    some.take(9, B)
+    some.put([label("door", judge=B)])
+    assert [request.vote for request in some.take(9, B)] == [1]
+    some.take(9, A)
+    some.put([label("door")])
+    assert some.take(9, B) == [], "vote 1 was asked for already"
+    assert [request.vote for request in some.take(9, A)] == [1]
+
+
+def test_a_late_answer_to_an_answered_vote_leaves_the_next_one_in_flight():
+    some = desk(votes=2)
+    some.intern([caption("door")])
+    some.take(9)
+    some.put([label("door")])
+    assert [request.vote for request in some.take(9)] == [1]
+    some.put([label("door", time_seconds=3.0)])
+    assert some.take(9) == []
+
+
+def test_an_unreadable_reply_of_another_run_is_no_attempt_and_leaves_what_is_in_flight():
+    some = desk()
+    some.intern([caption("door"), caption("newt")])
+    (newt,) = some.take(1)
+    some.learn([label(key, math.nan, time_seconds=float(time)) for key in ("door", "newt") for time in range(3)])
+    assert asked(some) == ["door"], f"{newt.key_text} is in flight, and door was never asked for here"
+    assert some.statistics()["annotation/parked_keys"] == 0
+
+
+def test_an_unreadable_reply_of_this_run_is_asked_again_where_it_was_read_from_disk_first():
+    some = desk(desk_settings=AnnotationDeskSettings(max_attempts=2))
+    some.intern([caption("door")])
+    for parked in (0, 1):
+        assert asked(some) == ["door"]
+        reply = label("door", math.nan, time_seconds=float(parked))
+        some.learn([reply])
+        some.put([reply])
+        assert some.statistics()["annotation/parked_keys"] == parked
+    assert some.statistics()["annotation/replies"] == 2
+
+
+@pytest.mark.parametrize("asks", ["keys", "pairs"])
+def test_what_was_handed_on_is_not_taken_from_its_new_annotator_by_who_gives_it_back_late(asks):
+    clock = Clock()
+    some = desk(clock=clock, asks=asks, desk_settings=AnnotationDeskSettings(lease_seconds=5.0))
+    some.intern([caption("door"), caption("newt")])
+    take = some.take if asks == "keys" else some.take_pairs
+    late = take(9)
+    clock.now = 6.0
+    handed_on = take(9)
+    assert len(handed_on) == len(late) > 0
+    some.give_back(late)
+    assert take(9) == []
+    some.give_back(handed_on)
+    assert len(take(9)) == len(late)
+
+
 def test_pairs_are_of_two_askable_keys_and_no_pair_is_asked_twice():
     some = desk(asks="pairs", seed=3)
     some.see(some.intern([caption("a"), caption("b", "c"), caption("d"), caption("wall", askable=False)]))

@@ -1,0 +1,38 @@
+"""What waits for one judge of the annotation desk: keys to label, and pairs of keys to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.caption_queue import CaptionQueue
+from onibi.platform.captions import KeyIndex
+from onibi.platform.pair_queue import PairQueue
+
+
+@dataclass(frozen=True)
+class Docket:
+    """The queues of one judge."""
+
+    keys: CaptionQueue
+    pairs: PairQueue
+
+    def offer(self, keys: NDArray[np.int32], missing: NDArray[np.int32], votes: int, now: float) -> None:
+        """Keys [n] were met that lack ``missing`` [n] of ``votes`` labels: those that lack any wait."""
+        first, further = keys[missing == votes], keys[(missing > 0) & (missing < votes)]
+        if first.size:
+            self.keys.offer(map(KeyIndex, first.tolist()), now)
+        if further.size:
+            self.keys.offer_further(map(KeyIndex, further.tolist()))
+
+    def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], now: float) -> None:
+        """Taken requests that will not be answered: they wait again, but for those that were handed on meanwhile."""
+        for request in requests:
+            if isinstance(request, AnnotationRequest):
+                self.keys.give_back({request.key: request.lease}, now)
+            else:
+                self.pairs.give_back({(request.first.key, request.second.key): request.lease})
