@@ -165,7 +165,7 @@ def scores_of_runs(
     for index, name in enumerate(names):
         folder = find_run(runs_folder, name)
         settings = folder.read_config()
-        report = evaluate(folder.name, runs_folder, checkpoint, episodes, seed + 1_000 * index, None)
+        report = evaluate(str(folder.path), runs_folder, checkpoint, episodes, seed + 1_000 * index, None)
         figure = settings["evaluation"]["judge"]
         interval = getattr(report.players[0], figure)
         if interval is None:

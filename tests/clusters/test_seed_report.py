@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 from onibi.clusters.experiments.result_table import write_rows
 from onibi.clusters.seed_curves import common_grid, seed_curves_png
-from onibi.clusters.seed_report import SeedScore, scores_of_table, seed_report
+from onibi.clusters.seed_report import SeedScore, scores_of_runs, scores_of_table, seed_report
 from onibi.platform.errors import ConfigError
 
 
@@ -108,6 +109,15 @@ def test_curves_are_drawn_as_a_png_or_not_at_all(tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert not seed_curves_png([SeedScore("a", "t", "1", 1.0, None)], tmp_path / "none.png", "title")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_run_named_by_its_folder_is_played_though_another_of_its_name_lies_in_the_runs_folder(workshop):
+    workshop.train("a")
+    shutil.copytree(workshop.runs / "a", workshop.runs.parent / "other" / "a")
+    for checkpoint in (workshop.runs / "a" / "checkpoints").iterdir():  # so the one beside cannot be played
+        shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+    (score,) = scores_of_runs([str(workshop.runs.parent / "other" / "a")], workshop.runs, "last", 4, 10_000)
+    assert (score.run, score.task.split(" ")[0]) == ("a", "onibi.actors.environments.corridor:make")
 
 
 @pytest.mark.slow
