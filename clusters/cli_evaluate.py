@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,7 @@ from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, tol
 
 if TYPE_CHECKING:
     from onibi.clusters.judgement import EvaluationReport
+    from onibi.clusters.seed_report import SeedReport
 
 _DEFAULT_CHECKPOINT, _DEFAULT_EPISODES, _DEFAULT_SEED = "best", 100, 10_000
 
@@ -131,14 +134,12 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 def _evaluate_one(
     run: str, runs_folder: Path, checkpoint: str, episodes: int, seed: int, *, against: str | None, as_json: bool
 ) -> EvaluationReport:
-    import dataclasses
-
     from onibi import clusters
 
     report = clusters.evaluate(
         run, checkpoint=checkpoint, episodes=episodes, seed=seed, against=against, runs_folder=runs_folder
     )
-    print(json.dumps(dataclasses.asdict(report), indent=2) if as_json else report.summary())
+    print(_json_of(report) if as_json else report.summary())
     return report
 
 
@@ -151,8 +152,6 @@ def _evaluate_many(
     curves: Path | None,
     as_json: bool,
 ) -> None:
-    import dataclasses
-
     from onibi.clusters import seed_report
     from onibi.clusters.judgement import more_episodes_note
     from onibi.clusters.seed_curves import seed_curves_png
@@ -166,7 +165,7 @@ def _evaluate_many(
         scores = seed_report.scores_of_runs(runs, runs_folder, *playing)
     report = seed_report.seed_report(scores, target, baseline)
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        print(_json_of(report))
     else:
         console = wide_console()
         for table in report.tables():
@@ -181,3 +180,16 @@ def _evaluate_many(
             raise ConfigError(f"{curves}: not written ({error}). Choose another file.") from error
         if not is_drawn:
             raise ConfigError("evaluate: --curves: no run has two evaluations of its own, so there is no curve.")
+
+
+def _json_of(report: EvaluationReport | SeedReport) -> str:
+    return json.dumps(_without_infinite(dataclasses.asdict(report)), indent=2, allow_nan=False)
+
+
+def _without_infinite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, for which JSON has no word: ends of unknown intervals."""
+    if isinstance(value, dict):
+        return {name: _without_infinite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 """Of every interval in Onibi's claims."""
 
+LEAST_VALUES = 3
+"""From so many values on a bootstrap says anything: one has no spread, and two are alike too often by chance."""
+
 _RESAMPLES = 10_000  # the ends of a 95% interval then move by about 1% of its width between seeds
 _DRAWS_AT_ONCE = 1 << 17
 _NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
@@ -19,28 +22,39 @@ _NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of ``count`` values and the interval that holds the true one with 95% confidence."""
+    """A mean of ``count`` values and the interval that holds the true one with 95% confidence.
+
+    ``low`` and ``high`` are infinite where the values are too few to say.
+    """
 
     mean: float
     low: float
     high: float
     count: int
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there are values enough for an interval."""
+        return math.isfinite(self.high - self.low)
+
 
 def bootstrap_interval(values: Sequence[float] | NDArray[np.float64], rng: np.random.Generator) -> Interval:
     """Mean and percentile bootstrap interval (Efron 1979): quantiles of the means of resampled sets of the same size.
 
     Args:
-        values: [n] one figure per episode, n ≥ 2.
+        values: [n] one figure per episode, n ≥ 1.
         rng: draws the resamples.
-    Returns: the interval. All values equal gives one of width 0; for shares use ``share_interval``.
-    Raises: ValueError for fewer than two values, or one that is not finite.
+    Returns: the interval: infinite under ``LEAST_VALUES`` values, as they do not tell how far the mean is off. All
+        values equal gives one of width 0; for shares use ``share_interval``.
+    Raises: ValueError for no value, or one that is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) < 2:
-        raise ValueError(f"values has shape {array.shape}; an interval needs [n] with n ≥ 2: play more episodes")
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"values has shape {array.shape}; allowed: [n] with n ≥ 1")
     if not np.isfinite(array).all():
         raise ValueError(f"{int((~np.isfinite(array)).sum())} of {len(array)} values are not finite")
+    if len(array) < LEAST_VALUES:
+        return Interval(float(array.mean()), -math.inf, math.inf, len(array))
     means = np.empty(_RESAMPLES)
     sets = max(1, _DRAWS_AT_ONCE // len(array))  # all at once would take n × 80 kB
     for first in range(0, _RESAMPLES, sets):

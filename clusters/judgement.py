@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
-from onibi.clusters.compare import Interval, bootstrap_interval, intervals_apart, share_interval
+from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, share_interval
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk, restore_learner, state_of
@@ -51,7 +51,8 @@ class EvaluationReport:
     """What was played.
 
     ``asked``: episodes wanted of each player. ``compared``: the run's ``evaluation.judge``, on which ``passed`` is the
-    verdict: None where nothing was compared, False too where the task does not tell that figure.
+    verdict: None where nothing was compared, False too where the task does not tell that figure, or the episodes are
+    too few to tell anything by.
     """
 
     run: str
@@ -68,8 +69,15 @@ class EvaluationReport:
         if self.passed is None:
             return "\n".join(lines)
         figure = FIGURES[self.compared]
-        if any(getattr(each, self.compared) is None for each in self.players):
+        intervals = [getattr(each, self.compared) for each in self.players]
+        if any(interval is None for interval in intervals):
             lines.append(f"no episode told the {figure}, by which this run is judged (evaluation.judge): not passed")
+        elif not all(interval.is_known for interval in intervals):
+            lines.append(
+                f"too few episodes to tell the trained player's {figure}, by which this run is judged "
+                f"(evaluation.judge), from the random player's: not passed. Play {LEAST_VALUES} or more of each, better "
+                "100 (--episodes)"
+            )
         else:
             verdict = "lies above" if self.passed else "does NOT lie above"
             lines.append(
@@ -138,18 +146,16 @@ def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> Pla
     return PlayerReport(
         name=name,
         episodes=len(episodes),
-        episode_return=_interval([episode.episode_return for episode in episodes], rng),
+        episode_return=bootstrap_interval([episode.episode_return for episode in episodes], rng),
         length=float(np.mean([episode.length for episode in episodes])),
         success=share_interval(round(sum(successes)), len(successes)) if successes else None,
-        intrinsic_return=_interval([episode.intrinsic_return for episode in episodes], rng) if has_captions else None,
+        intrinsic_return=bootstrap_interval([each.intrinsic_return for each in episodes], rng)
+        if has_captions
+        else None,
     )
 
 
-def _interval(values: list[float], rng: np.random.Generator) -> Interval:
-    if len(values) < 2:
-        return Interval(values[0], values[0], values[0], 1)
-    return bootstrap_interval(values, rng)
-
-
 def _shown(interval: Interval) -> str:
+    if not interval.is_known:
+        return f"{interval.mean:.3g} (too few episodes)"
     return f"{interval.mean:.3g} (95%: {interval.low:.3g} to {interval.high:.3g})"

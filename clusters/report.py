@@ -229,8 +229,7 @@ def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:
     returns = evaluation.get("returns")
     episodes = len(returns) if isinstance(returns, list) else 0
     parts = [f"return {value_text(_figure(evaluation, 'return_mean'))}"]
-    if isinstance(returns, list) and episodes > 1:
-        interval = bootstrap_interval(returns, rng)
+    if isinstance(returns, list) and returns and (interval := bootstrap_interval(returns, rng)).is_known:
         parts[0] += f" (95%: {value_text(interval.low)} to {value_text(interval.high)})"
     success = _figure(evaluation, "success_rate")
     if success is not None:
@@ -340,14 +339,14 @@ def _error_bars(
     low, high = np.zeros_like(x), np.zeros_like(x)
     for index, row in enumerate(known):
         interval = _interval(key, row, float(y[index]), rng)
-        if interval is not None:
+        if interval is not None and interval.is_known:
             low[index], high[index] = max(0.0, y[index] - interval.low), max(0.0, interval.high - y[index])
     return low, high
 
 
 def _interval(key: str, row: Row, mean: float, rng: np.random.Generator) -> Interval | None:
     returns = row.get("returns")
-    if not isinstance(returns, list) or len(returns) < 2 or not np.isfinite(returns).all():
+    if not isinstance(returns, list) or not returns or not np.isfinite(returns).all():
         return None
     if key == "success_rate":
         return share_interval(round(mean * len(returns)), len(returns))

@@ -1,7 +1,8 @@
 """Statistics of few runs, with the uncertainty that few runs leave (Agarwal et al. 2021, arXiv 2108.13264).
 
 Scores of one group are a mapping task → [runs] float64. Intervals are percentile bootstraps, stratified: runs are drawn
-anew within each task, as many as there are. Tasks may have different numbers of runs.
+anew within each task, as many as there are. Tasks may have different numbers of runs. Where no task has
+``LEAST_VALUES`` runs, an interval is infinite: so few do not tell how far they are off.
 
 Difference from the paper's package (rliable): where they do, the mean weighs every task alike, and the interquartile
 mean and the optimality gap every run.
@@ -9,6 +10,7 @@ mean and the optimality gap every run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.clusters.compare import CONFIDENCE
+from onibi.clusters.compare import CONFIDENCE, LEAST_VALUES
 
 Scores: TypeAlias = Mapping[str, NDArray[np.float64]]
 """Of one group: task → [runs]."""
@@ -31,11 +33,19 @@ _TRIMMED_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic of the scores at hand, and the interval that holds the true one with 95% confidence."""
+    """A statistic of the scores at hand, and the interval that holds the true one with 95% confidence.
+
+    ``low`` and ``high`` are infinite where the runs are too few to say.
+    """
 
     value: float
     low: float
     high: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are runs enough for an interval."""
+        return math.isfinite(self.high - self.low)
 
 
 def interquartile_mean(tasks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -84,7 +94,7 @@ def estimate(scores: Scores, statistic: Statistic, rng: np.random.Generator) -> 
     """
     tasks = _checked(scores)
     value = float(statistic([runs[None] for runs in tasks])[0])
-    return _interval(value, lambda size: statistic([_resampled(runs, size, rng) for runs in tasks]))
+    return _interval(value, [tasks], lambda size: statistic([_resampled(runs, size, rng) for runs in tasks]))
 
 
 def probability_of_improvement(group: Scores, other: Scores, rng: np.random.Generator) -> Estimate:
@@ -109,8 +119,9 @@ def probability_of_improvement(group: Scores, other: Scores, rng: np.random.Gene
         return found
 
     value = float(chance([(x[None], y[None]) for x, y in pairs])[0])
+    groups = [[x for x, _ in pairs], [y for _, y in pairs]]
     return _interval(
-        value, lambda size: chance([(_resampled(x, size, rng), _resampled(y, size, rng)) for x, y in pairs])
+        value, groups, lambda size: chance([(_resampled(x, size, rng), _resampled(y, size, rng)) for x, y in pairs])
     )
 
 
@@ -132,7 +143,11 @@ def difference_of_means(
             raise ValueError(f"{len(x)} scores and {len(y)} others make no pairs")
         return estimate({"difference": x - y}, mean, rng)
     value = float(x.mean() - y.mean())
-    return _interval(value, lambda size: _resampled(x, size, rng).mean(axis=1) - _resampled(y, size, rng).mean(axis=1))
+    return _interval(
+        value,
+        [[x], [y]],
+        lambda size: _resampled(x, size, rng).mean(axis=1) - _resampled(y, size, rng).mean(axis=1),
+    )
 
 
 def pointwise_band(
@@ -176,7 +191,14 @@ def _resampled(runs: NDArray[np.float64], size: int, rng: np.random.Generator) -
     return runs[rng.integers(0, len(runs), (size, len(runs)))]
 
 
-def _interval(value: float, draw: Callable[[int], NDArray[np.float64]]) -> Estimate:
+def _interval(
+    value: float,
+    groups: Sequence[Sequence[NDArray[np.float64]]],
+    draw: Callable[[int], NDArray[np.float64]],
+) -> Estimate:
+    """``groups``: scores of each task, of each group that the value is of."""
+    if any(max(map(len, tasks)) < LEAST_VALUES for tasks in groups):
+        return Estimate(value, -math.inf, math.inf)
     drawn = np.concatenate([draw(_RESAMPLES_AT_ONCE) for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE)])
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from onibi.clusters.experiments.outcome import ComparisonOutcome
+from onibi.clusters.experiments.outcome import TOO_FEW, ComparisonOutcome
 from onibi.platform.durable import write_durably
 
-_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00", "too few runs": "#9AA2AA"}  # for all eyes
+_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00", TOO_FEW: "#9AA2AA"}  # for all eyes
 _WIDTH_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 8.6, 0.27, 130
 
 
@@ -42,7 +41,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     for place, each in enumerate(drawn):
         assert each.difference is not None, "chosen above"
         middle, low, high = each.difference.value, each.difference.low, each.difference.high
-        if not math.isfinite(high - low):
+        if not each.difference.is_known:
             low = high = middle
         axis.plot(each.singles, [place] * len(each.singles), "|", color=_COLORS[each.found], markersize=7, alpha=0.55)
         axis.errorbar(

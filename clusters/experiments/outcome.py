@@ -18,6 +18,9 @@ from onibi.platform.errors import ConfigError
 _BOOTSTRAP_SEED = 0
 _MARGIN_DEVIATIONS = 2.0  # below the worst of the reference seeds
 
+TOO_FEW = "too few runs"
+"""Found, where no interval can be given: so nothing is shown."""
+
 
 @dataclass(frozen=True)
 class ArmOutcome:
@@ -30,7 +33,7 @@ class ArmOutcome:
         failed: seed → error.
         absent: why the arm cannot run at all; empty where it can.
         tuned: what tuning chose.
-        middle: interquartile mean over the scores; None under two of them.
+        middle: interquartile mean over the scores; None without any.
         short: shortened runs, of which nothing is claimed.
         arrivals: seed → env steps to 80% success, None for never; empty where the trial tells none.
         budget: env steps in which a run could arrive.
@@ -93,7 +96,7 @@ class ComparisonOutcome:
 
     Args:
         comparison: the declaration.
-        difference: with its interval, which is infinite where the runs are too few to reject anything.
+        difference: with its interval, which is infinite where the runs are too few to say anything.
         wins, pairs: of paired comparisons.
         p_value: of the permutation test; None of a bootstrap.
         singles: what each run of the arm is over the mean of the others'; of pairs, over its partner.
@@ -111,8 +114,8 @@ class ComparisonOutcome:
         """What the interval of the difference says."""
         if self.difference is None:
             return "runs are missing"
-        if not math.isfinite(self.difference.high - self.difference.low):
-            return "too few runs"
+        if not self.difference.is_known:
+            return TOO_FEW
         if self.difference.low > 0:
             return "above"
         return "below" if self.difference.high < 0 else "tie"
@@ -120,7 +123,7 @@ class ComparisonOutcome:
     @property
     def as_expected(self) -> bool | None:
         """None while runs are missing, or too few to say."""
-        if self.difference is None or self.found == "too few runs":
+        if self.difference is None or self.found == TOO_FEW:
             return None
         expected = self.comparison.expected
         return self.found != "below" if expected == "not below" else self.found == expected
@@ -175,7 +178,7 @@ def _arm_outcome(schedule: Schedule, arm: Arm) -> ArmOutcome:
     for seed in [seed for seed, score in scores.items() if not math.isfinite(score)]:
         failed[seed] = f"{arm.figure} is {scores.pop(seed)}"
     middle = None
-    if len(scores) > 1:
+    if scores:
         rng = np.random.default_rng(_BOOTSTRAP_SEED)
         middle = estimate({arm.task: _array(scores)}, interquartile_mean, rng)
     absent = schedule.missing.get(arm.name, "")

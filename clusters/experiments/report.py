@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onibi.clusters.experiments.declaration import Experiment
-from onibi.clusters.experiments.outcome import ArmOutcome, ComparisonOutcome, Threshold
+from onibi.clusters.experiments.outcome import TOO_FEW, ArmOutcome, ComparisonOutcome, Threshold
 from onibi.clusters.experiments.schedule import Schedule
 from onibi.clusters.figures import UNKNOWN, count_text, value_text
 from onibi.clusters.seed_statistics import Estimate
@@ -48,6 +48,8 @@ def comparison_table(outcomes: Sequence[ComparisonOutcome]) -> Table:
         answer = {None: "", True: "as expected", False: "NOT as expected"}[outcome.as_expected]
         if outcome.as_expected is False and outcome.comparison.claimed:
             answer = "DOES NOT HOLD"
+        if outcome.found == TOO_FEW and outcome.comparison.claimed:
+            answer = "NOT shown: it takes more --seeds"
         table.add_row(
             outcome.comparison.arm,
             outcome.comparison.other,
@@ -109,7 +111,7 @@ def estimate_text(found: Estimate | None) -> str:
     """Value (low to high)."""
     if found is None:
         return UNKNOWN
-    if not math.isfinite(found.high - found.low):
+    if not found.is_known:
         return f"{value_text(found.value)} (too few runs)"
     return f"{value_text(found.value)} ({value_text(found.low)} to {value_text(found.high)})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def run_trial(message: Mapping[str, Any]) -> Figures:
 
 
 def player_figures(player: PlayerReport) -> dict[str, tuple[float, float, float]]:
-    """What a player reached: figure → (mean, low, high) of the 95% interval."""
+    """What a player reached: figure → (mean, low, high) of the 95% interval, infinite after too few episodes."""
     intervals = {"return": player.episode_return, "success": player.success, "intrinsic": player.intrinsic_return}
     return {name: (each.mean, each.low, each.high) for name, each in intervals.items() if each is not None}
 
@@ -80,7 +81,7 @@ def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figu
         "episodes": report.players[0].episodes,
     }
     for figure, (mean, low, high) in player_figures(report.players[0]).items():
-        figures |= {figure: mean, f"{figure}_95": f"{low:.6g}..{high:.6g}"}
+        figures |= {figure: mean, f"{figure}_95": f"{low:.6g}..{high:.6g}" if math.isfinite(high - low) else ""}
     if trial.success_span is not None:
         figures |= success_figures(result.evaluations, trial.success_span)
     figures["curve"] = " ".join(f"{row['env_steps']:.0f}:{row['judged']:.6g}" for row in result.evaluations)

@@ -38,11 +38,20 @@ def test_the_same_generator_gives_the_same_interval():
 
 @pytest.mark.parametrize(
     ("values", "fault"),
-    [([], "n ≥ 2"), ([1.0], "n ≥ 2"), ([[1.0, 2.0]], "shape"), ([1.0, np.nan], "1 of 2 values are not finite")],
+    [([], "n ≥ 1"), ([[1.0, 2.0]], "shape"), ([1.0, np.nan], "1 of 2 values are not finite")],
 )
-def test_too_few_or_unusable_values_are_refused(values, fault):
+def test_unusable_values_are_refused(values, fault):
     with pytest.raises(ValueError, match=fault):
         bootstrap_interval(values, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("values", [[5.0], [5.0, 5.0]])
+def test_one_value_or_two_lie_above_nothing_however_low_that_is(values):
+    found = bootstrap_interval(values, np.random.default_rng(0))
+    assert (found.mean, found.count, found.is_known) == (5.0, len(values), False)
+    assert not intervals_apart(Interval(-9.0, -9.0, -9.0, 50), found)
+    assert not intervals_apart(found, Interval(9.0, 9.0, 9.0, 50))
+    assert bootstrap_interval([5.0, 5.0, 5.0], np.random.default_rng(0)).is_known
 
 
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (10, 10), (83, 100), (1, 3)])

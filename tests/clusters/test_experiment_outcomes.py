@@ -12,7 +12,7 @@ from rich.console import Console
 from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, TrainedTrial
 from onibi.clusters.experiments.figure import differences_png
 from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes, thresholds
-from onibi.clusters.experiments.report import arrival_table
+from onibi.clusters.experiments.report import arrival_table, comparison_table
 from onibi.clusters.experiments.result_table import ResultTable
 from onibi.clusters.experiments.schedule import Schedule, total_seconds
 from onibi.platform.errors import ConfigError
@@ -65,6 +65,19 @@ def test_a_comparison_is_told_by_the_interval_of_the_differences(tmp_path, gains
         (outcome,) = comparison_outcomes(schedule, arm_outcomes(schedule))
         assert (outcome.found, outcome.as_expected) == (found, answer)
         assert outcome.wins == sum(gain > 0 for gain in gains)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("expected", ["above", "not below", "tie"])
+def test_two_seeds_show_nothing_whatever_was_expected(tmp_path, expected, paired):
+    claim = Comparison(arm="a", other="b", expected=expected, paired=paired)
+    pair = dataclasses.replace(toy_pair(expected), seeds=(1, 2), comparisons=(claim,))
+    schedule = filled(tmp_path, pair, {(arm, seed): {"a": 9.0, "b": 0.0}[arm] for arm in "ab" for seed in (1, 2)})
+    outcomes = comparison_outcomes(schedule, arm_outcomes(schedule))
+    assert [(each.found, each.as_expected) for each in outcomes] == [("too few runs", None)]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(comparison_table(outcomes))
+    assert "NOT shown: it takes more --seeds" in console.export_text()
 
 
 def test_a_comparison_waits_for_all_runs(tmp_path):

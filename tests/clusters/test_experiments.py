@@ -113,6 +113,13 @@ def test_every_run_becomes_a_row_and_none_is_run_twice(shop):
     assert "missing" not in stderr
 
 
+def test_one_seed_passes_no_claimed_comparison(shop):
+    code, stdout, _ = shop.run("PLAIN", "--seeds", "1")
+    assert "too few runs" in stdout
+    assert "NOT shown: it takes more --seeds" in stdout
+    assert code == 1
+
+
 @pytest.mark.slow
 def test_more_seeds_run_those_that_are_new_and_are_estimated_from_those_that_are_there(shop):
     shop.run("PLAIN", "--only", "low", "--seeds", "1-2")

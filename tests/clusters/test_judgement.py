@@ -87,6 +87,16 @@ def test_a_figure_that_the_task_does_not_tell_is_not_passed(workshop):
     assert "no episode told the intrinsic return, by which this run is judged (evaluation.judge): not passed" in told
 
 
+def test_one_episode_against_one_is_too_little_to_pass_by(trained, judged_by):
+    judged_by("episode_return")
+    told = evaluate(trained, "--against", "random", "--episodes", 1, code=1)
+    assert "too few episodes to tell the trained player's return" in told
+    assert "(too few episodes)" in told
+    report = json.loads(evaluate(trained, "--against", "random", "--episodes", 1, "--json", code=1))
+    interval = report["players"][0]["episode_return"]
+    assert (report["passed"], interval["low"], interval["high"]) == (False, None, None)
+
+
 def test_more_episodes_than_asked_for_are_explained(trained):
     told = evaluate(trained, "--episodes", 10)
     assert "trained: 16 episodes" in told

@@ -68,9 +68,26 @@ def test_resampling_stays_within_each_task():
     assert (found.low, found.value, found.high) == (50.0, 50.0, 50.0)
 
 
-def test_the_interval_of_two_runs_reaches_both():
-    found = estimate({"a": np.array([0.0, 1.0])}, mean, np.random.default_rng(0))  # both draws alike: a quarter each
+def test_the_interval_of_three_runs_reaches_all():
+    found = estimate({"a": np.array([0.0, 0.5, 1.0])}, mean, np.random.default_rng(0))  # all draws alike: 1 in 27
     assert (found.low, found.value, found.high) == (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_fewer_than_three_runs_tell_no_interval(runs):
+    rng = np.random.default_rng(0)
+    few, many = np.full(runs, 9.0), np.zeros(5)
+    told = [
+        estimate({"a": few, "b": few}, interquartile_mean, rng),
+        probability_of_improvement({"a": few}, {"a": many}, rng),
+        probability_of_improvement({"a": many}, {"a": few}, rng),
+        difference_of_means(few, many, rng, paired=False),
+        difference_of_means(many, few, rng, paired=False),
+        difference_of_means(few, np.zeros(runs), rng, paired=True),
+    ]
+    assert [each.value for each in told] == [9.0, 1.0, 0.0, 9.0, -9.0, 9.0]
+    assert not any(each.is_known for each in told)
+    assert estimate({"a": few, "b": many}, mean, rng).is_known, "a task with runs enough has a spread"
 
 
 def test_intervals_hold_the_true_mean_about_as_often_as_they_say():
