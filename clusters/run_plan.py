@@ -381,10 +381,6 @@ def _check_captions(settings: RunSettings, captioner: Captioner, env: Any) -> No
 def _value_bounds(settings: RunSettings) -> tuple[float, float] | None:
     """Bounds of the discounted return, None where the rewards have none: only a learner that needs them complains."""
     try:
-        return value_bounds(
-            settings.rewards,
-            settings.learner.discount,  # type: ignore[attr-defined]
-            settings.environment.max_episode_steps,
-        )
+        return value_bounds(settings.rewards, settings.learner.discount)  # type: ignore[attr-defined]
     except ConfigError:
         return None

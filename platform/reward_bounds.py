@@ -35,10 +35,13 @@ def step_bounds(settings: RewardSettings, component: str) -> Bounds:
     return _plain_step(settings, component).times(_coefficients(settings, component))
 
 
-def value_bounds(settings: RewardSettings, discount: float, horizon: int | None) -> tuple[float, float]:
+def value_bounds(settings: RewardSettings, discount: float) -> tuple[float, float]:
     """Bounds of the discounted return, for the value support ``auto``.
 
-        [low, high] = Σ over terms of coefficients · clamp(step bounds · (1 − γᴴ)/(1 − γ), episode bounds)
+        [low, high] = Σ over terms of coefficients · clamp(step bounds / (1 − γ), episode bounds)
+
+    A limit of env steps does not narrow them: it truncates, and values of truncated episodes are bootstrapped, so what
+    is learnt is the return of an episode that goes on.
 
     A component's ``episode_low``, ``episode_high`` and ``episode_cap`` replace what follows from the steps where they
     are tighter. The first two are declarations: a return beyond them is clipped to the support and counted there. A
@@ -47,15 +50,12 @@ def value_bounds(settings: RewardSettings, discount: float, horizon: int | None)
     Args:
         settings: components and their bounds.
         discount: γ in [0, 1].
-        horizon: H, the most env steps of an episode; None for no limit.
     Returns: (low, high), finite, low < high.
     Raises: ConfigError where no finite or no non-empty bounds follow.
     """
     if not 0 <= discount <= 1:
         raise ConfigError(f"discount is {discount}; it must be between 0 and 1")
-    steps = (math.inf if horizon is None else float(horizon)) if discount == 1 else 1 / (1 - discount)
-    if horizon is not None and discount < 1:
-        steps = (1 - discount**horizon) / (1 - discount)
+    steps = math.inf if discount == 1 else 1 / (1 - discount)
     total = Bounds(0.0, 0.0)
     for term in settings.terms:
         total = total.plus(_term(settings, term, steps))

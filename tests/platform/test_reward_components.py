@@ -104,7 +104,7 @@ def test_a_schedule_goes_from_start_to_end_and_stays_there():
     assert [float(mixed.total[0, 0]) for mixed in paid] == pytest.approx([1.0, 0.6, 0.2])
     assert paid[1].metrics["coefficient/rnd"] == pytest.approx(0.6)
     assert mixer.bounds("rnd") == Bounds(0.0, 5.0), "the bounds hold at any time"
-    assert value_bounds(mixer.settings, 0.0, None) == (-10.0, 15.0)
+    assert value_bounds(mixer.settings, 0.0) == (-10.0, 15.0)
 
 
 def test_an_episode_cap_pays_what_is_left_of_it():
@@ -113,7 +113,7 @@ def test_an_episode_cap_pays_what_is_left_of_it():
     mixed = mixer.mix(rows([[0.0] * 4], heard=[[1] * 4]), TABLE, Sources(paid_before={"intrinsic": before}))
     assert mixed.components["intrinsic"].tolist() == [[0.5, 0.25, 0.0, 0.0]]
     assert mixed.metrics["reward_capped_share/intrinsic"] == 0.75
-    assert value_bounds(mixer.settings, 0.99, None)[1] == pytest.approx(10 / 0.01 + 0.5 * 2.5)
+    assert value_bounds(mixer.settings, 0.99)[1] == pytest.approx(10 / 0.01 + 0.5 * 2.5)
 
 
 def test_a_source_that_is_missing_is_a_fault_and_not_a_zero():
@@ -196,7 +196,7 @@ def test_total_and_returns_lie_in_the_bounds_and_the_total_is_the_plain_sum_of_t
             plain[at] += math.prod(float(mixed.components[name][at]) for name in term)
     assert mixed.total == pytest.approx(plain, rel=1e-4, abs=1e-4)
     assert (mixed.total[~batch.used] == 0).all()
-    low, high = value_bounds(chosen, discount, shape[1]) if any(mixed.total.ravel()) else (-math.inf, math.inf)
+    low, high = value_bounds(chosen, discount) if any(mixed.total.ravel()) else (-math.inf, math.inf)
     returns = (mixed.total * discount ** np.arange(shape[1])).sum(axis=1)
     assert low - 1e-3 <= returns.min()
     assert returns.max() <= high + 1e-3

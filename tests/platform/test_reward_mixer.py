@@ -140,10 +140,7 @@ def test_unclipped_rewards_have_no_bounds():
 
 def test_value_bounds_are_the_discounted_sum_of_the_step_bounds():
     # ½ · 3 / (1 − 0.9) = 15;  + 0.4 / (1 − 0.9) = 4
-    assert value_bounds(both(), 0.9, None) == (pytest.approx(-15.0), pytest.approx(19.0))
-    # (1 − 0.9²)/(1 − 0.9) = 1.9
-    assert value_bounds(both(), 0.9, 2) == (pytest.approx(-2.85), pytest.approx(3.61))
-    assert value_bounds(both(), 1.0, 4) == (pytest.approx(-6.0), pytest.approx(7.6))
+    assert value_bounds(both(), 0.9) == (pytest.approx(-15.0), pytest.approx(19.0))
 
 
 def test_declared_episode_bounds_are_used_where_they_are_tighter():
@@ -151,8 +148,8 @@ def test_declared_episode_bounds_are_used_where_they_are_tighter():
         extrinsic=ExtrinsicSettings(clip=1.0, episode_low=0.0, episode_high=1.0),
         intrinsic=RetrievalSettings(coefficient=0.1, episode_high=6.0),
     )
-    assert value_bounds(declared, 0.99, None) == (0.0, pytest.approx(1.6))  # 1 + 0.1 · 6
-    assert value_bounds(declared, 0.5, None) == (0.0, pytest.approx(1.2))  # 1 + 0.1 · 1/(1 − ½)
+    assert value_bounds(declared, 0.99) == (0.0, pytest.approx(1.6))  # 1 + 0.1 · 6
+    assert value_bounds(declared, 0.5) == (0.0, pytest.approx(1.2))  # 1 + 0.1 · 1/(1 − ½)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,7 @@ def test_declared_episode_bounds_are_used_where_they_are_tighter():
 )
 def test_bounds_that_do_not_follow_are_an_error_that_says_what_to_set(settings, discount, message):
     with pytest.raises(ConfigError, match=message):
-        value_bounds(settings, discount, None)
+        value_bounds(settings, discount)
 
 
 def test_settings_come_back_from_yaml_and_absent_means_off():
