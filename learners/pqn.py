@@ -155,7 +155,8 @@ class PqnLearner(QLearner[QNetwork]):
                 part = {"action": action[chosen], "target": target[chosen], "used": used[chosen]}
                 inputs = {"batch": part, "observation": {name: leaf[chosen] for name, leaf in rows.items()}}
                 result, learnt = self._program.step(inputs)
-        self._network.learn_statistics({name: leaf[used] for name, leaf in rows.items()})
+        if batch.used.any():
+            self._network.learn_statistics({name: leaf[used] for name, leaf in rows.items()})
         self._gradient.share_buffers(self._network)
         period = settings.metrics_period_updates
         if self.updates // period == before // period or not bool(part["used"].any()):

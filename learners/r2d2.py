@@ -146,7 +146,8 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         if result.applied:
             self._learn_statistics(batch)
             self._gradient.share_buffers(self._network)
-            self._follower.follow(self.updates)
+        if result.completed:
+            self._follower.follow(self.updates, moved=result.applied)
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)

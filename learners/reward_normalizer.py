@@ -60,7 +60,7 @@ class RewardNormalizer(nn.Module):
         begins: NDArray[np.bool_],
         lane: NDArray[np.int64],
     ) -> None:
-        """Merge a slab's returns into the statistic.
+        """Merge a slab's returns into the statistic; one that is not finite is left out, and its lane begins anew.
 
         Args:
             reward: [B, T] float32.
@@ -68,7 +68,8 @@ class RewardNormalizer(nn.Module):
             begins: [B, T] bool, where an episode piece begins.
             lane: [B] int64, ascending; pieces of one lane in their order.
         """
-        returns = self._follow(reward, begins, lane)[used]
+        returns = self._follow(reward, begins, lane)
+        returns = returns[used & np.isfinite(returns)]
         if len(returns):
             self._merge(returns)
 
@@ -93,6 +94,7 @@ class RewardNormalizer(nn.Module):
             for row in range(reward.shape[1]):
                 current = current * decay[:, row] + reward[chosen, row]
                 returns[chosen, row] = current
+                current = np.where(np.isfinite(current), current, 0.0)
             self._returns[lane[chosen]] = current
         return returns
 

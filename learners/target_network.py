@@ -33,12 +33,13 @@ class TargetFollower:
         self._buffers = list(zip(target.buffers(), network.buffers(), strict=True))
 
     @torch.no_grad()
-    def follow(self, updates: int) -> None:
+    def follow(self, updates: int, *, moved: bool = True) -> None:
         """Move after update number ``updates``.
 
-        Buffers (normalisation) are always the network's, for both must read alike.
+        Where that was skipped, the network not ``moved``, a hard copy is made all the same: else it would come a whole
+        period late. Buffers (normalisation) are always the network's, for both must read alike.
         """
-        if updates % self._settings.period_updates == 0:
+        if updates % self._settings.period_updates == 0 and (moved or self._settings.rate == 1):
             torch._foreach_lerp_(self._of_target, self._of_network, self._settings.rate)
         for of_target, of_network in self._buffers:
             of_target.copy_(of_network)

@@ -273,7 +273,10 @@ class ValueHead:
         if self.centres is None:
             return torch.zeros(1 if self.form.implicit else self.outputs)
         probabilities = self._encode(torch.zeros(1, device=self._edges.device), self.centres)[0]
-        return (probabilities + _INITIAL_SPREAD / self.outputs).log().cpu()
+        # On one-sided symlog bins the far centres would pull the mean many bins away.
+        width = self.centres.diff()[probabilities[:-1].argmax()]
+        spread = min(_INITIAL_SPREAD, float(0.5 * width / self.centres.mean().abs().clamp(min=1e-30)))
+        return (probabilities + spread / self.outputs).log().cpu()
 
     def terms(self, prediction: Tensor, target: Tensor) -> LossTerms:
         """Loss of each row towards a scalar, its floor, and which targets were clipped.

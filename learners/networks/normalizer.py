@@ -30,6 +30,8 @@ class RunningNormalizer(nn.Module):
     @torch.no_grad()
     def learn(self, batch: Tensor) -> None:
         """Merge a batch [B, F] into the statistics. A batch with a value that is not finite is left out."""
+        if not len(batch):
+            return
         sound = torch.isfinite(batch).all()
         rows = torch.where(sound, float(len(batch)), 0.0).to(self.count)
         clean = torch.nan_to_num(batch, nan=0.0, posinf=0.0, neginf=0.0)

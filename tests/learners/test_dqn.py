@@ -132,6 +132,20 @@ def test_the_target_follows_by_its_rate_every_period(specs, make_windows, target
             torch.testing.assert_close(parameter, first + share, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("rate", "after"), [(1.0, 1.0), (0.5, 0.0)])
+def test_a_hard_copy_that_was_due_at_a_skipped_step_is_made_all_the_same(specs, make_windows, rate, after):
+    target = TargetSettings(rate=rate, period_updates=2)
+    learner = DqnLearner(settings_of(learning_rate=0.0, target=target), specs["flat"], None, 0, "cpu")
+    with torch.no_grad():
+        start = [parameter.add_(1.0) - 1.0 for parameter in learner._network.parameters()]
+    windows = make_windows(specs["flat"], 8, 3, np.random.default_rng(0))
+    learner.update(windows, windows.reward)
+    learner.update(windows, np.full_like(windows.reward, math.nan))
+    assert learner.skipped_updates == 1
+    for parameter, first in zip(learner._target.parameters(), start, strict=True):
+        torch.testing.assert_close(parameter, first + after, atol=1e-5, rtol=0)
+
+
 def test_the_target_always_normalises_as_the_network_does(specs, make_windows):
     network = MlpSettings(normalize_observation=True)
     target = TargetSettings(rate=1.0, period_updates=1000)

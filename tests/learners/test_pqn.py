@@ -172,6 +172,19 @@ def test_a_slab_that_is_not_finite_is_skipped_and_counted(specs, make_batch):
     assert (learner.updates, learner.skipped_updates) == (2, 2)
 
 
+def test_a_slab_of_final_rows_alone_moves_no_statistics(specs, make_batch):
+    network = MlpSettings(hidden=(16,), normalize_observation=True)
+    learner = learner_of(specs["flat"], rows=1, batch_lanes=4, minibatches=1, network=network)
+    slab = slab_of(specs["flat"], learner, make_batch)
+    learner.update(slab, slab.reward)
+    before = {name: tensor.clone() for name, tensor in learner._network.encoder.normalizer.state_dict().items()}
+    slab.used[:], slab.role[:] = False, 1
+    learner.update(slab, np.zeros_like(slab.reward))
+    after = learner._network.encoder.normalizer.state_dict()
+    assert before["count"] == 4
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 def test_a_state_of_another_network_is_refused(specs):
     state = learner_of(specs["flat"]).state_dict()
     with pytest.raises(CheckpointError, match="does not fit these settings"):

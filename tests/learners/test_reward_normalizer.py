@@ -75,6 +75,24 @@ def test_two_pieces_of_a_lane_in_one_slab_follow_each_other():
     np.testing.assert_allclose(together.lane_returns, apart.lane_returns)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_is_left_out_and_its_lane_begins_anew(bad):
+    reward, used, begins = stream(3, 30, 5)
+    hurt, clean = RewardNormalizer(0.9), RewardNormalizer(0.9)
+    with_bad = reward.copy()
+    with_bad[1, 10], used[1, 10], begins[1, 11] = bad, True, True
+    hurt.learn(with_bad, used, begins, np.arange(3))
+    left_out = used.copy()
+    left_out[1, 10] = False
+    clean.learn(reward, left_out, begins, np.arange(3))
+    assert hurt.deviation == pytest.approx(clean.deviation, rel=1e-12)
+    assert hurt.count == clean.count
+    begins[1, 11] = False  # without an episode's end behind it the lane still begins anew
+    hurt.learn(with_bad, used, begins, np.arange(3))
+    assert np.isfinite(hurt.lane_returns.numpy()).all()
+    assert np.isfinite(hurt.deviation)
+
+
 def test_an_outlier_is_clipped_to_ten_deviations():
     normalizer = RewardNormalizer(0.0)
     reward = np.zeros((1, 1000), np.float32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from onibi.learners.support import Support
+from onibi.learners.support import Support, SupportSettings, resolve_support
 from onibi.learners.value_losses import ValueHead, cross_entropy, entropy, hl_gauss_target, huber, mse
 
 SUPPORT = Support(-10.0, 10.0, 51)
@@ -124,6 +124,16 @@ def test_a_scalar_loss_refuses_what_would_broadcast(loss):
 def test_the_initial_bias_reads_as_the_value_zero(support, within_bins):
     head = ValueHead("hl_gauss", support, 0.75 * support.width, 1.0)
     assert abs(head.decode(head.initial_bias()).item()) < within_bins * support.width
+
+
+@pytest.mark.parametrize("high", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("loss", ["hl_gauss", "two_hot"])
+def test_the_initial_bias_reads_as_the_value_zero_on_one_sided_symlog_bins_however_far_they_reach(high, loss):
+    support = resolve_support(SupportSettings(spacing="symlog"), (0.0, high))
+    head = ValueHead(loss, support, 0.75 * support.width, 1.0)
+    at_zero = np.diff(support.centres)[np.abs(support.centres[:-1]).argmin()]
+    assert abs(head.decode(head.initial_bias()).item()) < 0.55 * at_zero
+    assert torch.isfinite(head.initial_bias()).all()
 
 
 def test_the_mean_over_the_centres_is_the_value_read():
