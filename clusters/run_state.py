@@ -25,7 +25,7 @@ from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
-from onibi.platform.replay.ring_file import RING_SUFFIX, orphans, remove_orphan, remove_ring
+from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
 from onibi.platform.replay.ring_layout import lane_slots
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Resolve, Shard
@@ -182,6 +182,10 @@ def open_shard(
     """
     path = ring_path(plan, run_id)
     kept = captions is not None and path.exists()
+    if kept and may_lack_rows(path):
+        log.warning("%s: the machine was started anew since this ring was made; it is made again, empty", path)
+        remove_ring(path)
+        kept = False
     shard = (_reopen_shard if kept else _create_shard)(plan, path, run_id, resolve)
     if plan.log_location is None:
         return shard, kept

@@ -231,11 +231,8 @@ class DrawnWord:
     @classmethod
     def create(cls, path: Path) -> None:
         """Make the word, 0; an existing one keeps its value."""
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            return
-        try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:  # of an existing one, too: its maker may have been killed before this line
             os.posix_fallocate(descriptor, 0, cls._BYTES)
         finally:
             os.close(descriptor)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.ring_folder import free_bytes, in_memory, remedy, room, warn_of_disk
-from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, read_header
+from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, current_boot, read_header
 from onibi.platform.replay.schema import ring_columns
 
 RING_SUFFIX = ".ring"
@@ -93,7 +93,7 @@ def create_ring_file(path: Path, layout: RingLayout) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _reserve(descriptor, path, layout, size)
-        os.pwrite(descriptor, layout.preamble(os.getpid(), time.time_ns()), 0)
+        os.pwrite(descriptor, layout.preamble(os.getpid(), time.time_ns(), current_boot()), 0)
         unfinished.rename(path)
     except BaseException:
         os.close(descriptor)
@@ -150,6 +150,17 @@ def write_owner(path: Path) -> None:
         os.pwrite(descriptor, struct.pack("<q", os.getpid()), OWNER_OFFSET)
     finally:
         os.close(descriptor)
+
+
+def may_lack_rows(path: Path) -> bool:
+    """Whether the machine was started anew since a ring on a disk was made.
+
+    Mapped pages reach a disk in any order, so after a loss of power rows may be missing although their commit is there.
+    A ring in memory is gone then.
+
+    Raises: ReplayError as ``read_header``.
+    """
+    return not in_memory(path) and read_header(path).boot != current_boot()
 
 
 @dataclass(frozen=True, kw_only=True)

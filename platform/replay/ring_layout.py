@@ -3,7 +3,8 @@
 Layout (little-endian, every array 64-byte aligned, every column page-aligned)::
 
     preamble   magic, format version, file bytes, header bytes, groups, lanes per group, slots, window rows, owner
-               pid, creation time, length of run id and of schema, CRC-32 of all but the owner, run id, Arrow schema
+               pid, creation time, length of run id and of schema, the machine's boot, CRC-32 of all but the owner,
+               run id, Arrow schema
     words      writing[G] committed[G]                                commit words, one 8-byte store each
                cursor[2, L] oldest[2, L] open[2, L]                   two records per group, used in turn
                incarnation[2, G] sequence[2, G] inserted[2, G]
@@ -17,6 +18,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +35,10 @@ OWNER_OFFSET = 64
 """Byte position of the owner's pid, the one field that changes."""
 
 _MAGIC = b"ONIBIRNG"
-_FORMAT_VERSION = 1
-_PREAMBLE = struct.Struct("<8s11qI4x")
+_FORMAT_VERSION = 2
+_PREAMBLE = struct.Struct("<8s11q16sI4x")
 _OWNER_FIELD = 8
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE, _PAGE = 64, mmap.PAGESIZE
 
 
@@ -108,8 +111,8 @@ class RingLayout:
             position += self.lanes * self.slots * column.row_bytes
         return words, columns, _aligned(position, _PAGE)
 
-    def preamble(self, owner_pid: int, created_unix_ns: int) -> bytes:
-        """The first bytes of the file."""
+    def preamble(self, owner_pid: int, created_unix_ns: int, boot: bytes) -> bytes:
+        """The first bytes of the file. ``boot`` are 16 bytes."""
         words, _, size = self.offsets()
         head = (
             _FORMAT_VERSION,
@@ -121,8 +124,8 @@ class RingLayout:
             self.window_rows,
         )
         lengths = (owner_pid, created_unix_ns, len(self.run_id.encode()), len(self.schema_message))
-        crc = _checksum((_MAGIC, *head, *lengths), self.identity_bytes)
-        return _PREAMBLE.pack(_MAGIC, *head, *lengths, crc) + self.identity_bytes
+        crc = _checksum((_MAGIC, *head, *lengths, boot), self.identity_bytes)
+        return _PREAMBLE.pack(_MAGIC, *head, *lengths, boot, crc) + self.identity_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,8 @@ class RingHeader:
     layout: RingLayout
     owner_pid: int
     created_unix_ns: int
+    boot: bytes
+    """16 bytes, other ones after each start of the machine; see ``current_boot``."""
 
 
 def lane_slots(capacity_rows: int, lanes: int) -> int:
@@ -159,9 +164,10 @@ def read_header(path: Path) -> RingHeader:
                     f"{path} is not a replay ring: it begins with {head[:8]!r}, a ring with {_MAGIC!r}. Give the "
                     "path that the run's shard has created"
                 )
-            _, version, size, words, groups, lanes, slots, window, pid, created, run_length, schema_length, crc = (
-                _PREAMBLE.unpack(head)
+            _, version, size, words, groups, lanes, slots, window, pid, created, *lengths, boot, crc = _PREAMBLE.unpack(
+                head
             )
+            run_length, schema_length = lengths
             if version != _FORMAT_VERSION:
                 raise ReplayError(
                     f"{path} has ring format {version}, this version of Onibi reads {_FORMAT_VERSION}; start a new ring"
@@ -187,7 +193,15 @@ def read_header(path: Path) -> RingHeader:
         raise ReplayError(f"{damaged}: it says {size} bytes, its columns make {expected}; remove the file")
     if found != size:  # checked before mapping: reading behind a file's end is SIGBUS, not an exception
         raise ReplayError(f"{path} is cut off: {found} bytes, its header says {size}. Remove the file")
-    return RingHeader(layout=layout, owner_pid=pid, created_unix_ns=created)
+    return RingHeader(layout=layout, owner_pid=pid, created_unix_ns=created, boot=boot)
+
+
+def current_boot() -> bytes:
+    """16 bytes that differ after each start of the machine; zeros where the system does not tell."""
+    try:
+        return uuid.UUID(_BOOT_ID.read_text(encoding="ascii").strip()).bytes
+    except (OSError, ValueError):
+        return bytes(16)
 
 
 def _checksum(fields: tuple[Any, ...], identity: bytes) -> int:

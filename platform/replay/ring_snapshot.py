@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.schema import arrow_schema
-from onibi.platform.spec import ReplaySpec
-
-LANE, GENERATION = "lane", "generation"
-"""The columns before those of the row: its lane, and its absolute number in it."""
-FLAGS = ("terminated", "truncated")
-"""Columns that are uint8 in the ring and bool in tables."""
+from onibi.platform.replay.row_table import PLACE_FIELDS, row_arrays, rows_schema
 
 _BLOCK_BYTES = 16 * 2**20
 """Rows copied between two end checks: the less, the fewer are lost where the writer overtakes the copy."""
@@ -42,7 +34,7 @@ def snapshot_table(
     chosen = np.arange(reader.lanes) if lanes is None else np.unique(np.asarray(lanes, np.int64))
     if len(chosen) and (chosen[0] < 0 or chosen[-1] >= reader.lanes):
         raise ReplayError(f"{reader.path}: lanes {chosen.tolist()} asked for, the ring has 0 to {reader.lanes - 1}")
-    names = schema.names[2:]
+    names = schema.names[len(PLACE_FIELDS) :]
     row_bytes = sum(column.row_bytes for column in reader.spec.columns if column.name in names)
     block = max(1, _BLOCK_BYTES // max(1, row_bytes))
     snapshot = reader.snapshot()
@@ -61,50 +53,12 @@ def snapshot_table(
             overtaken += int(np.count_nonzero(~whole))
             lane, row = lane[whole], row[whole]
             copied = {name: column[whole] for name, column in copied.items()}
-        batches.append(rows_batch(schema, lane, row, copied))
+        batches.append(
+            pa.RecordBatch.from_arrays(row_arrays(schema, lane.astype(np.int32), row, copied), schema=schema)
+        )
     told = {
         "overtaken_rows": str(overtaken),
         "run_id": reader.layout.run_id,
         "inserted_rows": str(snapshot.inserted_rows),
     }
     return pa.Table.from_batches(batches, schema).replace_schema_metadata({**(schema.metadata or {}), **told})
-
-
-def rows_schema(spec: ReplaySpec, columns: Sequence[str] | None = None) -> pa.Schema:
-    """How rows stand in a table: ``lane`` int32, ``generation`` int64, then ``arrow_schema`` with its flags as bool.
-
-    Without the first two columns it is still a schema that ``spec_from_arrow`` understands, if all columns are there.
-
-    Args:
-        columns: the row's columns (None: all); their order is the spec's.
-    Raises: ReplayError for an unknown column.
-    """
-    whole = arrow_schema(spec)
-    if unknown := set(columns or ()) - {*whole.names, LANE, GENERATION}:
-        raise ReplayError(f"no replay columns {sorted(unknown)}; there are {sorted(whole.names)}")
-    fields = [pa.field(LANE, pa.int32(), nullable=False), pa.field(GENERATION, pa.int64(), nullable=False)]
-    for field in whole:
-        if columns is None or field.name in columns:
-            fields.append(field.with_type(pa.bool_()) if field.name in FLAGS else field)
-    return pa.schema(fields, metadata=whole.metadata)
-
-
-def rows_batch(
-    schema: pa.Schema, lane: NDArray[np.int64], generation: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
-) -> pa.RecordBatch:
-    """Rows as a record batch of ``rows_schema``.
-
-    Args:
-        columns: the schema's columns by name, each [rows, ...] in the ring's dtype; no copy of them but of the flags.
-    """
-    arrays = [pa.array(lane.astype(np.int32)), pa.array(np.ascontiguousarray(generation))]
-    for field in list(schema)[2:]:
-        flat = np.ascontiguousarray(columns[field.name]).reshape(-1)
-        if pa.types.is_boolean(field.type):
-            arrays.append(pa.array(flat != 0))
-            continue
-        values = pa.array(flat.view(np.uint8) if flat.dtype == np.bool_ else flat)
-        if pa.types.is_fixed_size_list(field.type):
-            values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
-        arrays.append(values)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -18,7 +18,7 @@ from onibi.platform.errors import LeaseError, ReplayError
 from onibi.platform.replay.fragment_border import FragmentBorder
 from onibi.platform.replay.fragment_check import FragmentCheck
 from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks
-from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, write_owner
+from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, may_lack_rows, write_owner
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_copy import copy_rows
@@ -94,9 +94,15 @@ class RingWriter:
 
         Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and
         what it may have overwritten already stays below ``oldest``.
-        Raises: ReplayError where another process writes it, the run differs, or the header is damaged.
+        Raises: ReplayError where another process writes it, the run differs, the header is damaged, or the machine was
+            started anew meanwhile and the ring lies on a disk.
         """
         found = read_header(path).layout
+        if may_lack_rows(path):
+            raise ReplayError(
+                f"{path}: the machine was started anew since this ring was made; what its pages on the disk hold is "
+                "not certain. Remove the file; the rows that the log sealed are whole"
+            )
         if found.run_id != run_id:
             raise ReplayError(
                 f"{path} belongs to run {found.run_id!r}, not to {run_id!r}. Resume that run, or remove the file"

@@ -19,6 +19,8 @@ OBSERVATION = "observation"
 """Name of the one observation leaf of a bare space, and prefix of the leaves of a nested one."""
 
 _FIXED_WIDTH = "Box, Discrete, MultiDiscrete, MultiBinary, Text, and Dict or Tuple of these"
+_WIDEST = 8
+"""Bytes of a number: Arrow has no long double."""
 _ACTION_BOUNDS = ("action_low", "action_high")
 
 
@@ -35,11 +37,12 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
                 f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf"
             )
         seen.add(column.name)
-        if np.dtype(column.dtype).kind not in "biuf" or any(size < 1 for size in column.shape):
+        dtype = np.dtype(column.dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > _WIDEST or any(size < 1 for size in column.shape):
             raise SpecError(
                 f"replay column {column.name!r} has dtype {column.dtype} and shape {column.shape}; allowed are "
-                f"numbers of a "
-                "fixed width with no empty axis. Convert it in an environment wrapper"
+                f"numbers of a fixed width of up to {_WIDEST} bytes with no empty axis. Convert it in an environment "
+                "wrapper"
             )
     return spec.columns
 

@@ -17,6 +17,7 @@ from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import EnvironmentFault, OnibiError
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ROLE_STEP
@@ -189,6 +190,23 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_the_rows_that_shared_memo
     assert list(workshop.rings.iterdir()) == []
     steps = [row["actors/env_steps"] for row in workshop.history()]
     assert steps == sorted(set(steps)), "what was told past the checkpoint was cut"
+
+
+def test_a_ring_on_a_disk_is_made_again_where_the_machine_was_started_anew_after_the_kill(workshop, caplog):
+    process = workshop.start(**KILLED)
+    kill_after(workshop, process, lambda: len(workshop.checkpoints()) >= 2)
+    (ring,) = [path for path in workshop.rings.iterdir() if path.suffix == ".ring"]
+    header = read_header(ring)
+    with ring.open("r+b") as file:
+        before = bytes(byte ^ 0xFF for byte in header.boot)
+        file.write(header.layout.preamble(header.owner_pid, header.created_unix_ns, before))
+    state = state_of(checkpoint_of(workshop))
+    steps = state.env_steps + 400
+    result = workshop.resume(overrides=[f"budget.max_env_steps={steps}", "checkpoint.period_seconds=1000"])
+    assert result.status == "finished"
+    assert steps <= result.env_steps < steps + 32  # rows younger than the checkpoint are gone with the ring
+    assert "it is made again, empty" in caplog.text
+    assert state_of(checkpoint_of(workshop)).inserted_base == state.env_steps
 
 
 def test_a_resumed_run_that_is_killed_before_its_first_checkpoint_loses_no_count(workshop):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_snapshot import FLAGS
+from onibi.platform.replay.row_table import FLAGS
 from onibi.platform.spec import ROLE_STEP, ArraySpec
 
 log = logging.getLogger(__name__)

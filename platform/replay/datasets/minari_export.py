@@ -31,7 +31,7 @@ from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.datasets.parquet_files import Transfer
 from onibi.platform.replay.log.log_files import local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.segment_format import segment_schema
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.schema import OBSERVATION
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 
@@ -72,7 +72,7 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
         storage = storage_module.MinariStorage.new(
             temporary / "data", observation_space, action_space, data_format="hdf5", jpeg_encoding=False
         )
-        schema = base64.b64encode(segment_schema(spec).serialize()).decode()
+        schema = base64.b64encode(rows_schema(spec).serialize()).decode()
         run_id = next(iter(log.manifests.values())).run_id
         storage.update_metadata(
             {

@@ -25,7 +25,8 @@ from onibi.platform.replay.datasets.log_builder import LogBuilder, captions_of, 
 from onibi.platform.replay.datasets.row_columns import row_columns
 from onibi.platform.replay.log.log_files import arrow_filesystem, local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.segment_format import CAPTION_SCHEMA, EPISODE_SCHEMA, segment_schema, spec_of_segment
+from onibi.platform.replay.log.segment_format import CAPTION_SCHEMA, EPISODE_SCHEMA, spec_of_segment
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, text_columns
 from onibi.platform.spec import ReplaySpec
 
@@ -122,7 +123,7 @@ def _write_rows(log: ReplayLog, shard: int, spec: ReplaySpec, filesystem: Any, p
 
     run_id = next(manifest.run_id for (number, _), manifest in log.manifests.items() if number == shard)
     said = {"format": _FORMAT_VERSION, "run_id": run_id, "shard": shard}
-    schema = segment_schema(spec)
+    schema = rows_schema(spec)
     schema = schema.with_metadata({**schema.metadata, DATASET_METADATA: json.dumps(said).encode()})
     size = group_rows(spec)
     rows = 0

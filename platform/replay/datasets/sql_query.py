@@ -13,7 +13,7 @@ from onibi.platform.checkpoint import list_checkpoints, load_checkpoint
 from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.segment_format import segment_schema
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import text_columns
 
 Views = Mapping[str, Any]
@@ -33,7 +33,7 @@ def log_views(log: ReplayLog) -> dict[str, Any]:
     # DuckDB has no float of 16 bits; the scan widens them, batch by batch.
     rows = dataset.dataset(
         [segment.rows_path for segment in log.segments],
-        schema=widened(segment_schema(log.spec)),
+        schema=widened(rows_schema(log.spec)),
         format="ipc",
         filesystem=log.filesystem,
     )

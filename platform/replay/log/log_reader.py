@@ -30,9 +30,9 @@ from onibi.platform.replay.log.segment_format import (
     decode,
     file_name,
     group_of,
-    segment_schema,
     spec_of_segment,
 )
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable
 from onibi.platform.spec import ReplaySpec
 
@@ -123,7 +123,7 @@ class ReplayLog:
         """``pyarrow.dataset.Dataset`` of all rows files in their order; checksums are not looked at."""
         from pyarrow import dataset
 
-        schema = segment_schema(self.spec)
+        schema = rows_schema(self.spec)
         paths = [segment.rows_path for segment in self.segments]
         return dataset.dataset(paths, schema=schema, format="ipc", filesystem=self.filesystem)
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError, SegmentError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
-from onibi.platform.replay.schema import arrow_schema, spec_from_arrow
+from onibi.platform.replay.row_table import PLACE_FIELDS, row_arrays, rows_schema
+from onibi.platform.replay.schema import spec_from_arrow
 from onibi.platform.spec import ReplaySpec
 
 FORMAT_VERSION = 1
@@ -28,11 +29,6 @@ ROWS, CAPTIONS, TEXTS, EPISODES, MANIFEST = "rows", "captions", "texts", "episod
 SEGMENT_METADATA = b"onibi_segment"
 """Key of a rows file's schema metadata: JSON of format, run_id, shard, number, rows, created_unix_ns."""
 
-PLACE_FIELDS = (
-    pa.field("lane", pa.int32(), nullable=False),
-    pa.field("generation", pa.int64(), nullable=False),
-)
-"""Stand before the columns of ``arrow_schema``: whose row, and its number in its lane."""
 CAPTION_SCHEMA = pa.schema(
     [
         pa.field("caption_id", pa.uint32(), nullable=False),
@@ -51,7 +47,6 @@ EPISODE_SCHEMA = pa.schema(
         pa.field("extra", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
-_FLAGS = ("terminated", "truncated")  # bool on disk, bytes in the ring
 _NAME = re.compile(r"(rows|captions|texts|episodes|manifest)-(\d{4})-(\d{8})\.(arrow|json)(\.part)?")
 _MOST_MANIFEST_BYTES = 64 << 20
 _BATCH_ROWS = 1 << 16
@@ -68,27 +63,14 @@ def group_of(name: str) -> tuple[int, int] | None:
     return (int(match[2]), int(match[3])) if match else None
 
 
-def segment_schema(spec: ReplaySpec) -> pa.Schema:
-    """The columns of a rows file: ``lane``, ``generation``, then those of ``arrow_schema`` with flags as bool.
-
-    Raises: SpecError where a column of the run is called ``lane`` or ``generation``.
-    """
-    row = arrow_schema(spec)
-    taken = {field.name for field in PLACE_FIELDS} & set(row.names)
-    if taken:
-        raise SpecError(f"replay columns {sorted(taken)} have names of the log's own; rename the extra columns")
-    fields = [field.with_type(pa.bool_()) if field.name in _FLAGS else field for field in row]
-    return pa.schema([*PLACE_FIELDS, *fields], metadata=row.metadata)
-
-
 def spec_of_segment(schema: pa.Schema) -> ReplaySpec:
-    """The spec that ``segment_schema`` was made from. Raises: SpecError where it was not."""
+    """The spec that a rows file's schema was made from. Raises: SpecError where it was not."""
     names = [field.name for field in PLACE_FIELDS]
     if schema.names[: len(names)] != names:
         raise SpecError(f"the Arrow schema begins with {schema.names[:4]}, a rows file of a log with {names}")
     try:
         spec = spec_from_arrow(pa.schema(list(schema)[len(names) :], metadata=schema.metadata))
-        expected = segment_schema(spec)
+        expected = rows_schema(spec)
     except (KeyError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise SpecError(f"the Arrow schema with fields {schema.names[:8]} has broken metadata: {error!r}") from error
     if not expected.equals(schema):
@@ -110,16 +92,8 @@ def rows_table(
         columns: each [N, ...], C-contiguous, in the ring's dtypes.
         identity: what ``SEGMENT_METADATA`` shall say.
     """
-    schema = segment_schema(spec)
-    arrays = [pa.array(lane), pa.array(generation)]
-    for field in list(schema)[len(PLACE_FIELDS) :]:
-        values = columns[field.name]
-        if field.name in _FLAGS:
-            arrays.append(pa.array(values.astype(np.bool_)))
-        elif pa.types.is_fixed_size_list(field.type):
-            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=field.type))
-        else:
-            arrays.append(pa.array(values, type=field.type))
+    schema = rows_schema(spec)
+    arrays = row_arrays(schema, lane, generation, columns)
     said = {**schema.metadata, SEGMENT_METADATA: json.dumps(dict(identity)).encode()}
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(said))
 

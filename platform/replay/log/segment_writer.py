@@ -33,9 +33,9 @@ from onibi.platform.replay.log.segment_format import (
     file_name,
     group_of,
     rows_table,
-    segment_schema,
     spec_of_segment,
 )
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, texts_table
 from onibi.platform.spec import ReplaySpec
 
@@ -106,7 +106,7 @@ class SegmentWriter:
         Raises: ReplayError where the log is of another run or row layout; SpecError where a column has a name of the
             log's own; OSError where the disk or store refuses.
         """
-        segment_schema(spec)
+        rows_schema(spec)
         self._files, self._spec, self._run_id, self._shard = files, spec, run_id, shard
         self._retention, self._wall_clock = retention, wall_clock
         self._compression = None if compression == "none" else compression

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay import ring_file
+from onibi.platform.replay.limiter import DrawnWord
 from onibi.platform.replay.ring_file import drawn_path, orphans, remove_orphan
+from onibi.platform.replay.ring_folder import in_memory
 from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
@@ -100,9 +104,9 @@ def test_missing_and_foreign_files_are_told_apart_from_rings(rows, ring_path):
 def test_any_damaged_byte_of_the_preamble_but_the_owner_is_found(rows, ring_path):
     create(rows, ring_path).close()
     good = ring_path.read_bytes()
-    end = len(read_header(ring_path).layout.preamble(0, 0))
+    end = len(read_header(ring_path).layout.preamble(0, 0, bytes(16)))
     for position in range(0, end, 7):
-        if 64 <= position < 72 or 100 <= position < 104:  # the owner's pid, and padding
+        if 64 <= position < 72 or 116 <= position < 120:  # the owner's pid, and padding
             continue
         damaged = bytearray(good)
         damaged[position] ^= 0x40
@@ -111,6 +115,42 @@ def test_any_damaged_byte_of_the_preamble_but_the_owner_is_found(rows, ring_path
             RingReader(ring_path)
     ring_path.write_bytes(good)
     RingReader(ring_path)
+
+
+def started_anew(ring_path):
+    """Writes the preamble that the ring would have, had it been made before the machine's last start."""
+    header = read_header(ring_path)
+    before = bytes(byte ^ 0xFF for byte in header.boot)
+    with ring_path.open("r+b") as file:
+        file.write(header.layout.preamble(header.owner_pid, header.created_unix_ns, before))
+
+
+def test_a_ring_on_a_disk_is_not_gone_on_with_after_the_machine_was_started_anew(rows, tmp_path):
+    path = tmp_path / "disk.ring"
+    create(rows, path).close()
+    assert not in_memory(path)
+    RingWriter.open(path, "run").close()
+    started_anew(path)
+    with pytest.raises(ReplayError, match="the machine was started anew since this ring was made"):
+        RingWriter.open(path, "run")
+    RingReader(path).close()  # to look at what there is
+
+
+def test_a_ring_in_memory_cannot_have_outlived_the_machine(rows):
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="onibi-test-") as folder:
+        path = Path(folder) / "memory.ring"
+        create(rows, path).close()
+        started_anew(path)
+        RingWriter.open(path, "run").close()
+
+
+def test_a_drawn_word_whose_maker_was_killed_before_it_had_a_size_is_finished(ring_path):
+    drawn_path(ring_path).touch()
+    DrawnWord.create(drawn_path(ring_path))
+    word = DrawnWord(drawn_path(ring_path), writable=True)
+    word.add(7)
+    DrawnWord.create(drawn_path(ring_path))
+    assert word.value == 7
 
 
 def test_cut_off_file_is_refused_before_it_is_mapped(rows, ring_path):

@@ -177,6 +177,6 @@ def test_a_log_in_a_folder_has_one_writer_at_a_time(ring, tmp_path):
 
 
 def test_a_refused_opening_leaves_the_log_to_others(ring, tmp_path):
-    with pytest.raises(ReplayError, match=r"\['lane'\] have names of the log's own"):
+    with pytest.raises(ReplayError, match=r"\['lane'\] have names of tables' own"):
         opened(tmp_path / "log", ring("lane"))
     open_files(tmp_path / "log").lock().release()
