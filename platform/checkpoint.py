@@ -131,7 +131,6 @@ def save_checkpoint(
         sync_folder(temporary)
         temporary.rename(final)
         sync_folder(folder)
-        _prune(folder, keep_last, {step, *keep})
     except OSError as error:
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise CheckpointError(
@@ -140,6 +139,10 @@ def save_checkpoint(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _prune(folder, keep_last, {step, *keep})
+    except OSError as error:
+        log.warning("%s: older checkpoints could not be removed (%s)", folder, error)
     return final
 
 

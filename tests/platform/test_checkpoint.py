@@ -214,6 +214,13 @@ def test_a_checkpoint_that_is_not_there_cannot_be_marked_best(tmp_path):
         mark_best(tmp_path, 2)
 
 
+def test_where_older_ones_cannot_be_removed_the_new_one_still_counts_as_written(tmp_path, caplog):
+    with tmpfs(tmp_path / "000000000001-000001", size_bytes=1 << 20):  # what is mounted cannot be renamed
+        assert save_checkpoint(tmp_path, 2, parts_of(2), keep_last=1).is_dir()
+        assert step_in(tmp_path) == 2
+    assert "older checkpoints could not be removed" in caplog.text
+
+
 def test_an_empty_folder_says_that_no_checkpoint_is_there(tmp_path):
     with pytest.raises(CheckpointError, match="by step: none"):
         load_checkpoint(tmp_path / "absent")
