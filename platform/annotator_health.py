@@ -41,6 +41,9 @@ class AnnotatorHealth:
     def metrics(self) -> dict[str, float]:
         """Of several workers the sum; the highest of latencies and shares; healthy when all of them are.
 
+        ``spent_…`` and ``budget_left_…`` are what each of them reads from the one file that they share: the worker that
+        looked last, so the highest and the lowest.
+
         ``annotation/annotators_healthy`` counts annotators, ``annotation/latency_…`` and ``parse_failure_share`` are
         over the last 1,000 answers of each.
         """
@@ -90,6 +93,6 @@ def _merged(workers: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _merge(figure: str, values: list[float]) -> float:
-    if figure in ("healthy", "budget_spent"):
+    if figure in ("healthy", "budget_spent") or figure.startswith("budget_left_"):
         return min(values)
-    return max(values) if figure.endswith(("_seconds", "_share")) else sum(values)
+    return max(values) if figure.endswith(("_seconds", "_share")) or figure.startswith("spent_") else sum(values)

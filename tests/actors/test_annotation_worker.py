@@ -165,3 +165,12 @@ def test_health_is_over_all_workers_of_an_annotator():
     assert (metrics["annotation/annotators"], metrics["annotation/annotators_healthy"]) == (2, 1)
     assert metrics["annotation/annotators_failing"] == 1
     assert metrics["annotation/tokens"] == 1000
+
+
+def test_workers_that_share_a_budget_count_it_once():
+    health = AnnotatorHealth(["hosted"])
+    health.tell("hosted", 0, {"spent_money": 5.0, "budget_left_money": 1.0, "cost": 3.0})
+    health.tell("hosted", 1, {"spent_money": 4.0, "budget_left_money": 2.0, "cost": 2.0})
+    metrics = health.metrics()
+    assert (metrics["annotator/hosted/spent_money"], metrics["annotator/hosted/budget_left_money"]) == (5, 1)
+    assert metrics["annotator/hosted/cost"] == 5, "each worker's own"
