@@ -18,7 +18,7 @@ def with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_i
         infos: Gymnasium's vector infos.
         ended: [E] lanes whose episode has ended.
         env_id: named in errors.
-    Raises: EnvironmentFault where there are none.
+    Raises: EnvironmentFault where there are none, or where an info has another shape than in other steps.
     """
     finals = infos.get("final_obs")
     if finals is None:
@@ -27,10 +27,12 @@ def with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_i
             "without the final observation truncated episodes cannot be bootstrapped."
         )
     final_raw = _replace_lanes(raw, finals, np.flatnonzero(ended))
-    return final_raw, _merge_infos(infos, infos.get("final_info", {}), ended)
+    return final_raw, _merge_infos(infos, infos.get("final_info", {}), ended, env_id)
 
 
-def _merge_infos(infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[np.bool_]) -> dict[str, Any]:
+def _merge_infos(
+    infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[np.bool_], env_id: str
+) -> dict[str, Any]:
     """Per lane: the final info where the lane ended, the step's info elsewhere.
 
     An ended lane's own infos are those of its reset: keys that its last step did not give are masked there.
@@ -41,13 +43,20 @@ def _merge_infos(infos: dict[str, Any], finals: dict[str, Any], ended: NDArray[n
             continue
         merged[f"_{key}"] = np.asarray(infos.get(f"_{key}", np.ones(len(ended), np.bool_))) & ~ended
         if isinstance(mine, dict):
-            merged[key] = _merge_infos(mine, {}, ended)
+            merged[key] = _merge_infos(mine, {}, ended, env_id)
     for key, value in finals.items():
         other = infos.get(key)
         if isinstance(value, dict):
-            merged[key] = _merge_infos(other if isinstance(other, dict) else {}, value, ended)
+            merged[key] = _merge_infos(other if isinstance(other, dict) else {}, value, ended, env_id)
+        elif other is None:
+            merged[key] = value
+        elif np.shape(value) == np.shape(other):
+            merged[key] = np.where(ended.reshape(-1, *[1] * (np.ndim(value) - 1)), value, other)
         else:
-            merged[key] = value if other is None else np.where(ended, value, other)
+            raise EnvironmentFault(
+                f"{env_id}: info {key!r} has the shape {np.shape(other)} in a step and {np.shape(value)} at an "
+                "episode's end; both must be the same. Give it one shape, or leave it out."
+            )
     return merged
 
 
