@@ -100,10 +100,10 @@ class ReplayAnnotator:
                 yield self._mine(known, request)
         self._unknown += len(unknown)
         if self._fallback is not None and unknown:
-            asked = {(text_hash(request.key_text), request.vote): request for request in unknown}
+            # By key alone: a batch asks one vote of a key, and not every annotator writes it on its label.
+            asked = {text_hash(request.key_text): request for request in unknown}
             for label in self._fallback.annotate(unknown, self._fallback.goal):
-                request = asked.get((label.key_hash, label.vote)) or asked[label.key_hash, 0]
-                yield replace(self._mine(label, request), tokens=label.tokens, cost=label.cost)
+                yield replace(self._mine(label, asked[label.key_hash]), tokens=label.tokens, cost=label.cost)
         elif unknown:
             for request in unknown:
                 yield self._invalid(request)

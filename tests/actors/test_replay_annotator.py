@@ -102,6 +102,16 @@ def test_of_several_answers_to_one_question_the_newest_readable_one_counts(keep)
     assert ask(annotator, DOOR)[DOOR].score == 0.25
 
 
+def test_a_later_vote_of_a_new_key_is_the_fallbacks(keep):
+    fallback = LexiconSettings(lexicon="all_ones")
+    annotator = ReplayAnnotator(ReplaySettings(path=keep(recorded(votes=2)), fallback=fallback))
+    given = ask(annotator, DOOR, NEW, vote=1)
+    assert {text: (label.vote, label.value) for text, label in given.items()} == {
+        DOOR: (1, LabelValue.HELPFUL),
+        NEW: (1, LabelValue.HELPFUL),
+    }
+
+
 def test_pairs_come_back_in_either_order_and_others_by_the_labels_scores(keep):
     judge = LexiconAnnotator(LexiconSettings())
     told = list(judge.prefer([PairRequest(first=request(DOOR), second=request(MIND))], judge.goal))
