@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onibi.actors.annotators.reply import QUOTES
 from onibi.platform.errors import AnnotatorError
 
 _MOST_TOKENS = 10_000_000  # of one answer; more is no count
+_MOST_LOGARITHM = 10**300
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Completion:
     """One answer.
 
     ``complete`` is False where it was cut or withheld. ``prompt_tokens`` and ``reply_tokens`` are None where the server
-    does not count. ``first_tokens`` are the likeliest tokens at the place of the first one that is not blank, with the
-    natural logarithms of their probabilities; None where the server gives none.
+    does not count. ``first_tokens`` are the likeliest tokens at the place of the first one that is more than blanks and
+    quotes, with the natural logarithms of their probabilities; None where the server gives none.
     """
 
     text: str
@@ -74,16 +76,16 @@ def _first_tokens(logprobs: Any) -> list[tuple[str, float]] | None:
     content = logprobs.get("content")
     if isinstance(content, list):  # chat: a list of {token, logprob, top_logprobs: [{token, logprob}]}
         places = [place for place in content if isinstance(place, Mapping)]
-        sampled = [str(place.get("token", "")) for place in places]
+        sampled = [place.get("token") for place in places]
         tops = [_pairs(place.get("top_logprobs")) for place in places]
     else:  # completion: lists {tokens: [token], top_logprobs: [{token: logprob}]}
         tokens, top = logprobs.get("tokens"), logprobs.get("top_logprobs")
         if not isinstance(tokens, list) or not isinstance(top, list):
             return None
-        sampled = [str(token) for token in tokens]
+        sampled = tokens
         tops = [_pairs(place) for place in top]
     for token, likeliest in zip(sampled, tops, strict=False):
-        if token.strip():
+        if isinstance(token, str) and token.strip().strip(QUOTES):
             return likeliest or None
     return None
 
@@ -95,4 +97,9 @@ def _pairs(top: Any) -> list[tuple[str, float]]:
         found = [(entry.get("token"), entry.get("logprob")) for entry in top if isinstance(entry, Mapping)]
     else:
         return []
-    return [(token, float(value)) for token, value in found if isinstance(token, str) and type(value) in (int, float)]
+    return [(token, float(value)) for token, value in found if isinstance(token, str) and _is_logarithm(value)]
+
+
+def _is_logarithm(value: Any) -> bool:
+    # A whole number of JSON has any length, and those beyond 1e308 are no float.
+    return type(value) is float or (type(value) is int and abs(value) <= _MOST_LOGARITHM)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 _FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 _LINE = re.compile(r"\A(?P<number>\d{1,4})[ \t]*[:.)][ \t]*(?P<answer>\S.*?)\Z")
 _ARROW = "=>"
-_QUOTES = "\"'*`“”"
+QUOTES = "\"'*`“”"
+"""May stand around an answer and say nothing."""
 
 
 @dataclass(frozen=True)
@@ -139,5 +140,5 @@ def _line_verdict(answer: str, line: str, words: Sequence[str], explain: bool) -
 
 def _word(text: str, words: Sequence[str]) -> str | None:
     """The allowed word that the text is, but for its case, quotes or stars around it, and a full stop."""
-    bare = text.strip().strip(_QUOTES).removesuffix(".").strip(_QUOTES).lower()
+    bare = text.strip().strip(QUOTES).removesuffix(".").strip(QUOTES).lower()
     return bare if bare in words else None

@@ -164,6 +164,17 @@ def test_blanks_before_the_word_are_skipped_and_completions_list_their_tokens_ot
     assert label.score == pytest.approx(0.0521, abs=1e-4)  # e^-3 / (e^-3 + e^-0.1)
 
 
+def test_a_quote_before_the_word_is_skipped_as_a_blank_is(make, ask_of, language_server):
+    tops = [{'"': 0.9, "Maybe": 0.1}, {"yes": 0.6, "no": 0.2}]
+    content = [
+        {"token": token, "logprob": 0, "top_logprobs": language_server.top_tokens(**top)["content"][0]["top_logprobs"]}
+        for token, top in zip((' "', "yes"), tops, strict=True)
+    ]
+    language_server.behave = lambda call: call.reply(language_server.completion('"yes"', logprobs={"content": content}))
+    (label,) = make(answer="log_probabilities").annotate(ask_of("The door opens."), "A goal.")
+    assert (label.value, label.score) == (LabelValue.HELPFUL, pytest.approx(0.75))
+
+
 @pytest.mark.parametrize("form", FORMS[:5], ids=name_of)
 def test_pairs_are_compared_in_every_form(form, make, ask_of):
     annotator = make(**form)

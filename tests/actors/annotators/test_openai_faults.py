@@ -240,7 +240,9 @@ def test_made_up_usage_is_replaced_by_what_the_bytes_allow(usage, make, ask_of, 
     assert 100 < label.tokens < 10_000
 
 
-@pytest.mark.parametrize("probability", [float("nan"), float("inf"), 5.0, "0", None])
+@pytest.mark.parametrize(
+    "probability", [float("nan"), float("inf"), 5.0, pytest.param(-(10**400), id="beyond any float"), "0", None]
+)
 def test_probabilities_that_are_none_give_no_score(probability, make, ask_of, language_server):
     top = [{"token": "yes", "logprob": probability}, {"token": "no", "logprob": probability}]
     content = [{"token": "yes", "logprob": 0, "top_logprobs": top}]
@@ -248,7 +250,7 @@ def test_probabilities_that_are_none_give_no_score(probability, make, ask_of, la
     annotator = make(answer="log_probabilities")
     (label,) = annotator.annotate(ask_of("It rains."), annotator.goal)
     # Without numbers the word counts; with impossible ones nothing does.
-    assert label.value == (LabelValue.HELPFUL if probability in ("0", None) else LabelValue.INVALID)
+    assert label.value == (LabelValue.HELPFUL if probability in ("0", None, -(10**400)) else LabelValue.INVALID)
 
 
 def test_half_a_surrogate_pair_in_a_reply_can_be_stored(make, ask_of, language_server):
