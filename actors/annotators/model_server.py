@@ -2,8 +2,8 @@
 
 The ``openai`` package's async client does the HTTP: addresses, keys, proxies, connections, errors by status. Its own
 retries are switched off and ``tenacity`` repeats instead: each repetition must pass the rate limits and the budget and
-be counted, and the client's would do neither. A 429 with Retry-After holds all requests back, not only the one that met
-it.
+be counted, and the client's would do neither. Retry-After holds all requests back, not only the one that met it: up to
+``longest_wait_seconds`` they wait, and for longer their batches fail at once and nothing is sent.
 
 A reply has a deadline as a whole, since a server that sends a byte now and then never meets a timeout per read, and a
 length as a whole. Compressed replies are refused: a kilobyte may unfold to any size.
@@ -34,6 +34,7 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.redaction import HIDDEN, without_secrets
 
+_LONGEST_PAUSE_SECONDS = 600.0  # whatever Retry-After says
 _PROMPT_OVERHEAD_TOKENS = 64  # what a chat format puts around two messages
 _REPEATED = (
     CallFailure.TIMEOUT,
@@ -131,7 +132,11 @@ class ModelServer:
         self._ledger = ledger
         self._statistics = statistics
         self._limiter = RateLimiter(
-            settings.requests_per_minute, settings.tokens_per_minute, time.monotonic, asyncio.sleep
+            settings.requests_per_minute,
+            settings.tokens_per_minute,
+            time.monotonic,
+            asyncio.sleep,
+            settings.longest_wait_seconds,
         )
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._open = _OpenCalls()
@@ -194,10 +199,15 @@ class ModelServer:
                 raise CallDropped(f"model server {self._shown_url}: slower than batch_seconds allow")
             admission = await self._limiter.admit(expected, latest)
             if admission is None:
+                pause = self._limiter.pause_left
+                why = (
+                    f"it asked to wait, {pause:.0f} s more"
+                    if pause
+                    else "the rate limit leaves no time within batch_seconds"
+                )
                 raise CallFault(
                     CallFailure.RATE_LIMITED,
-                    f"model server {self._shown_url}: rate limit or Retry-After leave no time within batch_seconds; "
-                    "what is left is asked again later",
+                    f"model server {self._shown_url}: {why}; what is left is asked again later",
                     wait_seconds=math.inf,
                 )
             if patience.given_up:
@@ -216,8 +226,8 @@ class ModelServer:
                     used = (0, 0)
                 if not fault.sent:
                     used = None
-                if fault.wait_seconds is not None and fault.wait_seconds <= self._settings.longest_wait_seconds:
-                    self._limiter.pause(fault.wait_seconds)
+                if fault.wait_seconds is not None:
+                    self._limiter.pause(min(fault.wait_seconds, _LONGEST_PAUSE_SECONDS))
                 raise
             finally:
                 self._ledger.settle(reserved, used)

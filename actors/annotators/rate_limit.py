@@ -7,6 +7,7 @@ window that slides, not a bucket, which would admit twice the limit within a min
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class RateLimiter:
         tokens_per_minute: None is no limit. A request above it is admitted when the window is empty.
         clock: seconds, never falling.
         sleep: waits for seconds.
+        longest_pause_seconds: of a pause that is waited for; during the rest of a longer one nothing is admitted.
     """
 
     def __init__(
@@ -38,22 +40,27 @@ class RateLimiter:
         tokens_per_minute: int | None,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        longest_pause_seconds: float = math.inf,
     ) -> None:
         self._requests = requests_per_minute
         self._tokens = tokens_per_minute
         self._clock = clock
         self._sleep = sleep
+        self._longest_pause_seconds = longest_pause_seconds
         self._window: deque[Admission] = deque()
         self._open_at = 0.0
         self._turn = asyncio.Lock()
 
     async def admit(self, tokens: int, deadline: float) -> Admission | None:
-        """Wait until a request of so many tokens may go; None where that is not before ``deadline`` (by the clock)."""
+        """Wait until a request of so many tokens may go.
+
+        Returns: None where that is not before ``deadline`` (by the clock), or behind a pause that is too long to wait.
+        """
         async with self._turn:
             while True:
                 now = self._clock()
                 wait = self._wait_seconds(tokens, now)
-                if now + wait > deadline:
+                if now + wait > deadline or self.pause_left > self._longest_pause_seconds:
                     return None
                 if wait <= 0:
                     admission = Admission(now, tokens)
@@ -65,6 +72,11 @@ class RateLimiter:
     def pause(self, seconds: float) -> None:
         """Admit nothing for so long: the server said so to one of us."""
         self._open_at = max(self._open_at, self._clock() + seconds)
+
+    @property
+    def pause_left(self) -> float:
+        """Seconds until the end of the pause; 0 without one."""
+        return max(0.0, self._open_at - self._clock())
 
     def _wait_seconds(self, tokens: int, now: float) -> float:
         while self._window and self._window[0].time <= now - WINDOW_SECONDS:

@@ -101,6 +101,22 @@ def test_a_retry_after_beyond_patience_ends_the_batch_at_once(make, ask_of, lang
     assert len(language_server.calls) == 1
 
 
+def test_a_long_retry_after_holds_back_later_batches_too_but_not_for_ever(make, ask_of, language_server, monkeypatch):
+    language_server.behave = lambda call: call.reply(b"{}", status=429, Retry_After="3600")
+    annotator = make()
+    for message in ("429", r"it asked to wait, \d+ s more", r"it asked to wait, \d+ s more"):
+        with pytest.raises(AnnotatorError, match=message):
+            list(annotator.annotate(ask_of(*TEN), annotator.goal))
+    assert len(language_server.calls) == 1
+    monkeypatch.setattr("onibi.actors.annotators.model_server._LONGEST_PAUSE_SECONDS", 0.6)
+    patient = make(server={"longest_wait_seconds": 0.3})
+    with pytest.raises(AnnotatorError, match="429"):
+        list(patient.annotate(ask_of("It rains."), patient.goal))
+    language_server.behave = language_server.polite
+    time.sleep(0.7)
+    assert len(list(patient.annotate(ask_of("It rains."), patient.goal))) == 1
+
+
 def test_a_rate_limit_that_leaves_no_time_gives_what_it_could_and_the_server_counts_as_well(
     make, ask_of, language_server
 ):
