@@ -74,18 +74,14 @@ def experiment(
       onibi experiment it-helps --figure docs/results/it_helps.png
     """
     with told(debug=debug):
-        from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
+        from onibi.clusters.experiments.outcome import check_comparisons
+        from onibi.clusters.experiments.registry import find_experiment
         from onibi.clusters.experiments.report import arms_table
         from onibi.clusters.experiments.result_table import ResultTable
         from onibi.clusters.experiments.schedule import Schedule
-        from onibi.platform.errors import ConfigError
 
         if name is None:
-            if not show_list:
-                raise ConfigError(f"experiment: name one of {', '.join(EXPERIMENTS)}, or ask for --list.")
-            width = max(map(len, EXPERIMENTS))
-            for each in EXPERIMENTS:
-                print(f"{each:{width}}  {find_experiment(each).summary}")
+            _tell_names(show_list)
             return
         found = find_experiment(name)
         chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
@@ -96,11 +92,24 @@ def experiment(
         if show_list:
             console.print(arms_table(schedule))
             return
+        if figure is not None or not thresholds:  # thresholds compare nothing
+            check_comparisons(schedule)
         _run(schedule, folder, jobs)
         is_fulfilled = _tell(console, schedule, thresholds=thresholds, figure=figure)
         print(f"rows in {table.path}, runs and logs in {folder}")
     if not is_fulfilled:
         raise typer.Exit(1)
+
+
+def _tell_names(show_list: bool) -> None:
+    from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
+    from onibi.platform.errors import ConfigError
+
+    if not show_list:
+        raise ConfigError(f"experiment: name one of {', '.join(EXPERIMENTS)}, or ask for --list.")
+    width = max(map(len, EXPERIMENTS))
+    for each in EXPERIMENTS:
+        print(f"{each:{width}}  {find_experiment(each).summary}")
 
 
 def _run(schedule: Schedule, folder: Path, jobs: int) -> None:
@@ -123,7 +132,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
     from onibi.clusters.experiments import outcome, report
 
     arms = outcome.arm_outcomes(schedule)
-    comparisons = outcome.comparison_outcomes(schedule, arms)
+    comparisons = [] if thresholds and figure is None else outcome.comparison_outcomes(schedule, arms)
     if schedule.short:
         comparisons = [
             each for each in comparisons if each.difference is not None and each.comparison.test == "permutation"

@@ -75,8 +75,8 @@ class EvaluationReport:
         elif not all(interval.is_known for interval in intervals):
             lines.append(
                 f"too few episodes to tell the trained player's {figure}, by which this run is judged "
-                f"(evaluation.judge), from the random player's: not passed. Play {LEAST_VALUES} or more of each, better "
-                "100 (--episodes)"
+                f"(evaluation.judge), from the random player's: not passed. Play {LEAST_VALUES} or more of each, "
+                "better 100 (--episodes)"
             )
         else:
             verdict = "lies above" if self.passed else "does NOT lie above"

@@ -57,11 +57,7 @@ def permutation_test(scores: NDArray[np.float64], others: NDArray[np.float64]) -
     """
     x, y = _checked("scores", scores), _checked("others", others)
     n, m = len(x), len(y)
-    ways = math.comb(n + m, n)
-    if ways > MOST_WAYS:
-        raise ValueError(
-            f"{n} scores against {m} can be shared out in {ways:,} ways; allowed: up to {MOST_WAYS:,}, as 11 against 11"
-        )
+    ways = ways_of(n, m)
     shifts = np.sort(_exchanges(x, y))
     difference = float(x.mean() - y.mean())
     rounding = _ROUNDING * max(float(np.abs(x).max()), float(np.abs(y).max()), np.finfo(np.float64).tiny)
@@ -76,6 +72,22 @@ def permutation_test(scores: NDArray[np.float64], others: NDArray[np.float64]) -
         p_value=min(1.0, 2 * min(above, below) / ways),
         ways=ways,
     )
+
+
+def has_exact_test(scores: int, others: int) -> bool:
+    """Whether so many scores can be shared out in ``MOST_WAYS`` ways at most."""
+    return math.comb(scores + others, scores) <= MOST_WAYS
+
+
+def ways_of(scores: int, others: int) -> int:
+    """Ways to share so many scores out. Raises: ValueError where there are more than ``MOST_WAYS``."""
+    ways = math.comb(scores + others, scores)
+    if not has_exact_test(scores, others):
+        raise ValueError(
+            f"{scores} scores against {others} can be shared out in {ways:,} ways; allowed: up to {MOST_WAYS:,}, as 11 "
+            "against 11"
+        )
+    return ways
 
 
 def _exchanges(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onibi.clusters.experiments.declaration import Arm, Comparison, TrainedTrial
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Schedule, score_of
-from onibi.clusters.permutation_test import permutation_test
+from onibi.clusters.permutation_test import permutation_test, ways_of
 from onibi.clusters.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
 from onibi.platform.errors import ConfigError
 
@@ -156,6 +156,20 @@ def comparison_outcomes(schedule: Schedule, outcomes: list[ArmOutcome]) -> list[
     ]
 
 
+def check_comparisons(schedule: Schedule) -> None:
+    """Whether every comparison can be made, before anything runs for it.
+
+    Raises: ConfigError where an exact test would have too many seeds to look at.
+    """
+    arms = {arm.name: arm for arm in schedule.arms}
+    for each in schedule.experiment.comparisons:
+        if each.test == "permutation" and each.arm in arms and each.other in arms:
+            try:
+                ways_of(*(len(schedule.seeds_of(arms[name])) for name in (each.arm, each.other)))
+            except ValueError as error:
+                raise ConfigError(f"{each.arm} against {each.other}: {error}. Ask for fewer --seeds.") from error
+
+
 def thresholds(outcomes: list[ArmOutcome]) -> list[Threshold]:
     """Of the arms with two scores or more."""
     found = []
@@ -219,12 +233,7 @@ def _comparison_outcome(comparison: Comparison, arm: ArmOutcome, other: ArmOutco
         x, y = sign * _array(arm.scores), sign * _array(other.scores)
     p_value = None
     if comparison.test == "permutation":
-        try:
-            tested = permutation_test(x, y)
-        except ValueError as error:
-            raise ConfigError(
-                f"{comparison.arm} against {comparison.other}: {error}. Ask for fewer --seeds."
-            ) from error
+        tested = permutation_test(x, y)
         difference, p_value = Estimate(tested.difference, tested.low, tested.high), tested.p_value
     else:
         difference = difference_of_means(x, y, np.random.default_rng(_BOOTSTRAP_SEED), paired=comparison.paired)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,7 +67,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
 
 
 class ResultTable:
-    """Rows of a file, each written as soon as it is added.
+    """Rows of a file, each written as soon as it is added; other processes may add theirs to the same file.
 
     Args:
         path: the CSV; read now where it is there.
@@ -72,7 +75,8 @@ class ResultTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._by_key = {_key(row): row for row in read_rows(path)}
+        self._by_key: dict[tuple[str, str], ResultRow] = {}
+        self.refresh()
 
     @property
     def rows(self) -> list[ResultRow]:
@@ -83,13 +87,34 @@ class ResultTable:
         """The row of this config hash and seed."""
         return self._by_key.get((config, str(seed)))
 
+    def refresh(self) -> None:
+        """Take over what others have written; rows that somebody took out of the file stay known here."""
+        self._by_key |= {_key(row): row for row in read_rows(self.path)}
+
     def add(self, row: Mapping[str, Any]) -> ResultRow:
-        """Append a row, in place of an earlier one of the same key, and write the file."""
+        """Append a row, in place of an earlier one of the same key, and write the file with the rows of all."""
         added = {name: _text(value) for name, value in row.items()}
-        self._by_key.pop(_key(added), None)
-        self._by_key[_key(added)] = added
-        write_rows(self.path, self.rows)
+        with _locked(self.path):
+            self.refresh()
+            self._by_key.pop(_key(added), None)
+            self._by_key[_key(added)] = added
+            write_rows(self.path, self.rows)
         return added
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only writer of the file. Each write puts another file in its place: a lock counts if it is on that one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _key(row: Mapping[str, str]) -> tuple[str, str]:

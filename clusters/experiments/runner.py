@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import selectors
 import signal
@@ -74,6 +75,7 @@ class ExperimentRunner:
         """
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         with _locked(self._folder):
+            self._schedule.table.refresh()  # another process may have run some until now
             try:
                 while self._fill() or self._busy:
                     for key, _ in self._selector.select(_LOOK_SECONDS):
@@ -156,6 +158,8 @@ class ExperimentRunner:
         score = figures.get(arm.figure)
         if not error and score is None:
             error = f"the run gave no figure {arm.figure!r}, but {', '.join(sorted(figures))}"
+        elif not error and not math.isfinite(score):
+            error = f"{arm.figure} is {score}"
         normalized = None
         if arm.score_range is not None and score is not None:
             low, high = arm.score_range

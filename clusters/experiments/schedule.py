@@ -185,7 +185,7 @@ class Schedule:
 
     def _counts_as_missing(self, row: ResultRow) -> bool:
         key = row["config_hash"], int(row["seed"])
-        return self._retry and row.get("status") != "ok" and key not in self._retried
+        return self._retry and not math.isfinite(score_of(row, "score")) and key not in self._retried
 
     def _arm_jobs(self, arm: Arm) -> list[Job]:
         trial = self._final_trial(arm)

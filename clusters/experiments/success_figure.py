@@ -2,7 +2,8 @@
 
 A line of panels for each task. On the left every run's own evaluations, thin, and their mean over runs. On the right
 each arm's score over that of the environment's reward alone and over all-ones: mean, exact 95% interval where the runs
-are enough for one, every run of the arm a stroke above the line and every run of the other one below it.
+are neither too few nor too many for one, every run of the arm a stroke above the line and every run of the other one
+below it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from onibi.clusters.experiments.result_table import ResultRow
-from onibi.clusters.permutation_test import permutation_test
+from onibi.clusters.experiments.schedule import score_of
+from onibi.clusters.permutation_test import has_exact_test, permutation_test
 from onibi.platform.durable import write_durably
 
 _BASELINES = {"extrinsic": "o", "all-ones": "s"}
@@ -40,7 +42,7 @@ def draw(rows: Sequence[ResultRow], path: Path, title: str) -> bool:
     """
     tasks: dict[str, dict[str, list[ResultRow]]] = {}
     for row in rows:
-        if row.get("status") == "ok" and row.get("curve"):
+        if row.get("curve") and math.isfinite(score_of(row, "score")):
             tasks.setdefault(row["task"], {}).setdefault(row["group"], []).append(row)
     if not tasks:
         return False
@@ -83,14 +85,16 @@ def _differences(axis: Axes, groups: dict[str, list[ResultRow]], colors: dict[st
     names = []
     for place, (group, other) in enumerate(_pairs(groups)):
         x, y = _scores(groups[group]), _scores(groups[other])
-        found = permutation_test(x, y)
+        difference = x.mean() - y.mean()
+        found = permutation_test(x, y) if has_exact_test(len(x), len(y)) else None
         color = colors[group]
         axis.plot(x - y.mean(), np.full(len(x), place - 0.16), "|", color=color, markersize=7, alpha=0.7)
         axis.plot(x.mean() - y, np.full(len(y), place + 0.16), "|", color=colors[other], markersize=7, alpha=0.7)
-        if math.isfinite(found.high - found.low):
+        if found is not None and math.isfinite(found.high - found.low):
             axis.plot([found.low, found.high], [place, place], color=color, linewidth=1.5)
-        axis.plot([found.difference], [place], _BASELINES.get(other, "D"), color=color, markersize=5)
-        names.append(f"{group} over {other}, p = {found.p_value:.2g}")
+        axis.plot([difference], [place], _BASELINES.get(other, "D"), color=color, markersize=5)
+        tested = "too many runs for p" if found is None else f"p = {found.p_value:.2g}"
+        names.append(f"{group} over {other}, {tested}")
     axis.axvline(0.0, color="#202428", linewidth=0.9)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()

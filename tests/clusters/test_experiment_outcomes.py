@@ -5,15 +5,21 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import multiprocessing
 
 import pytest
 from rich.console import Console
 
 from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, TrainedTrial
 from onibi.clusters.experiments.figure import differences_png
-from onibi.clusters.experiments.outcome import arm_outcomes, comparison_outcomes, thresholds
+from onibi.clusters.experiments.outcome import (
+    arm_outcomes,
+    check_comparisons,
+    comparison_outcomes,
+    thresholds,
+)
 from onibi.clusters.experiments.report import arrival_table, comparison_table
-from onibi.clusters.experiments.result_table import ResultTable
+from onibi.clusters.experiments.result_table import ResultTable, read_rows
 from onibi.clusters.experiments.schedule import Schedule, total_seconds
 from onibi.platform.errors import ConfigError
 
@@ -114,6 +120,34 @@ def test_a_row_replaces_the_failed_one_of_its_key(tmp_path):
         ]
 
 
+def test_rows_that_another_process_wrote_stay_when_one_of_ours_is_added(tmp_path):
+    path = tmp_path / "rows.csv"
+    one, two = ResultTable(path), ResultTable(path)
+    one.add({"config_hash": "ab", "seed": 1, "status": "ok"})
+    two.add({"config_hash": "ab", "seed": 2, "status": "ok"})
+    one.add({"config_hash": "ab", "seed": 3, "status": "ok"})
+    assert [row["seed"] for row in read_rows(path)] == ["1", "2", "3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"], "no lock file is left"
+
+
+def _write_many(path, first):
+    table = ResultTable(path)
+    for seed in range(first, first + 40):
+        table.add({"config_hash": "ab", "seed": seed, "status": "ok"})
+
+
+def test_four_processes_that_write_at_the_same_time_lose_no_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_many, args=(path, 40 * number)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(100)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    assert {row["seed"] for row in read_rows(path)} == {str(seed) for seed in range(160)}
+
+
 def permuted_pair(**changes):
     pair = toy_pair("above")
     tested = Comparison(arm="a", other="b", expected="above", test="permutation")
@@ -139,11 +173,10 @@ def test_three_runs_against_three_are_too_few_whatever_they_score(tmp_path):
 
 
 def test_more_runs_than_can_be_looked_at_are_an_error_that_says_how_many(tmp_path):
-    seeds = tuple(range(1, 13))
-    scores = {(arm, seed): float(seed) for arm in "ab" for seed in seeds}
-    schedule = filled(tmp_path, permuted_pair(seeds=seeds), scores)
+    schedule = filled(tmp_path, permuted_pair(seeds=tuple(range(1, 13))), {})
     with pytest.raises(ConfigError, match=r"a against b: .* 11 against 11\. Ask for fewer --seeds"):
-        comparison_outcomes(schedule, arm_outcomes(schedule))
+        check_comparisons(schedule)
+    check_comparisons(filled(tmp_path, permuted_pair(seeds=tuple(range(1, 12))), {}))
 
 
 def test_pairs_have_no_permutation_test_of_two_groups():

@@ -31,6 +31,8 @@ def measure(*, seed, base, pause=0.0, how="well"):
     time.sleep(pause)
     if how == "raises" and not Path("mended").exists():
         raise RuntimeError("no such luck,\\nand a second line")
+    if how == "diverges" and not Path("mended").exists():
+        base = float("nan")
     if how == "dies":
         os.kill(os.getpid(), 9)
     print("a library prints")
@@ -46,6 +48,9 @@ def made(*arms, **others):
 
 PLAIN = made(arm("low", 1.0), arm("high", 2.0, at_least=2.0), comparisons=(
     Comparison(arm="high", other="low", expected="above", paired=True),))
+MANY = made(arm("low", 1.0), arm("high", 2.0), comparisons=(
+    Comparison(arm="high", other="low", expected="above", test="permutation"),))
+DIVERGING = made(arm("bad", 1.0, how="diverges"), seeds=(1,))
 SLOW = made(arm("slow", 1.0, pause=1.0), seeds=tuple(range(1, 9)))
 TOO_HIGH = made(arm("low", 1.0, at_least=1.15))
 FAILING = made(arm("bad", 1.0, how="raises"), arm("good", 2.0), arm("dead", 3.0, how="dies"), seeds=(1,))
@@ -53,6 +58,9 @@ ABSENT = made(arm("good", 1.0), arm("gone", 1.0, trial=TrainedTrial(preset="cart
 TUNED = made(arm("tuned", 1.0, tuning=Tuning(name="base", values=(5.0, 7.0, 6.0), seeds=(50, 51))), seeds=(1, 2))
 TRAINED = made(arm("corridor", 1.0, trial=TrainedTrial(preset="run.yaml", episodes=4)), seeds=(1,))
 """
+
+
+PARTS = {"one": ("SLOW", "--jobs", "4"), "two": ("PLAIN", "--jobs", "1")}
 
 
 class Shop:
@@ -183,6 +191,43 @@ def test_a_run_that_fails_or_dies_is_a_row_with_its_error_and_the_others_go_on(s
     code, stdout, _ = shop.run("FAILING", "--retry", "--only", "bad", "--only", "good")
     assert (code, len(shop.calls())) == (0, before + 1)  # … until it is asked for again
     assert {row["arm"]: row["status"] for row in read_rows(shop.csv)}["bad"] == "ok"
+
+
+def test_a_score_that_is_no_number_is_a_failed_run_that_can_be_run_again(shop):
+    code, stdout, _ = shop.run("DIVERGING")
+    assert code == 1
+    assert "failed: bad, seed 1: return is nan" in stdout
+    assert [(row["status"], row["error"]) for row in read_rows(shop.csv)] == [("failed", "return is nan")]
+    (shop.folder / "mended").touch()
+    assert shop.run("DIVERGING", "--retry")[0] == 0
+    assert [(row["status"], row["score"]) for row in read_rows(shop.csv)] == [("ok", "1.1")]
+
+
+def test_an_older_row_that_is_booked_as_well_with_no_number_is_run_again_too(shop):
+    (shop.folder / "mended").touch()
+    shop.run("DIVERGING")
+    rows = [{**row, "score": "nan", "return": "nan"} for row in read_rows(shop.csv)]
+    write_rows(shop.csv, rows)
+    assert shop.run("DIVERGING")[0] == 1
+    assert shop.run("DIVERGING", "--retry")[0] == 0
+
+
+def test_more_seeds_than_an_exact_test_can_look_at_are_refused_before_anything_runs(shop):
+    code, stdout, stderr = shop.run("MANY", "--seeds", "1-12")
+    assert (code, stdout, shop.calls()) == (2, "", [])
+    assert "high against low: 12 scores against 12" in stderr
+    assert shop.run("MANY", "--seeds", "1-12", "--only", "low")[0] == 0, "one arm alone is compared with nothing"
+
+
+def test_two_experiments_that_write_one_table_keep_the_rows_of_both(shop, tmp_path):
+    both = [shop.start(*what, "--runs-folder", str(tmp_path / name)) for name, what in PARTS.items()]
+    for process in both:
+        _, stderr = process.communicate(timeout=240)
+        assert process.returncode == 0, stderr
+    assert sorted((row["arm"], row["seed"]) for row in read_rows(shop.csv)) == sorted(
+        [("slow", str(seed)) for seed in range(1, 9)]
+        + [(arm, str(seed)) for arm in ("low", "high") for seed in (1, 2, 3)]
+    )
 
 
 def test_a_torn_last_line_costs_its_own_run_alone(shop):

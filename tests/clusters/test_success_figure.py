@@ -23,6 +23,18 @@ def test_every_task_gets_a_line_of_panels(tmp_path):
     assert two[1] == one[1]
 
 
+def test_more_runs_than_the_exact_test_can_look_at_are_drawn_without_it(tmp_path):
+    rows = [row(group, seed, seed / 12) for group in ("extrinsic", "lexicon") for seed in range(12)]
+    assert draw(rows, tmp_path / "x.png", "x")
+
+
+def test_a_run_whose_score_is_no_number_is_left_out(tmp_path):
+    rows = [row(group, seed, seed / 5) for group in ("extrinsic", "lexicon") for seed in range(5)]
+    assert draw([*rows, row("lexicon", 9, float("nan"), curve="1000:0.5")], tmp_path / "nan.png", "x")
+    assert draw(rows, tmp_path / "without.png", "x")
+    assert (tmp_path / "nan.png").read_bytes() == (tmp_path / "without.png").read_bytes()
+
+
 def test_without_a_baseline_the_first_arm_is_set_against_the_others(tmp_path):
     rows = [row(group, seed, 0.3) for group in ("gather", "frozen") for seed in range(3)]
     assert draw(rows, tmp_path / "x.png", "x")
