@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
@@ -82,7 +83,8 @@ def examine(
     Args:
         runs_root: the folder of all runs.
         shared_memory: the folder of replay rings (``replay.folder``).
-        ray_address: ``host:port`` of a cluster to be reached; None: runs start their own.
+        ray_address: as RAY_ADDRESS: ``host:port`` of a cluster to be reached, ``auto`` for one that runs on this
+            machine; None or ``local``: runs start their own.
         config: a preset or run file whose language model servers are to be reached.
 
     Raises: ConfigError where the config cannot be read.
@@ -232,16 +234,48 @@ def _ray_cluster(address: str | None) -> Iterable[DoctorRow]:
     if address is None:
         yield DoctorRow("ray cluster", Finding.GOOD, "none named: each run starts its own on this machine")
         return
+    if address == "local":
+        yield DoctorRow("ray cluster", Finding.GOOD, "local: each run starts its own on this machine")
+        return
+    if address == "auto":
+        yield _ray_here()
+        return
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     try:
         if parts.hostname is None or parts.port is None:
-            raise ValueError("no host:port")
+            raise ValueError("no host:port, auto or local")
         socket.create_connection((parts.hostname, parts.port), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
         hint = "start it with `ray start --head`, or correct the address"
         yield DoctorRow("ray cluster", Finding.MISSING, f"{address}: {error}", hint)
     else:
         yield DoctorRow("ray cluster", Finding.GOOD, f"{address} answers")
+
+
+def _ray_here() -> DoctorRow:
+    """What ``auto`` stands for: a cluster that runs on this machine, found as ``ray.init`` finds it."""
+    from ray._private.services import get_ray_address_from_environment  # takes seconds; Ray has no public name for it
+
+    try:
+        found = get_ray_address_from_environment("auto", None)
+    except ConnectionError:
+        hint = "start one with `ray start --head`, or unset RAY_ADDRESS: each run then starts its own"
+        return DoctorRow("ray cluster", Finding.MISSING, "auto: none runs on this machine", hint)
+    return DoctorRow("ray cluster", Finding.GOOD, f"auto: {found}")
+
+
+class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(  # urllib names the arguments
+        self,
+        req: Any,  # noqa: ARG002
+        fp: Any,  # noqa: ARG002
+        code: int,  # noqa: ARG002
+        msg: str,  # noqa: ARG002
+        headers: Any,  # noqa: ARG002
+        newurl: str,
+    ) -> None:
+        """Never another address."""
+        raise URLError(f"it redirects to {without_secrets(newurl)}, which is not followed")
 
 
 def _model_servers(config: str | None) -> Iterable[DoctorRow]:
@@ -268,7 +302,8 @@ def _model_server(base_url: str, model: str, variable: str | None) -> DoctorRow:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         request = urllib.request.Request(f"{base_url.rstrip('/')}/models", headers=headers)
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+        # Not urlopen: it would hand the key on to whatever host the server redirects to.
+        with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=_ANSWER_SECONDS) as answer:
             listed = json.loads(answer.read(_MOST_LIST_BYTES))
         names = [str(entry["id"]) for entry in listed["data"]]
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:

@@ -127,6 +127,18 @@ def test_a_named_ray_cluster_must_answer(tmp_path):
     assert row.finding is Finding.MISSING and "no host:port" in row.found
 
 
+def test_a_run_that_starts_its_own_ray_needs_no_cluster_and_auto_needs_one_here(tmp_path, monkeypatch):
+    (row,) = rows_of(tmp_path, "ray cluster", "local")
+    assert row.finding is Finding.GOOD and "starts its own" in row.found
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+    (row,) = rows_of(tmp_path, "ray cluster", "auto")
+    assert row.finding is Finding.MISSING and "none runs on this machine" in row.found
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", lambda: {"127.0.0.1:6379"})
+    (row,) = rows_of(tmp_path, "ray cluster", "auto")
+    assert row.finding is Finding.GOOD and "127.0.0.1:6379" in row.found
+
+
 def test_another_python_first_on_path_is_a_warning(tmp_path, monkeypatch):
     (tmp_path / "python").write_text("#!/bin/sh\n")
     (tmp_path / "python").chmod(0o755)
@@ -180,6 +192,42 @@ def test_the_model_servers_of_a_config_are_asked_for_their_models_with_the_key(t
     server.server_close()
     silent = row(base_url=url, model="llama")
     assert silent.finding is Finding.WARNING and "refused" in silent.found and "sk-1" not in silent.found
+
+
+def test_the_key_goes_to_no_host_that_a_model_server_redirects_to(tmp_path, monkeypatch):
+    heard: list[str | None] = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    elsewhere = http.server.HTTPServer(("127.0.0.2", 0), Elsewhere)
+
+    class Redirecting(Elsewhere):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.2:{elsewhere.server_port}/models")
+            self.end_headers()
+
+    named = http.server.HTTPServer(("127.0.0.1", 0), Redirecting)
+    for server in (elsewhere, named):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = tmp_path / "run.yaml"
+    url = f"http://127.0.0.1:{named.server_port}/v1"
+    judge = f"  kind: openai\n  base_url: {url}\n  model: llama\n  api_key_env: JUDGE_KEY\n"
+    config.write_text(f"extends: minihack-oni\nannotator:\n{judge}")
+    monkeypatch.setenv("JUDGE_KEY", "sk-1")
+    (row,) = rows_of(tmp_path, "model server", config=str(config))
+    for server in (elsewhere, named):
+        server.shutdown()
+        server.server_close()
+    assert heard == []
+    assert row.finding is Finding.WARNING and "redirects to http://127.0.0.2" in row.found
 
 
 def test_a_config_without_a_model_server_asks_none(tmp_path):
