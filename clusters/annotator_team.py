@@ -12,12 +12,23 @@ import ray
 from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.clusters.role_calls import is_restarting, start_actor
 from onibi.clusters.run_plan import RunPlan
+from onibi.platform.config import Settings
 
 log = logging.getLogger(__name__)
 
 _ROLE = "annotator"
 _LONGEST_PAUSE_SECONDS = 60.0
+_PLACE_SECONDS = 60.0  # in which Ray finds room for a process that it can place at all; a model is loaded later
 _NOTES_SECONDS = 5.0
+
+
+def annotator_options(chosen: Settings) -> dict[str, Any]:
+    """What one process of an annotator with these settings asks Ray for."""
+    return {
+        **ANNOTATOR_OPTIONS,
+        "num_cpus": getattr(chosen, "cpus", ANNOTATOR_OPTIONS["num_cpus"]),
+        "num_gpus": getattr(chosen, "gpus", 0.0),
+    }
 
 
 class AnnotatorTeam:
@@ -32,18 +43,17 @@ class AnnotatorTeam:
         self._hub = hub
         self._deaths: dict[str, int] = {}
         self._again_at: dict[str, float] = {}  # roles that wait to be set to work again
+        self._asked: dict[str, dict[str, Any]] = {}  # of Ray, by annotator
+        self._unplaced: dict[Any, str] = {}  # first answers to come → role
+        self._started_at = 0.0
         self.handles: dict[str, Any] = {}
         """Actors by role."""
         settings = plan.settings.annotation
         annotators = plan.make_annotators()
         for name, annotator in annotators.items():
             table = plan.annotation_table if plan.keeps_labels(annotator) else None
-            chosen = plan.annotator_settings[name]
-            options = {
-                **ANNOTATOR_OPTIONS,
-                "num_cpus": getattr(chosen, "cpus", ANNOTATOR_OPTIONS["num_cpus"]),
-                "num_gpus": getattr(chosen, "gpus", 0.0),
-            }
+            options = annotator_options(plan.annotator_settings[name])
+            self._asked[name] = options
             make = functools.partial(plan.make_annotator, name)
             for number in range(settings.workers):
                 self.handles[f"{_ROLE} {name} {number}"] = start_actor(
@@ -57,6 +67,8 @@ class AnnotatorTeam:
 
     def start(self) -> dict[Any, str]:
         """Set all to work. Returns: reference → role, for the watch."""
+        self._started_at = time.monotonic()
+        self._unplaced = {handle.usage.remote(): role for role, handle in self.handles.items()}
         return {self._set_to_work(role): role for role in self.handles}
 
     def lost(self, role: str, cause: BaseException) -> str | None:
@@ -71,8 +83,10 @@ class AnnotatorTeam:
         return f"{role} was lost and is replaced; training goes on: {str(cause).splitlines()[0]}"
 
     def due(self) -> dict[Any, str]:
-        """Set to work who waited long enough. Returns: as ``start``."""
+        """Set to work who waited long enough, and tell whom Ray has no room for. Returns: as ``start``."""
         now = time.monotonic()
+        if self._unplaced and now - self._started_at >= _PLACE_SECONDS:
+            self._warn_of_unplaced()
         due = [role for role, at in self._again_at.items() if at <= now]
         for role in due:
             del self._again_at[role]
@@ -96,6 +110,22 @@ class AnnotatorTeam:
             log.debug("no last notes of the hub: %s", error)
             return []
         return notes
+
+    def _warn_of_unplaced(self) -> None:
+        """Once: what has no process yet is silent, and would stay so for the whole run."""
+        for reference in ray.wait(list(self._unplaced), num_returns=len(self._unplaced), timeout=0)[0]:
+            del self._unplaced[reference]
+        for role in self._unplaced.values():
+            asked = next((each for name, each in self._asked.items() if role.startswith(f"{_ROLE} {name} ")), {})
+            log.warning(
+                "%s has no process after %.0f s: Ray has no room on any node for the %g CPUs and %g GPUs that it asks "
+                "for (annotator.cpus, annotator.gpus; `ray status` shows what is free). Training goes on without it",
+                role,
+                _PLACE_SECONDS,
+                asked.get("num_cpus", ANNOTATOR_OPTIONS["num_cpus"]),
+                asked.get("num_gpus", 0.0),
+            )
+        self._unplaced = {}
 
     def _set_to_work(self, role: str) -> Any:
         return self.handles[role].run.remote(self._hub)

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import ray
 
+from onibi.clusters.annotator_team import annotator_options
 from onibi.clusters.reward_model_plan import has_reward_model
-from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.run_plan import RunPlan
 from onibi.platform.errors import ConfigError
 from onibi.platform.threads import ONE_THREAD
 
@@ -22,7 +23,7 @@ _OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay
 
 
 @contextmanager
-def ray_session(settings: RunSettings) -> Iterator[None]:
+def ray_session(plan: RunPlan) -> Iterator[None]:
     """Connect, and disconnect at the end; an own cluster ends with it.
 
     ``RAY_ADDRESS`` names a cluster (``ray job submit`` sets it); a process that is connected already stays so.
@@ -31,7 +32,7 @@ def ray_session(settings: RunSettings) -> Iterator[None]:
         ConfigError: the cluster has too few CPUs or GPUs for the run's roles.
     """
     if ray.is_initialized():
-        _check_room(settings)
+        _check_room(plan)
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -55,7 +56,7 @@ def ray_session(settings: RunSettings) -> Iterator[None]:
             runtime_env={"env_vars": ONE_THREAD},
         )
     try:
-        _check_room(settings)
+        _check_room(plan)
         yield
     finally:
         ray.shutdown()
@@ -70,25 +71,30 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_room(settings: RunSettings) -> None:
+def _check_room(plan: RunPlan) -> None:
     """Refuse a run that would wait for resources for ever."""
-    placement = settings.placement
-    annotators = (1 + len(settings.annotators)) * settings.annotation.workers
-    small_roles = (3 + annotators + has_reward_model(settings)) * 0.05  # hub, shard, evaluator
+    settings, placement = plan.settings, plan.settings.placement
+    small_roles = (3 + has_reward_model(settings)) * 0.05  # hub, shard, evaluator
     inference = (0.0, 0.0) if placement.inference is None else (placement.inference.cpus, placement.inference.gpus)
+    options = [annotator_options(chosen) for chosen in plan.annotator_settings.values()]
+    annotators, annotator_gpus = (
+        settings.annotation.workers * sum(each[kind] for each in options) for kind in ("num_cpus", "num_gpus")
+    )
     cpus = settings.actors.count * placement.rollout_cpus + placement.learners * placement.learner_cpus
-    cpus += inference[0] + small_roles
+    cpus += inference[0] + annotators + small_roles
+    gpus = placement.learners * placement.learner_gpus + inference[1] + annotator_gpus
     there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cpus > there.get("CPU", 0.0) + 1e-9:
         raise ConfigError(
             f"the run asks for {cpus:.2f} CPUs ({settings.actors.count} actors × placement.rollout_cpus "
             f"{placement.rollout_cpus} + {placement.learners} learners × placement.learner_cpus "
-            f"{placement.learner_cpus} + {inference[0]:g} for inference + {small_roles:.2f} for the small roles); "
-            f"Ray has {there.get('CPU', 0.0):g}. Lower actors.count or placement.*_cpus."
+            f"{placement.learner_cpus} + {inference[0]:g} for inference + {annotators:.2f} for annotators + "
+            f"{small_roles:.2f} for the small roles); Ray has {there.get('CPU', 0.0):g}. Lower actors.count, "
+            "placement.*_cpus, annotator.cpus or annotation.workers."
         )
-    if placement.learners * placement.learner_gpus + inference[1] > there.get("GPU", 0.0):
+    if gpus > there.get("GPU", 0.0) + 1e-9:
         raise ConfigError(
             f"placement.learner_gpus is {placement.learner_gpus} for each of {placement.learners} learners, "
-            f"placement.inference asks for {inference[1]:g}; Ray has {there.get('GPU', 0.0):g}. Set them to 0 to stay "
-            "on the CPU."
+            f"placement.inference asks for {inference[1]:g}, annotators ask for {annotator_gpus:g}; Ray has "
+            f"{there.get('GPU', 0.0):g}. Set them to 0 to stay on the CPU."
         )

@@ -162,7 +162,7 @@ def _session(
                 from onibi.clusters.serial_run import SerialRun
 
                 return SerialRun(plan, run_id, journal, should_stop, checkpoint).run()
-            with ray_session(plan.settings):
+            with ray_session(plan):
                 from onibi.clusters.ray_run import RayRun
 
                 return RayRun(plan, run_id, journal, should_stop, checkpoint).run()

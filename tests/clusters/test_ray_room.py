@@ -1,0 +1,81 @@
+"""What a run asks Ray for: all roles are counted, and one that Ray has no room for is named."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import ray
+
+from onibi.clusters import annotator_team
+from onibi.clusters.annotator_team import AnnotatorTeam
+from onibi.clusters.ray_session import ray_session
+from onibi.clusters.run_plan import plan_run
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.config import read_settings
+from onibi.platform.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def two_cpus():
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def plan_of(workshop):
+    """A run of 1.5 CPUs besides its annotators."""
+
+    def plan(**changes):
+        settings = workshop.settings(actors__count=2, placement={"rollout_cpus": 0.5, "learner_cpus": 0.35}, **changes)
+        return plan_run(read_settings(RunSettings, settings))
+
+    return plan
+
+
+MODEL = {"kind": "transformers", "model": "nobody/nothing", "prompt": "general"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"annotator": {**MODEL, "cpus": 1.0}}, r"asks for 2\.50 CPUs .* \+ 1\.00 for annotators"),
+        ({"annotator": {**MODEL, "cpus": 0.3}, "annotation__workers": 2}, r"\+ 0\.60 for annotators"),
+        ({"annotators": {"two": {**MODEL, "cpus": 0.9}}}, r"\+ 0\.95 for annotators"),
+        ({"annotator": {**MODEL, "cpus": 0.1, "gpus": 1.0}}, "annotators ask for 1; Ray has 0"),
+    ],
+)
+def test_a_run_whose_annotators_ray_could_never_place_is_refused(two_cpus, plan_of, changes, told):
+    with pytest.raises(ConfigError, match=told), ray_session(plan_of(**changes)):
+        pass
+
+
+def test_annotators_that_are_never_started_need_no_room(two_cpus, plan_of):
+    with ray_session(plan_of(annotator={**MODEL, "cpus": 0.4})):
+        pass
+    unasked = plan_of(annotator={**MODEL, "cpus": 9.0, "gpus": 9.0}, annotation__workers=0)
+    with ray_session(unasked):
+        pass
+
+
+def test_an_annotator_that_ray_has_no_place_for_is_told_once(two_cpus, plan_of, monkeypatch, caplog):
+    monkeypatch.setattr(annotator_team, "_PLACE_SECONDS", 8.0)
+    plan = plan_of(annotators={"large": {**MODEL, "cpus": 3.0, "gpus": 2.0}})
+    team = AnnotatorTeam(plan, None)  # no hub: those that are placed raise, and are set to work again
+    try:
+        running = team.start()
+        assert len(running) == 2
+        deadline = time.monotonic() + 60
+        while "has no process" not in caplog.text:
+            assert time.monotonic() < deadline
+            running |= team.due()
+            time.sleep(0.1)
+        team.due()
+    finally:
+        for handle in team.handles.values():
+            ray.kill(handle)
+    told = [record.message for record in caplog.records if "has no process" in record.message]
+    assert len(told) == 1
+    assert told[0].startswith("annotator large 0 has no process after 8 s: Ray has no room")
+    assert "3 CPUs and 2 GPUs" in told[0]
