@@ -27,6 +27,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from onibi.clusters.sessions import read_run_settings
+from onibi.clusters.submitted_files import check_files
 from onibi.platform.config import to_mapping
 from onibi.platform.errors import ConfigError, SubmitError
 from onibi.platform.redaction import without_secrets
@@ -121,12 +122,14 @@ def submit(
         tell: told of the job's id at once and, with ``wait``, of its output.
 
     Raises:
-        ConfigError: a fault in the settings, name, address or folder; nothing has been sent.
+        ConfigError: a fault in the settings, name, address or folder, or a file that the cluster would not find:
+            nothing has been sent.
         SubmitError: the cluster cannot be reached, refused the job, or was lost while it was followed.
     """
     settings = read_run_settings(config, overrides)
     name = name or ("run" if isinstance(config, Mapping) else Path(str(config)).stem)
     check_run_name(name)
+    check_files(settings)
     address = _dashboard(address)
     if not runs_folder.startswith("~") and not PurePosixPath(runs_folder).is_absolute():
         raise ConfigError(
