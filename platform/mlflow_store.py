@@ -128,5 +128,5 @@ class MlflowStore:
             call(*arguments, **named)
         except MlflowException as error:
             if error.error_code in _FINAL_ERRORS:
-                raise Refused(str(error)) from error
+                raise Refused(str(without_secrets(str(error)))) from error
             raise

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 from onibi.platform.config import Settings
 from onibi.platform.mlflow_store import MetricPoint, MlflowStore, Refused
+from onibi.platform.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ class MlflowTracker:
                     "gone",
                     "tracking: %s does not answer (%s); training goes on, figures are kept and sent again",
                     self._store.shown_uri,
-                    error,
+                    without_secrets(str(error)),  # MLflow names the server with user and password
                 )
             else:
                 if "gone" in self._warned:

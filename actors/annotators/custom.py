@@ -27,6 +27,7 @@ from onibi.platform.captions import text_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError, OnibiError
 from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
+from onibi.platform.redaction import text_without_secrets, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,9 @@ class CustomAnnotator:
             self._judge: Any = getattr(importlib.import_module(module), name)(**settings.arguments)
         except Exception as error:  # whatever the user's module does when it is imported and called
             raise ConfigError(
-                f"annotator.path {settings.path!r}: {error!r}. The module must be importable in every process of the "
-                f"run (PYTHONPATH), and {name} must take annotator.arguments {settings.arguments}"
+                f"annotator.path {settings.path!r}: {self._shown(repr(error))}. The module must be importable in every "
+                f"process of the run (PYTHONPATH), and {name} must take annotator.arguments "
+                f"{without_secrets(settings.arguments)}"
             ) from error
         missing = [needed for needed in _NEEDED if not hasattr(self._judge, needed)]
         if missing:
@@ -169,13 +171,17 @@ class CustomAnnotator:
             raise
         except Exception as error:
             log.debug("annotator %s raised", self.settings.path, exc_info=error)
-            what = str(error) if isinstance(error, OnibiError) else repr(error)
+            what = self._shown(str(error) if isinstance(error, OnibiError) else repr(error))
             told = AnnotatorError(
                 f"annotator.path {self.settings.path!r} raised in {method}{self._place(error)}: {what}. Mend its code; "
                 "docs/annotators.md has an example"
             )
             told.may_pass = not isinstance(error, (*_OF_CODE, OnibiError))
             raise told from error
+
+    def _shown(self, text: str) -> str:
+        """What the user's code says, without a key that it was given."""
+        return text_without_secrets(text, self.settings.arguments)
 
     def _place(self, error: Exception) -> str:
         """Where in the user's file, as " (judges.py:12)"; nothing where its frames are not among those that raised."""

@@ -16,6 +16,7 @@ from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, re
 from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
+from onibi.platform.redaction import text_without_secrets, without_secrets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +141,9 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
     except EnvironmentFault:
         raise
     except Exception as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no arguments"
-        raise EnvironmentFault(
-            f"{env_id} cannot be made with {given}: {type(error).__name__}: {error}. Check environment.kwargs."
-        ) from error
+        given = ", ".join(f"{key}={value!r}" for key, value in without_secrets(options).items()) or "no arguments"
+        said = text_without_secrets(f"{given}: {type(error).__name__}: {error}", options)
+        raise EnvironmentFault(f"{env_id} cannot be made with {said}. Check environment.kwargs.") from error
 
 
 def _require_registered(env_id: str) -> None:

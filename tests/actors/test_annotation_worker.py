@@ -138,6 +138,19 @@ def test_a_custom_annotator_that_cannot_be_made_is_one_clear_message(path, argum
         CustomAnnotator(CustomAnnotatorSettings(path=path, arguments=arguments))
 
 
+def test_a_key_among_a_custom_annotators_arguments_is_not_told():
+    arguments = {"api_key": "sk-SECRET", "numerator": "sk-SECRET"}
+    for path, given in (("fractions:Fraction", arguments), (PATH, {**arguments, "tempo": 1})):
+        with pytest.raises(ConfigError, match="must take annotator") as caught:
+            CustomAnnotator(CustomAnnotatorSettings(path=path, arguments=given))
+        assert "SECRET" not in str(caught.value)
+    annotator = custom()
+    annotator.settings = CustomAnnotatorSettings(path=PATH, arguments={"api_key": "swordfish"})
+    annotator._judge.annotate = lambda requests, goal: int("swordfish")
+    with pytest.raises(AnnotatorError, match=r"invalid literal .* '\*\*\*'"):
+        list(annotator.annotate([request("door")], "g"))
+
+
 def test_what_a_custom_annotator_raises_says_whose_fault_it_is():
     annotator = custom()
     annotator._judge.annotate = lambda requests, goal: 5

@@ -183,6 +183,12 @@ def test_a_wrong_argument_names_the_arguments_given():
     assert "length=3" in refused(id=CORRIDOR, kwargs={"length": 3})
 
 
+def test_a_key_among_the_arguments_is_not_told():
+    message = refused(id="builtins:int", kwargs={"x": "swordfish", "api_key": "swordfish"})
+    assert "cannot be made with x='***', api_key='***'" in message
+    assert "swordfish" not in message
+
+
 def test_native_needs_a_vector_environment(plugin):
     assert "has no vector_entry_point of its own; set environment.vectorization=sync" in refused(
         id="Acrobot-v1", vectorization="native"

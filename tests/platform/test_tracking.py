@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from onibi.platform.mlflow_store import MlflowStore, Refused
 from onibi.platform.tracking import (
     MlflowTracker,
     NullTracker,
@@ -153,6 +154,26 @@ def test_figures_that_a_failing_store_did_not_take_are_counted_at_the_end(runs_r
     with caplog.at_level(logging.WARNING):
         assert not tracker.close("FINISHED", 1.0)
     assert "2 figures and files did not reach" in caplog.text
+
+
+def test_no_password_of_the_server_is_logged(tmp_path, caplog):
+    settings = TrackingSettings(uri=f"http://user:s3cret@127.0.0.1:{free_port()}", retry_seconds=0.05)
+    tracker, _ = track(tmp_path, run_of("nobody"), settings)
+    wait_until(lambda: tracker.statistics().failures >= 1)
+    tracker.close("FAILED", 0.1)
+    assert "does not answer" in caplog.text and "127.0.0.1" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_a_refusal_is_told_without_the_servers_password(tmp_path):
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    def refuse():
+        raise MlflowException("API request to http://user:s3cret@host/api failed", BAD_REQUEST)
+
+    with pytest.raises(Refused, match=r"http://\*\*\*@host/api failed"):
+        MlflowStore("http://user:s3cret@host", "x", None, 1)._asked(refuse)
 
 
 def test_the_buffer_drops_its_oldest_figures_and_says_so_once(tmp_path, caplog):
