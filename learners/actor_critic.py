@@ -31,8 +31,8 @@ from onibi.learners.networks.build import NETWORKS, as_arrays, encoder_settings,
 from onibi.learners.networks.core_settings import STATE_COLUMN, CoreSettings, state_column
 from onibi.learners.policy_losses import masked_mean
 from onibi.learners.reward_normalizer import RewardNormalizer
-from onibi.learners.support import SupportSettings, resolve_sigma, resolve_support
-from onibi.learners.value_losses import BINNED_LOSSES, ScalarLossName, ValueHead, check_loss_options
+from onibi.learners.support import SupportSettings
+from onibi.learners.value_losses import BINNED_LOSSES, ScalarLossName, build_value_head, check_loss_options
 from onibi.platform.config import Settings, selected
 from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
@@ -42,7 +42,6 @@ from onibi.platform.spec import ArraySpec, ReplaySpec
 
 OLD_VALUES_COLUMN = "old_values"
 """[B, T] among a slab's rows: V(x) before the slab's first step."""
-_DEFAULT_HUBER_DELTA = 1.0
 _LANE_RETURNS = "reward_normalizer.lane_returns"
 
 Count = Annotated[int, Field(ge=1)]
@@ -168,7 +167,8 @@ class ActorCritic:
         self.value_clip = value_clip
         self.device = torch.device(device)
         self.copies = DeviceCopies(self.device)
-        self.value_head = _value_head(settings, value_bounds).to(self.device)
+        head = build_value_head(settings.value_loss, settings.support, settings.huber_delta, None, value_bounds)
+        self.value_head = head.to(self.device)
         self._network = build_actor_critic(
             actor_form(settings, spec), spec, self.value_head, shared_encoder=settings.shared_encoder, seed=seed
         ).to(self.device)
@@ -357,14 +357,6 @@ def actor_critic_policy_factory(settings: ActorCriticSettings, spec: ReplaySpec)
     if twin is not None:
         return NumpyActorCriticFactory(twin, settings.core, spec, settings.evaluation_actions)
     return TorchActorCriticFactory(form, spec, settings.evaluation_actions)
-
-
-def _value_head(settings: ActorCriticSettings, value_bounds: tuple[float, float] | None) -> ValueHead:
-    delta = settings.huber_delta or _DEFAULT_HUBER_DELTA
-    if settings.value_loss not in BINNED_LOSSES:
-        return ValueHead(settings.value_loss, None, 0.0, delta)
-    support = resolve_support(settings.support, value_bounds)
-    return ValueHead(settings.value_loss, support, resolve_sigma(settings.support, support), delta)
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

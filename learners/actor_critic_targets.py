@@ -87,10 +87,7 @@ def vtrace_targets(
         rho_bound=rho_bound,
         trace_bound=trace_bound,
     )
-    corrections = found.values - now
-    behind = torch.cat((corrections[1:], torch.zeros_like(corrections[:1])))
-    advantages = steps.reward.t() + discounts * (after + traces * behind) - now
-    return Targets(found.values.t(), advantages.t(), found.advantages.t(), found.clipped.t())
+    return Targets(found.values.t(), found.advantages.t(), found.weighted_advantages.t(), found.clipped.t())
 
 
 @torch.no_grad()

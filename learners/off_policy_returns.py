@@ -23,12 +23,14 @@ class VtraceReturns:
 
     Args:
         values: v_s, the targets of the value.
-        advantages: ρ_s (r_s + γ v_{s+1} − V(x_s)), what weights ∇ log π(a_s|x_s).
+        advantages: A_s = r_s + γ v_{s+1} − V(x_s).
+        weighted_advantages: ρ_s A_s, what weights ∇ log π(a_s|x_s).
         clipped: 1 where ρ was cut at its bound, for a metric.
     """
 
     values: Tensor
     advantages: Tensor
+    weighted_advantages: Tensor
     clipped: Tensor
 
 
@@ -81,8 +83,8 @@ def vtrace_returns(
     factors = discounts * trace_decay * traces * ratios.clamp(max=trace_bound)
     corrections = backward_sum(td_errors, factors)  # v_s − V(x_s)
     behind = torch.cat((corrections[1:], torch.zeros_like(corrections[:1])))
-    advantages = rho * (rewards + discounts * (next_values + traces * behind) - values)
-    return VtraceReturns(values + corrections, advantages, (ratios > rho_bound).float())
+    advantages = rewards + discounts * (next_values + traces * behind) - values
+    return VtraceReturns(values + corrections, advantages, rho * advantages, (ratios > rho_bound).float())
 
 
 @torch.no_grad()

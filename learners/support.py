@@ -24,6 +24,10 @@ _AUTO_MARGIN = 0.1
 Spacing = Literal["linear", "symlog"]
 
 
+LEAST_SYMLOG_SIGMA = 0.35
+"""In bins: down to here targets over symlog bins are read back to 10⁻³ of a bin."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SupportSettings(Settings):
     """Where the bins lie. ``low`` and ``high`` are edges or outermost atoms; both unset: from the reward's bounds."""
@@ -46,6 +50,11 @@ class SupportSettings(Settings):
             raise ValueError("sigma_bins and sigma_value both set the width of the Gaussian: set one")
         if self.spacing == "symlog" and self.sigma_value is not None:
             raise ValueError("sigma_value is one width for all values, symlog bins have many: set sigma_bins instead")
+        if self.spacing == "symlog" and (self.sigma_bins or LEAST_SYMLOG_SIGMA) < LEAST_SYMLOG_SIGMA:
+            raise ValueError(
+                f"sigma_bins is {self.sigma_bins}: a Gaussian narrower than {LEAST_SYMLOG_SIGMA} of a symlog bin "
+                "cannot be placed so that its mean is the target. Raise it, or take value_loss: two_hot"
+            )
 
 
 @dataclass(frozen=True)

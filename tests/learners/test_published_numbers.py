@@ -38,7 +38,7 @@ def test_all_four_returns_are_rlaxs_numbers(published, decay):
         ),
     }
     if decay == 1.0:
-        found["vtrace_advantages"] = vtrace.advantages
+        found["vtrace_advantages"] = vtrace.weighted_advantages
     for name, tensor in found.items():
         np.testing.assert_allclose(tensor.numpy(), expected[f"{name} {decay}"], rtol=2e-5, atol=2e-5, err_msg=name)
 

@@ -122,7 +122,7 @@ def test_two_steps_of_each_return_add_up_as_by_hand():
     bounds = {"trace_decay": 1.0, "rho_bound": 1.0, "trace_bound": 1.0}
     vtrace = vtrace_returns(**path, values=values, log_ratios=ratios, **bounds)
     assert vtrace.values[:, 0].tolist() == [3.5, 6.0]
-    assert vtrace.advantages[:, 0].tolist() == [0.5, 2.0]
+    assert vtrace.weighted_advantages[:, 0].tolist() == [0.5, 2.0]
     assert vtrace.clipped[:, 0].tolist() == [0.0, 1.0]
     # c₂ = ½·min(1, 4); G₂ = 2 + ½·8 = 6; G₁ = 1 + ½(4 + ½(6 − 10))
     taken = column(7.0, 10.0)
@@ -136,7 +136,7 @@ def test_a_ratio_of_zero_cuts_the_trace_and_of_infinity_is_bounded():
     assert retrace[:, 0].tolist() == [3.0, 6.0]  # 1 + ½·4; the first step's ratio is not asked for
     vtrace = vtrace_returns(**path, values=column(3.0, 4.0), trace_decay=1.0, rho_bound=2.0, trace_bound=1.0)
     assert vtrace.values[:, 0].tolist() == [3.0, 4.0]  # 3 + 2·(1 + 2 − 3) + ½·1·0
-    assert vtrace.advantages[:, 0].tolist() == [0.0, 0.0]
+    assert vtrace.weighted_advantages[:, 0].tolist() == [0.0, 0.0]
 
 
 # --- against plain loops ---
@@ -203,7 +203,7 @@ def test_vtrace_is_the_papers_sum_over_later_td_errors(seed):
         advantages[row, lane] = min(rho_bound, ratio[row, lane]) * error
     found = vtrace_of(sequence, decay, rho_bound, trace_bound)
     assert_equal_where_valid(sequence, found.values, expected)
-    assert_equal_where_valid(sequence, found.advantages, advantages)
+    assert_equal_where_valid(sequence, found.weighted_advantages, advantages)
     assert found.clipped.bool().numpy().tolist() == (ratio > rho_bound).tolist()
 
 
@@ -278,7 +278,7 @@ def test_on_policy_vtrace_is_the_lambda_return_and_at_full_decay_the_n_step_retu
     on_policy = {"log_ratios": torch.zeros(sequence.T, sequence.B, dtype=torch.float64)}
     same(vtrace_of(sequence, decay, **on_policy).values, lambda_of(sequence, decay), sequence)
     full = vtrace_of(sequence, 1.0, **on_policy)
-    same(full.advantages, full.values - torch.tensor(sequence.values), sequence)
+    same(full.weighted_advantages, full.values - torch.tensor(sequence.values), sequence)
 
 
 @drawn

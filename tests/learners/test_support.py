@@ -63,6 +63,7 @@ def test_symlog_auto_leaves_a_tenth_of_the_symlog_range_at_either_end():
         ({"low": 1.0, "high": 1.0}, "not below"),
         ({"sigma_bins": 1.0, "sigma_value": 1.0}, "set one"),
         ({"spacing": "symlog", "sigma_value": 1.0}, "set sigma_bins instead"),
+        ({"spacing": "symlog", "sigma_bins": 0.2}, "sigma_bins is 0.2: a Gaussian narrower than 0.35 of a symlog bin"),
     ],
 )
 def test_half_a_range_and_two_widths_are_refused(settings, named):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onibi.learners.distributional_losses import quantile_huber
-from onibi.learners.support import Support
+from onibi.learners.support import LEAST_SYMLOG_SIGMA, Support
 from onibi.learners.value_losses import (
     ValueHead,
     centred_hl_gauss_target,
@@ -51,16 +51,17 @@ def test_the_value_learnt_by_two_hot_is_the_mean_of_noisy_targets():
 
 
 @pytest.mark.parametrize(("low", "high", "bins"), [(-10.0, 10.0, 51), (-1000.0, 1000.0, 101), (0.0, 1e4, 51)])
-def test_hl_gauss_over_symlog_bins_reads_back_the_target_in_value_units(low, high, bins):
+@pytest.mark.parametrize("sigma_bins", [LEAST_SYMLOG_SIGMA, 0.75])
+def test_hl_gauss_over_symlog_bins_reads_back_the_target_in_value_units(low, high, bins, sigma_bins):
     support = Support(low, high, bins, "symlog")
     places = torch.linspace(float(support.edges[3]), float(support.edges[-4]), 2001, dtype=torch.float64)
-    values, sigma = symexp(places), 0.75 * support.width
+    values, sigma = symexp(places), sigma_bins * support.width
     edges, centres = torch.tensor(support.edges), torch.tensor(support.centres)
     read = centred_hl_gauss_target(values, edges, centres, sigma) @ centres
     bin_widths = support.width * (1 + values.abs())
     assert ((read - values).abs() / bin_widths).max() < 1e-3
     uncentred = hl_gauss_target(places, edges, sigma) @ centres
-    assert ((uncentred - values).abs() / bin_widths).max() > 0.02  # what the centring is for
+    assert ((uncentred - values).abs() / bin_widths).max() > 0.01  # what the centring is for
 
 
 def test_symlog_bins_read_the_mean_of_noisy_targets_where_symlog_targets_do_not():
