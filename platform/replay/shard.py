@@ -22,6 +22,7 @@ from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_layout import RingLayout
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
 
@@ -87,6 +88,7 @@ class Shard:
         self._envs = np.zeros(writer.layout.groups, np.int64)
         self._log: LogWriter | None = None
         self._clock = RowClock()
+        self._reader: RingReader | None = None  # of row_ages, when first asked
         self._counted, self._counted_commits = (0, 0), -1
         self._fragments = self._repeated = self._gaps = self._foreign_heads = self._refused = 0
 
@@ -274,7 +276,9 @@ class Shard:
 
     def row_ages(self, now: float, newest_update: int) -> RowAges:
         """How old each lane's rows are; call it about once a second, with the same clock."""
-        return row_ages(self._writer.reader(), self._clock, now, newest_update)
+        if self._reader is None:
+            self._reader = self._writer.reader()
+        return row_ages(self._reader, self._clock, now, newest_update)
 
     def log_has_room(self, fragment: Fragment) -> bool:
         """Whether the log lets the fragment in now; where not, ``insert`` would wait for the disk.
@@ -328,6 +332,7 @@ class Shard:
         """
         if self._log is not None:
             self._log.close()
+        self._reader = None
         self._writer.close()
 
     def _counts(self) -> tuple[int, int]:

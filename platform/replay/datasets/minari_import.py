@@ -246,6 +246,13 @@ def _rows(
             f"{source.data}: episode {number} has {steps} rewards; {wrong or 'its steps'} do not fit "
             "(T rewards, actions and flags, T + 1 observations). Leave the episode out."
         )
+    allowed = np.isfinite(action) if source.spec.action is not None else (action >= 0) & (action < source.spec.actions)
+    for what, sound in (("rewards", np.isfinite(reward)), ("actions", allowed)):
+        if not sound.all():
+            raise ConfigError(
+                f"{source.data}: episode {number} has {what} that are not finite or not in its action space, first at "
+                f"step {int(np.flatnonzero(~sound.reshape(steps, -1).all(axis=1))[0])}. Leave the episode out."
+            )
     if source.ours and bool(said.get("onibi_cut")):
         own["truncated"][-1] = 0
     first = int(said.get("onibi_first_step", 0)) if source.ours else 0

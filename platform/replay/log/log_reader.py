@@ -92,6 +92,8 @@ class ReplayLog:
             try:
                 self.manifests[group] = Manifest.from_json(self._read(name), self._where(name))
             except SegmentError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    continue  # the run that writes the log has removed its oldest segment since the names were read
                 unreadable.append(Damage(name=name, fault=str(error)))
         self.unreadable: tuple[Damage, ...] = tuple(unreadable)
         if unreadable:

@@ -8,6 +8,7 @@ import pytest
 
 from onibi.platform.replay.datasets.log_summary import ReturnSummary, summarize
 from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.log.segment_format import group_of
 
 
 def test_a_log_is_told_in_figures(log, logs):
@@ -39,3 +40,20 @@ def test_a_log_of_which_nothing_is_sealed_has_no_rows(log):
     summary = summarize(ReplayLog(log.location))
     assert (summary.rows, summary.segments, summary.first_sealed, summary.columns) == (0, 0, None, ())
     assert len(summary.torn) == 4 + 1 + 3  # rows, captions, episodes
+
+
+def test_a_segment_that_retention_removes_while_the_log_is_opened_is_not_told_as_damaged(log, monkeypatch):
+    whole = ReplayLog(log.location)
+    names, first = ReplayLog._names, min(whole.manifests)
+
+    def listed_before_the_removal(reader):
+        found = names(reader)
+        for name in found:
+            if group_of(name) == first:
+                (Path(log.location) / name).unlink()
+        return found
+
+    monkeypatch.setattr(ReplayLog, "_names", listed_before_the_removal)
+    opened = ReplayLog(log.location)
+    assert opened.unreadable == ()
+    assert set(opened.manifests) == set(whole.manifests) - {first}

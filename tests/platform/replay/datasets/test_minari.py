@@ -232,6 +232,33 @@ def test_continuous_actions_go_in_and_out_again(tmp_path):
     assert ReplayLog(tmp_path / "log2").spec == log.spec
 
 
+class Faulty(gymnasium.Env):
+    """Its third step pays what is no number."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), float("nan") if self.steps == 3 else 0.0, self.steps == 5, False, {}
+
+
+def test_an_episode_whose_rewards_are_not_finite_is_refused_by_name(tmp_path):
+    recorded(Faulty(), "faulty-v0")
+    with pytest.raises(ConfigError, match=r"episode 0 has rewards that are not finite .* first at step 2"):
+        import_minari(find_minari("faulty-v0"), str(tmp_path / "log"), lanes=1)
+
+
+def test_actions_outside_of_the_action_space_are_refused(tmp_path):
+    recorded(Rooms(), "outside-v0", action_space=spaces.Discrete(1, start=3))
+    with pytest.raises(ConfigError, match=r"episode 0 has actions that are not finite or not in its action space"):
+        import_minari(find_minari("outside-v0"), str(tmp_path / "log"), lanes=1)
+
+
 def test_actions_that_are_neither_discrete_nor_floats_are_refused(tmp_path):
     env = gymnasium.make("CartPole-v1", max_episode_steps=5)
     recorded(env, "odd-v0", action_space=spaces.MultiDiscrete([2]))
