@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -36,10 +37,13 @@ class InferenceActor:
         if "torch" in sys.modules:  # small networks act in NumPy
             sys.modules["torch"].set_num_threads(settings.threads)
         self._inference = JoinedInference(forward, settings)
+        self._may_act = asyncio.Event()  # where something was learnt already, by no other weights
         self._stopping = False
 
     async def run(self, hub: Any) -> None:
         """Take each newer version of the weights from ``hub``, until :meth:`stop`."""
+        if await hub.is_untrained.remote():
+            self._may_act.set()
         while not self._stopping:
             references = await hub.weights_after.remote(int(self._inference.version), _NEWS_WAIT_SECONDS)
             if not references:
@@ -50,9 +54,11 @@ class InferenceActor:
                 # Their owner died before they were fetched. Those in use will do until the next learner publishes.
                 continue
             await self._inference.load(weights)
+            self._may_act.set()
 
     async def infer(self, inputs: Rows) -> Answer:
         """One caller's rows, computed together with those of others."""
+        await self._may_act.wait()
         return await self._inference(inputs)
 
     async def figures(self) -> dict[str, float]:
@@ -73,6 +79,7 @@ class InferenceActor:
     async def stop(self) -> None:
         """End ``run`` when the hub answers next."""
         self._stopping = True
+        self._may_act.set()  # whoever waits is to be stopped, too
 
 
 class StoppedAskingError(OnibiError):

@@ -18,20 +18,37 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.remote_policy import Ask
 
 _NEWS_WAIT_SECONDS = 30.0
+_FIRST_LOOK_SECONDS = 0.01
 
 
 class WeightsPoll:
-    """Keeps one long poll for newer weights open at the hub, and looks at it without waiting."""
+    """Keeps one long poll for newer weights open at the hub, and looks at it without waiting.
 
-    def __init__(self, hub: Any) -> None:
-        self._hub = hub
+    Where something was learnt already (in a resumed run, or when a process is replaced) it waits for the first ones:
+    else a trained run would collect rows of random actions.
+
+    Args:
+        hub: handle.
+        should_stop: whether to give up waiting for them.
+    """
+
+    def __init__(self, hub: Any, should_stop: Callable[[], bool]) -> None:
+        self._hub, self._should_stop = hub, should_stop
         self._answer: Any = None
+        self._waits: bool = not ray.get(hub.is_untrained.remote())
 
     def __call__(self, version: int) -> Weights | None:
         """Weights newer than ``version`` if the hub has told of some."""
         if self._answer is None:
             self._ask(version)
-            return None
+        newer = self._look(version)
+        while newer is None and self._waits and not self._should_stop():
+            time.sleep(_FIRST_LOOK_SECONDS)
+            newer = self._look(version)
+        self._waits = False
+        return newer
+
+    def _look(self, version: int) -> Weights | None:
         if not self._answer.done():
             return None
         weights: Weights | None = None
@@ -97,7 +114,7 @@ class RolloutActor:
             return
         ask = None if inference is None else InferenceCalls(inference, self._stopping.is_set)
         rollout = self._make_rollout(lease.actor, lease.incarnation, lease.next_sequence, ask)
-        poll = WeightsPoll(hub) if ask is None else _no_weights
+        poll = WeightsPoll(hub, self._stopping.is_set) if ask is None else _no_weights
         pending: deque[Any] = deque()
         try:
             while not self._stopping.is_set():

@@ -70,6 +70,7 @@ class HubActor:
         judges: of each annotator, by name.
         annotation_table: folder of the labels on disk; None for none.
         desk_state: to go on from; None starts anew.
+        weights_to_come: whether the learner begins with those of a checkpoint.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class HubActor:
         judges: Mapping[str, Judge],
         annotation_table: str | None,
         desk_state: dict[str, pa.Table] | None,
+        weights_to_come: bool,
     ) -> None:
         self._desk = make_desk(time.monotonic)
         if desk_state is not None:
@@ -87,6 +89,7 @@ class HubActor:
         self._health = AnnotatorHealth(judges)
         self._notes: list[str] = []
         self._weights_version: int = NO_WEIGHTS
+        self._weights_to_come = weights_to_come
         self._weights: list[Any] = []
         self._weights_news, self._table_news, self._queue_news = News(), News(), News()
 
@@ -95,6 +98,10 @@ class HubActor:
         if version > self._weights_version:
             self._weights_version, self._weights = version, reference
             self._weights_news.tell()
+
+    async def is_untrained(self) -> bool:
+        """Whether there are no weights, nor any of a checkpoint on their way: policies then act at random."""
+        return self._weights_version == NO_WEIGHTS and not self._weights_to_come
 
     async def weights_after(self, version: int, wait_seconds: float) -> list[Any]:
         """[ObjectRef] of weights newer than ``version``; empty when none came in time."""

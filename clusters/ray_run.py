@@ -123,6 +123,7 @@ class RayRun:
             stores.judges(),
             stores.annotation_table,
             desk_state,
+            checkpoint is not None and state_of(checkpoint).updates > 0,
         )
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)

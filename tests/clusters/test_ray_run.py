@@ -13,6 +13,9 @@ from onibi.clusters.run_state import state_of
 from onibi.learners.learner_actor import LearnerActor
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
+from onibi.platform.policy import NO_WEIGHTS
+from onibi.platform.replay.datasets.row_columns import row_columns
+from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
@@ -198,6 +201,24 @@ def test_a_run_ends_at_its_env_steps_with_exact_counters(workshop):
     assert workshop.record()["results"]["env_steps"] == last.env_steps
     assert workshop.record()["results"]["updates"] == last.updates
     assert list(workshop.rings.iterdir()) == []
+
+
+def untrained_rows(workshop):
+    """Rows in the log that a policy without weights chose the action of."""
+    log = ReplayLog(workshop.runs / "run" / "replay")
+    versions = [row_columns(log.spec, log.read(segment))["policy_version"] for segment in log.segments]
+    return int((np.concatenate(versions) == NO_WEIGHTS).sum()), sum(map(len, versions))
+
+
+@pytest.mark.parametrize("inference", [None, pytest.param({"cpus": 0.1}, marks=pytest.mark.slow)])
+def test_the_actors_of_a_resumed_run_begin_with_the_checkpoints_weights(workshop, inference):
+    workshop.train(serial=False, placement__inference=inference)
+    before, rows = untrained_rows(workshop)
+    assert 0 < before < rows
+    assert workshop.resume(overrides=["budget.max_env_steps=1200"]).status == "finished"
+    after, more = untrained_rows(workshop)
+    assert more >= rows + 500
+    assert after == before
 
 
 @pytest.mark.slow
