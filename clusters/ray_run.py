@@ -12,19 +12,13 @@ from typing import Any
 
 import ray
 
-from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.clusters.caption_pay import make_ledger, with_pay
+from onibi.clusters.evaluator import Evaluator
 from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
-from onibi.clusters.role_calls import (
-    PROCESS_DIED,
-    check_stores_live,
-    first_answer,
-    is_restarting,
-    start_actor,
-    stuck_message,
-)
+from onibi.clusters.role_calls import PROCESS_DIED, check_stores_live, first_answer, is_restarting, start_actor
+from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
 from onibi.clusters.rollout_team import RolloutTeam
 from onibi.clusters.run_journal import RunJournal, RunResult
@@ -32,11 +26,11 @@ from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import RunState, captions_of, checkpoint_parts, make_desk, renewed_parts, state_of
-from onibi.clusters.serial_run import evaluate_weights
+from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import LearnerLostError, OnibiError, TrainingError
-from onibi.platform.process_usage import ProcessUsage, process_usage
+from onibi.platform.process_usage import ProcessUsage
 from onibi.platform.replay.shard_actor import ShardActor
 
 log = logging.getLogger(__name__)
@@ -45,8 +39,6 @@ _HEARING_SECONDS = 0.25  # for an answer of any role, between two looks at the c
 _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
 _ANNOTATOR_SECONDS = 3.0  # what does not end in it ends with its process: its labels are on disk
-_USAGE_SECONDS = 5.0  # for all roles together
-_STUCK_SECONDS = 60.0
 _DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
 _MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
 
@@ -77,7 +69,6 @@ class RayRun:
         self._learner_deaths = 0
         self._deaths: deque[float] = deque()
         self._running: dict[Any, str] = {}  # reference of each role's run() → whose it is
-        self._evaluation: tuple[Any, int] | None = None
         self._drawn_before = 0
         self._rollouts: RolloutTeam | None = None
         self._usage_at_start: tuple[float, dict[str, ProcessUsage]] | None = None
@@ -95,8 +86,7 @@ class RayRun:
             assert self._rollouts is not None, "they have trained"
             self._rollouts.stop(self._running, _STOP_SECONDS)
             if finished:
-                self._begin_evaluation(final=True)
-                self._finish_evaluation(wait=True)
+                finished = self._evaluate_last()
             else:
                 self._save(self._learners.snapshot())
             report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
@@ -149,10 +139,9 @@ class RayRun:
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
         self._start_learners(checkpoint)
-        acting = self._plan.for_actors()
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
-        self._evaluator = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
+        self._evaluator = Evaluator(self._plan.for_actors(), self._journal)
         self._rollouts = RolloutTeam(self._plan, self._shard, self._hub)
         self._running |= self._rollouts.start()
 
@@ -176,8 +165,13 @@ class RayRun:
         began: float | None = None  # training time starts with the first rows, not with the start of processes
         meter = RunMeter(self._counters())
         last_interval = last_checkpoint = time.monotonic()
-        waiting_since, seen_steps = time.monotonic(), self._state.env_steps
-        seen_updates = self._state.updates
+        seen_steps = self._state.env_steps
+        stuck = StuckWatch(
+            budget.patience_seconds,
+            lambda: signs_of_life(self._handles()),
+            (seen_steps, self._state.updates),
+            time.monotonic(),
+        )
         while True:
             self._hear()
             now = time.monotonic()
@@ -187,53 +181,42 @@ class RayRun:
                 self._count(look["inserted_rows"])
                 if began is None and self._state.env_steps > seen_steps:
                     began = now - look["first_insertion_age_seconds"]
-                    self._usage_at_start = (now, self._usage())
-                if (self._state.env_steps, self._state.updates) != (seen_steps, seen_updates):
-                    waiting_since, seen_steps, seen_updates = now, self._state.env_steps, self._state.updates
+                    self._usage_at_start = (now, usage_of(self._handles()))
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
                 if began is not None and now > began:
                     self._interval(meter, look)
-                if now - waiting_since > _STUCK_SECONDS:
-                    raise TrainingError(stuck_message(look, now - waiting_since))
+                self._journal.warn(stuck.look((self._state.env_steps, self._state.updates), look, now))
             over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
                 budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
             )
             if over or self._should_stop():
                 self._take_profile()
                 return over
-            self._finish_evaluation(wait=False)
+            is_free = self._evaluator.finish(self._state.seconds, wait_seconds=0)
             period = self._settings.evaluation.period_env_steps
             due = period is not None and self._state.env_steps >= max(self._state.next_evaluation, period)
-            if self._evaluation is None and due:
-                self._begin_evaluation(final=False)
+            if is_free and due:
+                self._begin_evaluation()
                 last_checkpoint = now
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
                 self._save(self._learners.snapshot())
 
-    def _usage(self) -> dict[str, ProcessUsage]:
-        roles = {
+    def _handles(self) -> dict[str, Any]:
+        """Actors by role, but for the evaluator's, which plays and does not answer."""
+        return {
             **({} if self._rollouts is None else self._rollouts.handles),
             **self._learners.handles,
             "shard": self._shard,
             "hub": self._hub,
             **self._annotators.handles,
         }
-        asked = {role.usage.remote(): name for name, role in roles.items()}
-        answers = {"coordinator": process_usage()}
-        # An actor that has no place in the cluster yet does not answer, nor does one that is being replaced.
-        for reference in ray.wait(list(asked), num_returns=len(asked), timeout=_USAGE_SECONDS)[0]:
-            try:
-                answers[asked[reference]] = ray.get(reference)
-            except ray.exceptions.RayError as error:
-                log.debug("no usage of %s: %s", asked[reference], error)
-        return answers
 
     def _take_profile(self) -> None:
         if self._usage_at_start is not None:
             began, before = self._usage_at_start
-            self._profile = profile_of(before, self._usage(), time.monotonic() - began)
+            self._profile = profile_of(before, usage_of(self._handles()), time.monotonic() - began)
 
     def _hear(self) -> None:
         """Wait a moment for a role to answer, and deal with what it says."""
@@ -340,16 +323,14 @@ class RayRun:
             snapshot.other_feeds,
             snapshot.bonus_state,
         )
-        evaluated = () if self._evaluation is None else (self._evaluation[1],)  # it may yet be named best
-        saved = self._journal.save(self._state.env_steps, self._annotators.keep(parts), keep=evaluated)
+        keep = self._evaluator.playing  # it may yet be named best
+        saved = self._journal.save(self._state.env_steps, self._annotators.keep(parts), keep=keep)
         if saved:
             self._checkpoint = self._journal.last_checkpoint()
         return saved
 
-    def _begin_evaluation(self, final: bool) -> None:
+    def _begin_evaluation(self) -> None:
         """Save a checkpoint and have it played; the evaluator works while training goes on."""
-        if final:
-            self._finish_evaluation(wait=True)
         period = self._settings.evaluation.period_env_steps
         if period is not None:
             self._state = dataclasses.replace(
@@ -360,27 +341,22 @@ class RayRun:
             return
         intrinsic = self._settings.rewards.intrinsic
         rewards = None if intrinsic is None else self._hub.frozen_rewards.remote(intrinsic.count_power)
-        played = self._evaluator.play.remote(snapshot.weights, rewards, self._state.env_steps)
-        self._evaluation = (played, self._state.env_steps)
+        self._evaluator.begin(snapshot.weights, rewards, self._state.env_steps)
 
-    def _finish_evaluation(self, wait: bool) -> None:
-        if self._evaluation is None:
-            return
-        played, env_steps = self._evaluation
-        if not wait and not ray.wait([played], timeout=0)[0]:
-            return
-        self._evaluation = None
-        try:
-            episodes = ray.get(played)
-        except PROCESS_DIED as error:
-            self._journal.note("evaluator died; that evaluation is left out")
-            log.warning("evaluator: %s; that evaluation is left out", error)
-            return
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, OnibiError):
-                raise error.cause from error
-            raise
-        self._journal.evaluate(env_steps, self._state.seconds, episodes)
+    def _evaluate_last(self) -> bool:
+        """Play what was learnt. Returns: False where ``should_stop`` broke that off: resuming the run plays it then."""
+        if not self._await_evaluation():
+            self._save(self._learners.snapshot())
+            return False
+        self._begin_evaluation()
+        return self._await_evaluation()
+
+    def _await_evaluation(self) -> bool:
+        while not self._evaluator.finish(self._state.seconds, _HEARING_SECONDS):
+            if self._should_stop():
+                self._journal.note("the evaluation was broken off; `onibi resume` plays it")
+                return False
+        return True
 
     def _end_roles(self) -> None:
         if hasattr(self, "_learners"):
@@ -390,7 +366,7 @@ class RayRun:
         if hasattr(self, "_annotators"):
             self._journal.warn(self._annotators.end(self._running, _ANNOTATOR_SECONDS))
         if hasattr(self, "_evaluator"):
-            ray.kill(self._evaluator)
+            self._evaluator.end()
         shard = getattr(self, "_shard", None)
         if shard is not None:
             if not ray.wait([shard.close.remote()], timeout=_SEAL_SECONDS)[0]:

@@ -54,13 +54,3 @@ def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
             raise TrainingError(
                 f"{name} died. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
             ) from cause
-
-
-def stuck_message(look: Mapping[str, Any], seconds: float) -> str:
-    """What to say of a run in which neither rows nor updates have come for ``seconds``."""
-    waits_for = "actors" if look["pacing"]["replay/learner_stalled"] else "learner"
-    return (
-        f"nothing has moved for {seconds:.0f} s: {look['inserted_rows']} rows inserted, {look['drawn_rows']} "
-        f"drawn; the run waits for the {waits_for}. Look at that role's log in Ray's session folder; resume goes "
-        "on from the last checkpoint."
-    )

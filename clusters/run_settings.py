@@ -31,11 +31,14 @@ class BudgetSettings(Settings):
 
     max_env_steps: int | None = None
     max_seconds: float | None = 300.0  # of training, start-up not counted; a resumed run goes on counting
+    # Without a new row or update, until the run is given up as stuck, which it warns of after a minute; null: never.
+    # More than a fragment of slow environments or a compilation takes. A serial run never gives up.
+    patience_seconds: float | None = 1_800.0
 
     def __post_init__(self) -> None:
         if self.max_env_steps is None and self.max_seconds is None:
             raise ValueError("max_env_steps and max_seconds are both null; set one, or the run would never end")
-        for name in ("max_env_steps", "max_seconds"):
+        for name in ("max_env_steps", "max_seconds", "patience_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}; allowed: above 0, or null")

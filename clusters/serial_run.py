@@ -6,6 +6,7 @@ Deterministic under a seed: nothing here looks at a clock but the time budget an
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -38,12 +39,14 @@ from onibi.clusters.run_state import (
 from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import ConfigError, EnvironmentFault
 from onibi.platform.policy import Weights
 from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.table_log import RecordedTables, TableLog
+
+log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1.0
 
@@ -176,7 +179,7 @@ class SerialRun:
                     last_checkpoint = now
                     self._save()
             if status == "finished":
-                self._evaluate()
+                status = "finished" if self._evaluate() else "interrupted"
             else:
                 self._save()
         finally:
@@ -276,16 +279,30 @@ class SerialRun:
         )
         return self._journal.save(self._state.env_steps, self._reward_model.keep(parts))
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Save a checkpoint and play it; one whose environment raises is left out.
+
+        Returns: False where ``should_stop`` broke that off.
+        """
         period = self._settings.evaluation.period_env_steps
         if period is not None:
             self._state = dataclasses.replace(
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
         if not self._save():
-            return
-        episodes = evaluate_weights(self._plan, self._loop.weights(), self._frozen_rewards(), self._state.env_steps)
-        self._journal.evaluate(self._state.env_steps, self._state.seconds, episodes)
+            return True
+        weights, rewards, env_steps = self._loop.weights(), self._frozen_rewards(), self._state.env_steps
+        try:
+            episodes = evaluate_weights(self._plan, weights, rewards, env_steps, self._should_stop)
+        except EnvironmentFault as error:
+            self._journal.note("evaluator raised; that evaluation is left out")
+            log.warning("evaluator: %s; that evaluation is left out", error)
+            return True
+        if len(episodes) < self._settings.evaluation.episodes:
+            self._journal.note("the evaluation was broken off; `onibi resume` plays it")
+            return False
+        self._journal.evaluate(env_steps, self._state.seconds, episodes)
+        return True
 
     def _frozen_rewards(self) -> FrozenRewards | None:
         intrinsic = self._settings.rewards.intrinsic
@@ -311,9 +328,15 @@ def _recorded_tables(plan: RunPlan, checkpoint: Checkpoint | None) -> RecordedTa
 
 
 def evaluate_weights(
-    plan: RunPlan, weights: Weights | None, rewards: FrozenRewards | None, seed: int
+    plan: RunPlan,
+    weights: Weights | None,
+    rewards: FrozenRewards | None,
+    seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[PlayedEpisode]:
-    """Play the run's evaluation episodes; ``seed`` chooses the games, ``weights`` None plays at random."""
+    """Play the run's evaluation episodes; ``seed`` chooses the games, ``weights`` None plays at random. Fewer come back
+    where ``should_stop``, asked between fragments, ended it.
+    """
     evaluation = plan.settings.evaluation
     envs = min(evaluation.envs, evaluation.episodes)
-    return play(plan.make_evaluation(weights, envs, seed), envs, evaluation.episodes, rewards)
+    return play(plan.make_evaluation(weights, envs, seed), envs, evaluation.episodes, rewards, should_stop)

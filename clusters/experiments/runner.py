@@ -156,10 +156,10 @@ class ExperimentRunner:
         figures = dict(reply.get("figures", {}))
         error = reply.get("error", "")
         score = figures.get(arm.figure)
-        if not error and score is None:
-            error = f"the run gave no figure {arm.figure!r}, but {', '.join(sorted(figures))}"
-        elif not error and not math.isfinite(score):
-            error = f"{arm.figure} is {score}"
+        if score is None:
+            error = error or f"the run gave no figure {arm.figure!r}, but {', '.join(sorted(figures))}"
+        elif not math.isfinite(score):
+            error = error or f"{arm.figure} is {score}"
         normalized = None
         if arm.score_range is not None and score is not None:
             low, high = arm.score_range

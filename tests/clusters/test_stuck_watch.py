@@ -1,0 +1,88 @@
+"""A run in which nothing moves: told early, given up late."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from onibi.clusters import stuck_watch
+from onibi.clusters.run_settings import BudgetSettings
+from onibi.clusters.stuck_watch import StuckWatch
+from onibi.platform.errors import TrainingError
+
+STORE = {"pacing": {"replay/learner_stalled": 1.0}, "inserted_rows": 7, "drawn_rows": 3}
+
+
+def watch(patience=1_800.0):
+    return StuckWatch(patience, lambda: "computing rollout 0 (1.00 cores)", (0, 0), now=100.0)
+
+
+def test_it_is_told_after_a_minute_and_then_after_twice_as_long_each():
+    looked = watch()
+    told = [seconds for seconds in range(1_800) if looked.look((0, 0), STORE, 100.0 + seconds)]
+    assert told == [60, 120, 240, 480, 960]
+    (text,) = watch().look((0, 0), STORE, 161.0)
+    assert text.startswith("nothing has moved for 61 s: 7 rows inserted, 3 drawn; the run waits for the actors.")
+    assert "up to 1800 s (budget.patience_seconds)" in text
+    assert "rollout 0 (1.00 cores)" in text
+
+
+def test_it_is_given_up_after_the_patience_and_never_without_one():
+    with pytest.raises(TrainingError, match=r"for 1801 s.*longer than budget\.patience_seconds \(1800\): raise it"):
+        watch().look((0, 0), STORE, 1_901.0)
+    (text,) = watch(None).look((0, 0), STORE, 10.0**6)
+    assert "for ever" in text
+
+
+@pytest.mark.parametrize("counted", [(1, 0), (0, 1)])
+def test_a_row_or_an_update_begins_the_wait_anew(counted):
+    looked = watch()
+    assert looked.look((0, 0), STORE, 170.0)
+    assert looked.look(counted, STORE, 1_850.0) == []
+    assert looked.look(counted, STORE, 1_905.0) == []
+    assert looked.look(counted, STORE, 1_911.0)
+
+
+@pytest.mark.parametrize("patience", [0.0, -1.0])
+def test_a_patience_of_nothing_is_refused(patience):
+    with pytest.raises(ValueError, match="patience_seconds"):
+        BudgetSettings(patience_seconds=patience)
+
+
+@pytest.fixture(scope="module")
+def here():
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def waited_for(workshop, **changes):
+    """A fragment of each actor takes 4 s: 2 environments, 8 steps, 0.25 s each."""
+    make = "onibi.actors.environments.sleeping:make"
+    rewards = {"extrinsic": {"coefficient": 1.0, "clip": 1.0}, "intrinsic": None}
+    return workshop.train(
+        serial=False,
+        environment={"id": make, "kwargs": {"step_seconds": 0.25, "episode_steps": 4}},
+        captioner={"kind": "none"},
+        rewards=rewards,
+        learner={"kind": "dqn", "batch_size": 16, "support": {"low": 0.0, "high": 5.0}},
+        evaluation={"period_env_steps": None, "episodes": 1, "envs": 1},
+        **changes,
+    )
+
+
+def test_environments_slower_than_the_warning_cost_a_warning_and_not_the_run(here, workshop, monkeypatch, caplog):
+    monkeypatch.setattr(stuck_watch, "_WARN_SECONDS", 1.5)
+    result = waited_for(workshop, budget={"max_env_steps": 40, "max_seconds": None})
+    assert result.status == "finished"
+    assert result.env_steps >= 40
+    (told, *_) = [record.message for record in caplog.records if "nothing has moved for" in record.message]
+    assert "It goes on waiting, up to 1800 s" in told
+    named = {role for role in ("rollout 0", "rollout 1", "learner", "shard", "hub") if role in told}
+    assert len(named) == 5, "every role computes, waits or does not answer"
+
+
+def test_a_run_whose_environments_are_slower_than_its_patience_is_given_up(here, workshop):
+    with pytest.raises(TrainingError, match=r"0 rows inserted.*longer than budget\.patience_seconds \(1\)"):
+        waited_for(workshop, budget={"max_env_steps": 40, "max_seconds": None, "patience_seconds": 1.0})
+    assert list(workshop.rings.iterdir()) == []
