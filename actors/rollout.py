@@ -28,6 +28,7 @@ from onibi.platform.errors import EnvironmentFault
 from onibi.platform.fragment import CaptionText, Fragment
 from onibi.platform.policy import Policy, Weights
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
+from onibi.platform.user_code import raised_at
 
 log = logging.getLogger(__name__)
 
@@ -337,6 +338,7 @@ class Rollout:
         except Exception as error:
             raise EnvironmentFault(
                 f"{self._env_id} raised in actor {self._identity.actor}: {type(error).__name__}: {error}"
+                f"{raised_at(error)}"
             ) from error
 
 

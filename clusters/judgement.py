@@ -12,7 +12,7 @@ from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, i
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk, restore_learner, state_of
-from onibi.platform.checkpoint import Checkpoint, load_checkpoint
+from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
 from onibi.platform.policy import weights_version
@@ -105,6 +105,12 @@ def evaluate(
     if which not in ("best", "last") and not which.isdigit():
         raise ConfigError(f"--checkpoint is {which!r}; allowed: best, last, or a checkpoint's number of env steps.")
     folder = find_run(runs_folder, run)
+    steps = sorted({entry.step for entry in list_checkpoints(folder.checkpoints)})
+    if which.isdigit() and int(which) not in steps:
+        raise ConfigError(
+            f"--checkpoint {which}: {folder.name} has no checkpoint of that many env steps; there are "
+            f"{', '.join(map(str, steps)) or 'none'}. Allowed: one of these, best or last."
+        )
     settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config))
     plan = plan_run(settings)
     checkpoint = load_checkpoint(folder.checkpoints, int(which) if which.isdigit() else which)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
 from onibi.platform.annotator import Annotator, judge_of
 from onibi.platform.config import Settings, load_class
-from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.errors import ConfigError, EnvironmentFault, SpecError
 from onibi.platform.features import FeaturesFactory
 from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
@@ -271,10 +271,16 @@ def plan_run(settings: RunSettings) -> RunPlan:
     """Make one environment, look at its spaces, and check that everything fits together.
 
     Raises:
-        EnvironmentFault, SpecError, ConfigError: the environment cannot be made, has no fixed-width observation or
-            actions that the learner can choose among, or lacks the captions that the run asks for.
+        ConfigError: the environment cannot be made, has no fixed-width observation or actions that the learner can
+            choose among, or lacks the captions that the run asks for.
     """
-    settings = judges_chosen(settings)
+    try:
+        return _planned(judges_chosen(settings))
+    except (EnvironmentFault, SpecError) as error:  # nothing runs yet: a setting is wrong, or does not fit the others
+        raise ConfigError(str(error)) from error
+
+
+def _planned(settings: RunSettings) -> RunPlan:
     env = make_vector_env(settings.environment, 1, raw_keys(settings))
     try:
         view = _make_view(settings, env.single_observation_space)

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError, OnibiError
 from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
 from onibi.platform.redaction import text_without_secrets, without_secrets
+from onibi.platform.user_code import raised_at
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +172,7 @@ class CustomAnnotator:
             log.debug("annotator %s raised", self.settings.path, exc_info=error)
             what = self._shown(str(error) if isinstance(error, OnibiError) else repr(error))
             told = AnnotatorError(
-                f"annotator.path {self.settings.path!r} raised in {method}{self._place(error)}: {what}. Mend its code; "
+                f"annotator.path {self.settings.path!r} raised in {method}{raised_at(error)}: {what}. Mend its code; "
                 "docs/annotators.md has an example"
             )
             told.may_pass = not isinstance(error, (*_OF_CODE, OnibiError))
@@ -182,12 +181,6 @@ class CustomAnnotator:
     def _shown(self, text: str) -> str:
         """What the user's code says, without a key that it was given."""
         return text_without_secrets(text, self.settings.arguments)
-
-    def _place(self, error: Exception) -> str:
-        """Where in the user's file, as " (judges.py:12)"; nothing where its frames are not among those that raised."""
-        file = getattr(sys.modules.get(type(self._judge).__module__), "__file__", None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        return f" ({file}:{lines[-1]})" if lines else ""
 
     def statistics(self) -> dict[str, float]:
         """The user's figures."""

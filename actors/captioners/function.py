@@ -18,6 +18,7 @@ from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError, ConfigError
 from onibi.platform.fragment import CaptionText
+from onibi.platform.user_code import raised_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class FunctionCaptioner:
             told = self._function(raw, infos)
         except Exception as error:
             raise CaptionError(
-                f"captioner.path: {path} raised {type(error).__name__}: {error}. It is called as "
+                f"captioner.path: {path} raised {type(error).__name__}: {error}{raised_at(error)}. It is called as "
                 f"{path.partition(':')[2]}(raw observation, infos)"
             ) from error
         envs = envs_of(raw)

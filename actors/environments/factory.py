@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_neth
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
 from onibi.platform.redaction import text_without_secrets, without_secrets
+from onibi.platform.user_code import raised_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
     options: dict[str, Any] = dict(settings.kwargs)
     if settings.max_episode_steps is not None:
         options["max_episode_steps"] = settings.max_episode_steps
-    if ":" in settings.id and not settings.id.startswith("ALE/"):
+    if ":" in settings.id and settings.id not in gym.registry:
         made = _call_maker(settings.id, _import_maker(settings.id), {**options, "num_envs": envs})
     else:
         _require_registered(settings.id)
@@ -105,9 +107,8 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
 
 
 def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ...]) -> Callable[[], gym.Env[Any, Any]]:
-    package = settings.id.partition(":")[0].partition(".")[0]
-    by_path = ":" in settings.id and (not package or importlib.util.find_spec(package) is not None)
-    if by_path and settings.id not in gym.registry:
+    by_path = ":" in settings.id and settings.id not in gym.registry
+    if by_path:
         maker: Callable[..., Any] = _import_maker(settings.id)
     else:
         _require_registered(settings.id)
@@ -142,7 +143,7 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
         raise
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in without_secrets(options).items()) or "no arguments"
-        said = text_without_secrets(f"{given}: {type(error).__name__}: {error}", options)
+        said = text_without_secrets(f"{given}: {type(error).__name__}: {error}{raised_at(error)}", options)
         raise EnvironmentFault(f"{env_id} cannot be made with {said}. Check environment.kwargs.") from error
 
 
@@ -180,11 +181,24 @@ def _import_maker(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
         maker = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever the user's module does when it is imported
+        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if absent and f"{module_name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+            raise EnvironmentFault(_not_found(path, str(error.name))) from error  # type: ignore[attr-defined]
         raise EnvironmentFault(
-            f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}. It must name a callable "
-            "as module:callable, and the module must be on the path of every worker."
+            f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. It must "
+            "name a callable as module:callable."
         ) from error
     if not callable(maker):
         raise EnvironmentFault(f"environment.id: {path!r} is a {type(maker).__name__}, not a callable.")
     return maker  # type: ignore[no-any-return]
+
+
+def _not_found(path: str, module: str) -> str:
+    """That a module is on none of the places where Python looks."""
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    places = ", ".join([str(Path.cwd()), *given])
+    return (
+        f"environment.id: {path!r}: the module {module} cannot be found (looked in {places} and among the installed "
+        "packages). Start onibi in the folder where it lies, or set PYTHONPATH to it, on a cluster on every node."
+    )

@@ -74,6 +74,7 @@ def plugin(tmp_path, monkeypatch):
         "def single(render_mode=None): return gym.make('CartPole-v1')\n"
         "def vector(num_envs): return SyncVectorEnv([single] * num_envs)\n"
         "def raising(): raise RuntimeError('no display')\n"
+        "def wired(): import no_such_wire\n"
         "def nothing(): return 3\n"
         "number = 7\n",
         encoding="utf-8",
@@ -158,10 +159,12 @@ def test_an_unknown_id_names_the_nearest():
     [
         ("{plugin}:nope", "cannot be imported: AttributeError"),
         ("{plugin}:number", "is a int, not a callable"),
-        ("{plugin}:raising", "cannot be made with no arguments: RuntimeError: no display. Check environment.kwargs"),
+        ("{plugin}:raising", "cannot be made with no arguments: RuntimeError: no display"),
+        ("{plugin}:raising", "ember_envs.py:5). Check environment.kwargs"),
+        ("{plugin}:wired", "ember_envs.py:6)"),
         ("{plugin}:nothing", "returned int, not a gymnasium.Env"),
-        ("no_such_package.envs:make", "no_such_package"),
-        ("{plugin}.deeper:make", "cannot be imported"),
+        ("no_such_package.envs:make", "the module no_such_package cannot be found (looked in "),
+        ("{plugin}.deeper:make", "the module {plugin}.deeper cannot be found"),
         (":make", ":make"),
         ("{plugin}:", "cannot be imported"),
         ("", "''"),
@@ -171,8 +174,25 @@ def test_an_unknown_id_names_the_nearest():
 def test_a_wrong_import_path_is_told_in_one_message(env_id, said, plugin):
     env_id = env_id.format(plugin=plugin)
     message = refused(id=env_id)
-    assert said in message
+    assert said.format(plugin=plugin) in message
     assert env_id in message
+
+
+def test_a_module_that_is_not_found_is_told_with_the_places_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/srv/games")
+    monkeypatch.chdir(tmp_path)
+    message = refused(id="mywarehouse:make")
+    assert f"the module mywarehouse cannot be found (looked in {tmp_path}, /srv/games and among" in message
+    assert "set PYTHONPATH" in message
+    assert "registered Gymnasium id" not in message
+
+
+def test_a_module_that_is_found_and_misses_another_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_envs.py").write_text("import gymnasium\nimport no_such_sensor\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = refused(id="half_envs:make")
+    assert "cannot be imported: ModuleNotFoundError: No module named 'no_such_sensor'" in message
+    assert f"({tmp_path / 'half_envs.py'}:2)" in message
 
 
 def test_a_wrong_argument_names_the_arguments_given():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onibi.platform.checkpoint import load_checkpoint
-from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.errors import ConfigError
 
 NETWORK = {"kind": "mlp", "hidden": [16], "layer_norm": False, "activation": "tanh", "normalize_observation": True}
 LEARNER = {"kind": "appo", "rows": 8, "batch_lanes": 4, "value_loss": "mse", "network": NETWORK}
@@ -83,7 +83,7 @@ def test_a_box_of_integers_and_other_spaces_are_refused(workshop, tmp_path, monk
         "    return Odd()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SpecError, match="MultiDiscrete"):
+    with pytest.raises(ConfigError, match="MultiDiscrete"):
         workshop.train(**{**PENDULUM, "environment": {"id": "odd_actions:make"}}, learner=LEARNER)
 
 

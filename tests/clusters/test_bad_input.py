@@ -40,18 +40,18 @@ CASES = {
     "unknown key": ({"learner.learnin_rate": 1e-3}, 2, ["learner.learnin_rate", "learning_rate"]),
     "wrong value": ({"seed": "one"}, 2, ["seed"]),
     "two faults at once": ({"seed": "one", "actors.count": 0}, 2, ["seed", "actors", "count is 0"]),
-    "unknown environment": ({"environment.id": "CartPole-v9x"}, 1, ["environment.id", "CartPole-v9x", "CartPole-v1"]),
-    "environment that cannot be imported": ({"environment.id": "no_such_pkg.envs:make"}, 1, ["no_such_pkg"]),
-    "wrong environment arguments": ({"environment.kwargs": {"doors": 3}}, 1, ["doors=3", "environment.kwargs"]),
+    "unknown environment": ({"environment.id": "CartPole-v9x"}, 2, ["environment.id", "CartPole-v9x", "CartPole-v1"]),
+    "environment that cannot be imported": ({"environment.id": "no_such_pkg.envs:make"}, 2, ["no_such_pkg"]),
+    "wrong environment arguments": ({"environment.kwargs": {"doors": 3}}, 2, ["doors=3", "environment.kwargs"]),
     "captioner without its observation": ({"captioner": {"kind": "nethack"}}, 2, ["captioner.kind", "message", "info"]),
     "reward for captions without captions": ({"captioner": {"kind": "none"}}, 2, ["rewards.intrinsic", "captioner"]),
-    "view without its observation": ({"view": {"kind": "nethack"}}, 1, ["view.kind=nethack", "blstats", "leaves"]),
+    "view without its observation": ({"view": {"kind": "nethack"}}, 2, ["view.kind=nethack", "blstats", "leaves"]),
     "continuous actions": (
         {"environment": {"id": "Pendulum-v1"}, "captioner": {"kind": "none"}, "rewards.intrinsic": None},
         2,
         ["Pendulum-v1", "Discrete"],
     ),
-    "observation without fixed width": ({"environment": {"id": "{module}:Talker"}}, 1, ["words", "no fixed width"]),
+    "observation without fixed width": ({"environment": {"id": "{module}:Talker"}}, 2, ["words", "no fixed width"]),
     "broken regex": ({"annotator.lexicon": "{folder}/broken.yaml"}, 2, ["broken.yaml", "rule 2", "(unclosed"]),
     "no such lexicon": ({"annotator.lexicon": "nethak"}, 2, ["nethak", "nethack"]),
     "limiter that could lock": (
@@ -128,6 +128,13 @@ def test_a_config_that_cannot_be_read_is_one_message(what, words, onibi, tmp_pat
     for word in words:
         assert word in said
     assert not workshop.runs.exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_a_wrong_name(onibi, workshop):
+    result = workshop.train()
+    found, said = onibi("evaluate", "run", "--checkpoint", "5")
+    assert found == 2
+    assert f"run has no checkpoint of that many env steps; there are {result.env_steps}." in said
 
 
 def test_an_unknown_run_to_resume_is_one_message(onibi):

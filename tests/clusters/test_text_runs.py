@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from onibi.clusters.cli import app
 from onibi.platform.captions import text_hash
-from onibi.platform.errors import SpecError
+from onibi.platform.errors import ConfigError
 from onibi.platform.replay.log.log_reader import ReplayLog
 
 # Each text tells which action pays, and in how many words there is no end: only its first word counts.
@@ -124,7 +124,7 @@ def test_rows_of_a_run_are_read_back_with_their_texts(signpost, workshop, monkey
 
 
 def test_text_alone_is_refused_unless_a_network_of_the_users_own_reads_it(signpost):
-    with pytest.raises(SpecError, match=r"Text alone.*learner\.network\.kind to custom"):
+    with pytest.raises(ConfigError, match=r"Text alone.*learner\.network\.kind to custom"):
         signpost("bare", alone=True)
     reader = {"network": {"kind": "custom", "path": "signpost_envs:Reader"}}
     assert signpost("read", alone=True, learner=reader, budget__max_env_steps=200).env_steps >= 200
