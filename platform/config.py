@@ -34,7 +34,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest
+from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest, whole_where_needed
 from onibi.platform.errors import ConfigError
 from onibi.platform.yaml_document import Document, KeyPath, parse_value
 
@@ -341,7 +341,7 @@ def _read_leaf(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> An
         faults.append(odd)
         return _FAULTY
     try:
-        return _adapter(hint).validate_json(json.dumps(value))
+        return _adapter(hint).validate_json(json.dumps(whole_where_needed(hint, value)))
     except ValidationError as error:
         allowed = describe_hint(hint)
         seen: set[KeyPath] = set()

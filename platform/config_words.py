@@ -55,6 +55,18 @@ def is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (Union, types.UnionType)
 
 
+def whole_where_needed(hint: Any, value: Any) -> Any:
+    """``value``; a float without a fraction (``1e5``) as a whole number where these are allowed and floats are not."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole and _takes(hint, int) and not _takes(hint, float) else value
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    if typing.get_origin(hint) is Annotated:
+        return _takes(typing.get_args(hint)[0], kind)
+    return any(_takes(member, kind) for member in typing.get_args(hint)) if is_union(hint) else hint is kind
+
+
 def describe_hint(hint: Any) -> str:
     """What a field of this type takes, in words, bounds included."""
     arguments = typing.get_args(hint)

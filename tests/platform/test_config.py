@@ -96,6 +96,16 @@ def fault(text: str, *overrides: str) -> str:
     return lines[0].strip()
 
 
+@pytest.mark.parametrize("written", ["1e5", "100000.0", "100_000"])
+def test_a_whole_number_may_be_written_with_an_exponent(written):
+    settings = read_settings(RunSettings, {}, overrides=[f"seed={written}", f"capacity={written}", "limit=2e0"])
+    assert (settings.seed, type(settings.seed)) == (100_000, int)
+    assert (settings.capacity, type(settings.capacity)) == (100_000, int)
+    assert (settings.limit, type(settings.limit)) == (2.0, float)
+    with pytest.raises(ConfigError, match="seed is 1e-05; allowed: a whole number"):
+        read_settings(RunSettings, {}, overrides=["seed=1e-5"])
+
+
 def test_an_empty_file_gives_every_default():
     assert read_settings(RunSettings, parse_document("", "run.yaml")) == RunSettings()
 
@@ -148,7 +158,7 @@ def test_each_kind_of_value_is_read():
         ("part:\n  sice: 3", "run.yaml:2: part.sice: unknown key. Did you mean 'size'? Allowed here: label, size."),
         ("seed: '3'", "run.yaml:1: seed is '3'; allowed: a whole number, at least 0."),
         ("seed: -1", "run.yaml:1: seed is -1; allowed: a whole number, at least 0."),
-        ("seed: 2.0", "run.yaml:1: seed is 2.0; allowed: a whole number, at least 0."),
+        ("seed: 2.5", "run.yaml:1: seed is 2.5; allowed: a whole number, at least 0."),
         ("seed: true", "run.yaml:1: seed is true; allowed: a whole number, at least 0."),
         ("seed:", "run.yaml:1: seed is null; allowed: a whole number, at least 0."),
         ("rate: .nan", "run.yaml:1: rate is nan; allowed: a finite number."),
