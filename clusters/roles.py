@@ -12,7 +12,6 @@ from onibi.clusters.run_state import (
     newest_caption,
     open_feed,
     open_shard,
-    remove_stale_rings,
     restore_bonuses,
     restore_learner,
     ring_path,
@@ -33,7 +32,6 @@ def open_run_shard(
 ) -> tuple[Shard, bool, int]:
     """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
-    remove_stale_rings(plan.settings.replay.folder, keep=path)
     shard, kept = open_shard(plan, run_id, resolve, captions)
     return shard, kept, newest_caption(path) if kept else 0
 

@@ -26,6 +26,7 @@ from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
 from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
+from onibi.platform.replay.ring_folder import available_memory_bytes, free_bytes, in_memory
 from onibi.platform.replay.ring_layout import lane_slots
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Resolve, Shard
@@ -211,6 +212,9 @@ def _reopen_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> S
 
 
 def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
+    rows = plan.lanes * lane_slots(plan.settings.replay.capacity_rows, plan.lanes)
+    if path.parent.is_dir():
+        make_room(path.parent, rows * plan.spec.row_bytes)
     return Shard.create(
         path,
         plan.spec,
@@ -276,13 +280,31 @@ def cover_lost_captions(desk: AnnotationDesk, newest: int, logged: Mapping[int, 
     return len(lost)
 
 
-def remove_stale_rings(folder: str, keep: Path) -> list[Path]:
-    """Remove Onibi's rings that no process writes any more, but for ``keep``. Returns: what was removed."""
-    stale = [each for each in orphans(Path(folder)) if each.path.name.startswith(_RING_PREFIX) and each.path != keep]
-    removed = [each.path for each in stale if remove_orphan(each)]
-    for path in removed:
-        log.info("removed %s, left behind by a run that was killed", path)
+def make_room(folder: Path, needed_bytes: int) -> list[Path]:
+    """Remove rings of killed runs, the oldest first, until there is room; the others are left for `onibi resume`.
+
+    What is no whole ring is removed in any case. Room in memory is half of what the machine could still give: a ring
+    is not all that a run needs.
+
+    Returns: what was removed.
+    """
+    left = [each for each in orphans(folder) if each.path.name.startswith(_RING_PREFIX)]
+    left.sort(key=lambda ring: ring.created_unix_ns)
+    removed = []
+    while left and (left[0].run_id is None or _room_for_rings(folder) < needed_bytes):
+        oldest = left.pop(0)
+        if remove_orphan(oldest):
+            log.warning("removed %s, which a killed run had left: room for another ring was needed", oldest.path)
+            removed.append(oldest.path)
+    if left:
+        taken = sum(ring.bytes for ring in left) / 2**20
+        log.warning("%d rings of killed runs take %.0f MiB in %s: see `onibi doctor`", len(left), taken, folder)
     return removed
+
+
+def _room_for_rings(folder: Path) -> int:
+    free, memory = free_bytes(folder), available_memory_bytes()
+    return min(free, memory // 2) if memory and in_memory(folder) else free
 
 
 def make_desk(plan: RunPlan, clock: Callable[[], float]) -> AnnotationDesk:

@@ -17,7 +17,7 @@ from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import BudgetSettings, RunSettings
-from onibi.clusters.run_state import RunState, make_limiter, remove_stale_rings, ring_path, state_of
+from onibi.clusters.run_state import RunState, make_limiter, state_of
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
@@ -149,7 +149,6 @@ def _session(
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
         folder.update(status="running", serial=serial)
-        remove_stale_rings(plan.settings.replay.folder, keep=ring_path(plan, run_id))
         journal = RunJournal(folder, plan.settings, display)
         if checkpoint is not None:
             journal.cut_after(checkpoint.step)
