@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
+from onibi.clusters.verdict_keeper import DiskRefusedError, Verdict, VerdictKeeper
 from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, judge_of, with_votes
 from onibi.platform.captions import KeyIndex, text_hash
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
-from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
+from onibi.platform.labels import Label, LabelValue, PreferenceValue
 from onibi.platform.reward_training import LabelledKeys
 from onibi.platform.stored_captions import StoredCaptions
 
 _BATCH_ITEMS = 256  # handed to an annotator at once; it cuts them into calls as it likes
-_FLUSH_SECONDS = 1.0
 _ATTEMPTS = 3  # of an item whose reply could not be read
+_SILENT_ROUNDS = 2  # in a row without any verdict, behind which what an annotator leaves out is given up
 _FIRST_PAUSE_SECONDS = 1.0
 _WORTH = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
 Item: TypeAlias = AnnotationRequest | PairRequest
-Verdict: TypeAlias = Label | Preference
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Outcome:
     """Items with a verdict that can be read."""
     invalid: int = 0
     """Replies that could not be read."""
+    unreadable: int = 0
+    """Items given up for that."""
     tokens: int = 0
     cost: float = 0.0
     seconds: float = 0.0
     stopped_by: str = ""
-    """Why something is left; empty where nothing is, or where replies could not be read."""
+    """What ended the work before all was asked; empty where nothing did."""
     verdicts: dict[str, int] = field(default_factory=dict)
     """How often each one was given."""
 
@@ -64,6 +68,15 @@ class Outcome:
     def left(self) -> int:
         """Items without a verdict."""
         return self.total - self.answered
+
+    @property
+    def why_left(self) -> str:
+        """Why something is left; empty where nothing is."""
+        if self.stopped_by or not self.left:
+            return self.stopped_by
+        silent = self.left - self.unreadable
+        reasons = [f"replies about {self.unreadable:,} could not be read"] if self.unreadable else []
+        return " and ".join(reasons + ([f"{silent:,} were given no verdict"] if silent else []))
 
 
 def label_work(captions: StoredCaptions, annotator: Annotator, table: AnnotationTable, *, votes: int) -> Work:
@@ -129,6 +142,7 @@ def carry_out(
     *,
     patience_seconds: float,
     on_progress: Callable[[Outcome], None] = lambda _: None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     should_stop: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
@@ -138,48 +152,101 @@ def carry_out(
         patience_seconds: how long to wait, in growing pauses, for an annotator that cannot judge now and gives no
             verdict between; then the rest is left.
         on_progress: told now and then.
-        should_stop: asked between verdicts; True leaves the rest.
+        waiting: entered while it waits for a verdict or pauses; KeyboardInterrupt in it leaves the rest.
+        should_stop: asked before each batch and where an annotator cannot judge; True leaves the rest.
         sleep: pauses.
     Raises: ConfigError, CaptionError: the annotator's own, which no waiting mends.
     """
-    outcome, began, waited = Outcome(len(work.items)), time.monotonic(), 0.0
-    waiting: list[Item] = list(work.items)
-    for _ in range(_ATTEMPTS):
-        again: list[Item] = []
-        while waiting and not outcome.stopped_by:
-            batch, waiting = _split(waiting)
-            heard: set[object] = set()
-            readable: set[object] = set()
+    outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table)
+    began = time.monotonic()
+
+    def judged(batch: Sequence[Item]) -> Iterator[Verdict]:
+        if should_stop():
+            raise KeyboardInterrupt
+        verdicts = _verdicts(annotator, batch)
+        while True:
             try:
-                for verdict in _kept(_verdicts(annotator, batch), table):
-                    heard.add(_name_of(verdict))
-                    if _count(outcome, verdict):
-                        readable.add(_name_of(verdict))
-                    outcome.seconds = time.monotonic() - began
-                    on_progress(outcome)
-                    if should_stop():
-                        outcome.stopped_by = "interrupted"
-                        break
-                again += [item for item in batch if _name_of(item) not in readable]
-            except BudgetSpentError as error:
-                outcome.stopped_by = str(error)
+                with waiting():
+                    verdict = next(verdicts, None)
             except AnnotatorError as error:
-                waited = 0.0 if heard else waited
-                pause = max(_FIRST_PAUSE_SECONDS, waited)
-                if waited + pause > patience_seconds or not error.may_pass:
-                    outcome.stopped_by = str(error)
-                else:
-                    sleep(pause)
-                    waited += pause
-                again += [item for item in batch if _name_of(item) in heard - readable]
-                waiting = [item for item in batch if _name_of(item) not in heard] + waiting
-            else:
-                waited = 0.0
-        if outcome.stopped_by:
-            break
-        waiting = again
+                if should_stop():
+                    raise KeyboardInterrupt from error
+                raise
+            if verdict is None:
+                break
+            keeper.keep(verdict)
+            _count(outcome, verdict)
+            outcome.seconds = time.monotonic() - began
+            on_progress(outcome)
+            yield verdict
+        keeper.flush()
+
+    def pause(seconds: float) -> None:
+        keeper.flush()
+        with waiting():
+            sleep(seconds)
+
+    try:
+        _ask_all(work.items, judged, pause, patience_seconds, outcome)
+    except KeyboardInterrupt:
+        outcome.stopped_by = "interrupted"
+    except (BudgetSpentError, DiskRefusedError) as error:
+        outcome.stopped_by = str(error)
+    finally:
+        lost = keeper.close()
+    for verdict in lost:
+        _count(outcome, verdict, -1)
+    if lost:
+        outcome.stopped_by += f" ({len(lost):,} answers of the last second are lost)"
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _ask_all(
+    items: Sequence[Item],
+    judged: Callable[[Sequence[Item]], Iterator[Verdict]],
+    pause: Callable[[float], None],
+    patience_seconds: float,
+    outcome: Outcome,
+) -> None:
+    """Ask in rounds, until every item has a readable verdict or is given up."""
+    waiting, waited, silent_rounds = list(items), 0.0, 0
+    unreadable: Counter[object] = Counter()
+    while waiting and silent_rounds < _SILENT_ROUNDS:
+        again: list[Item] = []
+        heard_before = outcome.answered + outcome.invalid
+        while waiting:
+            batch, waiting = _split(waiting)
+            missing = {_name_of(item): item for item in batch}
+            heard: set[object] = set()
+            fault: AnnotatorError | None = None
+            try:
+                for verdict in judged(batch):
+                    name = _name_of(verdict)
+                    heard.add(name)
+                    unreadable[name] += not _is_readable(verdict)
+                    if _is_readable(verdict) or unreadable[name] == _ATTEMPTS:
+                        missing.pop(name, None)
+            except BudgetSpentError:
+                raise
+            except AnnotatorError as error:
+                fault = error
+            if fault is None:
+                again += missing.values()
+                waited = 0.0
+                continue
+            again += [item for name, item in missing.items() if name in heard]
+            waiting = [item for name, item in missing.items() if name not in heard] + waiting
+            waited = 0.0 if heard else waited
+            seconds = max(_FIRST_PAUSE_SECONDS, waited)
+            if waited + seconds > patience_seconds or not fault.may_pass:
+                outcome.stopped_by = str(fault)
+                return
+            pause(seconds)
+            waited += seconds
+        silent_rounds = silent_rounds + 1 if outcome.answered + outcome.invalid == heard_before else 0
+        waiting = again
+    outcome.unreadable = sum(count >= _ATTEMPTS for count in unreadable.values())
 
 
 def labelled_keys(captions: StoredCaptions, verdicts: Iterable[Verdict]) -> LabelledKeys:
@@ -230,30 +297,18 @@ def _verdicts(annotator: Annotator, batch: Sequence[Item]) -> Iterator[Verdict]:
         yield from annotator.prefer(pairs, annotator.goal)
 
 
-def _kept(verdicts: Iterator[Verdict], table: AnnotationTable) -> Iterator[Verdict]:
-    """The same, each in the table within a second, whatever ends the iteration."""
-    fresh: list[Verdict] = []
-    flushed = time.monotonic()
-    try:
-        for verdict in verdicts:
-            fresh.append(verdict)
-            if time.monotonic() - flushed >= _FLUSH_SECONDS:
-                table.append(fresh)
-                fresh, flushed = [], time.monotonic()
-            yield verdict
-    finally:
-        table.append(fresh)
+def _count(outcome: Outcome, verdict: Verdict, by: int = 1) -> None:
+    """Count a verdict; by -1: take it back, but for what was paid."""
+    outcome.answered += by * _is_readable(verdict)
+    outcome.invalid += by * (not _is_readable(verdict))
+    outcome.verdicts[verdict.value.value] = outcome.verdicts.get(verdict.value.value, 0) + by
+    if by > 0:
+        outcome.tokens += verdict.tokens
+        outcome.cost += verdict.cost
 
 
-def _count(outcome: Outcome, verdict: Verdict) -> bool:
-    """Count a verdict. Returns: whether it can be read."""
-    readable = verdict.value not in (LabelValue.INVALID, PreferenceValue.INVALID)
-    outcome.answered += readable
-    outcome.invalid += not readable
-    outcome.tokens += verdict.tokens
-    outcome.cost += verdict.cost
-    outcome.verdicts[verdict.value.value] = outcome.verdicts.get(verdict.value.value, 0) + 1
-    return readable
+def _is_readable(verdict: Verdict) -> bool:
+    return verdict.value not in (LabelValue.INVALID, PreferenceValue.INVALID)
 
 
 def _name_of(item: Item | Verdict) -> object:

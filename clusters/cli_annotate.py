@@ -249,16 +249,19 @@ def _plan_text(
 
 def _carry_out(judge: Annotator, work: Work, table: AnnotationTable, patience: float) -> Outcome:
     from onibi.clusters.caption_annotation import carry_out
+    from onibi.clusters.interruption import Interruption
+    from onibi.platform.annotator import Interruptible
 
-    interrupted: list[bool] = []
-    with _progress(len(work.items)) as show, _interruption(interrupted):
+    interruption = Interruption(judge.interrupt) if isinstance(judge, Interruptible) else Interruption()
+    with _progress(len(work.items)) as show, interruption.heard():
         return carry_out(
             judge,
             work,
             table,
             patience_seconds=patience,
             on_progress=lambda outcome: show(outcome.answered, outcome.invalid),
-            should_stop=lambda: bool(interrupted),
+            waiting=interruption.waiting,
+            should_stop=lambda: interruption.asked,
         )
 
 
@@ -290,24 +293,6 @@ def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
     yield tell
 
 
-@contextmanager
-def _interruption(asked: list[bool]) -> Iterator[None]:
-    """Ctrl-C ends the work after the verdict at hand; a second one at once."""
-    import signal
-    from types import FrameType
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _outcome_text(outcome: Outcome, place: Path) -> str:
     given = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(outcome.verdicts.items()))
     lines = [f"{outcome.answered:,} of {outcome.total:,} judged in {outcome.seconds:.1f} s ({given or 'nothing'})"]
@@ -315,8 +300,7 @@ def _outcome_text(outcome: Outcome, place: Path) -> str:
         lines.append(f"  {outcome.tokens:,} tokens" + (f", {outcome.cost:,.4f} in money" if outcome.cost else ""))
     lines.append(f"  kept in {place}")
     if outcome.left:
-        reason = outcome.stopped_by or "their replies could not be read"
-        lines.append(f"  {outcome.left:,} left: {reason}. The same command goes on from here.")
+        lines.append(f"  {outcome.left:,} left: {outcome.why_left}. The same command goes on from here.")
     return "\n".join(lines)
 
 

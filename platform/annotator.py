@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from onibi.platform.captions import KeyIndex, text_hash
 from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
@@ -78,6 +78,14 @@ class Annotator(Protocol):
 
     def close(self) -> None:
         """Release what it holds; it is not asked any more."""
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """An annotator that waits for answers beside whoever reads them."""
+
+    def interrupt(self) -> None:
+        """Ask nothing more, from any thread: its reader gets what has come, and then an AnnotatorError."""
 
 
 def judge_of(annotator: Annotator) -> Judge:

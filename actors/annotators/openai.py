@@ -156,6 +156,10 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
             }
         return metrics
 
+    def interrupt(self) -> None:
+        """Cancel what is asked, from any thread: its reader gets what has come, and then an AnnotatorError."""
+        self.close()
+
     def close(self) -> None:
         """Cancel what is asked and close the connections."""
         questioning, self._questioning = self._questioning, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -126,13 +128,73 @@ def test_a_key_that_gets_no_answer_is_left_in_the_end(table):
     assert len(judge.asked) == 8
 
 
-def test_interruption_keeps_what_was_answered(table):
-    judge, seen = Judge(), []
-    outcome = labels(
-        table, judge, on_progress=lambda each: seen.append(each.answered), should_stop=lambda: len(seen) > 1
+def test_a_judge_that_answers_a_part_of_each_batch_is_asked_about_the_rest_until_nothing_is_left(table):
+    class Slow(Judge):
+        def annotate(self, requests, goal):
+            yield from super().annotate(requests[:1], goal)
+
+    outcome = labels(table, Slow())
+    assert (outcome.answered, outcome.left, outcome.why_left) == (6, 0, "")
+
+
+def test_what_is_left_is_told_with_its_reason(table):
+    unread = Judge(**{f"n{number}": "invalid" for number in (1, 7, 8)})
+    assert labels(table, unread).why_left == "replies about 1 could not be read"
+    silent = Judge(n1="silent", n2="silent")
+    assert labels(table, silent).why_left == "1 were given no verdict"
+    both = Judge(
+        n1="invalid", n2="silent", n3="invalid", n4="silent", n5="invalid", n6="silent", n7="silent", n8="silent"
     )
+    both_work = Work(
+        label_work(CAPTIONS, LexiconAnnotator(LexiconSettings(lexicon="all_ones")), table, votes=1).items[:2], 0
+    )
+    outcome = carry_out(both, both_work, table, patience_seconds=9)
+    assert outcome.why_left == "replies about 1 could not be read and 1 were given no verdict"
+
+
+def test_an_interruption_while_it_waits_for_a_verdict_keeps_those_before(table):
+    judge, entered = Judge(), []
+
+    @contextmanager
+    def waiting():
+        entered.append(len(judge.asked))
+        yield
+        if len(entered) == 3:
+            raise KeyboardInterrupt
+
+    outcome = labels(table, judge, waiting=waiting)
     assert (outcome.answered, outcome.stopped_by) == (2, "interrupted")
     assert len(table.labels()) == 2
+
+
+def test_an_interruption_in_a_pause_ends_the_work(table):
+    def sleep(_seconds):
+        raise KeyboardInterrupt
+
+    outcome = labels(table, Judge(n3=AnnotatorError("gone")), sleep=sleep)
+    assert (outcome.answered, outcome.stopped_by) == (2, "interrupted")
+    assert len(table.labels()) == 2
+
+
+def test_a_full_disk_ends_the_work_with_what_still_fitted_and_says_how_much_is_lost(table, tmp_path):
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    six = label_work(CAPTIONS, Judge(), table, votes=1)
+    roomy = AnnotationTable(tmp_path / "roomy")
+    carry_out(Judge(), six, roomy, patience_seconds=9)
+    (journal,) = roomy.folder.glob("labels-*.journal")
+    # The kernel writes no file beyond this, as it does on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size - 1, most))
+    try:
+        outcome = carry_out(Judge(), six, table, patience_seconds=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    kept = len(table.labels())
+    assert 0 < kept == outcome.answered < 6
+    assert sum(outcome.verdicts.values()) == kept
+    assert f"cannot be written to {table.folder}" in outcome.stopped_by
+    assert f"({6 - kept} answers of the last second are lost)" in outcome.stopped_by
+    assert labels(table, Judge()).left == 0, "the next call goes on"
+    assert len({label.key_hash for label in table.labels()}) == 6
 
 
 def test_pairs_are_drawn_once_each_and_a_longer_work_begins_with_the_shorter_one(table):
