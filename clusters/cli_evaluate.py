@@ -93,24 +93,17 @@ def evaluate(
       onibi evaluate docs/results/learners.csv --baseline dqn --json
     """
     with told(debug=debug):
-        from onibi.platform.errors import ConfigError
-
-        is_table = runs[0].endswith(".csv")
-        played = {"--checkpoint": checkpoint, "--episodes": episodes, "--seed": seed, "--against": against}
-        compared = {"--baseline": baseline, "--target": target, "--curves": curves}
-        if is_table and len(runs) > 1:
-            raise ConfigError("evaluate: an experiment's CSV stands alone; name it, or runs.")
-        if len(runs) == 1 and not is_table:
-            _refuse(compared, "is for several runs or an experiment's CSV")
-        else:
-            _refuse(played if is_table else {"--against": against}, "is for runs that are played one by one")
+        _check_options(
+            runs,
+            played={"--checkpoint": checkpoint, "--episodes": episodes, "--seed": seed, "--against": against},
+            compared={"--baseline": baseline, "--target": target, "--curves": curves},
+        )
+        playing = _playing(checkpoint, episodes, seed)
         report = None
-        if len(runs) == 1 and not is_table:
-            report = _evaluate_one(
-                runs[0], runs_folder, *_playing(checkpoint, episodes, seed), against=against, as_json=as_json
-            )
+        if _is_one_run(runs):
+            report = _evaluate_one(runs[0], runs_folder, *playing, against=against, as_json=as_json)
         else:
-            _evaluate_many(runs, runs_folder, _playing(checkpoint, episodes, seed), target, baseline, curves, as_json)
+            _evaluate_many(runs, runs_folder, playing, target, baseline, curves, as_json)
     if report is not None and report.passed is False:
         raise typer.Exit(1)
 
@@ -121,6 +114,24 @@ def _playing(checkpoint: str | None, episodes: int | None, seed: int | None) -> 
         _DEFAULT_EPISODES if episodes is None else episodes,
         _DEFAULT_SEED if seed is None else seed,
     )
+
+
+def _is_one_run(runs: list[str]) -> bool:
+    return len(runs) == 1 and not runs[0].endswith(".csv")
+
+
+def _check_options(runs: list[str], played: Mapping[str, object], compared: Mapping[str, object]) -> None:
+    """Raises: ConfigError for an option that would do nothing."""
+    from onibi.platform.errors import ConfigError
+
+    is_table = runs[0].endswith(".csv")
+    if is_table and len(runs) > 1:
+        raise ConfigError("evaluate: an experiment's CSV stands alone; name it, or runs.")
+    if _is_one_run(runs):
+        _refuse(compared, "is for several runs or an experiment's CSV")
+    else:
+        alone = played if is_table else {"--against": played["--against"]}
+        _refuse(alone, "is for runs that are played one by one")
 
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:

@@ -20,12 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-_ALARM_TEXTS = {
-    "one_key": "one key was paid over half of all",
-    "new_keys": "keys paid per episode rose while success did not",
-    "failures_paid": "failed episodes were paid as much as successful ones",
-    "heard": "most was paid for what is heard, not done",
-}
 
 
 @app.callback()
@@ -114,8 +108,10 @@ def _lines(found: Explanation, limit: int) -> list[str]:
 
 
 def _alarm_text(alarm: AlarmCourse) -> str:
+    from onibi.clusters.progress import ALARM_TEXTS
+
     state = "is up" if alarm.is_up else "was up"
     return (
-        f"ALARM {alarm.name} {state}: {_ALARM_TEXTS[alarm.name]} (in {alarm.share:.0%} of the run's intervals, from "
+        f"ALARM {alarm.name} {state}: {ALARM_TEXTS[alarm.name]} (in {alarm.share:.0%} of the run's intervals, from "
         f"{alarm.first_env_steps:,} to {alarm.last_env_steps:,} env steps)"
     )

@@ -22,6 +22,12 @@ def count_text(value: float | None) -> str:
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.2g}"
 
 
+def tick_text(value: float, _position: int) -> str:
+    """A count at a tick of an axis, without the decimals of ``count_text``: 100k, 1.5M."""
+    scale, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k") if abs(value) >= 1e3 else (1.0, "")
+    return f"{value / scale:g}{letter}"
+
+
 def value_text(value: float | None) -> str:
     """A loss, return or ratio in three significant digits."""
     if value is None or not math.isfinite(value):

@@ -97,12 +97,13 @@ def _nothing(_: float | None) -> str:
     return ""
 
 
-_ALARMS = {
-    "one_key": "one key is paid most",
+ALARM_TEXTS = {
+    "one_key": "most pay for one key",
     "new_keys": "keys paid rise, success does not",
-    "failures_paid": "failures are paid as much as success",
-    "heard": "paid for what is heard",
+    "failures_paid": "failures paid as much as success",
+    "heard": "most pay for what is heard, not done",
 }
+"""What each of ``hack_alarms.ALARMS`` says, in a few words."""
 
 
 # Left column, then right.
@@ -177,7 +178,7 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("learner/labelled_share", "rows labelled", share_text, course=True, heard=True),
                 *(
                     _Figure(f"alarms/{name}", f"ALARM: {text}", _nothing, nonzero=True)
-                    for name, text in _ALARMS.items()
+                    for name, text in ALARM_TEXTS.items()
                 ),
             ),
         ),
@@ -202,7 +203,7 @@ _LINE = (
     _Figure("replay/log_bytes", "log {}", _bytes_text),
     _Figure("replay/log_dropped_rows", "{} rows dropped by the log", count_text, nonzero=True),
     _Figure("replay/log_failed", "log {}", _failed_text, nonzero=True),
-    *(_Figure(f"alarms/{name}", f"ALARM: {text}{{}}", _nothing, nonzero=True) for name, text in _ALARMS.items()),
+    *(_Figure(f"alarms/{name}", f"ALARM: {text}{{}}", _nothing, nonzero=True) for name, text in ALARM_TEXTS.items()),
     _Figure("learner/loss", "loss {}", value_text),
     _Figure("evaluation/return_mean", "evaluated {}", value_text),
     _Figure("evaluation/success_rate", "evaluated success {}", share_text),

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onibi.clusters.compare import Interval, bootstrap_interval, share_interval
-from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, value_text
+from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, tick_text, value_text
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.history import ENV_STEPS, Row, column, series
@@ -309,22 +309,16 @@ def _draw(axis: Axes, panel: _Panel, history: Sequence[Row], evaluations: Sequen
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#9AA2AA")
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
-    axis.xaxis.set_major_formatter(FuncFormatter(_counts))
+    axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
     axis.set_xlabel("env steps", fontsize=8.5, color="#3A4046")
     axis.margins(x=0.02)
     if panel.share:
         axis.set_ylim(-0.03, 1.03)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     elif max(abs(bound) for bound in axis.get_ylim()) >= 10_000:
-        axis.yaxis.set_major_formatter(FuncFormatter(_counts))
+        axis.yaxis.set_major_formatter(FuncFormatter(tick_text))
     if drawn > 1 or any(line.evaluated for line in panel.lines):
         axis.legend(fontsize=8, frameon=False, loc="best")
-
-
-def _counts(value: float, _position: int) -> str:
-    """Tick labels without the decimals of ``count_text``: 100k, 1.5M."""
-    scale, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k") if abs(value) >= 1e3 else (1.0, "")
-    return f"{value / scale:g}{letter}"
 
 
 def _error_bars(

@@ -59,11 +59,6 @@ class RunResult:
     paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # by caption, in rollouts
     profile: list[RoleProfile] = field(default_factory=list)  # of each process; empty in serial mode
 
-    @property
-    def best_evaluation(self) -> dict[str, Any] | None:
-        """The evaluation whose checkpoint is named best."""
-        return max(self.evaluations, key=lambda row: (row["judged"], row["env_steps"]), default=None)
-
     def summary(self) -> str:
         """What ``onibi train`` prints at its end: best-paid captions, figures, where things lie."""
         from onibi.clusters.report import RunSummary, captions_table, summary_table

@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from onibi.clusters.figures import tick_text
 from onibi.clusters.seed_report import SeedScore
 from onibi.clusters.seed_statistics import pointwise_band
 from onibi.platform.durable import write_durably
@@ -93,12 +94,7 @@ def _draw(axis: Axes, task: str, scores: Sequence[SeedScore], colors: dict[str, 
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#9AA2AA")
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
-    axis.xaxis.set_major_formatter(FuncFormatter(_counts))
+    axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
     axis.set_xlabel("env steps", fontsize=8.5, color="#3A4046")
     axis.margins(x=0.02)
     axis.legend(fontsize=8, frameon=False, loc="best")
-
-
-def _counts(value: float, _position: int) -> str:
-    scale, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k") if abs(value) >= 1e3 else (1.0, "")
-    return f"{value / scale:g}{letter}"

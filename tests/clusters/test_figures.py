@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from onibi.clusters.figures import bytes_text, count_text, duration_text, share_text, value_text
+from onibi.clusters.figures import bytes_text, count_text, duration_text, share_text, tick_text, value_text
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ from onibi.clusters.figures import bytes_text, count_text, duration_text, share_
         (count_text, 0.123, "0.12"),
         (count_text, None, "–"),
         (count_text, math.nan, "–"),
+        (lambda value: tick_text(value, 0), 999, "999"),
+        (lambda value: tick_text(value, 0), 100_000, "100k"),
+        (lambda value: tick_text(value, 0), -1_500_000, "-1.5M"),
         (value_text, 0.0, "0"),
         (value_text, 0.12345, "0.123"),
         (value_text, 1.202, "1.2"),
