@@ -1,6 +1,7 @@
 """Alarms on rewards that are hacked: an agent that is paid for something else than getting on (design §4, oni.md §4).
 
-    one_key        one key was paid more than ``one_key_share`` of all that was paid lately
+    one_key        one key was paid more than ``one_key_share`` of all that was paid lately, of two keys more than ¾:
+                   where two things help, one of them is always paid more than half
     new_keys       more and more keys pay per episode while success does not rise: an agent that collects captions
     failures_paid  failed episodes were paid as much as successful ones, discounted as the learner discounts: where that
                    is so, living on is worth as much as succeeding (oni.md §3, "Sizing")
@@ -25,6 +26,8 @@ from onibi.platform.pay_watch import EpisodePay, PayFigures
 ALARMS = ("one_key", "new_keys", "failures_paid", "heard")
 """Their names, in metrics as ``alarms/NAME``, 1 while it is up."""
 
+_OVER_EVEN = 1.5
+"""Times an even share of the pay: what the best-paid of several keys may have without an alarm."""
 _BLOCKS_MAX = 24  # of the run's course, even: then they are merged in pairs
 _BLOCKS_NEEDED = 8
 _HEARD = (
@@ -125,7 +128,8 @@ class HackAlarms:
         if pay.total_pay > 0:
             share = pay.best_pay[0] / pay.total_pay
             metrics["rewards/best_key_share"] = share
-            if share > settings.one_key_share:
+            paid = len(pay.best_keys)
+            if share > (max(settings.one_key_share, _OVER_EVEN / paid) if paid > 1 else settings.one_key_share):
                 holds["one_key"] = (
                     f"{share:.0%} of the caption reward is for {self._texts[pay.best_keys[0]]!r} alone: look whether "
                     "the agent repeats it (`onibi rewards explain`), and whether its label is right"

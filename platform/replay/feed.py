@@ -326,8 +326,8 @@ class ReplayFeed:
         self._sampler.restore({**fresh, **{name: told[name] for name in _RING_FREE if name in told}})
         if self._fifo is not None:
             self._lost_rows = self._fifo.lost_rows
-        if reason:
-            log.warning("what the sampler knew of single rows is left out: %s", reason)
+        if reason and self._prioritized is not None:
+            log.warning("the rows' priorities are not gone on with, all begin with the largest: %s", reason)
 
     def rebase(self) -> None:
         """Set the limiter's surplus to 0, after a restore with rows missing or added.

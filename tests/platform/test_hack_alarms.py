@@ -93,6 +93,19 @@ def test_what_holds_for_a_while_only_is_no_alarm(name):
     assert watch(intervals)[:2] == (set(), [])
 
 
+@pytest.mark.parametrize(
+    ("pay", "expected"),
+    [
+        ({0: 51.0, 3: 49.0}, set()),  # two things help
+        ({0: 76.0, 3: 24.0}, {"one_key"}),
+        ({0: 51.0, 3: 25.0, 4: 24.0}, {"one_key"}),
+        ({0: 1.0}, {"one_key"}),
+    ],
+)
+def test_the_share_of_one_key_is_judged_by_how_many_are_paid(pay, expected):
+    assert watch(course(lambda share, number: (pay, good_run(share, number)[1])))[0] == expected
+
+
 def test_new_keys_that_come_with_success_are_no_alarm():
     rising = course(lambda share, number: (EVEN, episodes(10, success=share, keys=1 + round(9 * share), seed=number)))
     assert watch(rising)[0] == set()
