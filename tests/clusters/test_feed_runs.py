@@ -46,15 +46,15 @@ def test_priorities_come_back_with_the_ring_of_a_killed_run_and_begin_anew_where
     monkeypatch.setattr(SerialRun, "run", looked_at)
     steps = state_of(saved).env_steps
     first = workshop.resume(overrides=[f"budget.max_env_steps={steps + 100_000}", "budget.max_seconds=2"])
-    assert "is left out" not in caplog.text
+    assert "are not gone on with" not in caplog.text
     assert np.array_equal(begun[0].arrays["sampler.table.leaf"], leaves)
     assert np.array_equal(begun[0].arrays["sampler.table.value"], values)
-    assert first.figures["replay/late_priorities"] >= 0
+    assert first.figures["replay/late_priorities"] == 0, "in one process no row goes between its draw and its loss"
 
     saved = checkpoint_of(workshop)
     budget = first.env_steps + 400  # the first session ended in order: its ring is gone
     second = workshop.resume(overrides=[f"budget.max_env_steps={budget}", "budget.max_seconds=null"])
-    assert "what the sampler knew of single rows is left out: the ring of the checkpoint is gone" in caplog.text
+    assert "priorities are not gone on with, all begin with the largest: the ring of the checkpoint" in caplog.text
     assert len(begun[1].arrays["sampler.table.leaf"]) == 0
     assert begun[1].plain["sampler"]["generator"] == saved.state["feed"]["sampler"]["generator"]
     assert second.updates > first.updates
@@ -120,7 +120,7 @@ def test_an_on_policy_learner_that_is_killed_under_ray_is_replaced_and_the_actor
         rows = len(workshop.history())
         workshop.wait_for(lambda: len(workshop.history()) > rows + 10 and updates()[-1] > updates()[rows], 120, process)
         assert workshop.history()[-1]["replay/lost_rows"] == 0
-        assert "was replaced" in workshop.log_of() or "replaced" in workshop.log_of()
+        assert "learner died and was replaced" in workshop.log_of()
     finally:
         process.terminate()
         process.wait(60)
