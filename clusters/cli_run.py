@@ -20,7 +20,7 @@ from onibi.clusters.cli_frame import (
 ConfigName = Annotated[
     str, typer.Argument(metavar="PRESET|FILE", help="A preset's name (see `onibi presets`) or a YAML file.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Short for --set seed=N.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Short for --set seed=N.")]
 
 
 def train(
@@ -29,7 +29,9 @@ def train(
     serial: Annotated[
         bool, typer.Option("--serial", help="All roles in this process, without Ray; repeatable.")
     ] = False,
-    name: Annotated[str | None, typer.Option("--name", help="The run's name; made up where left out.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The run's name, NAME-2 where it is taken; made up where left out.")
+    ] = None,
     seed: Seed = None,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,

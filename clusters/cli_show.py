@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, told, wide_console
 
 
-def runs(runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER, debug: Debug = False) -> None:
-    """List the runs kept in a folder, the one used last at the bottom.
+def runs(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON list.")] = False,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """List the runs kept in a folder and how each ended, the one used last at the bottom.
 
     Example:
 
       onibi runs --runs-folder /data/runs
     """
     with told(debug=debug):
-        from rich.console import Console
-        from rich.table import Table
+        from onibi.clusters.run_listing import listed_runs, runs_table
 
-        from onibi.platform.run_folder import list_runs
-
-        found = list_runs(runs_folder)
-        if not found:
+        found = listed_runs(runs_folder)
+        if as_json:
+            print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
+        elif found:
+            wide_console().print(runs_table(found))
+        else:
             print(f"No runs in {runs_folder}. Start one: onibi train cartpole-dqn")
-            return
-        table = Table("run", "status", "last used", "results")
-        for run in found:
-            record = run.record()
-            results = ", ".join(f"{name} {value:g}" for name, value in record.results.items())
-            killed = record.status == "running" and not run.is_held
-            status = "killed: resume it" if killed else record.status
-            table.add_row(run.name, status, record.used_at[:19].replace("T", " "), results)
-        Console().print(table)
 
 
 def presets(
-    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print this preset's YAML.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this preset's YAML.")] = None,
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="The same.")] = None,
     debug: Debug = False,
 ) -> None:
     """List the ready runs that ship with Onibi, or print one.
@@ -47,18 +46,19 @@ def presets(
 
       onibi presets
 
-      onibi presets --show minihack-oni > my-run.yaml
+      onibi presets minihack-oni > my-run.yaml
     """
     with told(debug=debug):
         from onibi.platform.presets import preset_names, preset_summary, preset_text
 
-        if show is not None:
-            print(preset_text(PRESETS, show), end="")
+        chosen = show if name is None else name
+        if chosen is not None:
+            print(preset_text(PRESETS, chosen), end="")
             return
         names = preset_names(PRESETS)
         width = max(map(len, names), default=0)
-        for name in names:
-            print(f"{name:{width}}  {preset_summary(PRESETS, name)}")
+        for preset in names:
+            print(f"{preset:{width}}  {preset_summary(PRESETS, preset)}")
 
 
 def doctor(

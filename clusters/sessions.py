@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from onibi.clusters.figures import bytes_text, count_text, duration_text
 from onibi.clusters.ray_session import ray_session
@@ -27,6 +27,7 @@ from onibi.platform.replay.log.log_writer import location_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.run_folder import RunFolder, create_run, find_run
 from onibi.platform.table_log import FOLDER as TABLE_LOG_FOLDER
+from onibi.platform.tracking import end_killed_run
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,10 @@ def train(
         plan.check_serial()
     else:
         _check_distributed(plan.settings)
-    folder = create_run(runs_folder, name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run"))
+    wanted = name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run")
+    folder = create_run(runs_folder, wanted)
+    if folder.name != wanted:
+        log.info("a run named %s is there already: this one is %s", wanted, folder.name)
     folder.write_config(to_mapping(plan.settings))
     folder.update(serial=serial)
     try:
@@ -77,6 +81,8 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
     former = folder.read_config()
 
     def begin() -> Checkpoint:
+        if not list_checkpoints(folder.checkpoints):
+            _refuse_unsaved(folder, settings)
         checkpoint = load_checkpoint(folder.checkpoints)
         _check_budget(folder, settings.budget, state_of(checkpoint))
         if overrides:
@@ -98,6 +104,18 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         if overrides and _newest_step(folder) == reached:
             folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
         raise
+
+
+def _refuse_unsaved(folder: RunFolder, settings: RunSettings) -> NoReturn:
+    """Note that a run which no checkpoint was saved of has failed. Raises: ConfigError."""
+    record = folder.record()
+    if record.status == "running":  # it was killed and could not say so itself
+        folder.update(status="failed")
+        end_killed_run(settings.tracking, record.run_id, folder.root)
+    raise ConfigError(
+        f"{folder.name} ended before its first checkpoint, so there is nothing to go on from. Start it anew: "
+        f"onibi train {folder.config}"
+    )
 
 
 def _check_budget(folder: RunFolder, budget: BudgetSettings, state: RunState) -> None:

@@ -69,7 +69,7 @@ class MlflowStore:
         else:
             experiment_id = experiment.experiment_id
         # Searched before it is made: a request whose answer was lost must not leave a second run behind.
-        found = client.search_runs([experiment_id], f"tags.`{RUN_ID_TAG}` = '{run_id}'", max_results=1)
+        found = self._found(experiment_id, run_id)
         run = found[0] if found else client.create_run(experiment_id, tags={**tags, RUN_ID_TAG: run_id}, run_name=name)
         self._mlflow_run_id = str(run.info.run_id)
         if found:
@@ -94,6 +94,19 @@ class MlflowStore:
     def end(self, status: str) -> None:
         """Mark the MLflow run as ended."""
         self._asked(self._client.set_terminated, self._mlflow_run_id, status)
+
+    def end_left(self, run_id: str, status: str) -> None:
+        """Mark the MLflow run tagged with ``run_id`` as ended where there is one: its process ended without a word."""
+        self._connect()
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        for run in [] if experiment is None else self._found(experiment.experiment_id, run_id):
+            self._client.set_terminated(run.info.run_id, status)
+
+    def _found(self, experiment_id: str, run_id: str) -> Sequence[Any]:
+        """The MLflow run of ours, or none."""
+        tagged = f"tags.`{RUN_ID_TAG}` = '{run_id}'"
+        runs: Sequence[Any] = self._client.search_runs([experiment_id], tagged, max_results=1)
+        return runs
 
     def _connect(self) -> None:
         if self._client is not None:

@@ -279,6 +279,18 @@ def open_tracker(
     return MlflowTracker(settings, run, runs_root, started) if settings.enabled else NullTracker()
 
 
+def end_killed_run(settings: TrackingSettings, run_id: str, runs_root: Path) -> None:
+    """End the MLflow run of a run whose process was killed: nobody will. Waits for the server; a failure is logged."""
+    uri = tracking_uri(settings, runs_root)
+    embedded = uri.removeprefix("sqlite:///")
+    if not settings.enabled or (embedded != uri and not Path(embedded).exists()):
+        return
+    try:
+        MlflowStore(uri, settings.experiment, None, settings.request_timeout_seconds).end_left(run_id, "KILLED")
+    except Exception as error:  # noqa: BLE001 whatever MLflow or its database raises
+        log.warning("tracking: the run is not ended in MLflow (%s)", without_secrets(str(error)))
+
+
 def tracking_uri(settings: TrackingSettings, runs_root: Path) -> str:
     """Where a run is tracked: the setting, else MLFLOW_TRACKING_URI, else ``runs/mlflow.db``."""
     return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs_root.absolute() / 'mlflow.db'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def test_presets_are_listed_with_a_summary_and_shown_as_they_stand(tmp_path):
     names = [line.split()[0] for line in lines]
     assert {"cartpole-dqn", "minihack-oni", "nethack-oni"} <= set(names)
     assert all(len(line.split()) > 3 for line in lines)
-    shown = onibi("presets", "--show", names[0], cwd=tmp_path).stdout
-    assert shown == preset_text("onibi.clusters.presets", names[0])
+    for option in ((), ("--show",)):
+        shown = onibi("presets", *option, names[0], cwd=tmp_path).stdout
+        assert shown == preset_text("onibi.clusters.presets", names[0])
 
 
 def test_an_unknown_preset_to_show_ends_with_code_2_and_one_message(tmp_path):
@@ -87,8 +89,12 @@ def test_an_empty_folder_has_no_runs(tmp_path):
 
 
 def test_runs_are_listed_with_status_and_results_and_a_damaged_one_does_not_hide_them(tmp_path):
-    create_run(tmp_path / "there", "first").update(status="finished", results={"success": 0.875})
+    finished = create_run(tmp_path / "there", "first")
+    finished.update(status="finished", results={"env_steps": 25_000.0})
+    rows = [{"env_steps": 9.0, "return_mean": 1.0}, {"env_steps": 99.0, "return_mean": 431.5, "success_rate": 0.875}]
+    finished.evaluations.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     second = create_run(tmp_path / "there", "second")
+    (second.checkpoints / "000000000100-000001").mkdir()
     damaged = create_run(tmp_path / "there", "third")
     (damaged.path / "run.json").write_text("{", encoding="utf-8")
     by_option = onibi("runs", "--runs-folder", "there", cwd=tmp_path)
@@ -96,7 +102,11 @@ def test_runs_are_listed_with_status_and_results_and_a_damaged_one_does_not_hide
     assert by_option.stdout == by_variable.stdout
     first, killed = [line for line in by_option.stdout.splitlines() if "first" in line or "second" in line]
     assert "finished" in first
-    assert "success 0.875" in first
+    assert first.endswith("25.0k  return 432, success 88%")
+    assert max(map(len, by_option.stdout.splitlines())) <= 100
+    told = json.loads(onibi("runs", "--runs-folder", "there", "--json", cwd=tmp_path).stdout)
+    assert [(run["name"], run["status"]) for run in told] == [("first", "finished"), ("second", "killed")]
+    assert told[0]["evaluation"] == {"return_mean": 431.5, "success_rate": 0.875, "env_steps": 99.0}
     assert "killed: resume it" in killed
     assert "third" in by_option.stderr
     with second.lock():

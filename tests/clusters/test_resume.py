@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from mlflow.tracking import MlflowClient
+from typer.testing import CliRunner
 
+from onibi.clusters.cli import app
 from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
 from onibi.platform.run_folder import find_run
 
@@ -39,6 +42,36 @@ def test_a_finished_run_is_not_resumed_within_its_budget(workshop):
         workshop.resume(overrides=["budget.max_env_steps=null", "budget.max_seconds=0.001"])
     assert config.read_bytes() == before
     assert find_run(workshop.runs, "run").record().status == "finished"
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_told_to_start_anew_and_ended_in_mlflow(workshop):
+    process = workshop.start(tracking__enabled=True, budget__max_env_steps=1_000_000)
+    folder = workshop.wait_for(lambda: find_run(workshop.runs, "run") if workshop.history() else None, 100.0, process)
+    workshop.wait_for(lambda: folder.record().tracking_run_id, 100.0, process)
+    process.kill()
+    process.wait()
+    assert workshop.checkpoints() == []
+    record = folder.record()
+    client = MlflowClient(record.tracking_uri)
+    assert client.get_run(record.tracking_run_id).info.status == "RUNNING"
+    listed = CliRunner().invoke(app, ["runs", "--runs-folder", str(workshop.runs)]).stdout
+    assert "killed before its first checkpoint" in listed
+    assert "resume it" not in listed
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"run ended before its first checkpoint.*Start it anew: onibi train .*config"
+        ):
+            workshop.resume()
+    assert client.get_run(record.tracking_run_id).info.status == "KILLED"
+    assert folder.record().status == "failed"
+
+
+def test_a_taken_name_is_told(workshop, caplog):
+    with caplog.at_level("INFO", logger="onibi"):
+        workshop.train("wh", budget__max_env_steps=150)
+        assert not any("is there already" in record.getMessage() for record in caplog.records)
+        workshop.train("wh", budget__max_env_steps=150)
+    assert "a run named wh is there already: this one is wh-2" in [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize("space", ["tuple", "text beside"])
