@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -81,6 +81,7 @@ class SeedReport:
 
     groups: list[GroupReport]
     improvements: list[Improvement]
+    notes: list[str] = field(default_factory=list)  # which comparisons could not be made, and why
 
     def tables(self) -> list[Table]:
         """For a terminal."""
@@ -94,6 +95,7 @@ class SeedReport:
             tables.append(_table("Probability of improvement", ["task", "group", "over", "probability (95%)"]))
             for better in self.improvements:
                 tables[1].add_row(better.task, better.group, better.other, estimate_text(better.probability))
+        tables[0].caption, tables[0].caption_justify = "\n".join(self.notes) or None, "left"
         return tables
 
 
@@ -130,7 +132,7 @@ def seed_report(scores: Sequence[SeedScore], target: float | None, baseline: str
             improvements += _improvements(_COMMON_TASKS, pairs, wide)
     except ValueError as error:
         raise ConfigError(f"no statistics: {error}") from error
-    return SeedReport(reports, improvements)
+    return SeedReport(reports, improvements, _not_compared(groups, pairs, improvements, baseline))
 
 
 def scores_of_table(path: Path) -> list[SeedScore]:
@@ -249,6 +251,20 @@ def _improvements(task: str, pairs: Sequence[tuple[str, str]], by_group: Mapping
             rng = np.random.default_rng(_BOOTSTRAP_SEED)
             found.append(Improvement(task, group, other, seed_statistics.probability_of_improvement(one, two, rng)))
     return found
+
+
+def _not_compared(
+    groups: Sequence[str], pairs: Sequence[tuple[str, str]], improvements: Sequence[Improvement], baseline: str | None
+) -> list[str]:
+    """A sentence for each comparison that was asked for and not made."""
+    if baseline is not None and len(groups) == 1:
+        return [f"nothing is compared with {baseline}: all runs are of this group (settings alike but for seeds)"]
+    compared = {(each.group, each.other) for each in improvements}
+    return [
+        f"{group} and {other} are not compared: they have no task in common (environment.id and kwargs)"
+        for group, other in pairs
+        if (group, other) not in compared
+    ]
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -49,6 +49,24 @@ def test_a_table_is_told_by_group_with_the_chance_that_one_beats_the_other(tmp_p
     assert "Probability of improvement" in shown
 
 
+def test_groups_without_a_common_task_are_told_not_to_be_compared(tmp_path):
+    one = [SeedScore("wh", "warehouse", str(seed), 1.0, None) for seed in range(3)]
+    other = [SeedScore("cp", "cartpole", str(seed), 500.0, None) for seed in range(3)]
+    for baseline in (None, "wh"):
+        report = seed_report([*one, *other], None, baseline)
+        assert report.improvements == []
+        assert len(report.notes) == 1
+        assert "are not compared: they have no task in common" in report.notes[0]
+    alone = seed_report(one, None, "wh")
+    assert "nothing is compared with wh" in alone.notes[0]
+    same = [SeedScore("cp", "warehouse", str(seed), 0.0, None) for seed in range(3)]
+    assert seed_report([*one, *same], None, "wh").notes == []
+    assert seed_report(one, None, None).notes == []
+    write_rows(tmp_path / "e.csv", [row("wh", 1, 1, task="a"), row("cp", 1, 1, task="b")])
+    shown = onibi("evaluate", "e.csv", "--baseline", "wh", cwd=tmp_path)
+    assert "cp and wh are not compared" in shown.stdout, shown.stderr
+
+
 def test_where_lower_is_better_the_lower_run_is_the_improvement():
     low = [SeedScore("a", "t", str(seed), 0.1, None, is_higher_better=False) for seed in range(3)]
     high = [SeedScore("b", "t", str(seed), 0.9, None, is_higher_better=False) for seed in range(3)]
