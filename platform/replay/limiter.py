@@ -15,13 +15,16 @@ from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.replay.draws import SlabDraws
 
 _MINIMUM_ROWS = 1_000
+_SAMPLES_PER_INSERT = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimiterSettings(Settings):
     """Pacing of actors and learner."""
 
-    samples_per_insert: float = 8.0  # drawn training rows per inserted step row
+    samples_per_insert: float = (
+        _SAMPLES_PER_INSERT  # drawn training rows per inserted step row; 1 for on-policy learners
+    )
     minimum_rows: int | None = None  # readable rows before the first draw; null: 1,000, and none for on-policy learners
     # Drawn rows that either side may run ahead; null: the least that cannot lock, or 10% of what drawing starts with.
     tolerance_rows: float | None = None
@@ -123,10 +126,10 @@ class Limiter:
             learners: W, which draw B pieces each in step, from equal shares of every actor's lanes.
         Raises: ConfigError, with the sum that does not come out.
         """
-        if settings.samples_per_insert != 1:
+        if settings.samples_per_insert not in (1, _SAMPLES_PER_INSERT):  # the default is for those that draw again
             raise ConfigError(
                 f"replay.limiter.samples_per_insert is {settings.samples_per_insert:g}, but this learner is on-policy: "
-                "it learns from each row once. Set replay.limiter.samples_per_insert to 1"
+                "it learns from each row once. Leave replay.limiter.samples_per_insert out, or set it to 1"
             )
         if settings.minimum_rows is not None:
             raise ConfigError(
@@ -136,8 +139,8 @@ class Limiter:
         if draws.batch_lanes * learners > lanes:
             whose = "the learner draws" if learners == 1 else f"each of {learners} learners draws"
             raise ConfigError(
-                f"{whose} {draws.batch_lanes} lanes at once, the run has {lanes}. Lower that number, or "
-                "raise actors.count or actors.rollout.envs_per_actor"
+                f"learner.batch_lanes is {draws.batch_lanes}: {whose} so many lanes at once, the run has {lanes}. "
+                "Lower it, or raise actors.count or actors.rollout.envs_per_actor"
             )
         rows, at_once = draws.rows, draws.batch_lanes
         least = lanes * (rows - 1) + learners * ((at_once - 1) * rows + 1) - 1 + fragment_rows

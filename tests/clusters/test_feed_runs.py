@@ -80,9 +80,9 @@ def test_an_on_policy_run_learns_from_every_row_once_and_goes_on_after_a_resume(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"replay__limiter": {"samples_per_insert": 8}}, "Set replay.limiter.samples_per_insert to 1"),
+        ({"replay__limiter": {"samples_per_insert": 4}}, "samples_per_insert is 4, .* out, or set it to 1"),
         ({"replay__limiter": {"samples_per_insert": 1, "minimum_rows": 100}}, "minimum_rows is 100.*set it to null"),
-        ({"learner__batch_lanes": 8}, "draws 8 lanes at once, the run has 4"),
+        ({"learner__batch_lanes": 8}, "batch_lanes is 8: the learner draws so many lanes at once, the run has 4"),
     ],
 )
 def test_settings_that_do_not_fit_an_on_policy_learner_are_refused_before_anything_is_made(workshop, changes, message):

@@ -359,7 +359,7 @@ def test_rows_that_the_writer_overwrote_are_counted_and_hold_nobody_up(make_stor
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples_per_insert": 8.0}, "samples_per_insert is 8, but this learner is on-policy.* to 1"),
+        ({"samples_per_insert": 4.0}, "samples_per_insert is 4, but this learner is on-policy.* to 1"),
         ({"minimum_rows": 500}, "minimum_rows is 500, but this learner is on-policy"),
         # 4 lanes of up to 7 rows, 2 whole pieces, one fragment of 16: no 3 pieces, and no room for a fragment.
         ({"tolerance_rows": 59.0}, r"tolerance_rows is 59, below 4 lanes x \(8 - 1\) \+ \(3 - 1\) x 8 \+ 16 .* = 60"),
@@ -374,8 +374,16 @@ def test_limiters_that_do_not_fit_an_on_policy_learner_are_refused_with_the_sum(
         )
 
 
+def test_settings_left_as_they_are_fit_an_on_policy_learner():
+    shape = {"lanes": LANES, "lanes_per_actor": ENVS, "fragment_rows": ENVS * STEPS, "slots": SLOTS}
+    limiter = Limiter.for_slabs(LimiterSettings(), KINDS["slabs"], **shape)
+    assert (limiter.ratio, limiter.minimum_rows, limiter.once) == (1.0, 0, True)
+
+
 def test_more_lanes_than_there_are_are_refused():
-    with pytest.raises(ConfigError, match="draws 5 lanes at once, the run has 4"):
+    with pytest.raises(
+        ConfigError, match="batch_lanes is 5: the learner draws so many lanes at once, the run has 4"
+    ):
         Limiter.for_slabs(
             LimiterSettings(samples_per_insert=1.0),
             SlabDraws(rows=8, batch_lanes=5),

@@ -254,7 +254,11 @@ def test_a_learner_alone_begins_with_nobody(make_store):
             DRAWS,
             r"below 8 lanes x \(8 - 1\) \+ 2 learners x \(\(3 - 1\) x 8 \+ 1\) - 1 \+ 32 .* = 121",
         ),
-        ({}, SlabDraws(rows=8, batch_lanes=5), "each of 2 learners draws 5 lanes at once, the run has 8"),
+        (
+            {},
+            SlabDraws(rows=8, batch_lanes=5),
+            "learner.batch_lanes is 5: each of 2 learners draws so many lanes at once, the run has 8",
+        ),
     ],
 )
 def test_limiters_that_do_not_fit_several_on_policy_learners_are_refused_with_the_sum(changes, draws, message):
