@@ -30,8 +30,7 @@ def evaluate(
             "--checkpoint",
             metavar="best|last|N",
             help="Which one plays: best is the one that the run's own evaluations scored highest, by its "
-            "evaluation.judge; N a number of env steps.",
-            show_default=_DEFAULT_CHECKPOINT,
+            f"evaluation.judge; N a number of env steps. Default: {_DEFAULT_CHECKPOINT}.",
         ),
     ] = None,
     episodes: Annotated[
@@ -39,8 +38,8 @@ def evaluate(
         typer.Option(
             "--episodes",
             min=1,
-            help="How many fresh episodes at least, of each run and player; up to 8 environments play as many each.",
-            show_default=str(_DEFAULT_EPISODES),
+            help="How many fresh episodes at least, of each run and player; up to 8 environments play as many each. "
+            f"Default: {_DEFAULT_EPISODES}.",
         ),
     ] = None,
     seed: Annotated[
@@ -48,8 +47,7 @@ def evaluate(
         typer.Option(
             "--seed",
             min=0,
-            help="First seed of the games; keep it apart from training's.",
-            show_default=str(_DEFAULT_SEED),
+            help=f"First seed of the games; keep it apart from training's. Default: {_DEFAULT_SEED}.",
         ),
     ] = None,
     against: Annotated[

@@ -30,6 +30,7 @@ from onibi.platform.history import ENV_STEPS, Row, column, series
 _BLUE, _ORANGE, _GREEN, _VIOLET, _GREY = "#0072B2", "#D55E00", "#009E73", "#8E5A9B", "#5F6770"  # told apart by all eyes
 _PANEL_INCHES, _COLUMNS, _DOTS_PER_INCH = (4.6, 2.9), 3, 130
 _SMOOTHED_SHARE = 0.06  # of the points of a training curve go into each point of its bold line
+_KEYS_HEARD = "annotation/keys"
 _CSV_COLUMNS = ("key", "label", "paid", "sightings", "score", "annotator", "example", "reply")
 
 
@@ -47,6 +48,7 @@ class _Panel:
     title: str
     lines: tuple[_Line, ...]
     share: bool = False
+    of_captions: bool = False  # says nothing of a run that hears none
 
 
 _PANELS = (
@@ -71,18 +73,21 @@ _PANELS = (
             _Line("actors/intrinsic_return", "while training", _BLUE),
             _Line("intrinsic_return_mean", "evaluated", _ORANGE, evaluated=True),
         ),
+        of_captions=True,
     ),
     _Panel(
         "Rows whose captions are labelled",
         (_Line("learner/labelled_share", "labelled", _GREEN, noisy=False),),
         share=True,
+        of_captions=True,
     ),
     _Panel(
         "Caption keys",
         (
-            _Line("annotation/keys", "met", _GREY, noisy=False),
+            _Line(_KEYS_HEARD, "met", _GREY, noisy=False),
             _Line("annotation/keys_labelled", "labelled", _GREEN, noisy=False),
         ),
+        of_captions=True,
     ),
     _Panel("Loss", (_Line("learner/loss", "loss", _VIOLET),)),
     _Panel("Mean Q", (_Line("learner/q_mean", "Q", _VIOLET),)),
@@ -100,10 +105,13 @@ def learning_curve_png(history: Sequence[Row], evaluations: Sequence[Row], path:
             ``intrinsic_return_mean``, ``returns``.
         path: the file to write.
         title: over all panels.
-    Returns: False, with no file written, where there is nothing to draw yet. A panel without figures is left out.
+    Returns: False, with no file written, where there is nothing to draw yet. A panel without figures is left out, and
+        those of captions where none was heard.
     Raises: OSError where the file cannot be written.
     """
-    panels = [panel for panel in _PANELS if any(len(_points(line, history, evaluations)[0]) for line in panel.lines)]
+    heard = bool((series(history, _KEYS_HEARD, ENV_STEPS)[1] > 0).any())
+    drawable = [panel for panel in _PANELS if heard or not panel.of_captions]
+    panels = [panel for panel in drawable if any(len(_points(line, history, evaluations)[0]) for line in panel.lines)]
     if not panels:
         return False
     rows = math.ceil(len(panels) / _COLUMNS)
@@ -142,8 +150,13 @@ def captions_csv(rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] | N
     write_durably(path, buffer.getvalue().encode())
 
 
-def captions_table(rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] | None, limit: int) -> Table:
-    """The ``limit`` best-paid (else most-met) captions for a terminal. They come from outside: no markup is read."""
+def captions_table(
+    rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] | None, limit: int, all_in: Path
+) -> Table:
+    """The ``limit`` best-paid (else most-met) captions for a terminal. They come from outside: no markup is read.
+
+    ``all_in`` is the file that has them all.
+    """
     table = Table(
         title="Captions", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
@@ -160,7 +173,7 @@ def captions_table(rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] |
             Text(row.key),
         )
     if len(rows) > limit:
-        table.caption, table.caption_justify = f"{len(rows) - limit} more in captions.csv", "left"
+        table.caption, table.caption_justify = Text(f"{len(rows) - limit} more in {all_in}"), "left"
     return table
 
 
@@ -309,6 +322,7 @@ def _draw(axis: Axes, panel: _Panel, history: Sequence[Row], evaluations: Sequen
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#9AA2AA")
     axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
+    axis.ticklabel_format(axis="y", useOffset=False)  # "+1.2" over an axis is read as a part of the title
     axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
     axis.set_xlabel("env steps", fontsize=8.5, color="#3A4046")
     axis.margins(x=0.02)

@@ -40,7 +40,7 @@ from onibi.platform.tracking import TrackedRun, open_tracker
 
 log = logging.getLogger(__name__)
 
-_CAPTIONS_SHOWN = 12
+_CAPTIONS_SHOWN, _CAPTIONS_FILE = 12, "captions.csv"
 _TRACKER_SECONDS = 60.0  # for what is left to send at the end
 
 
@@ -79,7 +79,8 @@ class RunResult:
         console = Console(file=io.StringIO(), width=shutil.get_terminal_size((120, 40)).columns)
         with console.capture() as captured:
             if self.captions:
-                console.print(captions_table(self.captions, self.paid, _CAPTIONS_SHOWN))
+                table = self.folder / "artifacts" / _CAPTIONS_FILE
+                console.print(captions_table(self.captions, self.paid, _CAPTIONS_SHOWN, table))
             console.print(summary_table(summary, np.random.default_rng(0)))
         return captured.get().rstrip()
 
@@ -196,10 +197,11 @@ class RunJournal:
             "seconds": seconds,
             "judged": judged,
             "return_mean": float(np.mean(returns)),
-            "intrinsic_return_mean": float(np.mean([episode.intrinsic_return for episode in episodes])),
             "length_mean": float(np.mean([episode.length for episode in episodes])),
             "returns": returns,
         }
+        if self._settings.rewards.intrinsic is not None:
+            row["intrinsic_return_mean"] = float(np.mean([episode.intrinsic_return for episode in episodes]))
         if any("success" in episode.figures for episode in episodes):
             row["success_rate"] = float(np.mean([episode.figures.get("success", 0.0) for episode in episodes]))
         for name in self._settings.rewards.bonuses:  # those that actors pay; a module's is not known by episode
@@ -298,7 +300,7 @@ class RunJournal:
         if learning_curve_png(history, evaluations, curve, title=self._folder.name):
             self._tracker.artifact(curve, "")
         if result.captions:
-            table = self._folder.artifacts / "captions.csv"
+            table = self._folder.artifacts / _CAPTIONS_FILE
             captions_csv(result.captions, result.paid, table)
             self._tracker.artifact(table, "")
         for checkpoint in list_checkpoints(self._folder.checkpoints)[-1:]:

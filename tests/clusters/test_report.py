@@ -6,14 +6,18 @@ import csv
 import io
 import math
 import sys
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from onibi.clusters.report import (
+    _PANELS,
     RunSummary,
+    _draw,
     captions_csv,
     captions_table,
     learning_curve_png,
@@ -72,6 +76,25 @@ def test_the_picture_has_a_panel_for_each_group_of_figures_there(tmp_path):
     assert height_of_four > 1.7 * height
 
 
+def test_a_run_that_hears_no_captions_has_no_panels_of_them(tmp_path):
+    silent = dict.fromkeys(("annotation__keys", "actors__intrinsic_return"), 0.0)
+    sizes = []
+    for heard in (silent, silent | {"annotation__keys": 1.0}):
+        rows = history(learner__loss=1.0, learner__labelled_share=1.0, **heard)
+        assert learning_curve_png(rows, [], tmp_path / "curve.png", "a run")
+        sizes.append(matplotlib.image.imread(tmp_path / "curve.png").shape[1])
+    assert sizes[1] == pytest.approx(3 * sizes[0], abs=3), "the loss alone, and beside it three panels of captions"
+
+
+def test_an_axis_shows_its_numbers_and_no_offset(tmp_path):
+    rows = [{"actors/env_steps": 100.0 * step, "learner/loss": 1.2 + 1e-6 * step} for step in range(9)]
+    figure = Figure()
+    _draw(figure.subplots(), _PANELS[5], rows, [])
+    figure.canvas.draw()
+    assert _PANELS[5].title == "Loss"
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
+
+
 def test_evaluations_change_the_picture_and_the_same_run_gives_the_same_one(tmp_path):
     rows = history(actors__episode_return=0.1)
     pictures = []
@@ -123,10 +146,10 @@ def test_pay_for_another_number_of_captions_is_refused(tmp_path):
 
 def test_the_table_shows_the_best_paid_with_their_share_and_reads_no_markup_in_captions():
     rows = [caption("[bold]a key[/bold]", 5_000), caption("b"), caption("c", label="")]
-    text = text_of(captions_table(rows, np.array([3.0, 1.0, 0.0]), 2))
+    text = text_of(captions_table(rows, np.array([3.0, 1.0, 0.0]), 2, Path("runs/a/captions.csv")))
     assert "[bold]a key[/bold]" in text and "75%" in text and "25%" in text and "5.00k" in text
-    assert "1 more in captions.csv" in text
-    assert "not yet" in text_of(captions_table(rows, None, 3))
+    assert "1 more in runs/a/captions.csv" in text
+    assert "not yet" in text_of(captions_table(rows, None, 3, Path("captions.csv")))
 
 
 def summary(tmp_path, **changes) -> RunSummary:

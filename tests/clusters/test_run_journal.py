@@ -47,3 +47,13 @@ def test_an_evaluation_whose_checkpoint_is_gone_is_booked_and_ends_no_run(journa
     journal.evaluate(10, 1.0, EPISODES)
     assert [row["env_steps"] for row in journal.evaluations] == [10]
     assert "no checkpoint of step 10" in caplog.text
+
+
+def test_an_evaluation_tells_the_intrinsic_return_only_where_captions_are_paid(journal, workshop):
+    journal.save(10, CheckpointParts())
+    assert journal.evaluate(10, 1.0, EPISODES)["intrinsic_return_mean"] == 0.0
+    mapping = workshop.settings(captioner={"kind": "none"}, rewards__intrinsic=None)
+    unpaid = RunJournal(create_run(workshop.runs, "plain"), read_settings(RunSettings, mapping), display=False)
+    unpaid.save(10, CheckpointParts())
+    assert "intrinsic_return_mean" not in unpaid.evaluate(10, 1.0, EPISODES)
+    unpaid.abandon()
