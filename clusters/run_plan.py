@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,12 +34,13 @@ from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.remote_policy import Ask, halves_of, remote_policy
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
-from onibi.platform.reward_bounds import value_bounds
 from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION, ROLE_BONUSES = range(6)
+
+log = logging.getLogger(__name__)
 
 
 def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
@@ -165,6 +167,11 @@ class RunPlan:
             eager = replace(learner.acceleration, compile="none", precision="fp32")
             learner = replace(learner, acceleration=eager)
         self._make_learner(learner, "cpu")
+        from onibi.clusters.value_support import coarse_support  # with torch, which the learner has loaded
+
+        coarse = coarse_support(self.settings)
+        if coarse:
+            log.warning("%s", coarse)
 
     def _check_learners(self) -> None:
         learners, envs = self.settings.placement.learners, self.settings.actors.rollout.envs_per_actor
@@ -188,13 +195,15 @@ class RunPlan:
     def _make_learner(self, chosen: Settings, device: str) -> Learner:
         import torch
 
+        from onibi.clusters.value_support import bounds_of_values
+
         settings = self.settings
         torch.manual_seed(settings.seed)  # a user's network may draw from the global generator (dropout)
         owner = load_class(LEARNERS, chosen.kind)  # type: ignore[attr-defined]
         learner: Learner = owner(
             chosen,
             _learners_spec(settings, self.spec),
-            value_bounds=_value_bounds(settings),
+            value_bounds=bounds_of_values(settings),
             seed=role_seed(settings, ROLE_LEARNER),
             device=device,
         )
@@ -382,11 +391,3 @@ def _check_captions(settings: RunSettings, captioner: Captioner, env: Any) -> No
             "null with none), or use an environment that has them: NetHack and MiniHack for nethack, MiniGrid and "
             "BabyAI for minigrid."
         )
-
-
-def _value_bounds(settings: RunSettings) -> tuple[float, float] | None:
-    """Bounds of the discounted return, None where the rewards have none: only a learner that needs them complains."""
-    try:
-        return value_bounds(settings.rewards, settings.learner.discount)  # type: ignore[attr-defined]
-    except ConfigError:
-        return None

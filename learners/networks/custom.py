@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError, SpecError
+from onibi.platform.redaction import without_secrets
 from onibi.platform.spec import ArraySpec
+from onibi.platform.user_code import raised_at
 
 _PROBE_ROWS = 2
 _EXAMPLE = "my_package.networks:MyEncoder"
@@ -80,10 +82,10 @@ def _make(settings: CustomNetworkSettings, observation: tuple[ArraySpec, ...]) -
         ) from error
     try:
         module = maker(observation, **settings.arguments)
-    except TypeError as error:
+    except Exception as error:  # what a user's code may raise is not ours to list
         raise ConfigError(
-            f"{where}: {error}. It is called with the observation's ArraySpecs and learner.network.arguments "
-            f"{settings.arguments}."
+            f"{where} raised {type(error).__name__}: {error}{raised_at(error)}. It is called with the observation's "
+            f"ArraySpecs and learner.network.arguments {without_secrets(settings.arguments)}."
         ) from error
     if not isinstance(module, nn.Module):
         raise ConfigError(f"{where} made a {type(module).__name__}; expected a torch.nn.Module.")
@@ -96,11 +98,11 @@ def _probe(module: nn.Module, path: str, observation: tuple[ArraySpec, ...]) -> 
     try:
         with torch.no_grad():
             features = module.eval()(zeros)
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except Exception as error:
         leaves = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in observation)
         raise SpecError(
-            f"learner.network.path={path}: forward failed: {type(error).__name__}: {error}. It got a dict of {leaves}, "
-            f"each with {_PROBE_ROWS} rows in front."
+            f"learner.network.path={path}: forward raised {type(error).__name__}: {error}{raised_at(error)}. It got a "
+            f"dict of {leaves}, each with {_PROBE_ROWS} rows in front."
         ) from error
     finally:
         module.train(training)

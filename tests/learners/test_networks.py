@@ -212,6 +212,10 @@ class Good(nn.Module):
     def forward(self, observation):
         return self.layer(observation["observation"])
 
+class Raises(Good):
+    def __init__(self, observation):
+        raise OverflowError("too much")
+
 class NoVector(Good):
     def forward(self, observation):
         return super().forward(observation)[0]
@@ -248,6 +252,7 @@ def test_a_users_module_is_found_by_its_path_and_takes_arguments(specs, make_obs
     [
         ("Missing", {}, ConfigError, "has no attribute 'Missing'"),
         ("Good", {"height": 1}, ConfigError, "unexpected keyword argument 'height'"),
+        ("Raises", {}, ConfigError, r"raised OverflowError: too much \(.*own_networks_of_test.py:\d+\)"),
         ("no_module", {}, ConfigError, "made a int"),
         ("NoVector", {}, SpecError, r"returned torch.float32 \[3\]"),
         ("WrongLeaf", {}, SpecError, "KeyError: 'pixels'.*observation float32"),
