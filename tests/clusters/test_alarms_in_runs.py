@@ -65,7 +65,9 @@ def test_a_judge_of_deeds_raises_no_alarm_and_the_ends_are_told(listening, works
     assert up(workshop.history()) <= {"one_key"}, "a random walk mostly enters the first room"
     assert result.figures["rewards/heard_share"] == 0
     assert result.figures["rewards/new_keys_per_episode"] > 0
-    assert result.figures["rewards/discounted_total_of_failure"] >= 0
+    # Who fails has entered fewer rooms: 0.11 to 0.14 against 1.17 to 1.19, seen with three seeds.
+    failure, success = (result.figures[f"rewards/discounted_total_of_{end}"] for end in ("failure", "success"))
+    assert 0.0 < failure < 0.5 * success
 
 
 def test_one_key_that_pays_alone_raises_its_alarm_and_a_run_without_pay_has_none(listening, workshop):
@@ -103,7 +105,8 @@ def test_explain_tells_the_best_paid_captions_with_their_judge_and_the_alarms(li
     assert [(alarm["name"], alarm["is_up"]) for alarm in told["alarms"]] == [("one_key", True)]
     assert told["goals"] == ["Walk on."]
     shown = explained(workshop)
-    for text in ("You bump into the wall.", "rule 1: a mistake", "ALARM one_key is up", "more: --limit N", "100%"):
+    alarm = "ALARM one_key is up: most pay for one key (in "
+    for text in ("You bump into the wall.", "rule 1: a mistake", alarm, "more: --limit N", "100%"):
         assert text in shown
 
 

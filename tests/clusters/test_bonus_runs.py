@@ -60,6 +60,12 @@ def figures(workshop, name="run"):
     return {key: value for row in workshop.history(name) for key, value in row.items()}
 
 
+def highest_figures(workshop, name="run"):
+    """The highest value of each metric."""
+    rows = workshop.history(name)
+    return {key: max(row[key] for row in rows if key in row) for key in {key for row in rows for key in row}}
+
+
 @pytest.mark.parametrize(
     "learner", ["dqn", pytest.param("r2d2", marks=pytest.mark.slow), pytest.param("appo", marks=pytest.mark.slow)]
 )
@@ -69,15 +75,11 @@ def test_a_run_with_every_bonus_pays_and_learns_and_repeats_bit_for_bit(workshop
         limiter = {"replay__limiter": {"samples_per_insert": 1}} if learner == "appo" else {}
         workshop.train(name, rewards=REWARDS, learner=LEARNERS[learner], budget__max_env_steps=400, **limiter)
     assert_equal(tensors_of(workshop), tensors_of(workshop, names[-1]))
-    last = figures(workshop)
+    last, highest = figures(workshop), highest_figures(workshop)
     for name in BONUSES:
-        assert last[f"learner/reward_{name}"] >= 0.0, name
+        assert highest[f"learner/reward_{name}"] > 0.0, name
         assert 0.0 <= last[f"learner/reward_clipped_share/{name}"] <= 1.0
-    assert last["learner/reward_seen"] > 0
-    assert last["learner/reward_seen_in_run"] > 0
-    assert last["learner/reward_heard_in_run"] > 0
-    assert last["learner/reward_noveld"] > 0
-    assert last["learner/reward_product/intrinsic-rnd"] >= 0
+    assert highest["learner/reward_product/intrinsic-rnd"] > 0.0
     assert last["learner/coefficient/rnd"] < 0.1
     assert last["bonus/rnd_steps"] >= 400 // 32 - 2
     assert last["bonus/e3b_lost_rows"] == 0

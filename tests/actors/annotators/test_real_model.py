@@ -76,7 +76,7 @@ def judge(address, tmp_path):
 
 
 def check(annotator, labels, requests):
-    """What must hold of any model's labels."""
+    """What must hold of any model's labels. Returns: those that could be read."""
     assert sorted(label.key_text for label in labels) == sorted(request.key_text for request in requests)
     for label in labels:
         assert label.tokens > 0 and label.latency_seconds > 0 and label.reply
@@ -84,7 +84,9 @@ def check(annotator, labels, requests):
     figures = annotator.statistics()
     assert figures["failures"] == 0 and figures["healthy"] == 1
     assert figures["tokens"] == sum(label.tokens for label in labels)
-    assert figures["invalid"] == sum(label.value == LabelValue.INVALID for label in labels)
+    readable = [label for label in labels if label.value != LabelValue.INVALID]
+    assert figures["invalid"] == len(labels) - len(readable)
+    return readable
 
 
 @pytest.mark.parametrize("per_request", [1, 3])
@@ -109,10 +111,27 @@ def test_log_probabilities_give_scores_between_the_ends(judge, ask_of):
     assert all("of a share of" in label.reply for label in labels if label.value != LabelValue.INVALID)
 
 
-def test_plain_text_is_read_or_invalid(judge, ask_of):
+def test_prose_is_no_answer_and_invalid_with_what_was_said(judge, ask_of):
+    """What this model writes of itself: the caption again, and prose about it."""
     annotator = judge(answer="text", reply_tokens=12)
     requests = ask_of(*TEXTS[:2])
-    check(annotator, list(annotator.annotate(requests, annotator.goal)), requests)
+    labels = list(annotator.annotate(requests, annotator.goal))
+    assert check(annotator, labels, requests) == []
+    for label in labels:
+        said, _, reason = label.reply.partition(" [unreadable: ")
+        assert len(said.split()) > 2 and reason, label.reply
+
+
+@pytest.mark.parametrize("per_request", [1, 2])
+def test_plain_lines_are_read_where_the_server_holds_the_model_to_them(per_request, judge, ask_of):
+    lines = " ".join(f'"{number}: " word "\\n"' for number in range(1, per_request + 1))
+    grammar = f'root ::= {lines}\nword ::= "helpful" | "unhelpful"'
+    annotator = judge(answer="text", captions_per_request=per_request, extra_body={"grammar": grammar})
+    requests = ask_of(*TEXTS[:2])
+    labels = list(annotator.annotate(requests, annotator.goal))
+    assert len(check(annotator, labels, requests)) == 2
+    for label in labels:
+        assert label.reply.split()[1:] == [label.value.value], label.reply
 
 
 @pytest.mark.slow
@@ -120,7 +139,7 @@ def test_completions_and_pairs_are_served_too(judge, ask_of):
     annotator = judge(answer="log_probabilities", api="completion", least_word_share=0.001)
     requests = ask_of(*TEXTS[:2])
     labels = list(annotator.annotate(requests, annotator.goal))
-    check(annotator, labels, requests)
+    assert check(annotator, labels, requests), "some of a completion's words can be read"
     first, second = requests
     chat = judge(answer="json")
     (preference,) = chat.prefer([PairRequest(first=first, second=second)], chat.goal)
