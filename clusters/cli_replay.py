@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, progress_bar, told
+from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, progress_bar, told, wide_console
 
 if TYPE_CHECKING:
     from onibi.platform.replay.datasets.log_summary import LogSummary
@@ -145,9 +145,9 @@ def query_log(
 ) -> None:
     """Ask a log by SQL (DuckDB). Only reads, and reads nothing but the views.
 
-    Views: rows (lane, generation and the run's columns), captions, episodes, and where the run has any, labels and
-    texts (of Text columns, which hold hashes). Names
-    with a dot need quotes; columns of a fixed size are arrays, counted from 1.
+    Views: rows (lane, generation and the run's columns), captions, episodes, texts (of Text columns, which hold
+    hashes), and where the run has any, labels. Names with a dot need quotes, as those of a Dict observation have;
+    columns of a fixed size are arrays, counted from 1.
 
     Examples:
 
@@ -218,15 +218,16 @@ def _views(runs_folder: Path, name: str, *, live: bool) -> dict[str, Any]:
     from onibi.platform.replay.datasets import sql_query
     from onibi.platform.replay.datasets.live_ring import live_rows
     from onibi.platform.replay.datasets.log_location import find_log
+    from onibi.platform.replay.text_table import TextTable
     from onibi.platform.run_folder import find_run
 
     if live:
         run = find_run(runs_folder, name)
         views = {"rows": live_rows(run), **sql_query.checkpoint_views(run.checkpoints)}
         try:
-            return {**views, **sql_query.text_views(find_log(runs_folder, name).open())}
+            return {**views, "texts": find_log(runs_folder, name).open().texts()}
         except (ConfigError, ReplayError):  # the log is off, or nothing of it is sealed yet
-            return views
+            return {**views, "texts": TextTable().to_arrow()}
     named = find_log(runs_folder, name)
     log = named.open()
     _refuse_empty(log)
@@ -277,7 +278,6 @@ def _print_transfer(transfer: Transfer) -> None:
 
 
 def _print_summary(summary: LogSummary) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     def told_figure(value: float | None, form: str = ",") -> str:
@@ -304,14 +304,14 @@ def _print_summary(summary: LogSummary) -> None:
         "torn files": ", ".join(summary.torn) or "none",
         "damaged manifests": ", ".join(summary.unreadable) or "none",
     }
-    console = Console()
+    console = wide_console()
     head = Table(show_header=False, box=None)
     for name, text in figures.items():
         head.add_row(name, text)
     console.print(head)
     columns = Table()
     for name in ("column", "dtype", "shape", "unit", "bounds"):
-        columns.add_column(name, overflow="fold")
+        columns.add_column(name, overflow="fold", no_wrap=name == "column")
     for column in summary.columns:
         shape = " × ".join(map(str, column.shape))
         bounds = "" if column.low is None or column.high is None else f"{column.low:g} to {column.high:g}"
@@ -321,23 +321,31 @@ def _print_summary(summary: LogSummary) -> None:
 
 
 def _print_rows(schema: Any, batches: Any, limit: int) -> None:
-    from rich.console import Console
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    from onibi.platform.replay.datasets.query_output import cell, limited
+    from onibi.platform.replay.datasets.query_output import cell, fitting_columns, limited
 
+    rows = [
+        [cell(value, _CELL_WIDTH) for value in values]
+        for batch in limited(batches, limit + 1)
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    ]
+    shown = rows[:limit]
+    widths = [3 + max(map(cell_len, column)) for column in zip(schema.names, *shown, strict=True)]  # 3: its borders
+    console = wide_console()
+    if not console.is_terminal:
+        console.width = sum(widths) + 1
+    fitting = fitting_columns(widths, console.width - 1)
     table = Table()
-    for name in schema.names:
-        table.add_column(Text(name))
-    shown = 0
-    more = False
-    for batch in limited(batches, limit + 1):
-        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            more = shown == limit
-            if more:
-                break
-            table.add_row(*(Text(cell(value, _CELL_WIDTH)) for value in values))
-            shown += 1
-    Console().print(table)
-    print(f"the first {shown} rows; --limit shows more" if more else "1 row" if shown == 1 else f"{shown} rows")
+    for place in fitting:
+        table.add_column(Text(schema.names[place]), no_wrap=True)
+    for row in shown:
+        table.add_row(*(Text(row[place]) for place in fitting))
+    console.print(table)
+    if len(fitting) < len(widths):
+        left_out = ", ".join(name for place, name in enumerate(schema.names) if place not in fitting)
+        print(f"columns that do not fit beside these: {left_out}; select fewer, or take --format csv")
+    more = len(rows) > limit
+    print(f"the first {limit} rows; --limit shows more" if more else "1 row" if len(rows) == 1 else f"{len(rows)} rows")

@@ -117,6 +117,30 @@ def test_the_same_question_is_answered_in_four_forms(onibi, log, tmp_path):
     assert "the first 3 rows; --limit shows more" in out
 
 
+def test_a_table_is_whole_where_it_goes_to_a_file_and_names_what_it_leaves_out_on_a_terminal(onibi, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = onibi("query", "corridor", "select * from rows", "--limit", "2")
+    assert code == 0
+    for name in ("generation", "caption_count", "policy_version", "observation.caption_counts"):
+        assert name in out
+    assert "do not fit" not in out
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    code, out, _ = onibi("query", "corridor", "select * from rows", "--limit", "2")
+    table, _, note = out.partition("columns that do not fit beside these: ")
+    assert "generation" in table
+    assert "observation.caption_counts" in note
+    assert "…" not in table.partition("generation")[0]
+    plain = re.sub("\x1b[^m]*m", "", table)
+    assert max(map(len, plain.splitlines())) <= 60
+
+
+def test_info_breaks_no_column_name(onibi, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for forced in ("", "1"):
+        monkeypatch.setenv("FORCE_COLOR", forced)
+        assert "observation.caption_counts" in onibi("info", "corridor")[1]
+
+
 def test_labels_of_the_run_join_its_captions(onibi, log):
     sql = """
         select value, count(distinct key_text) as keys from labels

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -100,13 +100,33 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
+def fitting_columns(widths: Sequence[int], room: int) -> list[int]:
+    """Which columns of a table stand in a line, from the left; one that does not fit makes place for the next.
+
+    Args:
+        widths: of each column, its borders included.
+        room: of the line.
+    Returns: places of the columns, rising; the first one in any case.
+    """
+    chosen, left = [0], room - widths[0]
+    for place, width in enumerate(widths[1:], start=1):
+        if width <= left:
+            chosen.append(place)
+            left -= width
+    return chosen
+
+
 def cell(value: Any, width: int) -> str:
-    """A value for a table on a terminal: floats short, long lists with their length."""
+    """A value for a table on a terminal: floats short, of long lists the first items and their length."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        shown = ", ".join(cell(item, width) for item in value[:8])
-        return f"[{shown}, … {len(value)}]" if len(value) > 8 else f"[{shown}]"
+        for most in (8, 3, 1):
+            shown = ", ".join(cell(item, width) for item in value[:most])
+            text = f"[{shown}, … {len(value)}]" if len(value) > most else f"[{shown}]"
+            if len(text) <= width:
+                break
+        return text
     text = "" if value is None else str(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 

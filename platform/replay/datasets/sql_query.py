@@ -14,7 +14,6 @@ from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.row_table import rows_schema
-from onibi.platform.replay.text_table import text_columns
 
 Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""
@@ -24,7 +23,7 @@ T = TypeVar("T")
 
 
 def log_views(log: ReplayLog) -> dict[str, Any]:
-    """``rows``, ``captions`` and ``episodes`` of a log, and ``texts`` where it has Text columns.
+    """``rows``, ``captions``, ``episodes`` and ``texts`` of a log, the last one empty where it has no Text columns.
 
     Raises: ReplayError, SegmentError.
     """
@@ -37,13 +36,7 @@ def log_views(log: ReplayLog) -> dict[str, Any]:
         format="ipc",
         filesystem=log.filesystem,
     )
-    views = {"rows": rows, "captions": log.captions(), "episodes": log.episodes()}
-    return views | text_views(log)
-
-
-def text_views(log: ReplayLog) -> dict[str, Any]:
-    """``texts``: what the hashes in the Text columns stand for; nothing where there are none. Raises: SegmentError."""
-    return {"texts": log.texts()} if text_columns(log.spec) else {}
+    return {"rows": rows, "captions": log.captions(), "episodes": log.episodes(), "texts": log.texts()}
 
 
 def widened(schema: pa.Schema) -> pa.Schema:

@@ -13,7 +13,15 @@ import pyarrow as pa
 import pytest
 
 from onibi.platform.errors import ConfigError
-from onibi.platform.replay.datasets.query_output import cell, limited, write_arrow, write_csv, write_file, write_json
+from onibi.platform.replay.datasets.query_output import (
+    cell,
+    fitting_columns,
+    limited,
+    write_arrow,
+    write_csv,
+    write_file,
+    write_json,
+)
 from onibi.platform.replay.datasets.sql_query import log_views, query
 from onibi.platform.replay.log.log_reader import ReplayLog
 
@@ -153,6 +161,18 @@ def test_a_long_value_is_shortened_for_the_screen():
     assert cell([1, 2], 40) == "[1, 2]"
     assert cell(list(range(20)), 40).endswith("… 20]")
     assert len(cell("x" * 100, 40)) == 40
+
+
+@pytest.mark.parametrize(
+    ("widths", "room", "places"),
+    [([4, 4, 4], 12, [0, 1, 2]), ([4, 4, 4], 11, [0, 1]), ([4, 60, 4], 20, [0, 2]), ([60, 4], 20, [0]), ([9], 3, [0])],
+)
+def test_a_column_that_does_not_fit_makes_place_for_those_behind_it(widths, room, places):
+    assert fitting_columns(widths, room) == places
+
+
+def test_a_log_without_text_columns_has_an_empty_view_of_texts(kept):
+    assert answer(kept, "select count(*) as words from texts") == [{"words": 0}]
 
 
 def test_columns_of_one_name_all_come_out_in_json():
