@@ -13,7 +13,7 @@ from rich.table import Table
 
 from onibi.actors.annotators.auto import without_auto
 from onibi.actors.annotators.registry import ANNOTATORS
-from onibi.clusters.figures import UNKNOWN, share_text
+from onibi.clusters.figures import UNKNOWN, count_text, share_text
 from onibi.clusters.judged_captions import SHIPPED, JudgedCaption, read_judged_captions
 from onibi.platform.annotator import AnnotationRequest, Annotator
 from onibi.platform.captions import KeyIndex, text_hash
@@ -102,7 +102,7 @@ def benchmark_table(rows: Sequence[BenchmarkRow]) -> Table:
             _estimate_text(scores.precision),
             _estimate_text(scores.recall),
             share_text(scores.unlabelled_share),
-            f"{speed:,.1f}" if math.isfinite(speed) else UNKNOWN,
+            count_text(speed),
             f"{row.tokens:,}",
             f"{row.cost:,.4f}" if row.cost else "0",
         )

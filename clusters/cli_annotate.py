@@ -143,7 +143,7 @@ def annotate(
         try:
             work = _work(captions, judge, opened, pairs, votes, seed)
             expected = caption_annotation.estimate(judge, work)
-            print(_plan_text(captions, judge, work, expected, pairs))
+            print(_plan_text(captions, judge, work, expected, pairs, only_estimate=only_estimate))
             if only_estimate:
                 return
             outcome = _carry_out(judge, work, opened, patience) if work.items else None
@@ -228,7 +228,13 @@ def _work(
 
 
 def _plan_text(
-    captions: StoredCaptions, judge: Annotator, work: Work, expected: AnnotationEstimate, pairs: int | None
+    captions: StoredCaptions,
+    judge: Annotator,
+    work: Work,
+    expected: AnnotationEstimate,
+    pairs: int | None,
+    *,
+    only_estimate: bool,
 ) -> str:
     what = "labels" if pairs is None else "pairs"
     lines = [
@@ -242,7 +248,7 @@ def _plan_text(
             f"  at most {expected.calls:,} calls, {expected.prompt_tokens:,} tokens of prompts and "
             f"{expected.reply_tokens:,} of replies{money}"
         )
-    else:
+    elif only_estimate:
         lines.append("  no calls of a server, no tokens, no money")
     return "\n".join(lines)
 

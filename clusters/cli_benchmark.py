@@ -23,8 +23,10 @@ def show_benchmark(
     with _progress() as show:
         rows = run_benchmark(kind, settings, goals, captions=chosen, limit=limit, seed=seed, on_progress=show)
     wide_console().print(benchmark_table(rows))
-    for row in rows:
-        print(f"{row.goal}: asked {row.asked_goal!r}; first label after {row.first_seconds:.1f} s")
+    for asked in dict.fromkeys(row.asked_goal for row in rows):  # a lexicon is asked one goal of its own each time
+        these = [row for row in rows if row.asked_goal == asked]
+        first = ", ".join(f"{row.first_seconds:.1f} s" for row in these)
+        print(f"{', '.join(row.goal for row in these)}: asked {asked!r}; first label after {first}")
 
 
 @contextmanager

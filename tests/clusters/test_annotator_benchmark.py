@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import sys
 
 import numpy as np
@@ -228,6 +229,15 @@ def test_the_command_prints_a_row_for_each_goal(small):
     assert "loot: asked 'Find gold and gems.'" in shown
     assert "fight: asked 'Kill it.'" in shown
     assert "AUC" in shown
+
+
+def test_one_goal_that_is_asked_for_all_is_told_once(small):
+    code, shown = annotate("--benchmark", "--annotator", "lexicon", "--captions", str(small))
+    assert code == 0
+    assert shown.count("Make progress") == 1, shown
+    assert re.search(
+        r"^loot, fight: asked 'Make progress.*'; first label after \d+\.\d s, \d+\.\d s$", shown, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_an_estimate_tells_what_is_left_and_asks_nobody(invoke, table):
     assert "no calls of a server" in told
     assert "Verdicts" not in told
     assert AnnotationTable(table).labels() == []
+    assert "no calls of a server" not in invoke("stored", "--annotator", "similarity", "--set", GOAL)
 
 
 def test_labels_of_a_stored_run_pay_an_agent(workshop, invoke, tmp_path):
