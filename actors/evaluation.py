@@ -15,6 +15,7 @@ from onibi.platform.captions import CaptionTable
 from onibi.platform.config import Settings
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import EpisodeStatistics, Fragment
+from onibi.platform.number_ranges import Count, Probability
 from onibi.platform.policy import Policy, PolicyStep, Weights
 from onibi.platform.random_actions import random_actions
 from onibi.platform.reward_table import RewardTable
@@ -28,19 +29,11 @@ class EvaluationSettings(Settings):
     Every lane plays the same number of episodes: with "the first N that finish" short episodes would count too often.
     """
 
-    period_env_steps: int | None = 25_000  # null: only at the end of the run
-    episodes: int = 20
-    envs: int = 4  # lanes that play together
-    epsilon: float = 0.0  # share of random actions; greedy NetHack players can stand at a wall for ever
+    period_env_steps: Count | None = 25_000  # null: only at the end of the run
+    episodes: Count = 20
+    envs: Count = 4  # lanes that play together
+    epsilon: Probability = 0.0  # share of random actions; greedy NetHack players can stand at a wall for ever
     judge: Literal["episode_return", "success", "intrinsic_return"] = "episode_return"  # what "best" means
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.envs < 1:
-            raise ValueError(f"episodes is {self.episodes} and envs {self.envs}; allowed: 1 or more")
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise ValueError(f"epsilon is {self.epsilon}; allowed: 0 to 1")
-        if self.period_env_steps is not None and self.period_env_steps < 1:
-            raise ValueError(f"period_env_steps is {self.period_env_steps}; allowed: 1 or more, or null")
 
 
 @dataclass(frozen=True)

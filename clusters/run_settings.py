@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from onibi.actors.annotators.auto import without_auto
 from onibi.actors.annotators.registry import ANNOTATORS
@@ -18,77 +21,66 @@ from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.annotation_settings import AnnotationSettings
 from onibi.platform.config import Settings, selected, selected_each
 from onibi.platform.hack_alarms import AlarmSettings
+from onibi.platform.number_ranges import Count, NotNegative, Positive
 from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_writer import LogSettings
 from onibi.platform.reward_settings import RewardSettings
 from onibi.platform.tracking import TrackingSettings
 
+ActorCount = Annotated[int, Field(ge=1, le=4096)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSettings(Settings):
     """When a run ends: at whichever limit comes first. null stands for no limit; one of the two must be set."""
 
-    max_env_steps: int | None = None
-    max_seconds: float | None = 300.0  # of training, start-up not counted; a resumed run goes on counting
+    max_env_steps: Count | None = None
+    max_seconds: Positive | None = 300.0  # of training, start-up not counted; a resumed run goes on counting
     # Without a new row or update, until the run is given up as stuck, which it warns of after a minute; null: never.
     # More than a fragment of slow environments or a compilation takes. A serial run never gives up.
-    patience_seconds: float | None = 1_800.0
+    patience_seconds: Positive | None = 1_800.0
 
     def __post_init__(self) -> None:
         if self.max_env_steps is None and self.max_seconds is None:
             raise ValueError("max_env_steps and max_seconds are both null; set one, or the run would never end")
-        for name in ("max_env_steps", "max_seconds", "patience_seconds"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; allowed: above 0, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings(Settings):
     """When a checkpoint is written besides those at evaluations and at the end."""
 
-    period_seconds: float = 60.0
-    keep_last: int = 3  # the one named best is kept besides
-
-    def __post_init__(self) -> None:
-        if not self.period_seconds > 0:
-            raise ValueError(f"period_seconds is {self.period_seconds}; allowed: above 0")
-        if self.keep_last < 1:
-            raise ValueError(f"keep_last is {self.keep_last}; allowed: 1 or more")
+    period_seconds: Positive = 60.0
+    keep_last: Count = 3  # the one named best is kept besides
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySettings(Settings):
     """The hot ring, and the log of all rows on disk."""
 
-    capacity_rows: int = 200_000  # over all lanes; in the ring
+    capacity_rows: Count = 200_000  # over all lanes; in the ring
     folder: str = "/dev/shm"  # a memory file system; on a disk the ring may be larger than memory, and is slower
-    max_actors: int | None = None  # that have lanes in the ring at once; null: actors.count. Others wait for lanes
-    lane_timeout_seconds: float = 60.0  # silence of an actor after which one that waits takes its lanes
+    # That have lanes in the ring at once; null: actors.count. Others wait for lanes.
+    max_actors: ActorCount | None = None
+    lane_timeout_seconds: Positive = 60.0  # silence of an actor after which one that waits takes its lanes
     limiter: LimiterSettings = field(default_factory=LimiterSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
-        if self.capacity_rows < 1:
-            raise ValueError(f"capacity_rows is {self.capacity_rows}; allowed: 1 or more")
         if not self.folder:
             raise ValueError("folder is empty; allowed: a folder, best on a memory file system as /dev/shm")
-        if self.max_actors is not None and not 1 <= self.max_actors <= 4096:
-            raise ValueError(f"max_actors is {self.max_actors}; allowed: 1 to 4096, or null for actors.count")
-        if not self.lane_timeout_seconds > 0:
-            raise ValueError(f"lane_timeout_seconds is {self.lane_timeout_seconds}; allowed: above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacementSettings(Settings):
     """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores (contracts §10)."""
 
-    rollout_cpus: float = 0.5  # of each rollout actor
-    learners: int = 1  # processes that make each update together, on a batch each; on the shard's node
-    learner_cpus: float = 0.5  # of each learner
-    learner_gpus: float = 0.0  # likewise
-    learner_threads: int = 1  # torch threads of a learner
+    rollout_cpus: NotNegative = 0.5  # of each rollout actor
+    # Processes that make each update together, on a batch each; on the shard's node.
+    learners: Annotated[int, Field(ge=1, le=DrawnWord.LEARNERS)] = 1
+    learner_cpus: NotNegative = 0.5  # of each learner
+    learner_gpus: NotNegative = 0.0  # likewise
+    learner_threads: Count = 1  # torch threads of a learner
     # A process that computes the forward passes of all rollout actors; null: each computes its own. For large networks
     # on a GPU; a serial run does without.
     inference: InferenceSettings | None = None
@@ -96,13 +88,6 @@ class PlacementSettings(Settings):
     learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
 
     def __post_init__(self) -> None:
-        for name in ("rollout_cpus", "learner_cpus", "learner_gpus"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
-        if not 1 <= self.learners <= DrawnWord.LEARNERS:
-            raise ValueError(f"learners is {self.learners}; allowed: 1 to {DrawnWord.LEARNERS}")
-        if self.learner_threads < 1:
-            raise ValueError(f"learner_threads is {self.learner_threads}; allowed: 1 or more")
         for name in ("rollout_resources", "learner_resources"):
             for resource, amount in getattr(self, name).items():
                 if resource in ("CPU", "GPU", "memory", "object_store_memory") or amount < 0:
@@ -113,22 +98,16 @@ class PlacementSettings(Settings):
 class ActorsSettings(Settings):
     """The rollout actors."""
 
-    count: int = 2
+    count: ActorCount = 2
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
-    fragments_in_flight: int = 2  # of one actor; it waits when the shard has not taken the oldest
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= 4096:
-            raise ValueError(f"count is {self.count}; allowed: 1 to 4096")
-        if self.fragments_in_flight < 1:
-            raise ValueError(f"fragments_in_flight is {self.fragments_in_flight}; allowed: 1 or more")
+    fragments_in_flight: Count = 2  # of one actor; it waits when the shard has not taken the oldest
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
     """Everything that defines a run; written resolved to its ``config.yaml``."""
 
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0)] = 1
     environment: EnvironmentSettings
     view: Settings = selected(VIEWS, "leaves")
     frame_stack: FrameStackSettings = field(default_factory=FrameStackSettings)
@@ -149,8 +128,6 @@ class RunSettings(Settings):
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; allowed: 0 or more")
         first: str = self.annotator.kind  # type: ignore[attr-defined]
         for name in self.annotators:
             if not re.fullmatch(r"[\w.-]+", name) or name == first:

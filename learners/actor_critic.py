@@ -22,7 +22,6 @@ from onibi.learners.actor_critic_policy import (
 )
 from onibi.learners.actor_critic_targets import SlabSteps, Targets
 from onibi.learners.device_copies import DeviceCopies
-from onibi.learners.exploration import Probability
 from onibi.learners.gradient_step import GradientStep, StepResult
 from onibi.learners.learner import ReplayNeeds
 from onibi.learners.loss_program import Inputs
@@ -35,6 +34,7 @@ from onibi.learners.support import SupportSettings
 from onibi.learners.value_losses import BINNED_LOSSES, ScalarLossName, build_value_head, check_loss_options
 from onibi.platform.config import Settings, selected
 from onibi.platform.errors import CheckpointError
+from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.fifo_sampler import Slab
@@ -43,10 +43,6 @@ from onibi.platform.spec import ArraySpec, ReplaySpec
 OLD_VALUES_COLUMN = "old_values"
 """[B, T] among a slab's rows: V(x) before the slab's first step."""
 _LANE_RETURNS = "reward_normalizer.lane_returns"
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,8 @@ from onibi.learners.actor_critic import (
     OLD_VALUES_COLUMN,
     ActorCritic,
     ActorCriticSettings,
-    Count,
     Evaluation,
     Learnt,
-    Positive,
     actor_critic_needs,
     actor_critic_policy_factory,
     lanes_of,
@@ -52,6 +50,7 @@ from onibi.learners.numpy_gradients.actor_critic_gradient import (
 from onibi.learners.policy_losses import clipped_surrogate, masked_mean, normalised
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.errors import CheckpointError
+from onibi.platform.number_ranges import Count, Positive
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.spec import ReplaySpec

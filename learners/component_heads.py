@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from onibi.learners.exploration import Probability
 from onibi.learners.q_targets import bootstrap_value
 from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.shapes import check_shapes
 from onibi.learners.value_losses import HeadForm, LossTerms, ValueHead, ValueLossName, huber, mse
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Probability
 
 SCALAR_LOSSES = ("mse", "huber")
 """Those whose heads emit one number, so that the sum over heads is read like the mean over quantiles."""

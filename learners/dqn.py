@@ -34,7 +34,7 @@ from onibi.learners.component_heads import (
 )
 from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import q_policy_factory
-from onibi.learners.exploration import ExplorationSettings, Probability
+from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
@@ -47,13 +47,11 @@ from onibi.learners.target_network import TargetFollower, TargetSettings
 from onibi.learners.update_draws import UpdateDraws
 from onibi.learners.value_losses import ValueLossName, build_value_head, check_loss_options, chosen_head_form
 from onibi.platform.config import Settings, selected
+from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ class DqnSettings(Settings):
     support: SupportSettings = field(default_factory=SupportSettings)  # hl_gauss, two_hot and c51
     huber_delta: Positive | None = None  # value units; huber, quantile and iqn; 1 where unset
     quantiles: Annotated[int, Field(ge=2, le=1000)] | None = None  # quantile and iqn; 32 where unset
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    learning_rate: NotNegative = 5e-4
     adam_epsilon: Positive = 1.5e-4
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
     batch_size: Count = 128

@@ -6,16 +6,14 @@ The ladder is Ape-X's (Horgan et al. 2018, arXiv 1803.00933).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Count, NotNegative, Probability
 from onibi.platform.policy import LaneRange, WeightsVersion, updates_of
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +25,13 @@ class ExplorationSettings(Settings):
     """
 
     base: Probability = 0.4
-    alpha: Annotated[float, Field(ge=0)] = 2.0
+    alpha: NotNegative = 2.0
     floor: Probability = 0.0
     # Every lane's ε falls from 1 to its place on the ladder, linearly, over so many updates; null: it stands there.
-    anneal_updates: Annotated[int, Field(ge=1)] | None = None
+    anneal_updates: Count | None = None
     # τ in value units: actions ∝ exp(Q/τ) instead of the greedy one, in evaluation too; 0 is greedy. Without memory a
     # deterministic player of a partially observed game walks into one wall for ever; a softmax one does not.
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    temperature: NotNegative = 0.0
 
 
 class Explorer:

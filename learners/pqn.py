@@ -17,17 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.dqn_policy import q_policy_factory
-from onibi.learners.exploration import ExplorationSettings, Probability
+from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.learner_state import SavedGenerators
 from onibi.learners.loss_program import Inputs, LossProgram
@@ -45,13 +44,11 @@ from onibi.learners.value_losses import (
     chosen_head_form,
 )
 from onibi.platform.config import Settings, selected
+from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import Batch, SlabDraws
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 _ORDER = "rng.order"
 
@@ -70,7 +67,7 @@ class PqnSettings(Settings):
     value_loss: ValueLossName = "hl_gauss"  # of the scalar ones
     support: SupportSettings = field(default_factory=SupportSettings)  # hl_gauss and two_hot
     huber_delta: Positive | None = None  # value units; huber; 1 where unset
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    learning_rate: NotNegative = 5e-4
     adam_epsilon: Positive = 1e-5
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
     exploration: ExplorationSettings = field(default_factory=ExplorationSettings)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from onibi.learners.acceleration import AccelerationSettings
-from onibi.learners.exploration import ExplorationSettings, Probability
+from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.networks.build import NETWORKS, encoder_settings, numpy_form
 from onibi.learners.networks.core_settings import CoreSettings, state_size
 from onibi.learners.r2d2_policy import NumpyRecurrentPolicyFactory, TorchRecurrentPolicyFactory
@@ -23,12 +23,10 @@ from onibi.learners.value_losses import (
     chosen_head_form,
 )
 from onibi.platform.config import Settings, selected
+from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import PrioritySettings
 from onibi.platform.spec import ReplaySpec
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 _SYMLOG = SupportSettings(spacing="symlog")
 
@@ -64,7 +62,7 @@ class R2d2Settings(Settings):
         default_factory=lambda: PrioritySettings(exponent=0.9, importance_exponent=0.6)
     )  # null: uniform draws
     priority_largest_share: Probability = 0.9  # η: priority = η · largest |TD error| + (1 − η) · mean
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    learning_rate: NotNegative = 5e-4
     adam_epsilon: Positive = 1.5e-4
     gradient_norm: Positive = 40.0  # gradients of a larger norm are scaled down to it
     batch_size: Count = 64  # sequences

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
+from onibi.platform.number_ranges import Positive
 
 _AUTO_MARGIN = 0.1
 """Share of the range added at either end: the read-out is biased within two bins of an edge."""
@@ -37,8 +38,8 @@ class SupportSettings(Settings):
     bins: Annotated[int, Field(ge=3, le=1001)] = 51
     spacing: Spacing = "linear"  # symlog: equal widths in sign(x)·ln(1 + |x|), for returns of very different sizes
     # Width of hl_gauss's Gaussian: 0.75 bins where neither is set. Its best size in value units does not hang on bins.
-    sigma_bins: Annotated[float, Field(gt=0)] | None = None  # σ in bin widths
-    sigma_value: Annotated[float, Field(gt=0)] | None = None  # σ in value units
+    sigma_bins: Positive | None = None  # σ in bin widths
+    sigma_value: Positive | None = None  # σ in value units
 
     def __post_init__(self) -> None:
         """Refuse half a range and two widths."""

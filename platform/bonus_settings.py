@@ -12,6 +12,7 @@ from pydantic import Field
 
 from onibi.platform.coefficient import Coefficient, check_coefficient
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Count, NotNegative, Positive
 
 BONUSES = {
     "key_counts": "onibi.platform.bonus_settings:KeyCounts",
@@ -22,9 +23,6 @@ BONUSES = {
 }
 
 Scope = Literal["episodic", "global"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)

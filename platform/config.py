@@ -36,7 +36,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest, whole_where_needed
 from onibi.platform.errors import ConfigError
-from onibi.platform.yaml_document import Document, KeyPath, parse_value
+from onibi.platform.yaml_document import Document, KeyPath, by_line, parse_value
 
 _REGISTRY, _DEFAULT_KIND, _OPTIONAL, _EACH = (
     f"onibi.{name}" for name in ("registry", "default_kind", "optional", "each")
@@ -117,11 +117,11 @@ def read_settings(
         ConfigError: one message with every fault: its place, the value found, what is allowed, the nearest known key.
     """
     document = mapping if isinstance(mapping, Document) else Document(source=source, mapping=dict(mapping))
-    lines: list[str] = []
-    faults: list[_Fault] = []
+    lines, faults = list[str](), list[_Fault]()
     document = _overridden(document, overrides, lines)
     value = _read_section(cls, document.mapping, (), faults)
-    lines += [f"{document.place(fault.path)}: {fault.text}" for fault in faults]
+    told = sorted(((document.place(fault.path), fault.text) for fault in faults), key=lambda each: by_line(each[0]))
+    lines += [f"{place}: {text}" for place, text in told]
     if lines:
         count = f"{len(lines)} faults in the settings" if len(lines) > 1 else "1 fault in the settings"
         raise ConfigError(f"{count}:\n  " + "\n  ".join(lines))

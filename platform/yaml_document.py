@@ -55,6 +55,11 @@ class Document:
         return " with ".join([found[0], ", ".join(found[1:])] if found[1:] else found)
 
 
+def by_line(place: str) -> list[str | int]:
+    """To sort places by: line 10 comes behind line 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", place)]
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own form)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Count
 from onibi.platform.spec import ArraySpec
 
 STATE_COLUMN = "recurrent_state"
@@ -19,7 +18,7 @@ class CoreSettings(Settings):
     """The memory between encoder and head."""
 
     cell: Literal["lstm", "gru"] = "lstm"
-    size: Annotated[int, Field(ge=1)] = 128  # H: features handed to the head; the state has 2 H numbers, H with gru
+    size: Count = 128  # H: features handed to the head; the state has 2 H numbers, H with gru
     layer_norm: bool = False  # LayerNorm of what the head reads; the state itself stays as the cell made it
 
 

@@ -14,22 +14,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from onibi.learners.shapes import check_shapes
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisySettings(Settings):
     """Noise on the weights of the head's layers."""
 
-    sigma: Annotated[float, Field(gt=0)] = 0.5  # σ₀: the layers' deviations start at σ₀/√p, p being their input width
+    sigma: Positive = 0.5  # σ₀: the layers' deviations start at σ₀/√p, p being their input width
 
 
 class NoisyLinear(nn.Linear):

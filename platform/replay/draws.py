@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias
-
-from pydantic import Field
+from typing import Literal, TypeAlias
 
 from onibi.platform.config import Settings
+from onibi.platform.number_ranges import Count, NotNegative, Probability
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.window_gather import EachRow
@@ -16,17 +15,15 @@ from onibi.platform.replay.windows import Windows
 Batch: TypeAlias = Windows | Sequences | Slab
 """What a draw returns: [B, n], [T, B] or [B, T]; see each class for its arrays."""
 
-Exponent = Annotated[float, Field(ge=0, le=1)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrioritySettings(Settings):
     """Draws in proportion to p^exponent, weighed with (N · P)^−importance_exponent (Schaul et al. 2016)."""
 
-    exponent: Annotated[float, Field(ge=0)] = 0.6  # α; 0: uniform
-    importance_exponent: Exponent = 0.4  # β at the first batch
-    importance_exponent_final: Exponent = 1.0  # β after importance_anneal_updates batches
-    importance_anneal_updates: Annotated[int, Field(ge=1)] | None = None  # null: β stays as it is at first
+    exponent: NotNegative = 0.6  # α; 0: uniform
+    importance_exponent: Probability = 0.4  # β at the first batch
+    importance_exponent_final: Probability = 1.0  # β after importance_anneal_updates batches
+    importance_anneal_updates: Count | None = None  # null: β stays as it is at first
 
     def importance_exponent_at(self, batch: int) -> float:
         """β of the batch with this number, counted from 0 over the whole run: linear from the first to the final."""

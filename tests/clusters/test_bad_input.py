@@ -65,7 +65,7 @@ CASES = {
         2,
         ["learner.support", "clip the reward"],
     ),
-    "seed below 0": ({"seed": -1}, 2, ["seed is -1", "0 or more"]),
+    "seed below 0": ({"seed": -1}, 2, ["seed is -1", "at least 0"]),
     "no checkpoint kept": ({"checkpoint.keep_last": 0}, 2, ["checkpoint", "keep_last is 0"]),
     "no time between checkpoints": ({"checkpoint.period_seconds": 0.0}, 2, ["period_seconds is 0.0"]),
     "ring without rows": ({"replay.capacity_rows": 0}, 2, ["capacity_rows is 0"]),

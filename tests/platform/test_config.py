@@ -202,12 +202,20 @@ def test_all_faults_of_file_and_overrides_are_told_at_once():
         "--set nonsense",
         "--set sizes=[1:1",
         "--set log.level=3",
-        "run.yaml:1",
         "--set rate=fast",
+        "run.yaml:1",
         "run.yaml:2",
         "run.yaml:2",
         "run.yaml:3",
     ]
+
+
+def test_faults_are_told_in_the_order_of_their_lines():
+    lines = [f"key_{number}: 1" for number in range(11)]
+    with pytest.raises(ConfigError) as caught:
+        read_settings(RunSettings, parse_document("\n".join([*lines, "seed: x"]), "run.yaml"))
+    places = [line.strip().split(": ")[0] for line in str(caught.value).splitlines()[1:]]
+    assert places == [f"run.yaml:{number}" for number in range(1, 13)]
 
 
 def test_a_section_is_not_built_while_one_of_its_values_is_wrong():
