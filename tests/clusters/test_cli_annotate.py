@@ -76,6 +76,14 @@ def test_an_estimate_tells_what_is_left_and_asks_nobody(invoke, table):
     assert "no calls of a server" not in invoke("stored", "--annotator", "similarity", "--set", GOAL)
 
 
+def test_without_an_annotator_named_a_run_is_judged_by_its_own_and_a_log_by_auto(invoke, stored):
+    told = invoke("stored", "--estimate")
+    assert "captions to judge by all_ones" in told, "the run's lexicon"
+    assert "by nethack" in invoke("stored", "--set", "lexicon=nethack", "--estimate"), "with another setting"
+    (log,) = {path.parent for path in stored.path.rglob("manifest-*.json")}
+    assert "by all_ones" not in invoke(str(log), "--estimate")
+
+
 def test_labels_of_a_stored_run_pay_an_agent(workshop, invoke, tmp_path):
     file = tmp_path / "out" / "labels.parquet"
     arguments = ("stored", "--annotator", "similarity", "--set", GOAL, "--export", file)
