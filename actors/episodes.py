@@ -48,7 +48,8 @@ class EpisodeBook:
         Args:
             lanes: ascending; none is allowed.
             terminated: [E] of that step.
-            infos: of that step; ``infos["episode_figures"]`` becomes the statistics' ``extra``.
+            infos: of that step; ``infos["episode_figures"]`` becomes the statistics' ``extra``. Where no success is
+                among them, that of ``infos["is_success"]`` or ``infos["success"]`` is taken.
             returns: [E] what bonuses paid in each lane's episode; ``return_NAME`` in ``extra``.
         """
         figures = infos.get("episode_figures")
@@ -68,7 +69,8 @@ class EpisodeBook:
                     episode_return=episode_return,
                     length=length,
                     terminated=fell,
-                    extra=({} if figures is None else _figures(figures, lane))
+                    extra=_success(infos, lane)
+                    | ({} if figures is None else _figures(figures, lane))
                     | {f"return_{name}": float(paid[lane]) for name, paid in returns.items()},
                 )
             )
@@ -94,3 +96,15 @@ def _figures(figures: dict[str, Any], lane: int) -> dict[str, float]:
         for name, values in figures.items()
         if not name.startswith("_") and bool(figures.get(f"_{name}", np.ones(lane + 1))[lane])
     }
+
+
+def _success(infos: dict[str, Any], lane: int) -> dict[str, float]:
+    """``success`` as other environments tell it, where it is true, false, or a share."""
+    for name in ("is_success", "success"):
+        values, told = infos.get(name), infos.get(f"_{name}")
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or (told is not None and not told[lane]):
+            continue
+        value = values[lane]
+        if isinstance(value, bool | int | float | np.bool_ | np.number) and 0 <= value <= 1:
+            return {"success": float(value)}
+    return {}
