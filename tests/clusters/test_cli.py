@@ -43,13 +43,6 @@ def test_help_of_each_command_shows_an_example_of_it(command, tmp_path):
     assert f"onibi {command}" in after
 
 
-def test_defaults_of_evaluate_are_plain_words(tmp_path):
-    shown = onibi("evaluate", "--help", cwd=tmp_path).stdout
-    assert [word in shown for word in ("Default: best.", "Default: 100.", "Default: 10000.", "(100)")] == [True] * 3 + [
-        False
-    ]
-
-
 def test_help_imports_nothing_heavy(tmp_path):
     code = (
         "import sys, onibi.clusters.cli\n"

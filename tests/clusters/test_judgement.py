@@ -115,5 +115,6 @@ def test_every_environment_plays_as_many_episodes_as_the_others(asked, played):
 def test_the_help_tells_the_defaults_and_what_best_means():
     told = " ".join(CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "300"}).output.split())
     for default in ("best", "100", "10000"):
-        assert f"[default: ({default})]" in told
+        assert f"Default: {default}." in told
+    assert "[default: (" not in told
     assert "best is the one that the run's own evaluations scored highest, by its evaluation.judge" in told
