@@ -75,6 +75,7 @@ def test_a_preset_is_told_what_it_needs_and_of_all_else_only_what_is_not_good(pr
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in optional else "1.0")
     rows = examine(tmp_path / "runs", tmp_path / "shm", None, preset)
     assert {row.name for row in rows if row.finding is Finding.MISSING} == packages
+    assert {row.name for row in rows} & optional == packages, "what is missing and not needed is not told"
 
 
 def test_each_extra_that_a_preset_needs_has_a_row():

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -90,7 +91,7 @@ def test_an_axis_shows_its_numbers_and_no_offset(tmp_path):
     rows = [{"actors/env_steps": 100.0 * step, "learner/loss": 1.2 + 1e-6 * step} for step in range(9)]
     figure = Figure()
     _draw(figure.subplots(), _PANELS[5], rows, [])
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     assert _PANELS[5].title == "Loss"
     assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
 
