@@ -20,6 +20,8 @@ class Peer:
     title: str
     worker: str
     requirements: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+    """Packages that are taken without what they ask for: another Python, and their dependencies."""
 
 
 PEERS = {
@@ -38,8 +40,24 @@ LEARNERS = {
         ("sample-factory==2.1.1", "torch==2.13.0", "numpy==1.26.4", "setuptools<81"),
     ),
     "rllib": Peer("RLlib 2.60.0", "rllib_loop", ("ray[rllib]==2.60.0", "torch==2.13.0", "numpy==2.4.6")),
+    "cleanrl": Peer(
+        "CleanRL 1.2.0",
+        "cleanrl_run",
+        (
+            *(
+                "gymnasium==0.28.1",
+                "stable-baselines3==2.0.0",
+                "torch==2.13.0",
+                "numpy==1.26.4",
+                "tensorboard",
+                "minatar",
+            ),
+            *("setuptools<81", "pydantic>=2", "pyyaml", "pyarrow"),  # what Onibi's network is read with
+        ),
+        alone=("cleanrl==1.2.0",),
+    ),
 }
-"""Whole training loops, for learner_peers.py."""
+"""Whole training loops, for learner_peers.py, time_to_return.py and minatar_returns.py."""
 
 
 class MissingPeerError(Exception):
@@ -52,18 +70,20 @@ def python_of(name: str, folder: Path) -> Path:
     Raises: MissingPeerError.
     """
     peer = {**PEERS, **LEARNERS}[name]
-    digest = hashlib.sha256(" ".join((sys.version, *peer.requirements)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(" ".join((sys.version, *peer.requirements, *peer.alone)).encode()).hexdigest()[:8]
     home = folder / f"{name}-{digest}"
     python = home / "bin" / "python"
     if (home / "complete").exists():
         return python
     print(f"installing {peer.title} into {home} …", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
+    install = [python, "-m", "pip", "install", "--quiet"]
+    commands = [[sys.executable, "-m", "venv", home], [*install, *peer.requirements]]
+    if peer.alone:
+        commands.append([*install, "--no-deps", "--ignore-requires-python", *peer.alone])
     try:
-        subprocess.run([sys.executable, "-m", "venv", home], check=True, capture_output=True, text=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *peer.requirements], check=True, capture_output=True, text=True
-        )
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         shutil.rmtree(home, ignore_errors=True)
         lines = [line for line in error.stderr.splitlines() if line.startswith("ERROR")] or error.stderr.splitlines()

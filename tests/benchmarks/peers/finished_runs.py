@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,16 +26,22 @@ class FinishedRuns:
         if fresh:
             path.unlink(missing_ok=True)
         self._done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        self._in_use = threading.Lock()
 
     def take(self, spec: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was found of ``spec``, made now where it was not before; ``spec`` itself and the time are in it."""
+        """What was found of ``spec``, made now where it was not before; ``spec`` itself and the time are in it.
+
+        Threads may make several at a time.
+        """
         key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self._done:
-            self._done[key] = {**spec, **make(), "at": time.strftime("%F %T")}
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._done, indent=1))
-            part.replace(self._path)
+            made = {**spec, **make(), "at": time.strftime("%F %T")}
+            with self._in_use:
+                self._done[key] = made
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                part = self._path.with_suffix(".part")
+                part.write_text(json.dumps(self._done, indent=1))
+                part.replace(self._path)
         return self._done[key]
 
 

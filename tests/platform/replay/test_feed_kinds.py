@@ -29,6 +29,7 @@ SPEC = ReplaySpec(
 )
 ACTORS, ENVS, STEPS, EPISODE = 2, 2, 8, 11
 LANES, SLOTS = ACTORS * ENVS, 300
+RING = {"lanes": LANES, "lanes_per_actor": ENVS, "fragment_rows": ENVS * STEPS, "slots": SLOTS}
 PRIORITIES = PrioritySettings(exponent=0.6, importance_anneal_updates=10)
 KINDS = {
     "uniform": WindowDraws(n_steps=3, batch_size=8),
@@ -48,9 +49,7 @@ class Store:
         self.draws = draws
         if isinstance(draws, SlabDraws):
             settings = LimiterSettings(samples_per_insert=1)
-            self.limiter = Limiter.for_slabs(
-                settings, draws, lanes=LANES, lanes_per_actor=ENVS, fragment_rows=ENVS * STEPS, slots=SLOTS
-            )
+            self.limiter = Limiter.for_slabs(settings, draws, **RING)
         else:
             settings = LimiterSettings(samples_per_insert=4, minimum_rows=40)
             self.limiter = Limiter.from_settings(
@@ -367,31 +366,18 @@ def test_rows_that_the_writer_overwrote_are_counted_and_hold_nobody_up(make_stor
     ],
 )
 def test_limiters_that_do_not_fit_an_on_policy_learner_are_refused_with_the_sum(changes, message):
-    settings = LimiterSettings(**{"samples_per_insert": 1.0, **changes})
     with pytest.raises(ConfigError, match=message):
-        Limiter.for_slabs(
-            settings, KINDS["slabs"], lanes=LANES, lanes_per_actor=ENVS, fragment_rows=ENVS * STEPS, slots=SLOTS
-        )
+        Limiter.for_slabs(LimiterSettings(**{"samples_per_insert": 1.0, **changes}), KINDS["slabs"], **RING)
 
 
 def test_settings_left_as_they_are_fit_an_on_policy_learner():
-    shape = {"lanes": LANES, "lanes_per_actor": ENVS, "fragment_rows": ENVS * STEPS, "slots": SLOTS}
-    limiter = Limiter.for_slabs(LimiterSettings(), KINDS["slabs"], **shape)
+    limiter = Limiter.for_slabs(LimiterSettings(), KINDS["slabs"], **RING)
     assert (limiter.ratio, limiter.minimum_rows, limiter.once) == (1.0, 0, True)
 
 
 def test_more_lanes_than_there_are_are_refused():
-    with pytest.raises(
-        ConfigError, match="batch_lanes is 5: the learner draws so many lanes at once, the run has 4"
-    ):
-        Limiter.for_slabs(
-            LimiterSettings(samples_per_insert=1.0),
-            SlabDraws(rows=8, batch_lanes=5),
-            lanes=LANES,
-            lanes_per_actor=ENVS,
-            fragment_rows=16,
-            slots=SLOTS,
-        )
+    with pytest.raises(ConfigError, match="batch_lanes is 5: the learner draws so many lanes at once, the run has 4"):
+        Limiter.for_slabs(LimiterSettings(samples_per_insert=1.0), SlabDraws(rows=8, batch_lanes=5), **RING)
 
 
 def test_priorities_that_are_none_are_an_error(make_store):
