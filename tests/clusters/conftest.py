@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,33 @@ import yaml
 from onibi.clusters import resume, train
 
 
-@pytest.fixture(autouse=True)
-def ray_leaves_no_variables():
+@contextmanager
+def variables_of_ray_kept():
     """Ray sets variables of its own when it starts in this process; the next test's cluster would obey them."""
     before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-    yield
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        del os.environ[name]
-    os.environ.update(before)
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def ray_leaves_no_variables():
+    with variables_of_ray_kept():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_ray():
+    """Ray in this process, 2 CPUs and no GPU, for all tests of a module."""
+    import ray
+
+    with variables_of_ray_kept():
+        ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
+        yield
+        ray.shutdown()
 
 
 def corridor(folder: Path, **changes) -> dict:

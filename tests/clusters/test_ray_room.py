@@ -16,13 +16,6 @@ from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
 
 
-@pytest.fixture(scope="module")
-def two_cpus():
-    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def plan_of(workshop):
     """A run of 1.5 CPUs besides its annotators."""
@@ -46,12 +39,12 @@ MODEL = {"kind": "transformers", "model": "nobody/nothing", "prompt": "general"}
         ({"annotator": {**MODEL, "cpus": 0.1, "gpus": 1.0}}, "annotators ask for 1; Ray has 0"),
     ],
 )
-def test_a_run_whose_annotators_ray_could_never_place_is_refused(two_cpus, plan_of, changes, told):
+def test_a_run_whose_annotators_ray_could_never_place_is_refused(small_ray, plan_of, changes, told):
     with pytest.raises(ConfigError, match=told), ray_session(plan_of(**changes)):
         pass
 
 
-def test_annotators_that_are_never_started_need_no_room(two_cpus, plan_of):
+def test_annotators_that_are_never_started_need_no_room(small_ray, plan_of):
     with ray_session(plan_of(annotator={**MODEL, "cpus": 0.4})):
         pass
     unasked = plan_of(annotator={**MODEL, "cpus": 9.0, "gpus": 9.0}, annotation__workers=0)
@@ -59,7 +52,7 @@ def test_annotators_that_are_never_started_need_no_room(two_cpus, plan_of):
         pass
 
 
-def test_an_annotator_that_ray_has_no_place_for_is_told_once(two_cpus, plan_of, monkeypatch, caplog):
+def test_an_annotator_that_ray_has_no_place_for_is_told_once(small_ray, plan_of, monkeypatch, caplog):
     monkeypatch.setattr(annotator_team, "_PLACE_SECONDS", 8.0)
     plan = plan_of(annotators={"large": {**MODEL, "cpus": 3.0, "gpus": 2.0}})
     team = AnnotatorTeam(plan, None)  # no hub: those that are placed raise, and are set to work again

@@ -63,6 +63,7 @@ def test_two_learners_draw_their_own_lanes_within_the_limiter_and_each_has_its_s
     assert list(workshop.rings.iterdir()) == []  # not even the file by which they met
 
 
+@pytest.mark.slow  # tests/platform/replay/test_slab_feeds_together.py and test_worker_group.py are its short form
 def test_two_learners_that_draw_each_row_once_share_the_lanes_and_go_on_together_in_a_resumed_run(workshop):
     result = workshop.train(serial=False, learner__metrics_period_updates=5, **{**SLABS, **TWO})
     checkpoint = checkpoint_of(workshop)

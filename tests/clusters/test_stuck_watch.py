@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import ray
 
 from onibi.clusters import stuck_watch
 from onibi.clusters.run_settings import BudgetSettings
 from onibi.clusters.stuck_watch import StuckWatch
-from onibi.platform.errors import TrainingError
+from onibi.platform.config import read_settings
+from onibi.platform.errors import ConfigError, TrainingError
 
 STORE = {"pacing": {"replay/learner_stalled": 1.0}, "inserted_rows": 7, "drawn_rows": 3}
 
@@ -45,15 +45,8 @@ def test_a_row_or_an_update_begins_the_wait_anew(counted):
 
 @pytest.mark.parametrize("patience", [0.0, -1.0])
 def test_a_patience_of_nothing_is_refused(patience):
-    with pytest.raises(ValueError, match="patience_seconds"):
-        BudgetSettings(patience_seconds=patience)
-
-
-@pytest.fixture(scope="module")
-def here():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20)
-    yield
-    ray.shutdown()
+    with pytest.raises(ConfigError, match=r"patience_seconds is .*; allowed: a finite number, above 0 or null"):
+        read_settings(BudgetSettings, {"patience_seconds": patience})
 
 
 def waited_for(workshop, **changes):
@@ -71,7 +64,8 @@ def waited_for(workshop, **changes):
     )
 
 
-def test_environments_slower_than_the_warning_cost_a_warning_and_not_the_run(here, workshop, monkeypatch, caplog):
+@pytest.mark.slow
+def test_environments_slower_than_the_warning_cost_a_warning_and_not_the_run(small_ray, workshop, monkeypatch, caplog):
     monkeypatch.setattr(stuck_watch, "_WARN_SECONDS", 1.5)
     result = waited_for(workshop, budget={"max_env_steps": 40, "max_seconds": None})
     assert result.status == "finished"
@@ -82,7 +76,7 @@ def test_environments_slower_than_the_warning_cost_a_warning_and_not_the_run(her
     assert len(named) == 5, "every role computes, waits or does not answer"
 
 
-def test_a_run_whose_environments_are_slower_than_its_patience_is_given_up(here, workshop):
+def test_a_run_whose_environments_are_slower_than_its_patience_is_given_up(small_ray, workshop):
     with pytest.raises(TrainingError, match=r"0 rows inserted.*longer than budget\.patience_seconds \(1\)"):
         waited_for(workshop, budget={"max_env_steps": 40, "max_seconds": None, "patience_seconds": 1.0})
     assert list(workshop.rings.iterdir()) == []
