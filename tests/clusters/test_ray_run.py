@@ -57,6 +57,13 @@ def ring_of(workshop):
     return ring
 
 
+def committed_places(reader):
+    """Where the readable rows of all lanes lie."""
+    snapshot, slots = reader.snapshot(), reader.layout.slots
+    lanes = enumerate(zip(snapshot.oldest, snapshot.cursor, strict=True))
+    return np.concatenate([lane * slots + np.arange(oldest, cursor) % slots for lane, (oldest, cursor) in lanes])
+
+
 def check_rows(ring):
     """No row doubled: in every lane, steps and episodes go on by one, and an episode id belongs to one episode."""
     reader = RingReader(ring)
@@ -146,7 +153,19 @@ def test_killed_roles_are_replaced_and_ctrl_c_leaves_nothing_behind(workshop):
     assert max(repeated) == 0.0
 
 
-def test_a_run_killed_as_a_whole_goes_on_with_its_counters(workshop):
+def untrained(columns):
+    """How many of some rows are steps whose action a policy without weights chose."""
+    return int(((columns["policy_version"] == NO_WEIGHTS) & (columns["role"] == ROLE_STEP)).sum())
+
+
+def untrained_rows(workshop):
+    """As ``untrained``, of all rows in the log, and how many rows these are."""
+    log = ReplayLog(workshop.runs / "run" / "replay")
+    parts = [row_columns(log.spec, log.read(segment)) for segment in log.segments]
+    return sum(map(untrained, parts)), sum(len(part["role"]) for part in parts)
+
+
+def test_a_run_killed_as_a_whole_goes_on_with_its_counters_and_its_weights(workshop):
     process = workshop.start(serial=False, **ENDLESS)
     kept = []
     try:
@@ -164,6 +183,11 @@ def test_a_run_killed_as_a_whole_goes_on_with_its_counters(workshop):
     saved = state_of(checkpoint_of(workshop))
     rows, inserted = check_rows(ring_of(workshop))
     assert rows == inserted >= saved.env_steps > 0, "nothing was overwritten yet, so every step is there once"
+    reader = RingReader(ring_of(workshop))
+    places = committed_places(reader)
+    random_steps = untrained({name: reader.columns[name][places] for name in ("policy_version", "role")})
+    reader.close()
+    assert 0 < random_steps < rows
 
     target = inserted + 1_000
     again = workshop.start(
@@ -181,6 +205,7 @@ def test_a_run_killed_as_a_whole_goes_on_with_its_counters(workshop):
     assert last.updates > saved.updates
     assert last.drawn_rows == 16 * last.updates
     assert last.session == saved.session + 1
+    assert untrained_rows(workshop)[0] == random_steps, "none was taken while the learner came up"
     assert list(workshop.rings.iterdir()) == []
     steps = [row["actors/env_steps"] for row in workshop.history()]
     assert steps == sorted(set(steps))
@@ -203,14 +228,8 @@ def test_a_run_ends_at_its_env_steps_with_exact_counters(workshop):
     assert list(workshop.rings.iterdir()) == []
 
 
-def untrained_rows(workshop):
-    """Rows in the log that a policy without weights chose the action of."""
-    log = ReplayLog(workshop.runs / "run" / "replay")
-    versions = [row_columns(log.spec, log.read(segment))["policy_version"] for segment in log.segments]
-    return int((np.concatenate(versions) == NO_WEIGHTS).sum()), sum(map(len, versions))
-
-
-@pytest.mark.parametrize("inference", [None, pytest.param({"cpus": 0.1}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("inference", [None, {"cpus": 0.1}])
 def test_the_actors_of_a_resumed_run_begin_with_the_checkpoints_weights(workshop, inference):
     workshop.train(serial=False, placement__inference=inference)
     before, rows = untrained_rows(workshop)
