@@ -43,7 +43,7 @@ class AnnotatorTeam:
         self._hub = hub
         self._deaths: dict[str, int] = {}
         self._again_at: dict[str, float] = {}  # roles that wait to be set to work again
-        self._asked: dict[str, dict[str, Any]] = {}  # of Ray, by annotator
+        self._asked: dict[str, dict[str, Any]] = {}  # of Ray, by role
         self._unplaced: dict[Any, str] = {}  # first answers to come → role
         self._started_at = 0.0
         self.handles: dict[str, Any] = {}
@@ -53,12 +53,11 @@ class AnnotatorTeam:
         for name, annotator in annotators.items():
             table = plan.annotation_table if plan.keeps_labels(annotator) else None
             options = annotator_options(plan.annotator_settings[name])
-            self._asked[name] = options
             make = functools.partial(plan.make_annotator, name)
             for number in range(settings.workers):
-                self.handles[f"{_ROLE} {name} {number}"] = start_actor(
-                    AnnotatorActor, options, make, name, number, settings, table
-                )
+                role = f"{_ROLE} {name} {number}"
+                self._asked[role] = options
+                self.handles[role] = start_actor(AnnotatorActor, options, make, name, number, settings, table)
 
     @staticmethod
     def includes(role: str) -> bool:
@@ -116,14 +115,13 @@ class AnnotatorTeam:
         for reference in ray.wait(list(self._unplaced), num_returns=len(self._unplaced), timeout=0)[0]:
             del self._unplaced[reference]
         for role in self._unplaced.values():
-            asked = next((each for name, each in self._asked.items() if role.startswith(f"{_ROLE} {name} ")), {})
             log.warning(
                 "%s has no process after %.0f s: Ray has no room on any node for the %g CPUs and %g GPUs that it asks "
                 "for (annotator.cpus, annotator.gpus; `ray status` shows what is free). Training goes on without it",
                 role,
                 _PLACE_SECONDS,
-                asked.get("num_cpus", ANNOTATOR_OPTIONS["num_cpus"]),
-                asked.get("num_gpus", 0.0),
+                self._asked[role]["num_cpus"],
+                self._asked[role]["num_gpus"],
             )
         self._unplaced = {}
 

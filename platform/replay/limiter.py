@@ -22,9 +22,8 @@ _SAMPLES_PER_INSERT = 8.0
 class LimiterSettings(Settings):
     """Pacing of actors and learner."""
 
-    samples_per_insert: float = (
-        _SAMPLES_PER_INSERT  # drawn training rows per inserted step row; 1 for on-policy learners
-    )
+    # Drawn training rows per inserted step row; on-policy learners draw each one once, whatever the default.
+    samples_per_insert: float = _SAMPLES_PER_INSERT
     minimum_rows: int | None = None  # readable rows before the first draw; null: 1,000, and none for on-policy learners
     # Drawn rows that either side may run ahead; null: the least that cannot lock, or 10% of what drawing starts with.
     tolerance_rows: float | None = None

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.environments import LEARNERS, MissingPeerError, python_of
-from peers.finished_runs import FinishedRuns, version_of
+from peers.finished_runs import FinishedRuns, add_options, finished_runs, version_of
 from peers.learner_cell import Order
 from peers.learner_process import CellError, run_cell
 from peers.machine import describe
@@ -220,9 +220,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warm-seconds", type=float, help="before that: 6, with --quick 3")
     parser.add_argument("--quick", action="store_true", help="to see that it runs: the first candidates only")
     parser.add_argument("--rows", default=",".join(ROWS), help="which, by comma")
-    parser.add_argument("--fresh", action="store_true", help="forget finished runs")
-    parser.add_argument("--peers-folder", type=Path, default=Path("~/.cache/onibi-benchmarks").expanduser())
-    parser.add_argument("--cells", type=Path, help="finished runs; learner_peers.json in --peers-folder")
+    add_options(parser, "learner_peers.json")
     arguments = parser.parse_args()
     quick = arguments.quick
     for name, value in {
@@ -230,7 +228,6 @@ def parse() -> argparse.Namespace:
         "seconds": 4.0 if quick else 20.0,
         "scan_seconds": 3.0 if quick else 8.0,
         "warm_seconds": 3.0 if quick else 6.0,
-        "cells": arguments.peers_folder / "learner_peers.json",
     }.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
@@ -250,7 +247,7 @@ def main() -> int:
             pythons[name] = python_of(name, arguments.peers_folder)
         except MissingPeerError as error:
             why[name] = f"cannot be installed here: {error}"
-    cells = Cells(FinishedRuns(arguments.cells, fresh=arguments.fresh), pythons)
+    cells = Cells(finished_runs(arguments), pythons)
     orders = {
         name: Order(
             environment="CartPole-v1",

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.environments import ROOT, MissingPeerError, python_of
-from peers.finished_runs import FinishedRuns, version_of
+from peers.finished_runs import add_options, finished_runs, version_of
 from peers.machine import describe
 
 from onibi.clusters.experiments.declaration import TrainedTrial
@@ -142,16 +142,14 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=20, help="to judge by")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each")
     parser.add_argument("--quick", action="store_true", help="20,000 frames of one game, one seed: that it runs")
-    parser.add_argument("--fresh", action="store_true", help="forget finished runs")
-    parser.add_argument("--peers-folder", type=Path, default=Path("~/.cache/onibi-benchmarks").expanduser())
-    parser.add_argument("--cells", type=Path, help="finished runs; minatar_returns.json in --peers-folder")
+    add_options(parser, "minatar_returns.json")
     arguments = parser.parse_args()
     games, seeds = arguments.games.split(","), [int(seed) for seed in arguments.seeds.split(",")]
     if unknown := set(games) - set(GAMES):
         parser.error(f"--games: no {sorted(unknown)}; there are {', '.join(GAMES)}")
     if arguments.quick:
         games, seeds, arguments.frames = games[:1], seeds[:1], 20_000
-    finished = FinishedRuns(arguments.cells or arguments.peers_folder / "minatar_returns.json", fresh=arguments.fresh)
+    finished = finished_runs(arguments)
 
     def take(system: str, game: str, seed: int) -> dict[str, Any]:
         spec = spec_of(system, game, seed, arguments.frames, arguments.episodes)

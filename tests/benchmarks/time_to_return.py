@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.environments import LEARNERS, MissingPeerError, python_of
-from peers.finished_runs import FinishedRuns, version_of
+from peers.finished_runs import add_options, finished_runs, version_of
 from peers.learner_cell import Order
 from peers.learner_process import CellError, run_cell
 from peers.machine import describe
@@ -173,15 +173,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of training at most")
     parser.add_argument("--rows", default=",".join(ROWS), help="which, by comma")
-    parser.add_argument("--fresh", action="store_true", help="forget finished runs")
-    parser.add_argument("--peers-folder", type=Path, default=Path("~/.cache/onibi-benchmarks").expanduser())
-    parser.add_argument("--cells", type=Path, help="finished runs; time_to_return.json in --peers-folder")
+    add_options(parser, "time_to_return.json")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run under way is ended, too
     names = arguments.rows.split(",")
     if unknown := set(names) - set(ROWS):
         parser.error(f"--rows: no {sorted(unknown)}; there are {', '.join(ROWS)}")
-    finished = FinishedRuns(arguments.cells or arguments.peers_folder / "time_to_return.json", fresh=arguments.fresh)
+    finished = finished_runs(arguments)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(arguments.rounds):
         for name in names:

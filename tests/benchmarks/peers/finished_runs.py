@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -43,6 +44,19 @@ class FinishedRuns:
                 part.write_text(json.dumps(self._done, indent=1))
                 part.replace(self._path)
         return self._done[key]
+
+
+def add_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """``--fresh``, ``--peers-folder`` and ``--cells``, whose file is called ``name`` in that folder."""
+    parser.add_argument("--fresh", action="store_true", help="forget finished runs")
+    parser.add_argument("--peers-folder", type=Path, default=Path("~/.cache/onibi-benchmarks").expanduser())
+    parser.add_argument("--cells", type=Path, help=f"finished runs; {name} in --peers-folder")
+    parser.set_defaults(cells_name=name)
+
+
+def finished_runs(arguments: argparse.Namespace) -> FinishedRuns:
+    """Those that the options of ``add_options`` speak of."""
+    return FinishedRuns(arguments.cells or arguments.peers_folder / arguments.cells_name, fresh=arguments.fresh)
 
 
 def version_of(system: str) -> str:

@@ -18,6 +18,13 @@ from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)
 ACTORS, ENVS, STEPS, LEARNERS = 2, 4, 8, 2
 LANES, SLOTS = ACTORS * ENVS, 400
+RING = {
+    "lanes": LANES,
+    "lanes_per_actor": ENVS,
+    "fragment_rows": ENVS * STEPS,
+    "slots": SLOTS,
+    "learners": LEARNERS,
+}
 DRAWS = SlabDraws(rows=8, batch_lanes=3)
 
 
@@ -28,15 +35,7 @@ class Store:
 
     def __init__(self, folder, episode) -> None:
         self.path, self.episode = folder / "together.ring", np.array(episode)
-        self.limiter = Limiter.for_slabs(
-            LimiterSettings(samples_per_insert=1),
-            DRAWS,
-            lanes=LANES,
-            lanes_per_actor=ENVS,
-            fragment_rows=ENVS * STEPS,
-            slots=SLOTS,
-            learners=LEARNERS,
-        )
+        self.limiter = Limiter.for_slabs(LimiterSettings(samples_per_insert=1), DRAWS, **RING)
         self.shard = Shard.create(
             self.path,
             SPEC,
@@ -263,12 +262,4 @@ def test_a_learner_alone_begins_with_nobody(make_store):
 )
 def test_limiters_that_do_not_fit_several_on_policy_learners_are_refused_with_the_sum(changes, draws, message):
     with pytest.raises(ConfigError, match=message):
-        Limiter.for_slabs(
-            LimiterSettings(samples_per_insert=1.0, **changes),
-            draws,
-            lanes=LANES,
-            lanes_per_actor=ENVS,
-            fragment_rows=ENVS * STEPS,
-            slots=SLOTS,
-            learners=LEARNERS,
-        )
+        Limiter.for_slabs(LimiterSettings(samples_per_insert=1.0, **changes), draws, **RING)
