@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.huge_pages import join_pages, map_in_step
 from onibi.platform.replay.ring_folder import free_bytes, in_memory, remedy, room, warn_of_disk
 from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, current_boot, read_header
 from onibi.platform.replay.schema import ring_columns
@@ -36,19 +37,20 @@ class MappedRing:
         words, columns, size = layout.offsets()
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self.in_memory = in_memory(path)
-        # MAP_POPULATE: without it the first lap through the ring faults page by page, several times slower. On a disk
-        # it would read the whole file, which is there because it is larger than memory.
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if self.in_memory else 0)
         descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
-            memory = mmap.mmap(descriptor, size, flags=flags, prot=access)
+            if self.in_memory:
+                # MAP_POPULATE: without it the first lap through the ring faults page by page, several times slower.
+                memory, begin = map_in_step(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, access)
+            else:  # populating would read the whole file, which is here because it is larger than memory
+                memory, begin = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=access), 0
         finally:
             os.close(descriptor)
         if not self.in_memory and not writable:
             memory.madvise(mmap.MADV_RANDOM)  # draws are: read-ahead would bring 32 pages for each that is wanted
         self.words: dict[str, NDArray[np.int64]] = {}
         for name, shape in layout.word_shapes.items():
-            view = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), words[name]).reshape(shape)
+            view = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), begin + words[name]).reshape(shape)
             if view.ctypes.data % 8:
                 raise ReplayError(
                     f"{path}: header word {name!r} is not 8-byte aligned in memory; stores to it could tear"
@@ -57,7 +59,7 @@ class MappedRing:
         self.columns: dict[str, NDArray[Any]] = {}
         for column in ring_columns(layout.spec):
             count = layout.lanes * layout.slots * int(np.prod(column.shape, dtype=np.int64))
-            flat = np.frombuffer(memory, np.dtype(column.dtype), count, columns[column.name])
+            flat = np.frombuffer(memory, np.dtype(column.dtype), count, begin + columns[column.name])
             self.columns[column.name] = flat.reshape(layout.lanes * layout.slots, *column.shape)
 
     def release(self) -> None:
@@ -112,6 +114,8 @@ def _reserve(descriptor: int, path: Path, layout: RingLayout, size: int) -> None
     missing = f"too little {room(path.parent)} for the replay ring"
     if size > free:
         raise ReplayError(f"{missing}: {sums}. {remedy(path.parent)}")
+    if in_memory(path.parent):
+        join_pages(descriptor, size)
     try:
         # ftruncate alone would succeed on a full tmpfs and die later of SIGBUS, without a Python error.
         os.posix_fallocate(descriptor, 0, size)
