@@ -28,15 +28,16 @@ class ActorLeases:
         self._actors: dict[int, int] = {}  # of each group that an actor of this session has
 
     def register(self, actor: int, envs: int, now: float) -> Lease | None:
-        """Begin a new incarnation of an actor; ``Lease.actor`` is its group. None where it has to wait and ask again.
+        """Begin a new incarnation of an actor; ``Lease.actor`` is its group. None where it has to wait and ask again:
+        every group is in use, or the log's disk is behind with the rows of the one that it would get.
 
         Raises: ReplayError where the ring has no room for its environments.
         """
-        group = self._group_of(actor)
-        if group is None:
-            group = self._pool.available(now)
-            if group is None:
-                return None
+        held = self._group_of(actor)
+        group = self._pool.available(now) if held is None else held
+        if group is None or not self._shard.may_register(group):
+            return None
+        if held is None:
             group = self._pool.take(now)
             if group in self._actors:
                 log.warning("actor %d takes the lanes of actor %d, which is silent", actor, self._actors[group])

@@ -160,6 +160,10 @@ class Shard:
         """What the hashes in Text columns stand for, as far as this shard was told: ``text_table.TEXT_SCHEMA``."""
         return self._texts.to_arrow()
 
+    def may_register(self, group: int) -> bool:
+        """Whether ``register`` and ``retire`` of a group would not have to wait for the log's disk now."""
+        return self._log is None or self._log.has_room(*self._whole(group))
+
     def register(self, actor: int, envs: int) -> Lease:
         """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
         now on. Lanes of the group that it has no environment for are released.
@@ -172,8 +176,7 @@ class Shard:
                 f"{self.path}: actor {actor} asks for {envs} lanes, allowed are 1 to {layout.lanes_per_group}; "
                 "start the shard with a larger envs_per_actor"
             )
-        if self._log is not None:
-            self._log.wait_for_room(actor * layout.lanes_per_group, np.ones(layout.lanes_per_group, np.int64))
+        self._wait_for_log(actor)
         incarnation = self._writer.register(actor)
         self._envs[actor] = envs
         self._tell_log(actor, layout.lanes_per_group, [])
@@ -227,8 +230,7 @@ class Shard:
         ):
             raise LeaseError(
                 f"{self.path}: actor {fragment.actor} registered {self._envs[fragment.actor]} environments, its "
-                f"fragment has "
-                f"{fragment.envs}; register again with the new number"
+                f"fragment has {fragment.envs}; register again with the new number"
             )
         columns = dict(fragment.columns)
         hashes = columns.pop("caption_hash", None)
@@ -346,10 +348,13 @@ class Shard:
 
     def _wait_for_log(self, group: int) -> None:
         """Return when all rows of a group are copied for the log: released ones could not be any more."""
-        layout = self._writer.layout
         if self._log is not None:
-            whole = np.full(layout.lanes_per_group, layout.slots - 2, np.int64)  # room for these is left by no other
-            self._log.wait_for_room(group * layout.lanes_per_group, whole)
+            self._log.wait_for_room(*self._whole(group))
+
+    def _whole(self, group: int) -> tuple[int, NDArray[np.int64]]:
+        """First lane, and the rows per lane for which there is room only when none is left to copy."""
+        layout = self._writer.layout
+        return group * layout.lanes_per_group, np.full(layout.lanes_per_group, layout.slots - 2, np.int64)
 
     def _lanes_of(self, fragment: Fragment) -> tuple[int, NDArray[np.int64]]:
         """First lane and rows per lane, within what a ring accepts: whether the fragment fits is told by the writer."""
@@ -381,9 +386,8 @@ class Shard:
         if missing := [name for name in unknown if name not in self._unresolved]:
             raise CaptionError(
                 f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption "
-                f"hashes without a text "
-                f"(first {missing[0]:#018x}). An actor sends each text in new_captions once after it registers; "
-                f"register it again"
+                f"hashes without a text (first {missing[0]:#018x}). An actor sends each text in new_captions once "
+                "after it registers; register it again"
             )
         if unknown:
             found = self._resolve([self._unresolved[name] for name in unknown])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from onibi.platform.errors import LeaseError
 from onibi.platform.fragment import Fragment
+from onibi.platform.replay.actor_leases import ActorLeases
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_files import FolderDisk, LocalFiles
 from onibi.platform.replay.log.log_reader import ReplayLog
@@ -141,3 +145,38 @@ def test_ages_of_rows_are_told_by_lane_from_the_writers_own_mapping(rows, shard)
     assert ages.seconds[:, 0].tolist() == [0.0, 0.0, 4.0, 4.0]  # and two go on
     assert ages.metrics()["replay/row_age_median_seconds_worst_lane"] == 4.0
     insert(rows, shard, leases[0], 5)  # the writer goes on with its mapping
+
+
+def test_an_actor_that_comes_while_the_disk_stands_still_is_asked_to_come_again_and_holds_up_nobody(
+    rows, ring_path, shard, tmp_path
+):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    reached, may_write = threading.Event(), threading.Event()
+
+    class StandingDisk(FolderDisk):
+        def write(self, name, content):
+            reached.set()
+            may_write.wait(60)
+            super().write(name, content)
+
+    files = LocalFiles(str(folder), StandingDisk(folder))
+    settings = LogSettings(seal_seconds=0.05)  # the copier stands still with the disk
+    shard.attach_log(LogWriter(settings, files, ring_path, run_id="run", captions={}))
+    leases = ActorLeases(shard, 10.0, now=0.0)
+    lease = leases.register(0, ENVS, 0.0)
+    insert(rows, shard, lease, 0)
+    assert reached.wait(10)
+    for sequence in range(1, 20):  # 80 of 100 slots: none has to wait for room
+        insert(rows, shard, lease, sequence)
+    assert leases.register(0, ENVS, 1.0) is None, "its own lanes, after a crash"
+    assert leases.register(1, ENVS, 1.0).actor == 1, "lanes without rows wait for nothing"
+    assert leases.register(7, ENVS, 12.0) is None, "those of an actor that is silent"
+    insert(rows, shard, lease, 20)  # nothing was taken from it
+    may_write.set()
+    deadline = time.monotonic() + 30
+    while leases.register(7, ENVS, 12.0) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    shard.close()
+    assert ReplayLog(folder).dataset().count_rows() >= 21 * ENVS * STEPS
