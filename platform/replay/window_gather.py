@@ -155,10 +155,8 @@ class WindowGather:
         first = starts.row % slots
         left = starts.limit - starts.row  # rows up to the head, at least 1
         begin = first + base
-        # mode="clip" would hide an index out of range.
-        if len(begin) and (
-            begin.min() < 0 or begin.max() >= len(columns["role"]) or first.max() >= slots or left.min() < 1
-        ):
+        # mode="clip" would hide an index out of range; as unsigned, a negative one is out of it, too.
+        if len(begin) and (begin.view(np.uint64).max() >= len(columns["role"]) or left.min() < 1):
             raise ReplayError(f"{self._reader.path}: a window lies outside of the ring; the sampler state is damaged")
         at = begin[:, None]
         unused: NDArray[np.bool_] | None = None
