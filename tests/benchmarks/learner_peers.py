@@ -3,8 +3,9 @@
     python tests/benchmarks/learner_peers.py [--rounds 5] [--quick] [--rows onibi-native,sf-native] [--fresh]
 
 Every system trains CartPole-v1 with the same network (2 x 64 tanh), rollout length, batch of a gradient step and loss
-(mse), one pass over the data, on all cores of this machine; RLlib's and Sample Factory's figures are those that they
-give themselves. First each row of the table is *scanned*: every candidate of workers x environments (and mode) is run
+(mse), one pass over the data, on all cores of this machine; rows *-nethack train NetHackScore-v0, seen through Onibi's
+view and read by its encoder (2 x 128) on both sides. RLlib's and Sample Factory's figures are those that they give
+themselves. First each row of the table is *scanned*: every candidate of workers x environments (and mode) is run
 once, and printed. The best one is then run --rounds times, the rows in turn. Each run is a process of its own with
 threads of BLAS and OpenMP held to one, the peers in virtual environments of their own, which the first run makes
 (several GB, minutes). Finished runs are kept in --cells and not made again: stop and start it as you like.
@@ -73,6 +74,7 @@ _RLLIB = (
     *_candidates(workers=[2], envs=[32], native=[True], learners=[0, 1], compiled=[False]),
     *_candidates(workers=[2], envs=[32], native=[True], learners=[0], compiled=[True]),
 )
+_NETHACK = (("environment", "NetHackScore-v0"), ("hidden", (128, 128)), ("activation", "relu"))
 _DQN = (("batch", 128), ("activation", "relu"), ("rollout", 1))
 
 ROWS = {
@@ -121,6 +123,27 @@ ROWS = {
         ),
         _DQN,
     ),
+    "onibi-nethack": Row(
+        "Onibi appo, NetHack",
+        "onibi",
+        "appo",
+        (
+            *_candidates(actors=[2], envs=[16, 32], native=[False], compile=["none"]),
+            *_candidates(actors=[1], envs=[32, 64], native=[False], compile=["none"]),
+        ),
+        _NETHACK,
+    ),
+    "sf-nethack": Row(
+        "Sample Factory, NetHack",
+        "sample_factory",
+        "appo",
+        (
+            *_candidates(mode=["asynchronous", "batched"], workers=[2, 1], envs=[16, 32], native=[False]),
+            *_candidates(mode=["batched"], workers=[2, 1], envs=[16, 32], native=[True]),
+            *_candidates(mode=["serial"], workers=[1], envs=[32], native=[False, True]),
+        ),
+        _NETHACK,
+    ),
 }
 _SF = ("sf-native", "sf-single")
 TARGETS = (
@@ -128,6 +151,7 @@ TARGETS = (
     Target("appo, single environments, against Sample Factory", "onibi-sync", _SF, 4.0),
     Target("appo, native, against RLlib's APPO and IMPALA", "onibi-native", ("rllib-appo", "rllib-impala"), 20.0),
     Target("dqn against RLlib's DQN", "onibi-dqn", ("rllib-dqn",), 10.0),
+    Target("appo, NetHack, against Sample Factory", "onibi-nethack", ("sf-nethack",), 1.5),
 )
 
 
@@ -250,13 +274,12 @@ def main() -> int:
     cells = Cells(finished_runs(arguments), pythons)
     orders = {
         name: Order(
-            environment="CartPole-v1",
             algorithm=ROWS[name].algorithm,
             options={},
             seed=1,
             warm_seconds=arguments.warm_seconds,
             seconds=arguments.seconds,
-            **dict(ROWS[name].changes),
+            **{"environment": "CartPole-v1", **dict(ROWS[name].changes)},
         )
         for name in arguments.rows
     }

@@ -20,14 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peers.environments import ROOT, MissingPeerError, python_of
+from peers.environments import MissingPeerError, python_of
 from peers.finished_runs import add_options, finished_runs, version_of
 from peers.machine import describe
 
@@ -39,7 +37,6 @@ from onibi.platform.config import to_mapping
 GAMES = ("breakout", "space_invaders")
 SYSTEMS = {"onibi": "Onibi dqn", "cleanrl": "CleanRL dqn"}
 _HERE = Path(__file__).resolve().parent
-_FOLDERS = ("actors", "clusters", "learners", "platform")
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -80,16 +77,6 @@ _PLAIN = (
 )
 
 
-@contextmanager
-def package() -> Iterator[str]:
-    """A folder in which Onibi's own folders are the package `onibi`, for a Python that has not installed it."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "onibi").mkdir()
-        for name in _FOLDERS:
-            (Path(folder) / "onibi" / name).symlink_to(ROOT / name)
-        yield folder
-
-
 def run(spec: dict[str, Any], peers_folder: Path) -> dict[str, Any]:
     """Mean return, seconds of training; ``error`` where it failed."""
     module = "minatar_onibi" if spec["system"] == "onibi" else "cleanrl_run"
@@ -97,9 +84,9 @@ def run(spec: dict[str, Any], peers_folder: Path) -> dict[str, Any]:
         python = Path(sys.executable) if spec["system"] == "onibi" else python_of(spec["system"], peers_folder)
     except MissingPeerError as error:
         return {"error": f"cannot be installed here: {error}"}
-    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, package() as links:
+    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder:
         told, answer, log = (Path(folder) / name for name in ("order.json", "answer.json", "log"))
-        told.write_text(json.dumps({**spec, "package": links}))
+        told.write_text(json.dumps(spec))
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | _ONE_THREAD
         command = [python, "-m", f"peers.{module}", str(told), str(answer)]
         with log.open("wb") as file:

@@ -3,7 +3,7 @@
     python -m peers.cleanrl_run ORDER.json ANSWER.json
 
 The script is run as it lies in the package; its class QNetwork alone is left out and ours put in its place, for the
-comparison asks for the same network. Onibi's folders are found under the name that imports call them by (``package``).
+comparison asks for the same network.
 """
 
 from __future__ import annotations
@@ -116,7 +116,6 @@ def main() -> None:
     """Train, play, answer."""
     order = json.loads(Path(sys.argv[1]).read_text())
     answer = Path(sys.argv[2]).absolute()
-    sys.path.insert(0, order["package"])
     from onibi.actors.environments.minatar import make
 
     torch.set_num_threads(1)

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+EPISODE_STEPS = 1_000
+"""The longest episode of NetHack."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:

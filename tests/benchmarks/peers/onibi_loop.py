@@ -15,19 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peers.learner_cell import Measured, Order, read_order, write_answer
+from peers.learner_cell import EPISODE_STEPS, Measured, Order, read_order, write_answer
 
 
 def settings_of(order: Order) -> dict[str, Any]:
     """The run's settings, what is not the default."""
     options = order.options
-    appo = order.algorithm == "appo"
-    network = {
-        "kind": "mlp",
-        "hidden": list(order.hidden),
-        "activation": order.activation,
-        "layer_norm": False,
-    }
+    appo, nethack = order.algorithm == "appo", order.environment.startswith("NetHack")
+    network = {"kind": "nethack" if nethack else "mlp", "hidden": list(order.hidden), "layer_norm": False}
+    if not nethack:  # whose encoder knows no other than ReLU
+        network["activation"] = order.activation
     learner: dict[str, Any] = {
         "kind": order.algorithm,
         "discount": order.discount,
@@ -51,7 +48,12 @@ def settings_of(order: Order) -> dict[str, Any]:
         learner |= {"batch_size": order.batch, "n_steps": 1, "double": True, "dueling": False}
     return {
         "seed": order.seed,
-        "environment": {"id": order.environment, "vectorization": "native" if options["native"] else "sync"},
+        "environment": {
+            "id": order.environment,
+            "kwargs": {"max_episode_steps": EPISODE_STEPS} if nethack else {},
+            "vectorization": "native" if options["native"] else "sync",
+        },
+        "view": {"kind": "nethack" if nethack else "leaves"},
         "captioner": {"kind": "none"},
         "rewards": {"intrinsic": None},
         "actors": {

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from peers.learner_cell import Measured, Order, Points, read_order, write_answer
 from sample_factory.algo.runners.runner import AlgoObserver
+from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.envs.env_utils import register_env
 from sample_factory.train import make_runner
@@ -56,6 +57,11 @@ class NativeCartPole(gym.Env):
 
 def make_env(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> gym.Env:
     """By the registered name; must be importable, as worker processes call it."""
+    if name.startswith("NetHack"):
+        from peers.sample_factory_nethack import NetHackGames
+
+        task, _, games = name.partition(_NATIVE)
+        return NetHackGames(task, int(games) if games else None)
     if name.startswith(_NATIVE):
         return NativeCartPole(int(name.removeprefix(_NATIVE)))
     return gym.make(name, render_mode=render_mode)
@@ -69,12 +75,13 @@ class _Watch(AlgoObserver):
 
     def __init__(self, order: Order, settings: dict[str, Any]) -> None:
         self._settings, self._points = settings, Points(order)
+        # CartPole pays 1 a step: the length is the return, whatever rewards are scaled by.
+        self._figure = "len" if order.environment.startswith("CartPole") else "reward"
 
     def on_training_step(self, runner: Any, training_iteration_since_resume: int) -> None:
         points = self._points
-        # CartPole pays 1 a step: the length is the return, whatever rewards are scaled by.
-        lengths = runner.policy_avg_stats.get("len", [[]])[0]
-        learnt = float(np.mean(lengths)) if len(lengths) else None
+        found = runner.policy_avg_stats.get(self._figure, [[]])[0]
+        learnt = float(np.mean(found)) if len(found) else None
         points.add(runner.total_env_steps_since_resume, learnt)
         if not points.over():
             return
@@ -89,8 +96,14 @@ def train(order: Order) -> None:
     """Train until the ordered time is over."""
     options = order.options
     native, batched, serial = options["native"], options["mode"] != "asynchronous", options["mode"] == "serial"
-    name = f"{_NATIVE}{options['envs']}" if native else order.environment
+    nethack = order.environment.startswith("NetHack")
+    name = order.environment if nethack else ""
+    name = f"{name}{_NATIVE}{options['envs']}" if native else order.environment
     register_env(name, make_env)
+    if nethack:
+        from peers.sample_factory_nethack import make_encoder
+
+        global_model_factory().register_encoder_factory(make_encoder)
     per_worker = 1 if native else options["envs"]
     splits = 2 if per_worker > 1 and not serial else 1  # its double buffering
     # A training iteration takes whole vectors: so many gradient steps of `batch` rows each, one epoch.
