@@ -11,6 +11,9 @@ import numpy as np
 from onibi.platform.fragment import EpisodeStatistics
 
 _EPISODES_SHOWN = 100
+_SHORTEST_SECONDS = 0.1
+"""That a rate is told of: right after the start, one fragment in a millisecond would read as a hundred thousand a
+second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class RunMeter:
 
     def __init__(self, start: RunCounters) -> None:
         self._last = start
+        self._rates: dict[str, float] = {}
         self._episodes: deque[tuple[EpisodeStatistics, float]] = deque(maxlen=_EPISODES_SHOWN)
 
     def add_episodes(self, episodes: Iterable[tuple[EpisodeStatistics, float]]) -> None:
@@ -35,20 +39,24 @@ class RunMeter:
         self._episodes.extend(episodes)
 
     def row(self, counters: RunCounters) -> dict[str, float]:
-        """Figures since the last call, by metric name."""
-        last, self._last = self._last, counters
-        seconds = max(counters.seconds - last.seconds, 1e-9)
-        steps = counters.env_steps - last.env_steps
-        row = {
+        """Figures by metric name; rates are those since the last call, or the call before where that was just now."""
+        last = self._last
+        seconds, steps = counters.seconds - last.seconds, counters.env_steps - last.env_steps
+        if seconds >= _SHORTEST_SECONDS:
+            self._last = counters
+            self._rates = {
+                "actors/env_steps_per_second": steps / seconds,
+                "learner/updates_per_second": (counters.updates - last.updates) / seconds,
+            }
+            if steps > 0:
+                self._rates["replay/samples_per_insert"] = (counters.drawn_rows - last.drawn_rows) / steps
+        return {
             "time/seconds": counters.seconds,
             "actors/env_steps": float(counters.env_steps),
-            "actors/env_steps_per_second": steps / seconds,
             "learner/updates": float(counters.updates),
-            "learner/updates_per_second": (counters.updates - last.updates) / seconds,
+            **self._rates,
+            **self._episode_row(),
         }
-        if steps > 0:
-            row["replay/samples_per_insert"] = (counters.drawn_rows - last.drawn_rows) / steps
-        return row | self._episode_row()
 
     def _episode_row(self) -> dict[str, float]:
         if not self._episodes:

@@ -2,7 +2,8 @@
 
 ``options``: ``actors`` rollout actors with ``envs`` environments each; ``native`` steps Gymnasium's vector environment;
 ``publish`` (appo) is gradient steps between two publishings of weights, ``compile`` (appo) the learner's
-``acceleration.compile``; ``ratio`` (dqn) is samples per insert. ``recipe`` is a preset's name in place of all that.
+``acceleration.compile``, ``tolerance`` (appo) the rows that may wait for the learner (None: its default); ``ratio``
+(dqn) is samples per insert. ``recipe`` is a preset's name in place of all that.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def settings_of(order: Order) -> dict[str, Any]:
         },
         "replay": {
             "capacity_rows": max(100_000, 16 * (order.rollout + 1) * lanes),
-            "limiter": {"samples_per_insert": 1.0}
+            "limiter": {"samples_per_insert": 1.0, "tolerance_rows": options.get("tolerance")}
             if appo
             else {"samples_per_insert": options["ratio"], "minimum_rows": 2_000},
             "log": {"enabled": False},  # the peers write none
