@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
@@ -28,6 +30,12 @@ class RemoteDrawsActor:
         """As ``DrawDesk.draw``."""
         return self._desk.draw(client, draws)
 
+    def update(
+        self, client: str, lane: NDArray[np.int64], generation: NDArray[np.int64], priority: NDArray[np.float64]
+    ) -> int:
+        """As ``DrawDesk.update``."""
+        return self._desk.update(client, lane, generation, priority)
+
     def close(self, client: str) -> None:
         """As ``DrawDesk.close``."""
         self._desk.close(client)
@@ -47,6 +55,7 @@ def remote_sampler(actor: Any, request: DrawRequest, *, draws: int = 8, calls_ah
     """A sampler over ``RemoteDrawsActor``. Raises: ReplayError as ``DrawDesk.open``."""
     return RemoteSampler(
         lambda count: actor.draw.remote(request.client, count),
+        lambda lane, generation, priority: actor.update.remote(request.client, lane, generation, priority),
         ray.get,
         ray.get(actor.open.remote(request)),
         draws=draws,

@@ -9,18 +9,18 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.draws import Batch, Draws, PrioritySettings, SlabDraws
+from onibi.platform.replay.draws_batch import DrawsRoom, draw_arrays, draw_of, from_record_batch, to_record_batch
+from onibi.platform.replay.feed import make_sampler
+from onibi.platform.replay.fifo_sampler import FifoSampler
+from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.windows import Windows
-from onibi.platform.replay.windows_batch import (
-    from_windows_batch,
-    stacked_windows,
-    to_windows_batch,
-    window_arrays,
-    windows_of,
-)
+from onibi.platform.replay.sequence_sampler import SequenceSampler
 
 Call = TypeVar("Call")
 """A call under way: an object reference with Ray, a future elsewhere."""
@@ -28,16 +28,17 @@ Call = TypeVar("Call")
 
 @dataclass(frozen=True, kw_only=True)
 class DrawRequest:
-    """What one client draws. Under one seed and one sequence of ring contents the windows are a local sampler's."""
+    """What one client draws. Under one seed and one sequence of ring contents the draws are a local sampler's."""
 
     client: str
+    draws: Draws
     seed: int
-    n_steps: int
-    batch_size: int
     lanes: tuple[int, ...] | None = None
     """None: all."""
     columns: tuple[str, ...] | None = None
     """Observation leaves and extra columns; None: all."""
+    stack: FrameStack | None = None
+    """Which leaves come as frame stacks; None: none."""
 
 
 class DrawDesk:
@@ -45,63 +46,102 @@ class DrawDesk:
 
     def __init__(self, reader: RingReader) -> None:
         self._reader = reader
-        self._samplers: dict[str, tuple[UniformSampler, Windows]] = {}
+        self._clients: dict[str, _Client] = {}
 
     def open(self, request: DrawRequest) -> pa.RecordBatch:
         """Begin (again) to draw for a client, from its seed on. Returns: one blank batch, which tells all shapes.
 
         Raises: ReplayError where the ring has no such lanes, columns or windows.
         """
-        sampler = UniformSampler(
-            self._reader,
-            n_steps=request.n_steps,
-            batch_size=request.batch_size,
-            rng=np.random.default_rng(request.seed),
-            lanes=request.lanes,
-            columns=request.columns,
-        )
-        blank = sampler.allocate(np.zeros)
-        self._samplers[request.client] = sampler, blank
-        return to_windows_batch(blank)
+        self._clients[request.client] = client = _Client(self._reader, request)
+        return to_record_batch(client.blank)
 
     def draw(self, client: str, draws: int) -> pa.RecordBatch:
-        """The client's next ``draws`` batches, one behind the other.
+        """The client's next ``draws`` batches, a row each; of slabs as many as there are, which may be none.
 
         Raises: ReplayError where the client is not known here or the ring has no row yet.
         """
-        if client not in self._samplers:
-            raise ReplayError(
-                f"{self._reader.path}: no draws are open for client {client!r} (open are {sorted(self._samplers)}); "
-                "call open first, and again after this process was restarted"
-            )
         if draws < 1:
             raise ReplayError(f"{self._reader.path}: client {client!r} asked for {draws} batches, allowed: 1 or more")
-        sampler, like = self._samplers[client]
-        room, parts = stacked_windows(like, draws)
-        for part in parts:
-            places = dict(window_arrays(part))
-            for name, array in window_arrays(sampler.draw(out=part)):
-                if array is not places[name]:  # small columns come as views of what the sampler planned
-                    np.copyto(places[name], array)
-        return to_windows_batch(room)
+        return self._client(client).draw(draws)
+
+    def update(
+        self, client: str, lane: NDArray[np.int64], generation: NDArray[np.int64], priority: NDArray[np.float64]
+    ) -> int:
+        """New priorities [B] by the names of what was drawn. Returns: how many were applied; see
+        ``ReplayFeed.give_priorities``.
+
+        Raises: ReplayError where the client is not known here, or for a priority that is NaN, infinite or negative.
+        """
+        return self._client(client).update(lane, generation, priority)
 
     def close(self, client: str) -> None:
         """Forget a client."""
-        self._samplers.pop(client, None)
+        self._clients.pop(client, None)
 
     def overtaken(self) -> dict[str, int]:
-        """Starts per client that the writer overwrote before they were sent; each was drawn again."""
-        return {client: sampler.overtaken for client, (sampler, _) in self._samplers.items()}
+        """What the writer overwrote before it was sent, per client; it was drawn again."""
+        return {name: client.overtaken for name, client in self._clients.items()}
+
+    def _client(self, name: str) -> _Client:
+        if name not in self._clients:
+            raise ReplayError(
+                f"{self._reader.path}: no draws are open for client {name!r} (open are {sorted(self._clients)}); "
+                "call open first, and again after this process was restarted"
+            )
+        return self._clients[name]
+
+
+class _Client:
+    """One client's sampler."""
+
+    def __init__(self, reader: RingReader, request: DrawRequest) -> None:
+        self._sampler: UniformSampler | PrioritizedSampler | SequenceSampler | FifoSampler = make_sampler(
+            reader,
+            request.draws,
+            np.random.default_rng(request.seed),
+            lanes=request.lanes,
+            columns=request.columns,
+            stack=request.stack,
+        )
+        self._priorities: PrioritySettings | None = None
+        if not isinstance(request.draws, SlabDraws):
+            self._priorities = request.draws.priorities
+        self._batches = 0
+        self.blank: Batch = self._sampler.allocate(np.zeros)
+
+    @property
+    def overtaken(self) -> int:
+        return self._sampler.overtaken
+
+    def draw(self, draws: int) -> pa.RecordBatch:
+        room, made = DrawsRoom(self.blank, draws), 0
+        for number, part in enumerate(room.parts):
+            if isinstance(self._sampler, FifoSampler) and not self._sampler.ready:
+                break
+            if self._priorities is not None and isinstance(self._sampler, (PrioritizedSampler, SequenceSampler)):
+                self._sampler.importance_exponent = self._priorities.importance_exponent_at(self._batches)
+            room.put(number, self._sampler.draw(out=part))  # type: ignore[arg-type]  # parts are like its blank
+            self._batches += 1
+            made += 1
+        return room.to_record_batch(made)
+
+    def update(self, lane: NDArray[np.int64], generation: NDArray[np.int64], priority: NDArray[np.float64]) -> int:
+        if self._priorities is None or not isinstance(self._sampler, (PrioritizedSampler, SequenceSampler)):
+            return 0
+        return self._sampler.update(lane, generation, priority)
 
 
 class RemoteSampler(Generic[Call]):
-    """The side of the learner: windows one batch at a time, with calls ahead so that none is waited for.
+    """The side of the learner: one batch at a time, with calls ahead so that none is waited for.
 
-    Rows in calls under way were drawn when the call was answered: they lag by up to ``draws × (calls_ahead + 1)``
-    batches behind the newest. The position is no part of a checkpoint: after a restart ``seed`` begins anew.
+    What lies in calls under way was drawn when the call was answered: it lags by up to ``draws × (calls_ahead + 1)``
+    batches behind the newest rows and priorities. The position is no part of a checkpoint: after a restart ``seed``
+    begins anew.
 
     Args:
         start: begins a call of ``DrawDesk.draw`` for so many batches.
+        start_update: begins a call of ``DrawDesk.update``, given lane, generation and priority.
         wait: the answer of a call.
         blank: what ``DrawDesk.open`` gave.
         draws: batches per call.
@@ -111,7 +151,8 @@ class RemoteSampler(Generic[Call]):
     def __init__(
         self,
         start: Callable[[int], Call],
-        wait: Callable[[Call], pa.RecordBatch],
+        start_update: Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]], Call],
+        wait: Callable[[Call], Any],
         blank: pa.RecordBatch,
         *,
         draws: int = 8,
@@ -119,37 +160,57 @@ class RemoteSampler(Generic[Call]):
     ) -> None:
         if draws < 1 or calls_ahead < 0:
             raise ReplayError(f"remote draws: draws {draws} must be at least 1, calls_ahead {calls_ahead} at least 0")
-        self._start, self._wait = start, wait
-        self._blank = from_windows_batch(blank)
+        self._start, self._start_update, self._wait = start, start_update, wait
+        self._blank = from_record_batch(blank, 0)
         self._draws, self._ahead = draws, calls_ahead
         self._calls: deque[Call] = deque()
+        self._updates: deque[Call] = deque()
         self._answer: pa.RecordBatch | None = None
         self._position = 0
         self.drawn_rows = 0
-        """Window starts handed out."""
+        """As the limiter counts them."""
 
-    def allocate(self, empty: Callable[..., Any] = np.empty) -> Windows:
-        """Windows for ``draw(out=...)``, in memory that ``empty(shape, dtype)`` makes."""
-        return windows_of({name: empty(array.shape, array.dtype) for name, array in window_arrays(self._blank)})
+    def allocate(self, empty: Callable[..., Any] = np.empty) -> Batch:
+        """A batch for ``draw(out=...)``, in memory that ``empty(shape, dtype)`` makes."""
+        arrays = {name: empty(array.shape, array.dtype) for name, array in draw_arrays(self._blank)}
+        return draw_of(type(self._blank), arrays)
 
-    def draw(self, out: Windows | None = None) -> Windows:
-        """The next batch.
+    def draw(self, out: Batch | None = None) -> Batch:
+        """The next batch: ``Windows``, ``Sequences`` or a ``Slab``, as was asked for.
 
         Args:
-            out: windows from ``allocate``, filled and returned. None: read-only views of the answer's memory, which is
+            out: a batch from ``allocate``, filled and returned. None: read-only views of the answer's memory, which is
                 held as long as one of them is (with Ray: a plasma object; do not hoard).
-        Raises: what the call raised.
+        Raises: ReplayError where no slab is there yet; else what the call raised.
         """
-        size = self._blank.batch_size
         if self._answer is None or self._position == self._answer.num_rows:
             while len(self._calls) <= self._ahead:
                 self._calls.append(self._start(self._draws))
             self._answer, self._position = self._wait(self._calls.popleft()), 0
-        windows = from_windows_batch(self._answer.slice(self._position, size))
-        self._position += size
-        self.drawn_rows += size
+            if self._answer.num_rows == 0:
+                raise ReplayError("too few rows came in for another slab; draw again later")
+        batch = from_record_batch(self._answer, self._position)
+        self._position += 1
+        self.drawn_rows += batch.drawn_rows
         if out is None:
-            return windows
-        for (_, target), (_, source) in zip(window_arrays(out), window_arrays(windows), strict=True):
+            return batch
+        for (_, target), (_, source) in zip(draw_arrays(out), draw_arrays(batch), strict=True):
             np.copyto(target, source)
         return out
+
+    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike) -> None:
+        """New priorities [B] of a drawn batch; they act on draws that are asked for after this call.
+
+        Raises: what an earlier call of this kind raised; ``flush`` raises what the last ones did.
+        """
+        names = np.array(lane, np.int64), np.array(generation, np.int64)
+        self._updates.append(self._start_update(*names, np.array(priority, np.float64)))
+        while len(self._updates) > self._ahead + 1:
+            self._wait(self._updates.popleft())
+
+    def flush(self) -> int:
+        """Wait for all updates under way. Returns: how many of their priorities were applied. Raises: what they did."""
+        applied = 0
+        while self._updates:
+            applied += self._wait(self._updates.popleft())
+        return applied

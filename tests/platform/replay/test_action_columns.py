@@ -10,12 +10,12 @@ import pytest
 
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.draws_batch import from_record_batch, to_record_batch
 from onibi.platform.replay.feed import make_sampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_snapshot import snapshot_table
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.schema import arrow_schema, ring_columns, spec_from_arrow
-from onibi.platform.replay.windows_batch import from_windows_batch, to_windows_batch
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 OBSERVATION = (ArraySpec(name="observation", dtype="float32"),)
@@ -89,7 +89,7 @@ def test_actions_of_every_kind_of_batch_are_those_of_its_rows(kind, ring):
 def test_windows_travel_with_their_actions(ring):
     spec, reader = ring
     windows = make_sampler(reader, DRAWS["uniform"], np.random.default_rng(0)).draw()
-    again = from_windows_batch(to_windows_batch(windows))
+    again = from_record_batch(to_record_batch(windows), 0)
     assert np.array_equal(again.action, actions_of(spec, again.generation))
     assert again.action.dtype == windows.action.dtype
 

@@ -1,22 +1,34 @@
-"""Windows drawn through calls are those of a local sampler; the same with real Ray between."""
+"""What is drawn through calls is what a local sampler draws, of every kind; the same with real Ray between."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.draws_batch import draw_arrays, from_record_batch, to_record_batch
+from onibi.platform.replay.feed import make_sampler
+from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.windows_batch import from_windows_batch, to_windows_batch, window_arrays
+from onibi.platform.replay.windows import Windows
 
-REQUEST = DrawRequest(client="learner", seed=3, n_steps=3, batch_size=16)
+PRIORITIES = PrioritySettings(exponent=0.7, importance_exponent=0.4, importance_anneal_updates=10)
+DRAWS = {
+    "windows": WindowDraws(n_steps=3, batch_size=16),
+    "windows by priority": WindowDraws(n_steps=3, batch_size=16, priorities=PRIORITIES),
+    "sequences": SequenceDraws(length=2, burn_in=1, period=1, batch_size=6),
+    "sequences by priority": SequenceDraws(length=2, burn_in=1, period=1, batch_size=6, priorities=PRIORITIES),
+    "slabs": SlabDraws(rows=2, batch_lanes=2),
+}
+REQUEST = DrawRequest(client="learner", seed=3, draws=DRAWS["windows"])
 
 
 @pytest.fixture
@@ -40,13 +52,13 @@ def ring(rows, ring_path):
 
 
 def local_sampler(ring, request=REQUEST):
-    return UniformSampler(
+    return make_sampler(
         RingReader(ring),
-        n_steps=request.n_steps,
-        batch_size=request.batch_size,
-        rng=np.random.default_rng(request.seed),
+        request.draws,
+        np.random.default_rng(request.seed),
         lanes=request.lanes,
         columns=request.columns,
+        stack=request.stack,
     )
 
 
@@ -56,36 +68,104 @@ def in_process(desk, request, **options):
     def carried(batch):
         return pa.ipc.read_record_batch(pa.py_buffer(batch.serialize().to_pybytes()), batch.schema)
 
-    return RemoteSampler(
-        lambda count: count, lambda count: carried(desk.draw(request.client, count)), desk.open(request), **options
-    )
+    def answer(call):
+        if isinstance(call, int):
+            return carried(desk.draw(request.client, call))
+        return desk.update(request.client, *call)
+
+    return RemoteSampler(lambda count: count, lambda *update: update, answer, desk.open(request), **options)
 
 
-def assert_same(windows, expected):
-    for (name, found), (expected_name, array) in zip(window_arrays(windows), window_arrays(expected), strict=True):
+def assert_same(drawn, expected):
+    assert type(drawn) is type(expected)
+    for (name, found), (expected_name, array) in zip(draw_arrays(drawn), draw_arrays(expected), strict=True):
         assert name == expected_name
         assert found.dtype == array.dtype
         np.testing.assert_array_equal(found, array, err_msg=name)
-    for name, leaf in expected.bootstrap_observation.items():
-        np.testing.assert_array_equal(windows.bootstrap_observation[name], leaf)
-        np.testing.assert_array_equal(windows.observation[name], expected.observation[name])
+    if isinstance(expected, Windows):
+        for name, leaf in expected.bootstrap_observation.items():
+            np.testing.assert_array_equal(drawn.bootstrap_observation[name], leaf)
+            np.testing.assert_array_equal(drawn.observation[name], expected.observation[name])
 
 
+@pytest.mark.parametrize("kind", ["windows", "sequences", "slabs"])
 @pytest.mark.parametrize(("draws", "calls_ahead"), [(1, 0), (3, 1), (8, 2)])
-def test_remote_windows_are_those_of_a_local_sampler_under_the_same_seed(ring, draws, calls_ahead):
-    remote = in_process(DrawDesk(RingReader(ring)), REQUEST, draws=draws, calls_ahead=calls_ahead)
-    local = local_sampler(ring)
-    buffers = remote.allocate()
-    for turn in range(20):
-        windows = remote.draw(buffers) if turn % 2 else remote.draw()
-        assert_same(windows, local.draw())
-    assert remote.drawn_rows == 20 * REQUEST.batch_size
-    assert windows is buffers
+def test_what_comes_from_elsewhere_is_what_a_local_sampler_draws_under_the_same_seed(ring, kind, draws, calls_ahead):
+    request = replace(REQUEST, draws=DRAWS[kind])
+    remote = in_process(DrawDesk(RingReader(ring)), request, draws=draws, calls_ahead=calls_ahead)
+    local = local_sampler(ring, request)
+    buffers, drawn_rows = remote.allocate(), 0
+    for turn in range(15):
+        batch = remote.draw(buffers) if turn % 2 else remote.draw()
+        expected = local.draw()
+        assert_same(batch, expected)
+        drawn_rows += expected.drawn_rows
+        if turn % 2:
+            assert batch is buffers
+    assert remote.drawn_rows == drawn_rows == local.drawn_rows
+
+
+@pytest.mark.parametrize("kind", ["windows by priority", "sequences by priority"])
+def test_priorities_given_from_elsewhere_act_on_the_next_call_and_weights_are_annealed(ring, kind):
+    request = replace(REQUEST, draws=DRAWS[kind])
+    remote = in_process(DrawDesk(RingReader(ring)), request, draws=1, calls_ahead=0)
+    local, rng, weights = local_sampler(ring, request), np.random.default_rng(0), []
+    for turn in range(30):
+        local.importance_exponent = min(1.0, 0.4 + 0.06 * turn)
+        batch, expected = remote.draw(), local.draw()
+        np.testing.assert_allclose(batch.weight, expected.weight, rtol=1e-6)  # 0.4 + 0.6 · turn / 10, rounded otherwise
+        np.testing.assert_array_equal(batch.lane, expected.lane)
+        np.testing.assert_array_equal(batch.generation, expected.generation)
+        weights.append(float(batch.weight.min()))
+        priority = rng.random(len(batch.lane)) ** 4
+        remote.update(batch.lane, batch.generation, priority)
+        assert remote.flush() == local.update(expected.lane, expected.generation, priority)
+    assert min(weights) < 0.9, "else nothing was prioritized"
+
+
+def test_priorities_of_uniform_draws_are_applied_nowhere_and_damaged_ones_are_told(ring):
+    desk = DrawDesk(RingReader(ring))
+    remote = in_process(desk, REQUEST)
+    batch = remote.draw()
+    remote.update(batch.lane, batch.generation, np.ones(16))
+    assert remote.flush() == 0
+    remote = in_process(desk, replace(REQUEST, draws=DRAWS["windows by priority"]))
+    batch = remote.draw()
+    remote.update(batch.lane, batch.generation, np.full(16, np.nan))
+    with pytest.raises(ReplayError, match="priorit"):
+        remote.flush()
+
+
+def test_slabs_come_as_far_as_there_are_rows_and_each_row_once(ring):
+    request = replace(REQUEST, draws=DRAWS["slabs"])
+    remote, local = in_process(DrawDesk(RingReader(ring)), request), local_sampler(ring, request)
+    slabs = 0
+    while local.ready:
+        assert_same(remote.draw(), local.draw())
+        slabs += 1
+    assert slabs > 20
+    for _ in range(2):
+        with pytest.raises(ReplayError, match="too few rows"):
+            remote.draw()
+
+
+def test_frame_stacks_come_from_elsewhere(ring):
+    stack = FrameStack(frames=2, leaves=("observation.image",))
+    request = replace(REQUEST, stack=stack, draws=WindowDraws(n_steps=2, batch_size=4))
+    remote, local = in_process(DrawDesk(RingReader(ring)), request), local_sampler(ring, request)
+    for _ in range(5):
+        assert_same(remote.draw(), local.draw())
 
 
 def test_clients_draw_independently_of_each_other(ring):
     desk = DrawDesk(RingReader(ring))
-    other = DrawRequest(client="tool", seed=4, n_steps=1, batch_size=5, lanes=(1,), columns=("observation.image",))
+    other = DrawRequest(
+        client="tool",
+        seed=4,
+        draws=WindowDraws(n_steps=1, batch_size=5),
+        lanes=(1,),
+        columns=("observation.image",),
+    )
     one, two = in_process(desk, REQUEST), in_process(desk, other)
     expected_one, expected_two = local_sampler(ring), local_sampler(ring, other)
     for _ in range(12):
@@ -105,7 +185,7 @@ def test_calls_are_under_way_before_their_batches_are_asked_for(ring):
         answered.append(call)
         return call
 
-    remote = RemoteSampler(start, wait, desk.open(REQUEST), draws=2, calls_ahead=2)
+    remote = RemoteSampler(start, lambda *update: update, wait, desk.open(REQUEST), draws=2, calls_ahead=2)
     remote.draw()
     assert (len(started), len(answered)) == (3, 1)
     remote.draw()
@@ -114,15 +194,14 @@ def test_calls_are_under_way_before_their_batches_are_asked_for(ring):
     assert (len(started), len(answered)) == (4, 2)
 
 
-def test_batch_of_windows_is_read_without_a_copy_and_is_read_only(ring):
-    windows = local_sampler(ring).draw()
-    batch = to_windows_batch(windows)
-    again = from_windows_batch(batch)
-    assert np.shares_memory(again.pairs["observation.image"], windows.pairs["observation.image"])
+def test_batch_is_read_without_a_copy_and_is_read_only(ring):
+    batch = to_record_batch(local_sampler(ring).draw())
+    first, again = from_record_batch(batch, 0), from_record_batch(batch, 0)
+    assert np.shares_memory(again.pairs["observation.image"], first.pairs["observation.image"])
     assert np.shares_memory(again.observation["observation.image"], again.pairs["observation.image"])
     received = pa.ipc.read_record_batch(pa.py_buffer(batch.serialize().to_pybytes()), batch.schema)
     with pytest.raises(ValueError, match="read-only"):
-        from_windows_batch(received).reward[0] = 0
+        from_record_batch(received, 0).reward[0] = 0
 
 
 def test_opening_again_begins_at_the_seed(ring):
@@ -140,8 +219,8 @@ def test_unknown_client_or_foreign_batch_is_refused(ring):
     desk.open(REQUEST)
     with pytest.raises(ReplayError, match="asked for 0 batches"):
         desk.draw("learner", 0)
-    with pytest.raises(ReplayError, match="holds no windows"):
-        from_windows_batch(pa.record_batch({"x": [1]}))
+    with pytest.raises(ReplayError, match="holds no draws"):
+        from_record_batch(pa.record_batch({"x": [1]}), 0)
 
 
 def test_windows_through_ray_are_those_of_a_local_sampler(ring, monkeypatch):
@@ -169,6 +248,11 @@ def test_windows_through_ray_are_those_of_a_local_sampler(ring, monkeypatch):
         ray.get(actor.close.remote("learner"))
         with pytest.raises(ReplayError, match="no draws are open"):
             ray.get(actor.draw.remote("learner", 1))
+        by_priority = replace(REQUEST, draws=DRAWS["windows by priority"])
+        remote = remote_sampler(actor, by_priority, draws=1, calls_ahead=0)
+        batch = remote.draw()
+        remote.update(batch.lane, batch.generation, np.ones(16))
+        assert remote.flush() == 16
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

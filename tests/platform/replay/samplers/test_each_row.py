@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onibi.platform.replay.draws_batch import from_record_batch, to_record_batch
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.row_view import RowView
@@ -12,7 +13,6 @@ from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 from onibi.platform.replay.transition_intake import TransitionIntake
 from onibi.platform.replay.window_gather import EachRow
-from onibi.platform.replay.windows_batch import from_windows_batch, to_windows_batch
 
 EVERY = EachRow(extra=("first_priority",), observation=("observation",))
 
@@ -50,7 +50,7 @@ def test_every_row_of_a_batch_is_told_as_it_lies_in_the_ring(layouts, ring_path,
         last = windows.trail["observation"][np.arange(16), windows.steps]
         assert (last == windows.bootstrap_observation["observation"]).all()
         assert (windows.trail["observation"][:, -1] == last).all(), "behind the end the last one is repeated"
-        sent = from_windows_batch(to_windows_batch(windows))
+        sent = from_record_batch(to_record_batch(windows), 0)
         check_view(layout, RowView(sent))
     sequences = SequenceSampler(layout.reader, rng=rng, batch_size=6, length=4, burn_in=2, period=2)
     check_view(layout, RowView(sequences.draw()))
