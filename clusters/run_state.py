@@ -250,6 +250,7 @@ def open_feed(
         lanes=lanes,
         buffers=buffers,
         empty=empty,
+        gather_threads=plan.settings.learner.acceleration.gather_threads,  # type: ignore[attr-defined]
         stack=plan.stack,
         learner=learner,
         learners=learners,

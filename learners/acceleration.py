@@ -1,4 +1,4 @@
-"""How fast a learner computes, and nothing about what it learns: precision, compilation, micro-batches, prefetch.
+"""How fast a learner computes, and nothing about what it learns: precision, compilation, micro-batches, threads.
 
 Every learner has these settings as its section ``acceleration``. The defaults change nothing: float32, plain PyTorch,
 one drawn batch a step, no threads; a serial run repeats bit for bit.
@@ -30,6 +30,7 @@ class AccelerationSettings(Settings):
     compile: Literal["none", "default", "graphs"] = "none"
     accumulation: Annotated[int, Field(ge=1, le=1024)] = 1  # drawn batches whose gradients make one step
     prefetch_batches: Annotated[int, Field(ge=0, le=16)] = 0  # drawn ahead by a thread; 0: drawn when they are due
+    gather_threads: Annotated[int, Field(ge=1, le=64)] = 1  # that copy the rows of each drawn batch out of replay
 
     def __post_init__(self) -> None:
         """Refuse pairs that exclude each other."""

@@ -10,6 +10,7 @@ from onibi.clusters.run_state import state_of
 from onibi.clusters.serial_run import SerialRun
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
+from onibi.platform.replay.gather_threads import GatherThreads
 
 PRIORITIES = {"learner__priorities": {"exponent": 0.6}}
 ON_POLICY = {
@@ -150,3 +151,28 @@ def test_frames_bring_back_the_velocities_that_an_observation_hides(workshop):
             returns[frames, seed] = result.evaluations[-1]["return_mean"]
     assert min(returns[3, seed] for seed in (1, 2)) > 70, returns
     assert max(returns[1, seed] for seed in (1, 2)) < 60, returns
+
+
+@pytest.mark.parametrize("shape", ["windows", "priorities"])
+def test_rows_of_a_batch_are_copied_by_as_many_threads_as_the_learner_is_given(workshop, monkeypatch, shape):
+    made, shares, take = [], [], GatherThreads.take
+
+    def begun(self, threads):
+        made.append(threads)
+        original(self, threads)
+
+    def counted(self, takes, meanwhile=None):
+        shares.append(len(self._orders))
+        take(self, takes, meanwhile)
+
+    original = GatherThreads.__init__
+    monkeypatch.setattr(GatherThreads, "__init__", begun)
+    monkeypatch.setattr(GatherThreads, "take", counted)
+    result = workshop.train(
+        learner__acceleration={"gather_threads": 3},
+        budget__max_env_steps=600,
+        **(PRIORITIES if shape != "windows" else {}),
+    )
+    assert made == [3]
+    assert set(shares) == {2}, "two beside the learner's own"
+    assert result.updates > 5
