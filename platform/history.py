@@ -73,8 +73,10 @@ class History:
         return len(rows) - len(kept)
 
     def close(self) -> None:
-        """Release the file. Further appends fail."""
-        os.close(self._descriptor)
+        """Release the file. Further appends fail; closed again, nothing happens (a run may fail while it ends)."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()

@@ -9,7 +9,7 @@ from onibi.clusters.run_journal import RunJournal
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.checkpoint import CheckpointParts, best_step, list_checkpoints
 from onibi.platform.config import read_settings
-from onibi.platform.run_folder import create_run
+from onibi.platform.run_folder import create_run, find_run
 
 
 @pytest.fixture
@@ -57,3 +57,14 @@ def test_an_evaluation_tells_the_intrinsic_return_only_where_captions_are_paid(j
     unpaid.save(10, CheckpointParts())
     assert "intrinsic_return_mean" not in unpaid.evaluate(10, 1.0, EPISODES)
     unpaid.abandon()
+
+
+def test_a_session_that_fails_while_it_ends_is_told_as_failed_with_its_own_error(workshop, monkeypatch):
+    def broken(*_):
+        raise ValueError("the curve cannot be drawn")
+
+    monkeypatch.setattr(RunJournal, "_write_reports", broken)
+    with pytest.raises(ValueError, match="the curve cannot be drawn") as failure:
+        workshop.train(budget__max_env_steps=200)
+    assert failure.value.__context__ is None, "giving the run up afterwards brings no error of its own"
+    assert find_run(workshop.runs, "run").record().status == "failed"

@@ -60,9 +60,13 @@ class TreeLoad:
             except psutil.NoSuchProcess:
                 continue
 
+    def tree_seconds(self) -> float:
+        """Processor time of the tree up to the last look."""
+        return sum(self._used.values())
+
     def others_cores(self) -> float:
         """Cores that all other processes have used since the start."""
-        used = _machine_seconds() - self._all - sum(self._used.values())
+        used = _machine_seconds() - self._all - self.tree_seconds()
         return max(0.0, used) / (time.monotonic() - self._start)
 
 
