@@ -162,7 +162,7 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("replay/lost_rows", "lost rows", count_text, nonzero=True),
                 _Figure("replay/actors_stalled", "actors held back", share_text, course=True, mean=True),
                 _Figure("replay/learner_stalled", "learner held back", share_text, course=True, mean=True),
-                _Figure("actors/waiting_for_lanes", "actors without lanes", count_text, nonzero=True),
+                _Figure("actors/waiting_for_lanes", "actors wait for lanes", count_text, nonzero=True),
             ),
         ),
         (

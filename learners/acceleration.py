@@ -40,6 +40,14 @@ class AccelerationSettings(Settings):
                 "batch_size, or take compile: default"
             )
 
+    def refuse_gather_threads(self) -> None:
+        """For settings of learners that draw slabs. Raises: ValueError where ``gather_threads`` would not act."""
+        if self.gather_threads > 1:
+            raise ValueError(
+                f"acceleration.gather_threads is {self.gather_threads}, but this learner draws slabs, whose rows lie "
+                "side by side and are copied by one thread: set it to 1"
+            )
+
 
 def check_acceleration(settings: AccelerationSettings, device: torch.device) -> None:
     """Refuse what this device cannot do. Raises: ConfigError."""

@@ -88,6 +88,7 @@ class ActorCriticSettings(Settings):
             )
         if self.acceleration.compile == "graphs" and self.core is not None:
             raise ValueError("acceleration.compile is graphs, which cannot hold a core: set none or default")
+        self.acceleration.refuse_gather_threads()
 
 
 @dataclass(frozen=True)

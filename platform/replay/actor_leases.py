@@ -35,7 +35,11 @@ class ActorLeases:
         """
         held = self._group_of(actor)
         group = self._pool.available(now) if held is None else held
-        if group is None or not self._shard.may_register(group):
+        if group is None:
+            return None
+        if not self._shard.may_register(group):
+            if held is not None:
+                self._pool.heard(held, now)  # it asks: nobody is to take its lanes for silence meanwhile
             return None
         if held is None:
             group = self._pool.take(now)

@@ -48,6 +48,8 @@ def join_pages(descriptor: int, size: int) -> None:
 def map_in_step(descriptor: int, size: int, flags: int, protection: int) -> tuple[mmap.mmap, int]:
     """Map the first ``size`` bytes of a file so that huge pages of it are mapped as such.
 
+    Where that cannot be had (limits of address space or of data), it is mapped as ever.
+
     Args: flags and protection as for ``mmap.mmap``.
     Returns: the mapping, and where in it the file begins; what lies before and behind is not the file's. It is unmapped
     as any other, with the last view of it.
@@ -58,7 +60,10 @@ def map_in_step(descriptor: int, size: int, flags: int, protection: int) -> tupl
         return mmap.mmap(descriptor, size, flags=flags, prot=protection), 0
     # Address space of our own, a huge page longer; the file is then laid over the part of it that begins on a border.
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    memory = mmap.mmap(-1, size + page, flags=private, prot=protection)
+    try:
+        memory = mmap.mmap(-1, size + page, flags=private, prot=protection)
+    except OSError:
+        return mmap.mmap(descriptor, size, flags=flags, prot=protection), 0
     address = np.frombuffer(memory, np.uint8).ctypes.data
     begin = -address % page
     if _system_mmap()(address + begin, size, protection, flags | _MAP_FIXED, descriptor, 0) == _MAP_FAILED:

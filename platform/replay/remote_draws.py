@@ -121,7 +121,13 @@ class _Client:
                 break
             if self._priorities is not None and isinstance(self._sampler, (PrioritizedSampler, SequenceSampler)):
                 self._sampler.importance_exponent = self._priorities.importance_exponent_at(self._batches)
-            room.put(number, self._sampler.draw(out=part))  # type: ignore[arg-type]  # parts are like its blank
+            try:
+                drawn = self._sampler.draw(out=part)  # type: ignore[arg-type]  # parts are like its blank
+            except ReplayError:
+                if made:  # those before it are gone from the ring's side: the next call tells the error
+                    break
+                raise
+            room.put(number, drawn)
             self._batches += 1
             made += 1
         return room.to_record_batch(made)
@@ -184,11 +190,7 @@ class RemoteSampler(Generic[Call]):
         Raises: ReplayError where no slab is there yet; else what the call raised.
         """
         if self._answer is None or self._position == self._answer.num_rows:
-            while len(self._calls) <= self._ahead:
-                self._calls.append(self._start(self._draws))
-            self._answer, self._position = self._wait(self._calls.popleft()), 0
-            if self._answer.num_rows == 0:
-                raise ReplayError("too few rows came in for another slab; draw again later")
+            self._answer, self._position = self._next_answer(), 0
         batch = from_record_batch(self._answer, self._position)
         self._position += 1
         self.drawn_rows += batch.drawn_rows
@@ -197,6 +199,26 @@ class RemoteSampler(Generic[Call]):
         for (_, target), (_, source) in zip(draw_arrays(out), draw_arrays(batch), strict=True):
             np.copyto(target, source)
         return out
+
+    def _next_answer(self) -> pa.RecordBatch:
+        old = len(self._calls)  # of what was asked earlier, an error may be no longer true: rows may have come since
+        while len(self._calls) <= self._ahead:
+            self._calls.append(self._start(self._draws))
+        for _ in range(old):
+            try:
+                answer = self._wait(self._calls.popleft())
+            except Exception:  # noqa: BLE001 - one that lasts is told by the newest call
+                continue
+            if answer.num_rows:
+                return answer
+            if not self._calls:
+                break
+        if not self._calls:
+            self._calls.append(self._start(self._draws))
+        answer = self._wait(self._calls.popleft())
+        if answer.num_rows == 0:
+            raise ReplayError("too few rows came in for another slab; draw again later")
+        return answer
 
     def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike) -> None:
         """New priorities [B] of a drawn batch; they act on draws that are asked for after this call.

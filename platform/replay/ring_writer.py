@@ -18,7 +18,14 @@ from onibi.platform.errors import LeaseError, ReplayError
 from onibi.platform.replay.fragment_border import FragmentBorder
 from onibi.platform.replay.fragment_check import FragmentCheck
 from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks
-from onibi.platform.replay.ring_file import MappedRing, create_ring_file, lock_ring, may_lack_rows, write_owner
+from onibi.platform.replay.ring_file import (
+    MappedRing,
+    create_ring_file,
+    lock_ring,
+    may_lack_rows,
+    remove_ring,
+    write_owner,
+)
 from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_copy import copy_rows
@@ -86,7 +93,12 @@ class RingWriter:
             run_id=run_id,
         )
         lock = create_ring_file(path, layout)
-        return cls(path, layout, lock)
+        try:
+            return cls(path, layout, lock)
+        except BaseException:  # it cannot be mapped: nobody else knows of the file
+            os.close(lock)
+            remove_ring(path)
+            raise
 
     @classmethod
     def open(cls, path: Path, run_id: str) -> RingWriter:

@@ -161,7 +161,9 @@ class Shard:
         return self._texts.to_arrow()
 
     def may_register(self, group: int) -> bool:
-        """Whether ``register`` and ``retire`` of a group would not have to wait for the log's disk now."""
+        """Whether ``register`` and ``retire`` would not wait for the log's disk now. Raises: as ``log_figures``."""
+        if self._log is not None:
+            self._log.check()
         return self._log is None or self._log.has_room(*self._whole(group))
 
     def register(self, actor: int, envs: int) -> Lease:
@@ -223,13 +225,10 @@ class Shard:
         if fragment.incarnation == incarnation and fragment.sequence <= last:
             self._repeated += 1
             return InsertResult(accepted=True, repeated=True, caption_id=np.zeros((0, 0), np.uint32))
-        if (
-            fragment.incarnation == incarnation
-            and fragment.envs != self._envs[fragment.actor]
-            and self._envs[fragment.actor]
-        ):
+        registered = self._envs[fragment.actor]
+        if fragment.incarnation == incarnation and registered not in (0, fragment.envs):
             raise LeaseError(
-                f"{self.path}: actor {fragment.actor} registered {self._envs[fragment.actor]} environments, its "
+                f"{self.path}: actor {fragment.actor} registered {registered} environments, its "
                 f"fragment has {fragment.envs}; register again with the new number"
             )
         columns = dict(fragment.columns)

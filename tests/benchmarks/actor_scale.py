@@ -61,12 +61,16 @@ class _Watch(threading.Thread):
 
         begun: tuple[float, float, float] | None = None
         all_since: float | None = None
+        size = 0
         while True:
-            time.sleep(0.5)
-            self._load.look()
+            time.sleep(0.1)
             now = time.monotonic()
-            rows = read_history(self._history) if self._history.exists() else []
-            if not rows or rows[-1].get("replay/lanes_with_rows", 0.0) < self._actors:
+            before, size = size, self._history.stat().st_size if self._history.exists() else 0
+            if size == before:
+                continue  # only a row that is new goes with the processor time of now
+            self._load.look()
+            rows = read_history(self._history)
+            if rows[-1].get("replay/lanes_with_rows", 0.0) < self._actors:
                 continue
             all_since = all_since or now
             point = float(rows[-1]["time/seconds"]), float(rows[-1]["actors/env_steps"]), self._load.tree_seconds()

@@ -128,8 +128,7 @@ ROWS = {
         "onibi",
         "appo",
         (
-            *_candidates(actors=[2], envs=[16, 32], native=[False], compile=["none"]),
-            *_candidates(actors=[2], envs=[16], native=[False], compile=["none"], tolerance=[4_096]),
+            *_candidates(actors=[2], envs=[16, 32], native=[False], compile=["none"], tolerance=[None, 8_192]),
             *_candidates(actors=[1], envs=[64], native=[False], compile=["none"]),
         ),
         _NETHACK,
@@ -139,8 +138,8 @@ ROWS = {
         "sample_factory",
         "appo",
         (
-            *_candidates(mode=["batched"], workers=[2, 1], envs=[16, 32], native=[True]),
-            *_candidates(mode=["serial"], workers=[1], envs=[32], native=[True]),
+            *_candidates(mode=["batched"], workers=[2], envs=[16, 32], native=[True], vectors=[1, 2]),
+            *_candidates(mode=["batched", "serial"], workers=[1], envs=[64], native=[True], vectors=[1]),
         ),
         _NETHACK,
     ),
@@ -149,7 +148,7 @@ ROWS = {
         "sample_factory",
         "appo",
         (
-            *_candidates(mode=["asynchronous", "batched"], workers=[2], envs=[16, 32], native=[False]),
+            *_candidates(mode=["asynchronous", "batched"], workers=[2], envs=[32], native=[False]),
             *_candidates(mode=["serial"], workers=[1], envs=[32], native=[False]),
         ),
         _NETHACK,

@@ -28,6 +28,7 @@ from typing import Any
 from peers.environments import MissingPeerError, python_of
 from peers.finished_runs import add_options, finished_runs, version_of
 from peers.machine import describe
+from peers.onibi_package import onibi_package
 
 from onibi.clusters.experiments.declaration import TrainedTrial
 from onibi.clusters.experiments.schedule import trial_hash
@@ -84,10 +85,10 @@ def run(spec: dict[str, Any], peers_folder: Path) -> dict[str, Any]:
         python = Path(sys.executable) if spec["system"] == "onibi" else python_of(spec["system"], peers_folder)
     except MissingPeerError as error:
         return {"error": f"cannot be installed here: {error}"}
-    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, onibi_package() as package:
         told, answer, log = (Path(folder) / name for name in ("order.json", "answer.json", "log"))
         told.write_text(json.dumps(spec))
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | _ONE_THREAD
+        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": "" if spec["system"] == "onibi" else package}
         command = [python, "-m", f"peers.{module}", str(told), str(answer)]
         with log.open("wb") as file:
             code = subprocess.run(command, cwd=_HERE, env=environment, stdout=file, stderr=file, check=False).returncode

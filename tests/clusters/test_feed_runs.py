@@ -13,6 +13,7 @@ from onibi.platform.errors import ConfigError
 from onibi.platform.replay.gather_threads import GatherThreads
 
 PRIORITIES = {"learner__priorities": {"exponent": 0.6}}
+SEQUENCES = {"learner": {"kind": "r2d2", "length": 4, "burn_in": 2, "period": 2, "batch_size": 8}}
 ON_POLICY = {
     "learner": {"kind": "pqn", "rows": 8, "batch_lanes": 4, "minibatches": 2, "support": {"low": -0.5, "high": 1.5}},
     "replay__limiter": {"samples_per_insert": 1},
@@ -153,8 +154,8 @@ def test_frames_bring_back_the_velocities_that_an_observation_hides(workshop):
     assert max(returns[1, seed] for seed in (1, 2)) < 60, returns
 
 
-@pytest.mark.parametrize("shape", ["windows", "priorities"])
-def test_rows_of_a_batch_are_copied_by_as_many_threads_as_the_learner_is_given(workshop, monkeypatch, shape):
+@pytest.mark.parametrize("learner", [{}, PRIORITIES, SEQUENCES], ids=["windows", "priorities", "sequences"])
+def test_rows_of_a_batch_are_copied_by_as_many_threads_as_the_learner_is_given(workshop, monkeypatch, learner):
     made, shares, take = [], [], GatherThreads.take
 
     def begun(self, threads):
@@ -168,11 +169,14 @@ def test_rows_of_a_batch_are_copied_by_as_many_threads_as_the_learner_is_given(w
     original = GatherThreads.__init__
     monkeypatch.setattr(GatherThreads, "__init__", begun)
     monkeypatch.setattr(GatherThreads, "take", counted)
-    result = workshop.train(
-        learner__acceleration={"gather_threads": 3},
-        budget__max_env_steps=600,
-        **(PRIORITIES if shape != "windows" else {}),
-    )
+    result = workshop.train(budget__max_env_steps=600, **{**learner, "learner__acceleration": {"gather_threads": 3}})
     assert made == [3]
     assert set(shares) == {2}, "two beside the learner's own"
     assert result.updates > 5
+
+
+@pytest.mark.parametrize("kind", ["appo", "impala", "pqn"])
+def test_threads_for_slabs_are_refused_for_one_copies_them(workshop, kind):
+    learner = {"kind": kind, "rows": 8, "batch_lanes": 4, "acceleration": {"gather_threads": 2}}
+    with pytest.raises(ConfigError, match="gather_threads is 2, but this learner draws slabs"):
+        workshop.train(learner=learner)

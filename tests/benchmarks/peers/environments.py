@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-_FOLDERS = ("actors", "learners", "platform")
 _ONIBI = ("pydantic>=2", "pyyaml", "pyarrow<26")  # what its views and networks are read with
 _TORCH = ("-c", str(ROOT / "constraints.txt"), "torch==2.13.0", "numpy==2.4.6")
 
@@ -24,8 +23,6 @@ class Peer:
     requirements: tuple[str, ...]
     alone: tuple[str, ...] = ()
     """Packages that are taken without what they ask for: another Python, and their dependencies."""
-    onibi: bool = False
-    """Whether Onibi's own folders can be imported there, for the views and networks that both systems are to have."""
 
 
 PEERS = {
@@ -43,7 +40,6 @@ LEARNERS = {
         "sample_factory_loop",
         ("sample-factory==2.1.1", "torch==2.13.0", "numpy==1.26.4", "setuptools<81", *_ONIBI, "pybind11"),
         alone=("nle==1.3.0",),  # asks for a later Gymnasium than Sample Factory has, and runs on this one
-        onibi=True,
     ),
     "rllib": Peer("RLlib 2.60.0", "rllib_loop", ("ray[rllib]==2.60.0", "torch==2.13.0", "numpy==2.4.6")),
     "cleanrl": Peer(
@@ -61,7 +57,6 @@ LEARNERS = {
             *("setuptools<81", *_ONIBI),
         ),
         alone=("cleanrl==1.2.0",),
-        onibi=True,
     ),
 }
 """Whole training loops, for learner_peers.py, time_to_return.py and minatar_returns.py."""
@@ -81,7 +76,6 @@ def python_of(name: str, folder: Path) -> Path:
     home = folder / f"{name}-{digest}"
     python = home / "bin" / "python"
     if (home / "complete").exists():
-        _link_onibi(peer, home)
         return python
     print(f"installing {peer.title} into {home} …", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
@@ -100,18 +94,4 @@ def python_of(name: str, folder: Path) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         raise
     (home / "complete").touch()
-    _link_onibi(peer, home)
     return python
-
-
-def _link_onibi(peer: Peer, home: Path) -> None:
-    """Lets the environment import this checkout's folders as the package ``onibi``."""
-    if not peer.onibi:
-        return
-    package = home / "onibi-folders" / "onibi"
-    shutil.rmtree(package, ignore_errors=True)
-    package.mkdir(parents=True)
-    for name in _FOLDERS:
-        (package / name).symlink_to(ROOT / name)
-    (packages,) = home.glob("lib/python*/site-packages")
-    (packages / "onibi-folders.pth").write_text(f"{package.parent}\n")

@@ -2,7 +2,8 @@
 
 ``options``: ``mode`` is ``asynchronous`` (workers and a policy worker beside the learner), ``batched`` (the same, each
 worker stepping whole vectors) or ``serial`` (all in one process, batched as well). ``workers`` processes with ``envs``
-environments each; ``native`` gives a worker one vector environment of so many instead of single ones. ``recipe`` has
+environments each; ``native`` gives a worker one vector environment of so many instead of single ones, or ``vectors`` 2
+of half as many, between which it takes turns. ``recipe`` has
 settings in place of those here.
 """
 
@@ -97,14 +98,16 @@ def train(order: Order) -> None:
     options = order.options
     native, batched, serial = options["native"], options["mode"] != "asynchronous", options["mode"] == "serial"
     nethack = order.environment.startswith("NetHack")
-    name = order.environment if nethack else ""
-    name = f"{name}{_NATIVE}{options['envs']}" if native else order.environment
+    vectors = options.get("vectors", 1)
+    name = order.environment
+    if native:
+        name = f"{name if nethack else ''}{_NATIVE}{options['envs'] // vectors}"
     register_env(name, make_env)
     if nethack:
         from peers.sample_factory_nethack import make_encoder
 
         global_model_factory().register_encoder_factory(make_encoder)
-    per_worker = 1 if native else options["envs"]
+    per_worker = vectors if native else options["envs"]
     splits = 2 if per_worker > 1 and not serial else 1  # its double buffering
     # A training iteration takes whole vectors: so many gradient steps of `batch` rows each, one epoch.
     at_once = options["envs"] // splits * order.rollout if batched else order.batch

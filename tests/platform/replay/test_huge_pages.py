@@ -5,12 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from onibi.platform.replay import huge_pages
+from onibi.platform.replay import huge_pages, ring_file
 from onibi.platform.replay.huge_pages import huge_page_bytes, join_pages, map_in_step
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
@@ -89,27 +90,66 @@ def test_descriptor_that_cannot_be_mapped_is_an_error(descriptor):
         map_in_step(10**6, 3 * HUGE if HUGE < 2**30 else 4096, mmap.MAP_SHARED, READ_WRITE)
 
 
+def kilobytes_in_huge_pages(path: Path) -> int:
+    return int(mapping_of(path)["ShmemPmdMapped"].removesuffix(" kB"))
+
+
 @needs_huge_pages
 def test_writer_and_reader_see_the_ring_in_huge_pages(rows, ring_path):
-    with ring_path.with_name("probe").open("wb+") as probe:
-        join_pages(probe.fileno(), HUGE)
-        memory = map_in_step(probe.fileno(), HUGE, mmap.MAP_SHARED | mmap.MAP_POPULATE, READ_WRITE)[0]
-        if mapping_of(Path(probe.name))["ShmemPmdMapped"] == "0 kB":
-            pytest.skip("this system joins no shared memory (Linux before 6.1?)")
-        del memory
+    for join in (False, True):
+        with ring_path.with_name(f"probe-{join}").open("wb+") as probe:
+            if join:
+                join_pages(probe.fileno(), HUGE)
+            os.posix_fallocate(probe.fileno(), 0, HUGE)
+            memory = map_in_step(probe.fileno(), HUGE, mmap.MAP_SHARED | mmap.MAP_POPULATE, READ_WRITE)[0]
+            if bool(kilobytes_in_huge_pages(Path(probe.name))) != join:
+                pytest.skip("shared memory has huge pages here in any case, or never (Linux before 6.1)")
+            del memory
     slots = 3 * HUGE // rows.SPEC.row_bytes
     writer = RingWriter.create(
         ring_path, rows.SPEC, groups=1, lanes_per_group=1, slots=slots, window_rows=3, run_id="run"
     )
     size = ring_path.stat().st_size
-    expected = f"{size // HUGE * HUGE // 1024} kB"
-    assert mapping_of(ring_path)["ShmemPmdMapped"] == expected
+    written = kilobytes_in_huge_pages(ring_path)
+    assert 0 < written <= size // 1024
     assert ring_path.stat().st_blocks * 512 >= size, "the rest is reserved, too"
     writer.close()
     del writer
     reader = RingReader(ring_path)
-    assert mapping_of(ring_path)["ShmemPmdMapped"] == expected
+    assert kilobytes_in_huge_pages(ring_path) == written
     reader.close()
+
+
+@needs_huge_pages
+def test_ring_is_mapped_as_ever_where_data_is_limited(ring_path):
+    """A process that may have little data of its own, as some batch systems limit it."""
+    code = """
+import resource, sys
+from pathlib import Path
+from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.spec import ArraySpec, ReplaySpec
+
+spec = ReplaySpec(observation=(ArraySpec(name="observation", dtype="uint8", shape=(4096,)),), actions=2)
+used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + 2**25, resource.RLIM_INFINITY))
+path = Path(sys.argv[1])
+writer = RingWriter.create(path, spec, groups=1, lanes_per_group=1, slots=2**14, window_rows=3, run_id="run")
+writer.register(0)
+print(RingReader(path).snapshot().readable_rows)
+"""
+    found = subprocess.run([sys.executable, "-c", code, ring_path], capture_output=True, text=True, check=False)
+    assert (found.stdout, found.returncode) == ("0\n", 0), found.stderr
+
+
+def test_ring_that_cannot_be_mapped_leaves_nothing(rows, ring_path, monkeypatch):
+    def refused(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(ring_file, "map_in_step", refused)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        RingWriter.create(ring_path, rows.SPEC, groups=1, lanes_per_group=1, slots=99, window_rows=3, run_id="run")
+    assert list(ring_path.parent.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small memory file system")

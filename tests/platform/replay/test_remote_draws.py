@@ -14,6 +14,7 @@ from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.draws_batch import draw_arrays, from_record_batch, to_record_batch
 from onibi.platform.replay.feed import make_sampler
+from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
 from onibi.platform.replay.ring_reader import RingReader
@@ -31,12 +32,8 @@ DRAWS = {
 REQUEST = DrawRequest(client="learner", seed=3, draws=DRAWS["windows"])
 
 
-@pytest.fixture
-def ring(rows, ring_path):
-    """A ring of two lanes with some episodes in them."""
-    writer = RingWriter.create(
-        ring_path, rows.SPEC, groups=1, lanes_per_group=2, slots=256, window_rows=3, run_id="run"
-    )
+def insert_episodes(rows, writer):
+    """Some episodes in two lanes."""
     rng = np.random.default_rng(0)
     lanes = [rows.Lane(rng, lane, True, 0.1) for lane in range(2)]
     made = [[row for _ in range(40) for row in lane.advance()] for lane in lanes]
@@ -47,6 +44,15 @@ def ring(rows, ring_path):
         rows_per_lane=np.array([len(lane) for lane in made], np.int32),
         columns=rows.fragment_columns(made, [lane.head() for lane in lanes]),
     )
+
+
+@pytest.fixture
+def ring(rows, ring_path):
+    """A ring of two lanes with some episodes in them."""
+    writer = RingWriter.create(
+        ring_path, rows.SPEC, groups=1, lanes_per_group=2, slots=256, window_rows=3, run_id="run"
+    )
+    insert_episodes(rows, writer)
     writer.close()
     return ring_path
 
@@ -63,17 +69,31 @@ def local_sampler(ring, request=REQUEST):
 
 
 def in_process(desk, request, **options):
-    """A client whose calls are answered when they are waited for, over bytes as a network would carry them."""
+    """A client whose calls are answered as soon as they are made, over bytes as a network would carry them; what they
+    raise comes when they are waited for.
+    """
 
-    def carried(batch):
-        return pa.ipc.read_record_batch(pa.py_buffer(batch.serialize().to_pybytes()), batch.schema)
+    def start(call):
+        try:
+            answer = call()
+            if isinstance(answer, pa.RecordBatch):
+                answer = pa.ipc.read_record_batch(pa.py_buffer(answer.serialize().to_pybytes()), answer.schema)
+        except ReplayError as error:
+            return error
+        return answer
 
-    def answer(call):
-        if isinstance(call, int):
-            return carried(desk.draw(request.client, call))
-        return desk.update(request.client, *call)
+    def wait(answer):
+        if isinstance(answer, ReplayError):
+            raise answer
+        return answer
 
-    return RemoteSampler(lambda count: count, lambda *update: update, answer, desk.open(request), **options)
+    return RemoteSampler(
+        lambda count: start(lambda: desk.draw(request.client, count)),
+        lambda *update: start(lambda: desk.update(request.client, *update)),
+        wait,
+        desk.open(request),
+        **options,
+    )
 
 
 def assert_same(drawn, expected):
@@ -123,6 +143,24 @@ def test_priorities_given_from_elsewhere_act_on_the_next_call_and_weights_are_an
     assert min(weights) < 0.9, "else nothing was prioritized"
 
 
+def test_priorities_act_on_what_is_asked_for_after_them(ring):
+    """Calls of two batches, one call ahead: the third and fourth batch are drawn when the first is asked for."""
+    request = replace(REQUEST, draws=replace(DRAWS["windows by priority"], batch_size=4))
+    remote = in_process(DrawDesk(RingReader(ring)), request, draws=2, calls_ahead=1)
+    snapshot = RingReader(ring).snapshot()
+    batch = remote.draw()
+    everything = [(lane, row) for lane in range(2) for row in range(snapshot.oldest[lane], snapshot.cursor[lane])]
+    kept = (int(batch.lane[0]), int(batch.generation[0]))
+    lanes, rows = np.array(everything).T
+    remote.update(lanes, rows, [1.0 if place == kept else 0.0 for place in everything])
+    batches = [remote.draw() for _ in range(12)]
+    alone = [set(zip(b.lane.tolist(), b.generation.tolist(), strict=True)) == {kept} for b in batches]
+    first = alone.index(True)
+    assert first >= 3, "batches 2 to 4 had been drawn already"
+    assert all(alone[first:]) and first <= 3 + 8, "8 batches are planned at once"
+    assert remote.flush() > 0
+
+
 def test_priorities_of_uniform_draws_are_applied_nowhere_and_damaged_ones_are_told(ring):
     desk = DrawDesk(RingReader(ring))
     remote = in_process(desk, REQUEST)
@@ -147,6 +185,45 @@ def test_slabs_come_as_far_as_there_are_rows_and_each_row_once(ring):
     for _ in range(2):
         with pytest.raises(ReplayError, match="too few rows"):
             remote.draw()
+
+
+@pytest.mark.parametrize("kind", ["windows", "slabs"])
+def test_errors_of_calls_made_before_the_rows_came_are_forgotten(rows, ring_path, kind):
+    writer = RingWriter.create(
+        ring_path, rows.SPEC, groups=1, lanes_per_group=2, slots=256, window_rows=3, run_id="run"
+    )
+    request = replace(REQUEST, draws=DRAWS[kind])
+    remote = in_process(DrawDesk(RingReader(ring_path)), request, draws=3, calls_ahead=2)
+    for _ in range(2):
+        with pytest.raises(ReplayError):
+            remote.draw()
+    insert_episodes(rows, writer)
+    local = local_sampler(ring_path, request)
+    for _ in range(4):
+        assert_same(remote.draw(), local.draw())
+
+
+def test_slabs_made_before_an_error_are_sent_and_the_next_call_tells_it(ring, monkeypatch):
+    request = replace(REQUEST, draws=DRAWS["slabs"])
+    remote, local = (
+        in_process(DrawDesk(RingReader(ring)), request, draws=4, calls_ahead=0),
+        local_sampler(ring, request),
+    )
+    draw, calls = FifoSampler.draw, []
+
+    def third_fails(self, out=None):
+        calls.append(1)
+        if len(calls) in (3, 4):
+            raise ReplayError("the writer overtook it")
+        return draw(self, out)
+
+    expected = [local.draw() for _ in range(3)]
+    monkeypatch.setattr(FifoSampler, "draw", third_fails)
+    for slab in expected[:2]:
+        assert_same(remote.draw(), slab)
+    with pytest.raises(ReplayError, match="overtook"):
+        remote.draw()
+    assert_same(remote.draw(), expected[2])
 
 
 def test_frame_stacks_come_from_elsewhere(ring):

@@ -171,12 +171,16 @@ def test_an_actor_that_comes_while_the_disk_stands_still_is_asked_to_come_again_
         insert(rows, shard, lease, sequence)
     assert leases.register(0, ENVS, 1.0) is None, "its own lanes, after a crash"
     assert leases.register(1, ENVS, 1.0).actor == 1, "lanes without rows wait for nothing"
-    assert leases.register(7, ENVS, 12.0) is None, "those of an actor that is silent"
+    assert leases.register(7, ENVS, 10.5) is None, "those of an actor that is silent; that one has asked, too"
+    leases.heard(1, 11.5)
+    assert leases.register(0, ENVS, 11.5) is None
     insert(rows, shard, lease, 20)  # nothing was taken from it
     may_write.set()
     deadline = time.monotonic() + 30
-    while leases.register(7, ENVS, 12.0) is None:
+    while (again := leases.register(0, ENVS, 12.0)) is None:
+        assert leases.register(7, ENVS, 12.0) is None, "who asks for its own lanes is not silent"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert (again.actor, again.incarnation) == (0, 2)
     shard.close()
     assert ReplayLog(folder).dataset().count_rows() >= 21 * ENVS * STEPS
