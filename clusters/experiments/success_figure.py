@@ -55,8 +55,9 @@ def draw(rows: Sequence[ResultRow], path: Path, title: str) -> bool:
     FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
     panels = figure.subplots(len(tasks), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    arms = dict.fromkeys(group for groups in tasks.values() for group in groups)
+    colors = {arm: _COLORS[number % len(_COLORS)] for number, arm in enumerate(arms)}  # the same in every task
     for (task, groups), (left, right) in zip(tasks.items(), panels, strict=True):
-        colors = {group: _COLORS[number % len(_COLORS)] for number, group in enumerate(groups)}
         _curves(left, task, groups, colors)
         _differences(right, groups, colors)
     buffer = io.BytesIO()
@@ -77,7 +78,7 @@ def _curves(axis: Axes, task: str, groups: dict[str, list[ResultRow]], colors: d
     axis.set_ylim(-0.03, 1.03)
     axis.set_xlabel("env steps, thousands", fontsize=8)
     axis.set_ylabel("success, greedy episodes", fontsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc="best")  # where the fewest curves are
     _plain(axis)
 
 
