@@ -211,10 +211,6 @@ class RemoteSampler(Generic[Call]):
                 continue
             if answer.num_rows:
                 return answer
-            if not self._calls:
-                break
-        if not self._calls:
-            self._calls.append(self._start(self._draws))
         answer = self._wait(self._calls.popleft())
         if answer.num_rows == 0:
             raise ReplayError("too few rows came in for another slab; draw again later")

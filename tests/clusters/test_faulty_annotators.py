@@ -31,6 +31,7 @@ def test_a_serial_run_warns_once_without_a_traceback_and_goes_on(workshop, caplo
     assert "annotators 1 of 1 could not judge at the end" in " ".join(result.summary().split())
 
 
+@pytest.mark.slow  # a Ray of its own for one line; the serial run above tells the same in the fast ones
 def test_a_ray_run_warns_even_where_it_is_over_before_it_looks_at_its_annotators(workshop, caplog, monkeypatch):
     monkeypatch.setattr("onibi.clusters.ray_run.RayRun._interval", lambda *_: None)
     result = workshop.train(
