@@ -78,6 +78,30 @@ def fragment_of(spec: ReplaySpec, rows: int) -> dict[str, Any]:
     return columns
 
 
+def create_ring(case: Case, path: Path) -> RingWriter:
+    """An empty ring."""
+    spec = ReplaySpec(observation=case.observation, actions=4)
+    return RingWriter.create(
+        path, spec, groups=1, lanes_per_group=LANES, slots=case.slots, window_rows=WINDOW, run_id="benchmark"
+    )
+
+
+def full_ring(case: Case, path: Path) -> tuple[RingWriter, Callable[[], None]]:
+    """A ring that was gone round twice, and what inserts one more fragment."""
+    writer = create_ring(case, path)
+    columns, rows = fragment_of(writer.layout.spec, case.fragment_rows), np.full(LANES, case.fragment_rows, np.int32)
+    incarnation, sequence = writer.register(0), 0
+
+    def insert() -> None:
+        nonlocal sequence
+        writer.insert(0, incarnation=incarnation, sequence=sequence, rows_per_lane=rows, columns=columns)
+        sequence += 1
+
+    while sequence * case.fragment_rows < 2 * case.slots:
+        insert()
+    return writer, insert
+
+
 def rounds(calls: list[Callable[[], object]], seconds: float, repeat: int) -> np.ndarray:
     """[rounds, calls] seconds per call, beginning with another one each round."""
     times: list[list[float]] = []
@@ -151,24 +175,11 @@ def draws(case: Case, reader: RingReader) -> dict[str, Callable[[], object]]:
 
 def run(case: Case, seconds: float, folder: Path) -> None:
     """Measure one case."""
-    spec = ReplaySpec(observation=case.observation, actions=4)
     path = folder / "benchmark.ring"
-    writer = RingWriter.create(
-        path, spec, groups=1, lanes_per_group=LANES, slots=case.slots, window_rows=WINDOW, run_id="benchmark"
-    )
-    columns = fragment_of(spec, case.fragment_rows)
-    incarnation, sequence = writer.register(0), 0
-    rows = np.full(LANES, case.fragment_rows, np.int32)
-
-    def insert() -> None:
-        nonlocal sequence
-        writer.insert(0, incarnation=incarnation, sequence=sequence, rows_per_lane=rows, columns=columns)
-        sequence += 1
-
-    while sequence * case.fragment_rows < 2 * case.slots:
-        insert()
+    writer, insert = full_ring(case, path)
     reader = RingReader(path)
-    print(f"{case.name}: {spec.row_bytes} bytes a row, ring {path.stat().st_size / 2**20:.0f} MiB")
+    row_bytes = reader.spec.row_bytes
+    print(f"{case.name}: {row_bytes} bytes a row, ring {path.stat().st_size / 2**20:.0f} MiB")
 
     sides = draws(case, reader)
     times = dict(zip(sides, rounds(list(sides.values()), seconds, 16).T, strict=True))
@@ -178,7 +189,7 @@ def run(case: Case, seconds: float, folder: Path) -> None:
         one, two = times[f"uniform n {n_steps}"], times[f"uniform n {n_steps}, 2 threads"]
         report(f"2 threads, n {n_steps}", two, one, case.batch_size, "samples", "one thread")
 
-    size = LANES * (case.fragment_rows + 1) * spec.row_bytes
+    size = LANES * (case.fragment_rows + 1) * row_bytes
     source, target = np.ones(size, np.uint8), np.ones(max(path.stat().st_size, size), np.uint8)  # ones: pages in place
     place = 0
 

@@ -16,12 +16,10 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from replay_gather import LANES, WINDOW, Case, case_list, draws, fragment_of, report, rounds
+from replay_gather import LANES, Case, case_list, create_ring, draws, full_ring, report, rounds
 
 from onibi.platform.replay import huge_pages
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.spec import ReplaySpec
 
 
 @contextmanager
@@ -34,28 +32,11 @@ def pages(size: str) -> Iterator[None]:
 
 def sides(case: Case, path: Path) -> dict[str, Callable[[], object]]:
     """A full ring at ``path``: its draws, and insertion into it."""
-    spec = ReplaySpec(observation=case.observation, actions=4)
-
-    def create(to: Path) -> RingWriter:
-        return RingWriter.create(
-            to, spec, groups=1, lanes_per_group=LANES, slots=case.slots, window_rows=WINDOW, run_id="benchmark"
-        )
-
-    writer = create(path)
-    columns, rows = fragment_of(spec, case.fragment_rows), np.full(LANES, case.fragment_rows, np.int32)
-    incarnation, sequence = writer.register(0), 0
-
-    def insert() -> None:
-        nonlocal sequence
-        writer.insert(0, incarnation=incarnation, sequence=sequence, rows_per_lane=rows, columns=columns)
-        sequence += 1
-
-    while sequence * case.fragment_rows < 2 * case.slots:
-        insert()
+    _, insert = full_ring(case, path)
 
     def create_another() -> None:
         other = path.with_name("other.ring")
-        create(other).close()
+        create_ring(case, other).close()
         other.unlink()
 
     return {**draws(case, RingReader(path)), "insert": insert, "create": create_another}
