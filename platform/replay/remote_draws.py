@@ -105,8 +105,10 @@ class _Client:
             stack=request.stack,
         )
         self._priorities: PrioritySettings | None = None
-        if not isinstance(request.draws, SlabDraws):
+        self._prioritized: PrioritizedSampler | SequenceSampler | None = None
+        if not isinstance(request.draws, SlabDraws) and not isinstance(self._sampler, (UniformSampler, FifoSampler)):
             self._priorities = request.draws.priorities
+            self._prioritized = None if self._priorities is None else self._sampler
         self._batches = 0
         self.blank: Batch = self._sampler.allocate(np.zeros)
 
@@ -119,8 +121,8 @@ class _Client:
         for number, part in enumerate(room.parts):
             if isinstance(self._sampler, FifoSampler) and not self._sampler.ready:
                 break
-            if self._priorities is not None and isinstance(self._sampler, (PrioritizedSampler, SequenceSampler)):
-                self._sampler.importance_exponent = self._priorities.importance_exponent_at(self._batches)
+            if self._prioritized is not None and self._priorities is not None:
+                self._prioritized.importance_exponent = self._priorities.importance_exponent_at(self._batches)
             try:
                 drawn = self._sampler.draw(out=part)  # type: ignore[arg-type]  # parts are like its blank
             except ReplayError:
@@ -133,9 +135,7 @@ class _Client:
         return room.to_record_batch(made)
 
     def update(self, lane: NDArray[np.int64], generation: NDArray[np.int64], priority: NDArray[np.float64]) -> int:
-        if self._priorities is None or not isinstance(self._sampler, (PrioritizedSampler, SequenceSampler)):
-            return 0
-        return self._sampler.update(lane, generation, priority)
+        return 0 if self._prioritized is None else self._prioritized.update(lane, generation, priority)
 
 
 class RemoteSampler(Generic[Call]):

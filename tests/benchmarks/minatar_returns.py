@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from peers.child_environment import child_environment
 from peers.environments import MissingPeerError, python_of
 from peers.finished_runs import add_options, finished_runs, version_of
 from peers.machine import describe
-from peers.onibi_package import onibi_package
 
 from onibi.clusters.experiments.declaration import TrainedTrial
 from onibi.clusters.experiments.schedule import trial_hash
@@ -38,7 +37,6 @@ from onibi.platform.config import to_mapping
 GAMES = ("breakout", "space_invaders")
 SYSTEMS = {"onibi": "Onibi dqn", "cleanrl": "CleanRL dqn"}
 _HERE = Path(__file__).resolve().parent
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def preset_of(game: str) -> str:
@@ -85,10 +83,9 @@ def run(spec: dict[str, Any], peers_folder: Path) -> dict[str, Any]:
         python = Path(sys.executable) if spec["system"] == "onibi" else python_of(spec["system"], peers_folder)
     except MissingPeerError as error:
         return {"error": f"cannot be installed here: {error}"}
-    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, onibi_package() as package:
+    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, child_environment(python) as environment:
         told, answer, log = (Path(folder) / name for name in ("order.json", "answer.json", "log"))
         told.write_text(json.dumps(spec))
-        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": "" if spec["system"] == "onibi" else package}
         command = [python, "-m", f"peers.{module}", str(told), str(answer)]
         with log.open("wb") as file:
             code = subprocess.run(command, cwd=_HERE, env=environment, stdout=file, stderr=file, check=False).returncode

@@ -6,18 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from peers.child_environment import child_environment
 from peers.learner_cell import Measured, Order
 from peers.machine import TreeLoad
-from peers.onibi_package import onibi_package
 
 HERE = Path(__file__).resolve().parents[1]
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _START_SECONDS = 120.0  # processes, imports, the first rows
 
 
@@ -32,11 +30,9 @@ def run_cell(python: Path, module: str, order: Order) -> tuple[Measured, float]:
 
     Raises: CellError.
     """
-    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, onibi_package() as package:
+    with tempfile.TemporaryDirectory(prefix="onibi-benchmark-") as folder, child_environment(python) as environment:
         told, answer, log = (Path(folder) / name for name in ("order.json", "answer.json", "log"))
         told.write_text(json.dumps(asdict(order)))
-        onibi_is_installed = python == Path(sys.executable)
-        environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": "" if onibi_is_installed else package}
         with log.open("wb") as log_file:
             process = subprocess.Popen(
                 [python, "-m", f"peers.{module}", str(told), str(answer)],

@@ -9,8 +9,9 @@ import socket
 import subprocess
 from pathlib import Path
 
+from peers.child_environment import one_thread_environment
+
 HERE = Path(__file__).resolve().parents[1]
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _PREPARE_SECONDS = 600.0
 _ROUND_SECONDS = 120.0
 
@@ -27,7 +28,7 @@ class WorkerProcess:
 
     def __init__(self, python: Path, module: str, rows: int, folder: Path, log_path: Path) -> None:
         ours, theirs = socket.socketpair()
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | _ONE_THREAD
+        environment = one_thread_environment()
         self._log_path = log_path
         with log_path.open("wb") as log_file:
             self._process = subprocess.Popen(

@@ -3,8 +3,7 @@
 ``options``: ``mode`` is ``asynchronous`` (workers and a policy worker beside the learner), ``batched`` (the same, each
 worker stepping whole vectors) or ``serial`` (all in one process, batched as well). ``workers`` processes with ``envs``
 environments each; ``native`` gives a worker one vector environment of so many instead of single ones, or ``vectors`` 2
-of half as many, between which it takes turns. ``recipe`` has
-settings in place of those here.
+of half as many, between which it takes turns. ``recipe`` has settings in place of those here.
 """
 
 from __future__ import annotations
