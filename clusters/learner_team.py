@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -42,6 +44,7 @@ class LearnerTeam:
         """By role: ``learner`` is the first one, ``learner 1`` the next."""
         self.news: LearnerNews | None = None
         """What the first one told last."""
+        self._metrics: dict[str, float] = {}
         self._answers: Counter[str] = Counter()
         self._asked = 0  # slices, of each
 
@@ -61,6 +64,7 @@ class LearnerTeam:
         """
         self.end()
         self.news = None
+        self._metrics = {}
         placement = plan.settings.placement
         # They map the shard's memory, so they must run on the shard's node.
         node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node, soft=False)
@@ -82,10 +86,32 @@ class LearnerTeam:
 
     def heard(self, role: str, news: LearnerNews) -> dict[Any, str]:
         """Take an answer. Returns: references of further slices with their roles; none while others train."""
-        if role == _ROLE:
-            self.news = news
+        self._take(role, news)
         self._answers[role] += 1
         return self._train()
+
+    def take_metrics(self) -> dict[str, float]:
+        """Figures of the slices that were heard of since the last call; of each, what the last slice with it told.
+
+        An interval has several slices, and one that waited for the limiter tells nothing of updates.
+        """
+        metrics, self._metrics = self._metrics, {}
+        return metrics
+
+    def stop(self, running: Mapping[Any, str], seconds: float) -> None:
+        """Hear the slices that are under way, and ask for no more.
+
+        Args:
+            running: reference → role, of the whole run.
+            seconds: that they are waited for.
+        """
+        slices = [reference for reference, role in running.items() if self.includes(role)]
+        answered, _ = ray.wait(slices, num_returns=len(slices), timeout=seconds) if slices else ([], [])
+        for reference in slices:
+            if reference in answered:
+                # One that died now is no loss: the last checkpoint is written without it, or not at all.
+                with contextlib.suppress(ray.exceptions.RayError):
+                    self._take(running[reference], ray.get(reference))
 
     def snapshot(self) -> LearnerSnapshot | None:
         """State of all after the same update; None where one of them has just died: the watch replaces them."""
@@ -108,6 +134,11 @@ class LearnerTeam:
         for handle in self.handles.values():
             ray.kill(handle)
         self.handles = {}
+
+    def _take(self, role: str, news: LearnerNews) -> None:
+        if role == _ROLE:
+            self.news = news
+            self._metrics |= news.metrics
 
     def _train(self) -> dict[Any, str]:
         """Ask for as many slices as are due: ``_SLICES_ASKED`` more than all have answered."""

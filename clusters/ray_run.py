@@ -85,6 +85,10 @@ class RayRun:
             finished = self._train()
             assert self._rollouts is not None, "they have trained"
             self._rollouts.stop(self._running, _STOP_SECONDS)
+            self._learners.stop(self._running, _STOP_SECONDS)
+            if finished and self._usage_at_start is not None:
+                # The interval in which the budget was used up, now that the figures of its last slices are known.
+                self._interval(first_answer(self._shard.look.remote(), "the replay shard"))
             if finished:
                 finished = self._evaluate_last()
             else:
@@ -163,7 +167,7 @@ class RayRun:
         budget = self._settings.budget
         before = self._state.seconds
         began: float | None = None  # training time starts with the first rows, not with the start of processes
-        meter = RunMeter(self._counters())
+        self._meter = RunMeter(self._counters())
         last_interval = last_checkpoint = time.monotonic()
         seen_steps = self._state.env_steps
         stuck = StuckWatch(
@@ -184,12 +188,10 @@ class RayRun:
                     self._usage_at_start = (now, usage_of(self._handles()))
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
-                if began is not None and now > began:
-                    self._interval(meter, look)
+                if began is not None and now > began and not self._used_up(began):
+                    self._interval(look)
                 self._journal.warn(stuck.look((self._state.env_steps, self._state.updates), look, now))
-            over = (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
-                budget.max_seconds is not None and began is not None and before + now - began >= budget.max_seconds
-            )
+            over = self._used_up(began)
             if over or self._should_stop():
                 self._take_profile()
                 return over
@@ -202,6 +204,12 @@ class RayRun:
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
                 self._save(self._learners.snapshot())
+
+    def _used_up(self, began: float | None) -> bool:
+        budget, state = self._settings.budget, self._state
+        return (budget.max_env_steps is not None and state.env_steps >= budget.max_env_steps) or (
+            budget.max_seconds is not None and began is not None and state.seconds >= budget.max_seconds
+        )
 
     def _handles(self) -> dict[str, Any]:
         """Actors by role, but for the evaluator's, which plays and does not answer."""
@@ -285,11 +293,11 @@ class RayRun:
             seconds=state.seconds, env_steps=state.env_steps, updates=state.updates, drawn_rows=state.drawn_rows
         )
 
-    def _interval(self, meter: RunMeter, look: dict[str, Any]) -> None:
+    def _interval(self, look: dict[str, Any]) -> None:
         news = self._learners.news
-        meter.add_episodes(look["episodes"])
+        self._meter.add_episodes(look["episodes"])
         self._journal.tell_fault(look["log_failure"])
-        row = meter.row(self._counters())
+        row = self._meter.row(self._counters())
         row |= {
             "replay/readable_rows": float(look["readable_rows"]),
             "replay/repeated_fragments": float(look["repeated"]),
@@ -301,7 +309,7 @@ class RayRun:
             lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
             row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
         if news is not None:
-            row |= {**news.metrics, **news.figures, "learner/waited_seconds": news.waited_seconds}
+            row |= {**self._learners.take_metrics(), **news.figures, "learner/waited_seconds": news.waited_seconds}
         if self._rollouts is not None:
             row |= self._rollouts.figures()
         annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])

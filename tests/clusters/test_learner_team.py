@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from onibi.clusters.learner_team import LearnerTeam
@@ -45,3 +46,16 @@ def test_several_learners_are_asked_for_the_same_slices():
     assert sorted(team.heard("learner", NEWS).values()) == ["learner", "learner 1"]
     assert sorted(team.heard("learner", NEWS).values()) == ["learner", "learner 1"]
     assert [handle.slices for handle in team.handles.values()] == [4, 4]
+
+
+def test_an_interval_tells_what_any_of_its_slices_told_and_the_next_one_only_what_is_new():
+    team, _ = team_of("learner", "learner 1")
+    for role, metrics in [
+        ("learner", {"learner/loss": 2.0, "learner/table_version": 1.0}),
+        ("learner", {"learner/loss": 1.0, "learner/table_version": 2.0}),
+        ("learner 1", {"learner/loss": 9.0}),
+        ("learner", {"learner/table_version": 3.0}),  # it waited for the limiter
+    ]:
+        team.heard(role, dataclasses.replace(NEWS, metrics=metrics))
+    assert team.take_metrics() == {"learner/loss": 1.0, "learner/table_version": 3.0}
+    assert team.take_metrics() == {}
