@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.fragment import StateRows
+from onibi.platform.replay.state_ring import is_kept
 from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 
@@ -27,11 +29,30 @@ class FragmentBuffer:
             name, dtype = ("caption_hash", "uint64") if column.name == "caption_id" else (column.name, column.dtype)
             self._columns[name] = np.zeros((envs, rows, *column.shape), dtype)
         self._put: set[str] = set()
+        self._periods = {state.name: state.period for state in spec.states}
+        self._kept: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]]] = {}
+        self._no_states = {state.name: np.zeros((0, *state.shape), state.dtype) for state in spec.states}
 
     def clear(self) -> None:
         """Forget all rows."""
         self._filled[:] = 0
         self._row, self._aligned = 0, True
+        self._kept = {name: [] for name in self._periods}
+
+    def put_states(self, states: Mapping[str, NDArray[Any]], step: NDArray[Any]) -> None:
+        """Keep the states [E, ...] of every lane's next row where its ``step`` [E] is one that keeps them."""
+        for name, period in self._periods.items():
+            lanes = np.flatnonzero(is_kept(step, period))
+            if len(lanes):
+                self._kept[name].append((lanes, self._filled[lanes].astype(np.int64), states[name][lanes]))
+
+    def cut_states(self) -> dict[str, StateRows]:
+        """What was kept since ``clear``, by name, in arrays of their own."""
+        none = np.zeros(0, np.int64)
+        return {
+            name: StateRows(*map(np.concatenate, zip((none, none, self._no_states[name]), *kept, strict=True)))
+            for name, kept in self._kept.items()
+        }
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Write the named columns of every lane's next row, each value [E, ...] or a scalar, without ending the row.

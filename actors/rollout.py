@@ -111,6 +111,7 @@ class Rollout:
         self._counter = CaptionCounter(self._envs, spec.keys_per_caption)
         rows_per_step = 1 if self._mode is AutoresetMode.NEXT_STEP else 2
         self._buffer = FragmentBuffer(spec, self._envs, settings.fragment_steps_max * rows_per_step + 1)
+        self._states = tuple(state.name for state in spec.states)
         self._bonuses = bonuses if bonuses else None
         self._heard: list[CaptionText] | None = None
         self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
@@ -176,6 +177,7 @@ class Rollout:
             sequence=self._sequence,
             rows_per_lane=rows_per_lane,
             columns=columns,
+            states=self._buffer.cut_states(),
             new_captions=captions,
             new_texts=texts,
             episodes=self._episodes.take(),
@@ -214,6 +216,8 @@ class Rollout:
             "policy_version": self.weights_version,
             **acted.extra,
         }
+        if self._states:
+            self._buffer.put_states({name: row.pop(name) for name in self._states}, episodes.step)
         if self._mode is AutoresetMode.NEXT_STEP:
             self._step_then_reset(row, raw, infos, terminated | truncated)
         else:

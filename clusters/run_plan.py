@@ -328,7 +328,7 @@ def _planned(settings: RunSettings) -> RunPlan:
     )
     bonuses = settings.rewards.bonuses
     needs = needs_with_bonuses(needs, bonuses, spec)
-    spec = replace(spec, extra=needs.extra)
+    spec = replace(spec, extra=needs.extra, states=needs.states)
     policy_factory: PolicyFactory = owner.policy_factory(settings.learner, _learners_spec(settings, spec))
     stack = frame_stack(settings.frame_stack, spec)
     if stack is not None:

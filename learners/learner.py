@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onibi.platform.config import Settings
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import Draws
-from onibi.platform.spec import ArraySpec
+from onibi.platform.spec import ArraySpec, StateSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,12 @@ class ReplayNeeds:
     """How a learner wants to be fed.
 
     ``extra`` are columns that its policy writes beside the fixed ones (``PolicyStep.extra``); they are 0 in final rows.
+    ``states`` are written by the policy likewise, at every step, and kept at some.
     """
 
     draws: Draws
     extra: tuple[ArraySpec, ...] = ()
+    states: tuple[StateSpec, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
     target:   G_t = Σ_{i<m} γ^i r_{t+i} + γ^m Q̄(o_{t+m}, argmax Q(o_{t+m}, ·))    m = n, less before the sequence's end
     priority: η max |δ_t| + (1 − η) mean |δ_t|
 
-The recurrent state that the actor had is stored with each row; the first row's is where both networks start from. It is
-as old as the weights that made it, which is what the burn-in mends.
+The recurrent state that the actor had is kept at the steps where sequences can begin; it is where both networks start
+from. It is as old as the weights that made it, which is what the burn-in mends.
 
 Differences from the paper: the rows to learn from (``length``) do not contain the burn-in; the LSTM reads the previous
 action, but not the previous reward, which labels change later; value losses by name over bins spaced by symlog instead
@@ -18,6 +18,7 @@ running maximum; uniform draws where ``priorities`` is null; LayerNorm in the de
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ from onibi.learners.value_rescaling import rescale_value, restore_value
 from onibi.platform.policy import PolicyFactory
 from onibi.platform.replay.draws import Batch, SequenceDraws
 from onibi.platform.replay.sequences import Sequences
-from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
+from onibi.platform.spec import ACTION_MASK, ReplaySpec, StateSpec
 
 _LEAST_PRIORITY = 1e-6
 """Added to each priority, so that every sequence can be drawn again."""
@@ -116,8 +117,14 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
 
     @staticmethod
     def needs(settings: R2d2Settings) -> ReplayNeeds:
-        """Sequences, and the recurrent state with each row where it is stored."""
+        """Sequences, and the recurrent state where it is stored: of the rows that can be a sequence's first."""
         stored = settings.state == "stored"
+        state = StateSpec(
+            name=STATE_COLUMN,
+            dtype="float32",
+            shape=(settings.state_size,),
+            period=math.gcd(settings.period, settings.burn_in),
+        )
         return ReplayNeeds(
             draws=SequenceDraws(
                 length=settings.length,
@@ -127,7 +134,7 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
                 priorities=settings.priorities,
                 first_row_columns=(STATE_COLUMN,) if stored else (),
             ),
-            extra=(ArraySpec(name=STATE_COLUMN, dtype="float32", shape=(settings.state_size,)),) if stored else (),
+            states=(state,) if stored else (),
         )
 
     @staticmethod

@@ -46,7 +46,8 @@ class R2d2Settings(Settings):
     length: Count = 80  # rows of a sequence to learn from
     burn_in: Annotated[int, Field(ge=0)] = 40  # most rows before them, which only warm the memory up
     period: Count = 40  # rows between the starts of two sequences
-    # The state that a sequence starts from: the actor's own, kept with each row, or 0.
+    # The state that a sequence starts from: the actor's own, kept where one can begin, or 0. The further apart these
+    # rows are (the greatest common divisor of period and burn_in), the less memory states take.
     state: Literal["stored", "zero"] = "stored"
     core: CoreSettings = field(default_factory=CoreSettings)
     previous_action: bool = True  # the core reads what was done before beside the encoder's features

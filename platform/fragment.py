@@ -43,6 +43,18 @@ class EpisodeStatistics:
     extra: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StateRows:
+    """States of some rows of a fragment."""
+
+    lane: NDArray[np.int64]  # [m] of the fragment's lanes
+    row: NDArray[np.int64]  # [m] of that lane's rows
+    values: NDArray[Any]  # [m, ...]
+
+    def __len__(self) -> int:
+        return len(self.lane)
+
+
 @dataclass
 class Fragment:
     """Rows of E lanes, lane-major, each lane's rows followed by its head row.
@@ -51,6 +63,7 @@ class Fragment:
     are committed rows and row ``rows_per_lane[e]`` is the head (the observation after the newest row, with its
     ``episode_id`` and ``step``; its other columns are 0). What lies behind is ignored.
     The column ``caption_hash`` (uint64) stands in for the ring's ``caption_id``, which the shard resolves.
+    ``states[name]`` are those of the rows that keep one (``StateSpec``).
     """
 
     actor: int
@@ -58,6 +71,7 @@ class Fragment:
     sequence: int
     rows_per_lane: NDArray[np.int32]  # [E]
     columns: dict[str, NDArray[Any]]
+    states: dict[str, StateRows] = field(default_factory=dict)
     new_captions: list[CaptionText] = field(default_factory=list)
     new_texts: list[str] = field(default_factory=list)  # of Text leaves, each with the first rows that have it
     episodes: list[EpisodeStatistics] = field(default_factory=list)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText, StateRows
 
 _HEAD_KEYS = ("actor", "incarnation", "sequence", "env_steps", "collect_seconds")
 _EPISODE_FIGURES = tuple(each.name for each in dataclasses.fields(EpisodeStatistics) if each.name != "extra")
@@ -21,8 +21,8 @@ _EPISODE_FIGURES = tuple(each.name for each in dataclasses.fields(EpisodeStatist
 def to_batch(fragment: Fragment) -> pa.RecordBatch:
     """E × R rows, lane-major; scalars as primitives, arrays as fixed-size lists in C order.
 
-    The schema's metadata hold what is not rows: ``fragment`` (identity, rows per lane), ``captions``, ``texts``,
-    ``episodes``.
+    A state is a list column, null but in the rows that keep one: the others take no room. The schema's metadata hold
+    what is not rows: ``fragment`` (identity, rows per lane), ``captions``, ``texts``, ``episodes``.
     """
     fields, arrays = [], []
     for name, column in fragment.columns.items():
@@ -36,6 +36,11 @@ def to_batch(fragment: Fragment) -> pa.RecordBatch:
         shape = ",".join(map(str, column.shape[2:]))
         metadata = {"dtype": column.dtype.name, "shape": shape}
         fields.append(pa.field(name, values.type, nullable=False, metadata=metadata))
+        arrays.append(values)
+    for name, kept in fragment.states.items():
+        values = _state_column(kept, fragment.envs, len(arrays[0]))
+        metadata = {"dtype": kept.values.dtype.name, "shape": ",".join(map(str, kept.values.shape[1:])), "state": "1"}
+        fields.append(pa.field(name, values.type, metadata=metadata))
         arrays.append(values)
     head: dict[str, Any] = {name: getattr(fragment, name) for name in _HEAD_KEYS}
     head["rows_per_lane"] = fragment.rows_per_lane.tolist()
@@ -61,8 +66,12 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
     rows_per_lane: NDArray[np.int32] = np.array(head.pop("rows_per_lane"), np.int32)
     envs = len(rows_per_lane)
     columns: dict[str, NDArray[Any]] = {}
+    states: dict[str, StateRows] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         shape = [int(size) for size in field.metadata[b"shape"].decode().split(",") if size]
+        if b"state" in field.metadata:
+            states[field.name] = _state_rows(column, envs, shape)
+            continue
         values = column.values if pa.types.is_fixed_size_list(field.type) else column
         array = values.to_numpy(zero_copy_only=True)
         if field.metadata[b"dtype"] == b"bool":
@@ -75,8 +84,32 @@ def from_batch(batch: pa.RecordBatch) -> Fragment:
     episodes = list(map(EpisodeStatistics, *json.loads(metadata[b"episodes"])))
     texts = json.loads(metadata[b"texts"])
     return Fragment(
-        rows_per_lane=rows_per_lane, columns=columns, new_captions=captions, new_texts=texts, episodes=episodes, **head
+        rows_per_lane=rows_per_lane,
+        columns=columns,
+        states=states,
+        new_captions=captions,
+        new_texts=texts,
+        episodes=episodes,
+        **head,
     )
+
+
+def _state_column(kept: StateRows, envs: int, rows: int) -> pa.LargeListArray:
+    at = kept.lane * (rows // envs) + kept.row
+    order = np.argsort(at)
+    width = int(np.prod(kept.values.shape[1:], dtype=np.int64))
+    length = np.zeros(rows, np.int64)
+    length[at] = width
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets), pa.array(kept.values[order].reshape(-1)), mask=pa.array(length == 0)
+    )
+
+
+def _state_rows(column: pa.LargeListArray, envs: int, shape: list[int]) -> StateRows:
+    at = np.flatnonzero(np.diff(column.offsets.to_numpy()))
+    lane, row = np.divmod(at, len(column) // envs)
+    return StateRows(lane, row, column.values.to_numpy(zero_copy_only=True).reshape(-1, *shape))
 
 
 def _episode_columns(episodes: Sequence[EpisodeStatistics]) -> list[list[Any]]:

@@ -53,7 +53,7 @@ class PolicyStep:
 
     action: NDArray[Any]  # [E] int64; continuous ones [E, D] float32, as replay stores them
     state: Any = None
-    extra: dict[str, NDArray[Any]] = field(default_factory=dict)  # each [E, ...]
+    extra: dict[str, NDArray[Any]] = field(default_factory=dict)  # each [E, ...]; declared states among them
 
 
 class Policy(Protocol):

@@ -40,6 +40,22 @@ class ArraySpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateSpec(ArraySpec):
+    """What a policy carries from step to step, kept where a step's number in its episode is a multiple of ``period``.
+
+    It is no column of rows: it lies in a ring of its own, and stays out of logs and exports, as it tells nothing
+    without the weights that made it. At an episode's first step it is 0.
+    """
+
+    period: int = 1
+
+    @property
+    def share_bytes(self) -> int:
+        """Bytes that it costs each row, rounded up."""
+        return -(-(self.row_bytes + 8) // self.period)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplaySpec:
     """The row layout of a run (contracts §1).
 
@@ -48,6 +64,7 @@ class ReplaySpec:
         actions: number of discrete actions A; 0 where actions are continuous.
         keys_per_caption: K, caption keys counted for each row.
         extra: further columns that the learner declares (for example ``action_log_prob``).
+        states: kept beside the rows, every few steps (for example a recurrent state).
         action: column of a continuous action, float32 [D], named ``action``; None for discrete ones, int64.
         action_low, action_high: D bounds each of the action as the policy gives it, infinite where there is none.
     """
@@ -56,6 +73,7 @@ class ReplaySpec:
     actions: int
     keys_per_caption: int = 4
     extra: tuple[ArraySpec, ...] = ()
+    states: tuple[StateSpec, ...] = ()
     action: ArraySpec | None = None
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
@@ -80,5 +98,5 @@ class ReplaySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row over all columns."""
-        return sum(column.row_bytes for column in self.columns)
+        """Bytes of one row over all columns, and its share of the states."""
+        return sum(column.row_bytes for column in self.columns) + sum(state.share_bytes for state in self.states)

@@ -10,7 +10,7 @@ from onibi.platform.number_ranges import Count
 from onibi.platform.spec import ArraySpec
 
 STATE_COLUMN = "recurrent_state"
-"""Extra column of replay: the state before the row's observation was read."""
+"""What replay calls the state before the row's observation was read: a state of R2D2's, an extra column of slabs'."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.fragment import StateRows
 from onibi.platform.replay.ring_layout import RingLayout, smallest_slots
 from onibi.platform.spec import ROLE_FINAL
 
@@ -61,6 +62,25 @@ class FragmentCheck:
                     "with one ReplaySpec"
                 )
         return rows, int(rows.sum()) - self._final_rows(group, rows, columns, height)
+
+    def states(self, group: int, rows: NDArray[np.int64], states: Mapping[str, StateRows]) -> None:
+        """Check states against the ring and the fragment's committed ``rows`` [E]. Raises: ReplayError, naming one."""
+        known = {state.name: state for state in self._layout.spec.states}
+        for name, kept in states.items():
+            spec = known.get(name)
+            if spec is None:
+                raise ReplayError(
+                    f"{self._where(group)}: unknown state {name!r}, the ring has {sorted(known)}; actor and shard must "
+                    "be started with one ReplaySpec"
+                )
+            if kept.values.dtype != spec.dtype or kept.values.shape != (len(kept), *spec.shape):
+                raise ReplayError(
+                    f"{self._where(group)}: state {name!r} is {kept.values.dtype}{list(kept.values.shape)}, allowed is "
+                    f"{spec.dtype}{[len(kept), *spec.shape]}"
+                )
+            inside = (kept.lane >= 0) & (kept.lane < len(rows)) & (kept.row >= 0)
+            if kept.row.shape != kept.lane.shape or not (inside & (kept.row < rows[kept.lane * inside])).all():
+                raise ReplayError(f"{self._where(group)}: state {name!r} is of rows that the fragment does not commit")
 
     def _final_rows(self, group: int, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int) -> int:
         """How many committed rows are final. The row after a terminated or truncated step must be: `role` alone ends

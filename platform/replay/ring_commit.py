@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.fragment import StateRows
 from onibi.platform.replay.ring_layout import RingLayout
 
 REGISTERED, RETIRED = -1, -2
@@ -31,6 +32,7 @@ class Commit:
     first: NDArray[np.int64]  # [E] number of the first row written
     rows: NDArray[np.int64]  # [E] rows written, head included
     columns: Mapping[str, NDArray[Any]]
+    states: Mapping[str, StateRows]
 
 
 def by_lane(column: NDArray[Any], layout: RingLayout) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from onibi.platform.replay.huge_pages import join_pages, map_in_step
 from onibi.platform.replay.ring_folder import free_bytes, in_memory, remedy, room, warn_of_disk
 from onibi.platform.replay.ring_layout import OWNER_OFFSET, RingLayout, current_boot, read_header
 from onibi.platform.replay.schema import ring_columns
+from onibi.platform.replay.state_ring import StateRing
 
 RING_SUFFIX = ".ring"
 _MEETING = ".learners-"
@@ -30,11 +31,12 @@ _MIB = 2**20
 
 
 class MappedRing:
-    """A ring's memory: header words as int64 views and columns as ``[lanes × slots, ...]`` views of the mapped file."""
+    """A ring's memory, as views of the mapped file: words int64, columns ``[lanes × slots, ...]``, states' rings."""
 
     def __init__(self, path: Path, layout: RingLayout, *, writable: bool) -> None:
         self.path, self.layout = path, layout
-        words, columns, size = layout.offsets()
+        offsets = layout.offsets()
+        size = offsets.file_bytes
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self.in_memory = in_memory(path)
         descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
@@ -50,7 +52,9 @@ class MappedRing:
             memory.madvise(mmap.MADV_RANDOM)  # draws are: read-ahead would bring 32 pages for each that is wanted
         self.words: dict[str, NDArray[np.int64]] = {}
         for name, shape in layout.word_shapes.items():
-            view = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), begin + words[name]).reshape(shape)
+            view = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), begin + offsets.words[name]).reshape(
+                shape
+            )
             if view.ctypes.data % 8:
                 raise ReplayError(
                     f"{path}: header word {name!r} is not 8-byte aligned in memory; stores to it could tear"
@@ -59,12 +63,20 @@ class MappedRing:
         self.columns: dict[str, NDArray[Any]] = {}
         for column in ring_columns(layout.spec):
             count = layout.lanes * layout.slots * int(np.prod(column.shape, dtype=np.int64))
-            flat = np.frombuffer(memory, np.dtype(column.dtype), count, begin + columns[column.name])
+            flat = np.frombuffer(memory, np.dtype(column.dtype), count, begin + offsets.columns[column.name])
             self.columns[column.name] = flat.reshape(layout.lanes * layout.slots, *column.shape)
+        self.states: dict[str, StateRing] = {}
+        for state in layout.spec.states:
+            shape = layout.lanes, layout.state_entries[state.name]
+            kept_at, values_at = offsets.states[state.name]
+            count = int(np.prod(shape + state.shape, dtype=np.int64))
+            kept = np.frombuffer(memory, np.dtype("<i8"), int(np.prod(shape)), begin + kept_at).reshape(shape)
+            values = np.frombuffer(memory, np.dtype(state.dtype), count, begin + values_at)
+            self.states[state.name] = StateRing(state, kept, values.reshape(shape + state.shape))
 
     def release(self) -> None:
         """Drop the views; the memory is unmapped when the last array that was handed out is gone."""
-        self.words, self.columns = {}, {}
+        self.words, self.columns, self.states = {}, {}, {}
 
 
 def create_ring_file(path: Path, layout: RingLayout) -> int:
@@ -73,7 +85,7 @@ def create_ring_file(path: Path, layout: RingLayout) -> int:
     Returns: the locked descriptor (``lock_ring``), owned by the caller.
     Raises: ReplayError where the file exists or the memory is not there; nothing is left behind then.
     """
-    size = layout.offsets()[2]
+    size = layout.offsets().file_bytes
     if path.suffix != RING_SUFFIX:
         raise ReplayError(f"{path}: a ring file's name ends in {RING_SUFFIX!r}; choose such a path")
     if path.exists():

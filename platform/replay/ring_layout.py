@@ -9,6 +9,7 @@ Layout (little-endian, every array 64-byte aligned, every column page-aligned)::
                cursor[2, L] oldest[2, L] open[2, L]                   two records per group, used in turn
                incarnation[2, G] sequence[2, G] inserted[2, G]
     columns    one buffer [L, slots, ...] per column, usable as an Arrow buffer as it stands
+    states     per state the rows that it was kept of, int64 [L, entries], and the states [L, entries, ...]
 
 L = G groups × lanes per group; lane = group × lanes_per_group + env.
 """
@@ -29,17 +30,28 @@ import pyarrow as pa
 
 from onibi.platform.errors import OnibiError, ReplayError
 from onibi.platform.replay.schema import arrow_schema, ring_columns, spec_from_arrow
+from onibi.platform.replay.state_ring import state_entries
 from onibi.platform.spec import ReplaySpec
 
 OWNER_OFFSET = 64
 """Byte position of the owner's pid, the one field that changes."""
 
 _MAGIC = b"ONIBIRNG"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _PREAMBLE = struct.Struct("<8s11q16sI4x")
 _OWNER_FIELD = 8
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LINE, _PAGE = 64, mmap.PAGESIZE
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Bytes from the begin of the file, by name; of states those of their rows and of their values."""
+
+    words: dict[str, int]
+    columns: dict[str, int]
+    states: dict[str, tuple[int, int]]
+    file_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +109,13 @@ class RingLayout:
             "inserted": per_group,
         }
 
-    def offsets(self) -> tuple[dict[str, int], dict[str, int], int]:
-        """Byte offsets of the words, of the columns, and the file's size."""
+    @property
+    def state_entries(self) -> dict[str, int]:
+        """Entries of a lane, by the state's name."""
+        return {state.name: state_entries(self.slots, state.period) for state in self.spec.states}
+
+    def offsets(self) -> Offsets:
+        """Where in the file each array begins."""
         position = _aligned(_PREAMBLE.size + len(self.identity_bytes), _LINE)
         words = {}
         for name, shape in self.word_shapes.items():
@@ -109,15 +126,22 @@ class RingLayout:
             position = _aligned(position, _PAGE)
             columns[column.name] = position
             position += self.lanes * self.slots * column.row_bytes
-        return words, columns, _aligned(position, _PAGE)
+        states = {}
+        for state in self.spec.states:
+            count = self.lanes * self.state_entries[state.name]
+            kept = _aligned(position, _PAGE)
+            values = _aligned(kept + 8 * count, _PAGE)
+            states[state.name] = kept, values
+            position = values + count * state.row_bytes
+        return Offsets(words, columns, states, _aligned(position, _PAGE))
 
     def preamble(self, owner_pid: int, created_unix_ns: int, boot: bytes) -> bytes:
         """The first bytes of the file. ``boot`` are 16 bytes."""
-        words, _, size = self.offsets()
+        offsets = self.offsets()
         head = (
             _FORMAT_VERSION,
-            size,
-            words["writing"],
+            offsets.file_bytes,
+            offsets.words["writing"],
             self.groups,
             self.lanes_per_group,
             self.slots,
@@ -188,9 +212,9 @@ def read_header(path: Path) -> RingHeader:
         )
     except (OnibiError, pa.ArrowInvalid, UnicodeDecodeError, KeyError) as error:
         raise ReplayError(f"{damaged}: {error}") from error
-    offsets, _, expected = layout.offsets()
-    if size != expected or words != offsets["writing"]:
-        raise ReplayError(f"{damaged}: it says {size} bytes, its columns make {expected}; remove the file")
+    offsets = layout.offsets()
+    if size != offsets.file_bytes or words != offsets.words["writing"]:
+        raise ReplayError(f"{damaged}: it says {size} bytes, its columns make {offsets.file_bytes}; remove the file")
     if found != size:  # checked before mapping: reading behind a file's end is SIGBUS, not an exception
         raise ReplayError(f"{path} is cut off: {found} bytes, its header says {size}. Remove the file")
     return RingHeader(layout=layout, owner_pid=pid, created_unix_ns=created, boot=boot)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.ring_file import MappedRing
 from onibi.platform.replay.ring_layout import read_header
+from onibi.platform.replay.state_ring import StateRing
 from onibi.platform.spec import ReplaySpec
 
 _ROUNDS = 1_000_000
@@ -62,6 +63,7 @@ class RingReader:
         self._ring = ring or MappedRing(path, self.layout, writable=False)
         self._words = self._ring.words
         self.columns: dict[str, NDArray[Any]] = self._ring.columns
+        self.states: dict[str, StateRing] = self._ring.states
         self._groups = np.arange(self.layout.groups)
         self._last: tuple[tuple[bytes, ...], Snapshot] | None = None
 
@@ -142,7 +144,7 @@ class RingReader:
     def close(self) -> None:
         """Forget the memory; it is unmapped when the last array handed out is gone."""
         self._ring.release()
-        self._words, self.columns = {}, {}
+        self._words, self.columns, self.states = {}, {}, {}
 
     def _vouching_words(self) -> tuple[bytes, ...]:
         return tuple(self._words[name].tobytes() for name in ("committed", "writing", "oldest"))

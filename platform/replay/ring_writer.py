@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import LeaseError, ReplayError
+from onibi.platform.fragment import StateRows
 from onibi.platform.replay.fragment_border import FragmentBorder
 from onibi.platform.replay.fragment_check import FragmentCheck
 from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks
@@ -208,12 +209,14 @@ class RingWriter:
         sequence: int,
         rows_per_lane: NDArray[np.int32],
         columns: Mapping[str, NDArray[Any]],
+        states: Mapping[str, StateRows] | None = None,
     ) -> Insertion:
         """Commit the rows and head rows of a fragment at once.
 
         Args:
             rows_per_lane: [E] committed rows of the group's first E lanes, 0 allowed.
             columns: every ring column [E, R, ...], R > max(rows_per_lane); row ``rows_per_lane[e]`` is lane e's head.
+            states: of committed rows, by the name of the ring's state; one that is not named is kept of none.
 
         Raises:
             LeaseError: the incarnation is not the registered one.
@@ -231,6 +234,8 @@ class RingWriter:
         if sequence <= last:
             return Insertion(repeated=True)
         rows, step_rows = self._check.rows(group, rows_per_lane, columns)
+        states = states or {}
+        self._check.states(group, rows, states)
         gap = sequence > last + 1
         envs = len(rows)
         record, lanes = int(self._words("committed")[group]) & 1, self._lanes(group)
@@ -239,8 +244,8 @@ class RingWriter:
         close = np.zeros(self.layout.lanes_per_group, np.bool_)
         close[:envs] = is_open if gap else border.foreign
         self._border.check(group, border, rows, is_open & ~close[:envs], columns["role"])
-        plan = self._plan(group, incarnation, sequence, close=close, rows=rows, columns=columns, step_rows=step_rows)
-        self._run(plan)
+        plan = self._plan(group, incarnation, sequence, close=close, rows=rows, step_rows=step_rows)
+        self._run(replace(plan, columns=columns, states=states))
         foreign = int(np.count_nonzero(border.foreign))
         return Insertion(repeated=False, gap=gap, foreign_heads=foreign, step_rows=step_rows)
 
@@ -257,7 +262,6 @@ class RingWriter:
         close: NDArray[np.bool_] | None = None,
         release: NDArray[np.bool_] | None = None,
         rows: NDArray[np.int64] | None = None,
-        columns: Mapping[str, NDArray[Any]] | None = None,
         step_rows: int = 0,
     ) -> Commit:
         """The next commit of a group: heads of the lanes in ``close`` become rows, rows of those in ``release`` leave.
@@ -295,7 +299,8 @@ class RingWriter:
             closed=np.where(closing, cursor, -1),
             first=first[:envs],
             rows=rows + 1,
-            columns=columns or {},
+            columns={},
+            states={},
         )
 
     def _stores(self, commit: Commit) -> Iterator[str]:
@@ -345,6 +350,9 @@ class RingWriter:
                     source[begin : begin + lanes, row : row + count],
                 )
                 yield f"column {name}"
+        for name, kept in commit.states.items():
+            self._ring.states[name].put(base, commit.first, kept)
+            yield f"state {name}"
 
     def _check_words(self) -> None:
         writing, committed = self._words("writing"), self._words("committed")

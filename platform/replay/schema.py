@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.text_table import TextTable
-from onibi.platform.spec import NUMBERS, TEXT_HASH, ArraySpec, ReplaySpec
+from onibi.platform.spec import NUMBERS, TEXT_HASH, ArraySpec, ReplaySpec, StateSpec
 
 OBSERVATION = "observation"
 """Name of the one observation leaf of a bare space, and prefix of the leaves of a nested one."""
@@ -25,13 +27,14 @@ _ACTION_BOUNDS = ("action_low", "action_high")
 
 
 def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
-    """The ring's columns in storage order; checks that names are unique and dtypes have a fixed width.
+    """The ring's columns in storage order; checks that names are unique, those of states too, and dtypes have a fixed
+    width.
 
     Raises: SpecError.
     """
     _check_action(spec)
     seen: set[str] = set()
-    for column in spec.columns:
+    for column in (*spec.columns, *spec.states):
         if column.name in seen:
             raise SpecError(
                 f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf"
@@ -44,6 +47,9 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
                 f"numbers of a fixed width of up to {_WIDEST} bytes with no empty axis. Convert it in an environment "
                 "wrapper"
             )
+    for state in spec.states:
+        if state.period < 1:
+            raise SpecError(f"replay state {state.name!r} has the period {state.period}; it must be at least 1")
     return spec.columns
 
 
@@ -75,8 +81,8 @@ def arrow_schema(spec: ReplaySpec) -> pa.Schema:
 
     Field metadata: ``dtype``, ``shape`` ("84,84"), ``unit``, ``low``, ``high``, ``content`` (numbers, text hash),
     ``part`` (observation, fixed, extra).
-    The schema's own metadata holds ``actions`` and ``keys_per_caption``, and ``action_low`` and ``action_high`` of
-    continuous actions, so that ``spec_from_arrow`` restores all of the spec.
+    The schema's own metadata holds ``actions`` and ``keys_per_caption``, ``action_low`` and ``action_high`` of
+    continuous actions, and ``states`` where there are any, so that ``spec_from_arrow`` restores all of the spec.
     """
     observations = {column.name for column in spec.observation}
     extras = {column.name for column in spec.extra}
@@ -99,6 +105,8 @@ def arrow_schema(spec: ReplaySpec) -> pa.Schema:
     own = {"actions": str(spec.actions), "keys_per_caption": str(spec.keys_per_caption)}
     if spec.action is not None:
         own |= {name: ",".join(repr(float(bound)) for bound in getattr(spec, name)) for name in _ACTION_BOUNDS}
+    if spec.states:
+        own["states"] = json.dumps([dataclasses.asdict(state) for state in spec.states])
     return pa.schema(fields, metadata=own)
 
 
@@ -142,6 +150,7 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
         actions=int(own[b"actions"]),
         keys_per_caption=int(own[b"keys_per_caption"]),
         extra=tuple(parts["extra"]),
+        states=_states(own.get(b"states", b"[]")),
         action=action,
         **bounds,
     )
@@ -151,6 +160,14 @@ def spec_from_arrow(schema: pa.Schema) -> ReplaySpec:
             f"{[column.name for column in spec.columns]}; open it with the version that wrote it"
         )
     return spec
+
+
+def _states(told: bytes) -> tuple[StateSpec, ...]:
+    """Raises: SpecError."""
+    try:
+        return tuple(StateSpec(**{**state, "shape": tuple(state["shape"])}) for state in json.loads(told))
+    except (ValueError, TypeError, KeyError) as error:
+        raise SpecError(f"the Arrow schema's metadata 'states' are damaged: {error!r}") from error
 
 
 def observation_specs(space: Any) -> tuple[ArraySpec, ...]:

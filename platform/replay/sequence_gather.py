@@ -61,9 +61,13 @@ class SequenceGather:
             )
         self._reader, self._length, self._rows = reader, length, burn_in + length
         self._observation, extra = chosen_columns(reader, columns)
-        self._first_extra = chosen_columns(reader, first_row_columns)[1]
-        if missing := set(first_row_columns) - {column.name for column in self._first_extra}:
-            raise ReplayError(f"{reader.path}: first_row_columns {sorted(missing)} are no extra columns of this ring")
+        self._states = [state for state in reader.spec.states if state.name in first_row_columns]
+        self._first_extra = [column for column in reader.spec.extra if column.name in first_row_columns]
+        known = {column.name for column in (*self._first_extra, *self._states)}
+        if missing := set(first_row_columns) - known:
+            raise ReplayError(
+                f"{reader.path}: first_row_columns {sorted(missing)} are no extra columns or states of this ring"
+            )
         self._extra = [column for column in extra if column not in self._first_extra]
         self._time = np.arange(self._rows + 1, dtype=np.int64)[:, None]
         self._threads = GatherThreads(gather_threads)
@@ -90,7 +94,9 @@ class SequenceGather:
             generation=np.empty(b, np.int64),
             weight=np.ones(b, np.float32),
             extra={c.name: np.empty((t, b, *c.shape), np.dtype(c.dtype)) for c in self._extra},
-            first_extra={c.name: np.empty((b, *c.shape), np.dtype(c.dtype)) for c in self._first_extra},
+            first_extra={
+                c.name: np.empty((b, *c.shape), np.dtype(c.dtype)) for c in (*self._first_extra, *self._states)
+            },
         )
 
     def gather(self, starts: SequenceStarts, out: Sequences) -> None:
@@ -135,6 +141,10 @@ class SequenceGather:
         takes += [(columns[c.name], flat, out.extra[c.name].reshape(-1, *c.shape)) for c in self._extra]
         takes += [(columns[c.name], base + slot, out.first_extra[c.name]) for c in self._first_extra]
         self._threads.take(takes)
+        if self._states:
+            step = columns["step"][base + slot]
+            for state in self._states:
+                reader.states[state.name].take(starts.lane, starts.first, step, out.first_extra[state.name])
 
     def late(self, starts: SequenceStarts) -> NDArray[np.int64]:
         """End check: positions of sequences whose earliest row may have been overwritten by now."""

@@ -35,6 +35,10 @@ class SequenceSampler:
     whose burn-in has been overwritten in part is no longer drawn. Where the begin of a piece was overwritten before
     this sampler saw it, starts are counted from the first row seen, and only those with a whole burn-in are drawn.
 
+    A state among ``first_row_columns`` is kept every few steps of an episode. Then starts are the rows whose ``step``
+    is a multiple of ``period``: the same ones, but in pieces that do not begin with step 0, because a fragment was
+    lost, or whose begin was never seen.
+
     With ``exponent`` 0 every start is drawn with the same probability; above it, by priority as in
     ``PrioritizedSampler``. How the learner makes one priority of a sequence's TD errors (R2D2: 0.9 of the largest and
     0.1 of the mean) is its own affair.
@@ -75,7 +79,8 @@ class SequenceSampler:
                 itself with PAD, the sequence's last row with SHIFT; the largest where that is final).
             lanes: to draw from, None for all.
             columns: to gather, None for all.
-            first_row_columns: extra columns gathered of the first row alone.
+            first_row_columns: extra columns, and states of the ring, gathered of the first row alone. ``period`` and
+                ``burn_in`` must be multiples of a state's period.
             gather_threads: threads that copy rows.
             stack: which leaves come as frame stacks; None for none.
 
@@ -101,9 +106,11 @@ class SequenceSampler:
         self._table = StartTable(
             len(self._lanes), reader.slots, exponent=exponent, look_back=burn_in, frames_before=self._look_back
         )
+        self._counts_steps = self._check_states(first_row_columns)
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._pieces = EpisodePieces(len(self._lanes))
-        self._intake = RowIntake(reader, self._lanes, ("role", *self._priorities.columns))
+        steps = ("step",) if self._counts_steps else ()
+        self._intake = RowIntake(reader, self._lanes, ("role", *steps, *self._priorities.columns))
         self._importance_exponent = check_importance_exponent(importance_exponent)
         self.drawn_rows = 0
         """Rows to learn from handed out over this sampler's life, without burn-in and padding; restored ones count."""
@@ -194,6 +201,18 @@ class SequenceSampler:
         """End the gather threads; they also end when the sampler is collected."""
         self._gather.close()
 
+    def _check_states(self, names: Sequence[str]) -> bool:
+        """Whether there are states among ``names``. Raises: ReplayError where sequences would begin between them."""
+        states = [state for state in self._reader.spec.states if state.name in names]
+        for state in states:
+            if self._period % state.period or self._burn_in % state.period or self._tail is not Tail.PAD:
+                raise ReplayError(
+                    f"{self._reader.path}: the state {state.name!r} is kept every {state.period} steps of an episode; "
+                    f"sequences with burn_in {self._burn_in} and period {self._period} (tail {self._tail}) begin "
+                    "between them. Make both multiples of it, with tail pad"
+                )
+        return bool(states)
+
     def _choose(self, count: int) -> SequenceStarts:
         for _ in range(INTAKES):  # the writer may have gone round the whole ring within one
             self._take_in()
@@ -224,7 +243,8 @@ class SequenceSampler:
 
     def _padded(self, rows: NewRows, marks: PieceMarks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Starts that the new rows bring: positions in ``rows`` of the rows that tell of them, and start rows."""
-        aligned = (rows.row - marks.anchor) % self._period == 0
+        since = rows.columns["step"] if self._counts_steps else rows.row - marks.anchor
+        aligned = since % self._period == 0
         told = np.flatnonzero(aligned & (rows.columns["role"] == ROLE_STEP))
         return told, rows.row[told]
 

@@ -248,6 +248,7 @@ class Shard:
             sequence=fragment.sequence,
             rows_per_lane=fragment.rows_per_lane,
             columns=columns,
+            states=fragment.states,
         )
         self._fragments += 1
         self._gaps += outcome.gap

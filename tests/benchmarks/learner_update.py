@@ -115,7 +115,13 @@ def learner_of(place: Place, kind: str, batch: int, mode: dict[str, Any], **choi
     owner = load_class(LEARNERS, kind)
     settings = read_settings(owner.Settings, mapping)
     needs = owner.needs(settings)
-    spec = ReplaySpec(observation=(place.observation,), actions=ACTIONS, keys_per_caption=1, extra=needs.extra)
+    spec = ReplaySpec(
+        observation=(place.observation,),
+        actions=ACTIONS,
+        keys_per_caption=1,
+        extra=needs.extra,
+        states=needs.states,
+    )
     return owner(settings, spec, BOUNDS, 0, str(place.device)), needs, spec
 
 
@@ -133,6 +139,7 @@ def filled_ring(place: Place, spec: ReplaySpec, window_rows: int, name: str) -> 
         columns["observation"] = noise.astype(columns["observation"].dtype)
         columns["action"][:] = place.rng.integers(0, ACTIONS, columns["action"].shape)
         columns["reward"][:] = place.rng.normal(size=columns["reward"].shape)
+        columns["step"][:] = sequence * FRAGMENT + np.arange(FRAGMENT + 1)
         columns["terminated"][:] = 0
         writer.insert(0, incarnation=incarnation, sequence=sequence, rows_per_lane=rows, columns=columns)
     writer.close()

@@ -82,7 +82,8 @@ def batch_of(spec: ReplaySpec, needs: ReplayNeeds, rng: np.random.Generator) -> 
     if not sequences:
         flags = {name: np.zeros(steps, np.uint8) for name in ("terminated", "truncated", "role")}
         return Slab(**common, **flags, begins=np.zeros(steps, bool), extra=extra)
-    first = {name: extra.pop(name)[0] for name in draws.first_row_columns}
+    first = {state.name: rng.random((rows, *state.shape)).astype(state.dtype) for state in needs.states}
+    assert tuple(first) == draws.first_row_columns
     return Sequences(
         **common,
         continues=np.ones(steps, np.float32),

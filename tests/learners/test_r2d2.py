@@ -268,13 +268,16 @@ def test_the_stored_state_matters_and_a_zero_start_ignores_it(specs, make_sequen
     assert torch.equal(found["zero"][0], unread)
 
 
-def test_the_state_column_is_asked_for_where_states_are_stored_alone():
+def test_states_are_kept_where_sequences_can_begin_and_only_if_they_are_stored():
     stored, zero = R2d2Learner.needs(settings_of()), R2d2Learner.needs(settings_of(state="zero"))
     assert stored.draws.first_row_columns == (STATE_COLUMN,)
-    assert [(column.name, column.shape) for column in stored.extra] == [(STATE_COLUMN, (11,))]
+    assert [(state.name, state.shape) for state in stored.states] == [(STATE_COLUMN, (11,))]
     alone = R2d2Learner.needs(settings_of(previous_action=False))
-    assert alone.extra[0].shape == (10,)
-    assert (zero.draws.first_row_columns, zero.extra) == ((), ())
+    assert alone.states[0].shape == (10,)
+    assert (zero.draws.first_row_columns, zero.states) == ((), ())
+    for period, burn_in, kept in ((40, 40, 40), (40, 0, 40), (40, 20, 20), (4, 6, 2), (3, 4, 1)):
+        needs = R2d2Learner.needs(settings_of(length=80, period=period, burn_in=burn_in))
+        assert needs.states[0].period == kept
     assert (stored.draws.length, stored.draws.burn_in, stored.draws.period) == (LENGTH, BURN_IN, 3)
 
 

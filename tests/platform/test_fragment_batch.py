@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText, StateRows
 from onibi.platform.fragment_batch import from_batch, to_batch
 
 DTYPES = ("bool", "int8", "uint8", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64")
@@ -26,12 +26,19 @@ def fragments(draw) -> Fragment:
         shape = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
         raw = rng.integers(0, 256, (envs, rows, *shape), np.int64)
         columns[f"column.{number}"] = raw.astype(draw(st.sampled_from(DTYPES)))
+    states = {}
+    for number in range(draw(st.integers(0, 2))):
+        kept = rng.permutation(np.flatnonzero(rng.random(envs * rows) < draw(st.sampled_from([0.0, 0.3, 1.0]))))
+        shape = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
+        values = rng.integers(0, 100, (len(kept), *shape)).astype(draw(st.sampled_from(["uint8", "float32", "int64"])))
+        states[f"state.{number}"] = StateRows(*np.divmod(kept, rows), values)
     return Fragment(
         actor=draw(st.integers(0, 4095)),
         incarnation=draw(st.integers(0, 2**40)),
         sequence=draw(st.integers(0, 2**60)),
         rows_per_lane=rng.integers(0, rows, envs).astype(np.int32),
         columns=columns,
+        states=states,
         new_captions=draw(
             st.lists(
                 st.builds(
@@ -76,6 +83,12 @@ def test_a_fragment_is_the_same_on_the_other_side(fragment):
             assert received.columns[name].dtype == column.dtype
             assert received.columns[name].shape == column.shape
             assert np.array_equal(received.columns[name], column)
+        assert list(received.states) == list(fragment.states)
+        for name, kept in fragment.states.items():
+            order, found = np.lexsort((kept.row, kept.lane)), received.states[name]
+            assert (found.lane.tolist(), found.row.tolist()) == (kept.lane[order].tolist(), kept.row[order].tolist())
+            assert (found.values.dtype, found.values.shape) == (kept.values.dtype, kept.values.shape)
+            assert np.array_equal(found.values, kept.values[order])
         assert received.rows_per_lane.tolist() == fragment.rows_per_lane.tolist()
         assert received.rows_per_lane.dtype == np.int32
         for name in ("actor", "incarnation", "sequence", "env_steps", "collect_seconds", "new_captions", "episodes"):

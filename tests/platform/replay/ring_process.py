@@ -20,14 +20,20 @@ from typing import Any
 
 import numpy as np
 
+from onibi.platform.fragment import StateRows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.replay.state_ring import is_kept
+from onibi.platform.spec import ArraySpec, ReplaySpec, StateSpec
 
 LANES, ROWS, WINDOW, WIDTH = 2, 32, 3, 512
 SLOTS = 4 * (ROWS + 1 + WINDOW)
-SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64", shape=(WIDTH,)),), actions=2)
+SPEC = ReplaySpec(
+    observation=(ArraySpec(name="observation", dtype="int64", shape=(WIDTH,)),),
+    actions=2,
+    states=(StateSpec(name="memory", dtype="int64", shape=(WIDTH,), period=2),),
+)
 
 
 def columns_from(first: int) -> dict[str, Any]:
@@ -44,6 +50,12 @@ def columns_from(first: int) -> dict[str, Any]:
     return columns
 
 
+def states_from(columns: dict[str, Any]) -> dict[str, StateRows]:
+    """Every other row's: its observation."""
+    lane, row = np.nonzero(is_kept(columns["step"][:, :ROWS], 2))
+    return {"memory": StateRows(lane, row, columns["observation"][lane, row])}
+
+
 def create(path: Path) -> RingWriter:
     """The ring of these tests."""
     writer = RingWriter.create(
@@ -55,12 +67,14 @@ def create(path: Path) -> RingWriter:
 
 def insert(writer: RingWriter, sequence: int) -> bool:
     """Whether the fragment was new."""
+    columns = columns_from(sequence * ROWS)
     return not writer.insert(
         0,
         incarnation=1,
         sequence=sequence,
         rows_per_lane=np.full(LANES, ROWS, np.int32),
-        columns=columns_from(sequence * ROWS),
+        columns=columns,
+        states=states_from(columns),
     ).repeated
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onibi.platform.fragment import StateRows
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec, ReplaySpec
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec, ReplaySpec, StateSpec
 
 SPEC = ReplaySpec(
     observation=(ArraySpec(name="observation", dtype="int64", shape=(2,)),),
@@ -36,6 +37,16 @@ class Row:
     @property
     def is_step(self) -> bool:
         return self.role == ROLE_STEP
+
+
+def state_spec(period: int) -> StateSpec:
+    """A state that says its row's number."""
+    return StateSpec(name="state", dtype="int64", shape=(2,), period=period)
+
+
+def keeps_state(row: Row, period: int) -> bool:
+    """By the row's ``step`` as ``columns_of`` has it."""
+    return bool(period) and row.is_step and row.number % 1000 > 0 and row.number % 1000 % period == 0
 
 
 def columns_of(lanes: list[list[Row]], heads: list[Row]) -> dict[str, Any]:
@@ -108,12 +119,16 @@ class Environment:
 class Layout:
     """A ring that actors fill with accidents among the fragments, and all rows there ever were in plain lists."""
 
-    def __init__(self, path, rng: np.random.Generator, mode: str, *, end: float, accidents: float = 0.2) -> None:
-        self.rng, self.mode, self.accidents = rng, mode, accidents
+    def __init__(
+        self, path, rng: np.random.Generator, mode: str, *, end: float, accidents: float = 0.2, state_period: int = 0
+    ) -> None:
+        self.rng, self.mode, self.accidents, self.state_period = rng, mode, accidents, state_period
+        spec = replace(SPEC, states=(state_spec(state_period),)) if state_period else SPEC
+        self.kept: list[dict[int, Row]] = [{} for _ in range(GROUPS * ENVS)]
         most_rows = STEPS if mode == NEXT_STEP else 2 * STEPS
         self.slots = 4 * (most_rows + 1 + WINDOW) + int(rng.integers(7))
         self.writer = RingWriter.create(
-            path, SPEC, groups=GROUPS, lanes_per_group=ENVS, slots=self.slots, window_rows=WINDOW, run_id="layout"
+            path, spec, groups=GROUPS, lanes_per_group=ENVS, slots=self.slots, window_rows=WINDOW, run_id="layout"
         )
         self.reader = RingReader(path)
         self.rows: list[list[Row]] = [[] for _ in range(GROUPS * ENVS)]
@@ -162,6 +177,7 @@ class Layout:
         made = [self._play(lane, steps) for lane in lanes]
         heads = [self.environments[lane].head() for lane in lanes]
         for lane, rows, head in zip(lanes, made, heads, strict=True):
+            self._keep(lane, rows)
             self.rows[lane] += rows
             self.heads[lane] = head
             self._forget(lane)
@@ -171,8 +187,34 @@ class Layout:
             sequence=self.sequence[group],
             rows_per_lane=np.array([len(rows) for rows in made], np.int32),
             columns=columns_of(made, heads),
+            states=self._states(made),
         )
         self.sequence[group] += 1
+
+    def _keep(self, lane: int, rows: list[Row]) -> None:
+        """Block by block of the lane's rows the last one that kept a state: of two in a block the earlier gives way."""
+        for k, row in enumerate(rows, len(self.rows[lane])):
+            if keeps_state(row, self.state_period):
+                self.kept[lane][k // self.state_period] = row
+
+    def _states(self, made: list[list[Row]]) -> dict[str, StateRows]:
+        if not self.state_period:
+            return {}
+        at = [
+            (env, k)
+            for env, rows in enumerate(made)
+            for k, row in enumerate(rows)
+            if keeps_state(row, self.state_period)
+        ]
+        self.rng.shuffle(at)
+        lane, row = np.array(at, np.int64).reshape(-1, 2).T
+        numbers = np.array([made[env][k].number for env, k in at], np.int64)
+        return {"state": StateRows(lane, row, np.stack([numbers, -numbers], axis=1))}
+
+    def state(self, lane: int, k: int) -> int:
+        """The number that the state of row k says, 0 where none was kept."""
+        row = self.row(lane, k)
+        return row.number if self.kept[lane].get(k // self.state_period) is row else 0
 
     @property
     def lanes(self) -> range:

@@ -103,6 +103,19 @@ class Watch:
                             begins[lane][k] = begin
         return starts, begins
 
+    def stepped_starts(self, burn_in, period):
+        """(lane, start) → first row, where starts are told by the step in the episode."""
+        starts = {}
+        for lane in self.layout.lanes:
+            since = self.since[lane]
+            for begin, end, _ in self.layout.pieces(lane):
+                known = since < begin or begin == since == 0
+                for k in range(begin if known else since, end):
+                    first = max(begin, k - burn_in) if known else k - burn_in
+                    if self.layout.row(lane, k).number % 1000 % period == 0 and first >= self.layout.oldest[lane]:
+                        starts[lane, k] = first
+        return starts
+
     def trajectories(self):
         found = {}
         for lane in self.layout.lanes:
@@ -235,3 +248,49 @@ def test_every_sampler_does_what_a_walk_along_the_rows_does(layouts, ring_path, 
 def test_every_sampler_does_what_a_walk_along_the_rows_does_over_ten_thousand_layouts(layouts, ring_path, mode):
     for seed in range(3_500):
         check_layout(layouts, ring_path, mode, 1_000 + seed)
+
+
+def check_states(layouts, path, mode, seed):
+    """Starts and states of one layout. Returns: how many states were read that were kept, and that were not."""
+    rng = np.random.default_rng(seed)
+    state_period = int(rng.integers(1, 7))
+    layout = layouts.Layout(
+        path, rng, mode, end=float(rng.choice([0.02, 0.15, 0.5])), accidents=0.5, state_period=state_period
+    )
+    watch = Watch(layout)
+    period = state_period * int(rng.integers(1, 3))
+    burn_in = state_period * int(rng.integers(0, (layouts.WINDOW - 1) // state_period + 1))
+    sampler = SequenceSampler(
+        layout.reader,
+        rng=np.random.default_rng(seed),
+        batch_size=4 * BATCH,
+        length=layouts.WINDOW - burn_in,
+        burn_in=burn_in,
+        period=period,
+        first_row_columns=["state", "memory"],
+    )
+    found = [0, 0]
+    for _ in range(int(rng.integers(1, 6))):
+        for _ in range(int(rng.integers(1, 30))):
+            layout.fragment()
+        watch.look()
+        starts = watch.stepped_starts(burn_in, period)
+        assert table_starts(sampler) == set(starts)
+        if not starts:
+            continue
+        sequences = sampler.draw()
+        for b, (lane, start) in enumerate(zip(sequences.lane.tolist(), sequences.generation.tolist(), strict=True)):
+            first = starts[lane, start]
+            assert sequences.first_row[b] == first
+            expected = layout.state(lane, first)
+            assert sequences.first_extra["state"][b].tolist() == [expected, -expected]
+            assert sequences.first_extra["memory"][b].tolist() == [layout.row(lane, first).number] * 3
+            found[expected == 0] += 1
+    layout.close()
+    path.unlink()
+    return found
+
+
+def test_sequences_start_from_the_states_that_were_kept_of_their_first_rows(layouts, ring_path, mode):
+    found = np.sum([check_states(layouts, ring_path, mode, seed) for seed in range(150)], axis=0)
+    assert found.min() > 200  # else the layouts show too little

@@ -44,13 +44,18 @@ def bad_windows(windows):
 
 
 def bad_sequences(sequences):
-    time_ = np.arange(WINDOW + 1)[:, None]
+    time_ = np.arange(len(sequences.used) + 1)[:, None]
     keys = (sequences.first_row + np.minimum(time_, sequences.steps)) * LANES + sequences.lane
     used = sequences.used
-    bad = wrong(sequences.observation["observation"], keys)
+    bad = np.zeros(keys.shape, bool)
+    if "observation" in sequences.observation:
+        bad |= wrong(sequences.observation["observation"], keys)
     bad[:-1] |= sequences.reward != np.where(used, keys[:-1] % 65_521, 0)
     bad[:-1] |= used & ((sequences.action != keys[:-1]) | (sequences.policy_version != keys[:-1]))
-    return int(bad.any(axis=0).sum())
+    bad = bad.any(axis=0)
+    if "memory" in sequences.first_extra:
+        bad |= wrong(sequences.first_extra["memory"], keys[0]) & (sequences.first_row > 0)
+    return int(bad.sum())
 
 
 def bad_slabs(slab):
@@ -73,6 +78,8 @@ class Learner:
             self.sampler = PrioritizedSampler(**common, n_steps=WINDOW, batches_ahead=4)
         elif kind == "fifo":
             self.sampler = FifoSampler(reader, rows=60, batch_lanes=LANES)
+        elif kind == "sequences with states":
+            self.sampler = SequenceSampler(**common, length=2, period=2, first_row_columns=["memory"], columns=())
         else:
             tail = Tail.PAD if kind == "padded sequences" else Tail.SHIFT
             self.sampler = SequenceSampler(
@@ -125,7 +132,7 @@ def ring(ring_path):
     return ring_path
 
 
-KINDS = ["threads", "prioritized", "padded sequences", "shifted sequences"]
+KINDS = ["threads", "prioritized", "padded sequences", "shifted sequences", "sequences with states"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
