@@ -48,7 +48,8 @@ class PrioritizedSampler(WindowSampler):
         default_priority: str = MAXIMUM,
         **windows: Unpack[StackedWindowOptions],
     ) -> None:
-        """As ``UniformSampler``, and besides:
+        """As ``UniformSampler``, but 8 batches are planned at once by default: what is planned knows no later priority.
+        And besides:
 
         Args:
             reader: the ring.
@@ -60,6 +61,7 @@ class PrioritizedSampler(WindowSampler):
 
         Raises: ReplayError where the ring does not allow it or an exponent is out of range.
         """
+        windows.setdefault("batches_ahead", 8)
         super().__init__(reader, **windows)
         self._table = StartTable(
             len(self._lanes), reader.slots, exponent=exponent, look_back=0, frames_before=self._look_back

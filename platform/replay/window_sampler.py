@@ -30,7 +30,8 @@ class WindowOptions(TypedDict, total=False):
     columns: Sequence[str] | None
     """Observation leaves and extra columns to gather, None for all."""
     batches_ahead: int
-    """Batches that indices and scalar columns are made for at once; starts may be so many draws old. 8."""
+    """Batches that indices and scalar columns are made for at once; starts may be so many draws old. 16, but where that
+    would make priorities or the newest rows old."""
     gather_threads: int
     """Threads that copy rows. 1."""
 
@@ -60,7 +61,7 @@ class WindowSampler(ABC):
         rng: np.random.Generator,
         lanes: Sequence[int] | None = None,
         columns: Sequence[str] | None = None,
-        batches_ahead: int = 8,
+        batches_ahead: int = 16,
         gather_threads: int = 1,
         stack: FrameStack | None = None,
         each_row: EachRow = EachRow(),  # noqa: B008 - frozen

@@ -70,12 +70,12 @@ def test_same_seed_draws_the_same_and_a_restored_sampler_goes_on_exactly(layout,
         return MAKERS[kind](layout.reader, np.random.default_rng(seed))
 
     one, two, other = fresh(1), fresh(1), fresh(2)
-    head = batches(one, 24, 0)
-    assert head == batches(two, 24, 0)
+    head = batches(one, 48, 0)
+    assert head == batches(two, 48, 0)
     if kind != "fifo":
-        assert head != batches(other, 24, 0)
+        assert head != batches(other, 48, 0)
     state = through_json(one.state())
-    assert not state.get("row"), "nothing is planned ahead after 24 batches"
+    assert not state.get("row"), "nothing is planned ahead after 48 batches: a multiple of 16, 8 and 3"
     for _ in range(3):
         layout.fragment()  # both meet rows that neither had seen
     other.restore(state)
