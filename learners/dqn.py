@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,8 @@ from onibi.learners.value_losses import ValueLossName, build_value_head, check_l
 from onibi.platform.config import Settings, selected
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
-from onibi.platform.replay.draws import PrioritySettings, WindowDraws
+from onibi.platform.replay.draws import SAMPLING, PrioritySettings, Sampling, WindowDraws
+from onibi.platform.replay.sampler import UniformSettings
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
@@ -71,7 +72,8 @@ class DqnSettings(Settings):
     adam_epsilon: Positive = 1.5e-4
     gradient_norm: Positive = 10.0  # gradients of a larger norm are scaled down to it
     batch_size: Count = 128
-    priorities: PrioritySettings | None = None  # draws by how much there is to learn; null: uniform
+    priorities: PrioritySettings | None = None  # draws by how much there is to learn; null: as sampling says
+    sampling: Settings = selected(SAMPLING, "uniform")  # which windows are drawn: newest_first, trajectory_weighted
     # One head for each term of the reward, by its name (a product's: those joined by "-"); null: one for their sum.
     heads: dict[str, ComponentHeadSettings] | None = None
     target: TargetSettings = field(default_factory=TargetSettings)
@@ -87,6 +89,11 @@ class DqnSettings(Settings):
     def __post_init__(self) -> None:
         """Refuse options that the chosen value loss would not read."""
         check_loss_options(self.value_loss, self.support, self.huber_delta, self.quantiles)
+        if self.priorities is not None and not isinstance(self.sampling, UniformSettings):
+            raise ValueError(
+                "sampling is given beside priorities, which choose windows themselves: leave one out, or set "
+                "priorities to null"
+            )
         if self.heads is not None and (not self.heads or self.value_loss not in SCALAR_LOSSES):
             raise ValueError(
                 f"heads has {len(self.heads)} names and value_loss is {self.value_loss}; heads need one name at least "
@@ -156,7 +163,12 @@ class DqnLearner(QLearner[QNetwork]):
     @staticmethod
     def needs(settings: DqnSettings) -> ReplayNeeds:
         """Windows of ``n_steps``, uniform or prioritized; no extra columns."""
-        draws = WindowDraws(n_steps=settings.n_steps, batch_size=settings.batch_size, priorities=settings.priorities)
+        draws = WindowDraws(
+            n_steps=settings.n_steps,
+            batch_size=settings.batch_size,
+            priorities=settings.priorities,
+            sampling=cast(Sampling, settings.sampling),
+        )
         return ReplayNeeds(draws=draws)
 
     @staticmethod

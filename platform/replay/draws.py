@@ -8,7 +8,10 @@ from typing import Literal, TypeAlias
 from onibi.platform.config import Settings
 from onibi.platform.number_ranges import Count, NotNegative, Probability
 from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
+from onibi.platform.replay.sampler import UniformSettings
 from onibi.platform.replay.sequences import Sequences
+from onibi.platform.replay.trajectory_sampler import TrajectorySettings
 from onibi.platform.replay.window_gather import EachRow
 from onibi.platform.replay.windows import Windows
 
@@ -33,13 +36,24 @@ class PrioritySettings(Settings):
         return self.importance_exponent + share * (self.importance_exponent_final - self.importance_exponent)
 
 
+SAMPLING = {
+    "uniform": "onibi.platform.replay.sampler:UniformSampler",
+    "newest_first": "onibi.platform.replay.newest_first_sampler:NewestFirstSampler",
+    "trajectory_weighted": "onibi.platform.replay.trajectory_sampler:TrajectoryWeightedSampler",
+}
+"""Ways to choose windows without priorities: kind → sampler."""
+
+Sampling: TypeAlias = UniformSettings | NewestFirstSettings | TrajectorySettings
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowDraws:
-    """``Windows`` of at most ``n_steps``, drawn uniformly or by priority."""
+    """``Windows`` of at most ``n_steps``, drawn by priority, or as ``sampling`` says where there are none."""
 
     n_steps: int
     batch_size: int
     priorities: PrioritySettings | None = None
+    sampling: Sampling = field(default_factory=UniformSettings)
     each_row: EachRow = field(default_factory=EachRow)
 
     @property

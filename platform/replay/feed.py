@@ -15,12 +15,12 @@ from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.limiter import DrawnWord, Limiter
+from onibi.platform.replay.make_sampler import make_sampler
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.sampler import UniformSettings
 from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.sequences import Tail
 from onibi.platform.replay.window_gather import Empty
 
 log = logging.getLogger(__name__)
@@ -54,70 +54,6 @@ class BatchSampler(Protocol[BatchT]):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``."""
-
-
-def make_sampler(
-    reader: RingReader,
-    draws: Draws,
-    rng: np.random.Generator,
-    *,
-    lanes: Sequence[int] | None = None,
-    columns: Sequence[str] | None = None,
-    gather_threads: int = 1,
-    stack: FrameStack | None = None,
-) -> UniformSampler | PrioritizedSampler | SequenceSampler | FifoSampler:
-    """The sampler that ``draws`` describes.
-
-    Args:
-        reader: the ring.
-        draws: what to draw.
-        rng: all draws come from it; slabs ask for none.
-        lanes: to draw from, None for all.
-        columns: observation leaves and extra columns to gather, None for all.
-        gather_threads: threads that copy rows of windows and sequences.
-        stack: which leaves come as frame stacks; None for none.
-    Raises: ReplayError where the ring does not allow it.
-    """
-    if isinstance(draws, WindowDraws):
-        common: dict[str, Any] = {
-            "n_steps": draws.n_steps,
-            "batch_size": draws.batch_size,
-            "rng": rng,
-            "lanes": lanes,
-            "columns": columns,
-            "gather_threads": gather_threads,
-            "stack": stack,
-            "each_row": draws.each_row,
-        }
-        if draws.priorities is None:
-            return UniformSampler(reader, **common)
-        return PrioritizedSampler(
-            reader,
-            **common,
-            exponent=draws.priorities.exponent,
-            importance_exponent=draws.priorities.importance_exponent_at(0),
-        )
-    if isinstance(draws, SequenceDraws):
-        priorities = draws.priorities
-        return SequenceSampler(
-            reader,
-            length=draws.length,
-            burn_in=draws.burn_in,
-            period=draws.period,
-            tail=Tail(draws.tail),
-            batch_size=draws.batch_size,
-            rng=rng,
-            exponent=0.0 if priorities is None else priorities.exponent,
-            importance_exponent=0.0 if priorities is None else priorities.importance_exponent_at(0),
-            lanes=lanes,
-            columns=columns,
-            first_row_columns=draws.first_row_columns,
-            gather_threads=gather_threads,
-            stack=stack,
-        )
-    return FifoSampler(
-        reader, rows=draws.rows, batch_lanes=draws.batch_lanes, lanes=lanes, columns=columns, stack=stack
-    )
 
 
 class ReplayFeed:
@@ -390,7 +326,9 @@ class ReplayFeed:
 def _kind(draws: Draws) -> str:
     """All that a sampler's state of rows depends on, in words."""
     if isinstance(draws, WindowDraws):
-        return "windows" if draws.priorities is None else f"windows by priority^{draws.priorities.exponent:g}"
+        if draws.priorities is not None:
+            return f"windows by priority^{draws.priorities.exponent:g}"
+        return "windows" if draws.sampling == UniformSettings() else f"windows by {draws.sampling}"
     if isinstance(draws, SequenceDraws):
         exponent = 0.0 if draws.priorities is None else draws.priorities.exponent
         return (

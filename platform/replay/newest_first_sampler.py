@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.config import Settings
 from onibi.platform.errors import ReplayError
+from onibi.platform.number_ranges import Positive
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
+from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
 from onibi.platform.replay.window_starts import Span, Starts, drawable_starts, readable_span
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewestFirstSettings(Settings):
+    """New rows before old ones."""
+
+    kind: Literal["newest_first"] = "newest_first"
+    half_life_rows: Positive = 1_000.0  # of a lane: a row so much older is drawn half as often
 
 
 class NewestFirstSampler(WindowSampler):
@@ -20,7 +31,9 @@ class NewestFirstSampler(WindowSampler):
     small half-life is close to on-policy, a large one to uniform. Weights stay 1.
     """
 
-    def __init__(self, reader: RingReader, *, half_life_rows: float, **windows: Unpack[WindowOptions]) -> None:
+    Settings: ClassVar[type[NewestFirstSettings]] = NewestFirstSettings
+
+    def __init__(self, reader: RingReader, *, half_life_rows: float, **windows: Unpack[StackedWindowOptions]) -> None:
         """As ``UniformSampler``, but one batch is planned at once by default: what is planned ahead grows old.
 
         Raises: ReplayError where the ring does not allow it or ``half_life_rows`` is not above 0.
@@ -32,7 +45,7 @@ class NewestFirstSampler(WindowSampler):
         self._log_keep = -np.log(2.0) / half_life_rows  # log of the probability's factor from one age to the next
 
     def _choose(self, count: int) -> Starts:
-        span: Span = readable_span(self._reader, self._lanes)
+        span: Span = readable_span(self._reader, self._lanes, self._look_back)
         length = span.cursor - span.oldest
         mass = -np.expm1(self._log_keep * length)  # Σ over a lane's ages, up to the factor 1 / (1 - keep)
         ends = np.cumsum(mass)

@@ -14,12 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import Batch, Draws, PrioritySettings, SlabDraws
 from onibi.platform.replay.draws_batch import DrawsRoom, draw_arrays, draw_of, from_record_batch, to_record_batch
-from onibi.platform.replay.feed import make_sampler
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.make_sampler import make_sampler
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 
 Call = TypeVar("Call")
@@ -96,7 +95,7 @@ class _Client:
     """One client's sampler."""
 
     def __init__(self, reader: RingReader, request: DrawRequest) -> None:
-        self._sampler: UniformSampler | PrioritizedSampler | SequenceSampler | FifoSampler = make_sampler(
+        self._sampler = make_sampler(
             reader,
             request.draws,
             np.random.default_rng(request.seed),
@@ -106,9 +105,10 @@ class _Client:
         )
         self._priorities: PrioritySettings | None = None
         self._prioritized: PrioritizedSampler | SequenceSampler | None = None
-        if not isinstance(request.draws, SlabDraws) and not isinstance(self._sampler, (UniformSampler, FifoSampler)):
+        made = self._sampler
+        if not isinstance(request.draws, SlabDraws) and isinstance(made, (PrioritizedSampler, SequenceSampler)):
             self._priorities = request.draws.priorities
-            self._prioritized = None if self._priorities is None else self._sampler
+            self._prioritized = None if self._priorities is None else made
         self._batches = 0
         self.blank: Batch = self._sampler.allocate(np.zeros)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.replay.episode_pieces import UNKNOWN, EpisodePieces
+from onibi.platform.replay.frame_stack import first_read
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_intake import RowIntake
 from onibi.platform.spec import ROLE_FINAL
@@ -37,10 +38,12 @@ class TrajectoryIntake:
     """Sums rewards as rows come in, and keeps a list of the trajectories that have ended.
 
     Finished is a piece whose begin was seen and whose last step terminated or truncated. Not finished are: the one that
-    is being played, one that was cut by a gap or a dead actor, one whose first rows were overwritten.
+    is being played, one that was cut by a gap or a dead actor, one whose first rows were overwritten, or one of the
+    ``look_back`` rows before these.
     """
 
-    def __init__(self, reader: RingReader, lanes: NDArray[np.int64]) -> None:
+    def __init__(self, reader: RingReader, lanes: NDArray[np.int64], look_back: int = 0) -> None:
+        self._look_back = look_back
         self._pieces = EpisodePieces(len(lanes))
         self._intake = RowIntake(reader, lanes, ("role", "reward", "terminated", "truncated"))
         self._sum = np.zeros(len(lanes))  # of the open piece's rewards
@@ -75,7 +78,7 @@ class TrajectoryIntake:
             )
             self._sum[lane] = total  # of the lane's last piece: numpy stores in order
             self._ended[lane] = ended[last]
-        kept = known.begin >= rows.oldest[known.place]
+        kept = first_read(known.begin, self._look_back) >= rows.oldest[known.place]
         if not kept.all():
             known = Trajectories(**{name: getattr(known, name)[kept] for name in _FIELDS})
         self._known = known

@@ -5,16 +5,29 @@ Datasets via Trajectory Weighting").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.config import Settings
 from onibi.platform.errors import ReplayError
+from onibi.platform.number_ranges import Positive
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.sampler import uniform_starts
 from onibi.platform.replay.trajectory_intake import Trajectories, TrajectoryIntake
-from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
+from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
 from onibi.platform.replay.window_starts import Starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectorySettings(Settings):
+    """Good trajectories before bad ones."""
+
+    kind: Literal["trajectory_weighted"] = "trajectory_weighted"
+    temperature: Positive = 0.1  # of the softmax over returns scaled to [0, 1]; the larger, the more uniform
+    by_length: bool = False  # a trajectory counts in proportion to its steps as well
 
 
 def trajectory_probabilities(episode_return: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -37,12 +50,15 @@ class TrajectoryWeightedSampler(WindowSampler):
 
     Trajectories that have not finished (still played, cut by a gap or a dead actor, or partly overwritten) are not
     drawn from, for their return is not known. Meant for datasets of mixed quality; online, draw only when
-    ``readable_rows`` says that something has finished. Weights stay 1: the shifted distribution is the purpose.
+    ``readable_rows`` says that something has finished, or let draws be uniform until then. Weights stay 1: the shifted
+    distribution is the purpose.
 
     Differences from the paper: its return weighting only (no baseline of the initial state, which needs a value
     function); the ring's own trajectories, so the scale moves as they come and go. With ``by_length`` a trajectory also
     counts in proportion to its steps, as in the authors' published code.
     """
+
+    Settings: ClassVar[type[TrajectorySettings]] = TrajectorySettings
 
     def __init__(
         self,
@@ -50,14 +66,26 @@ class TrajectoryWeightedSampler(WindowSampler):
         *,
         temperature: float = 0.1,
         by_length: bool = False,
-        **windows: Unpack[WindowOptions],
+        uniform_at_first: bool = False,
+        **windows: Unpack[StackedWindowOptions],
     ) -> None:
-        """As ``UniformSampler``. Raises: ReplayError also where ``temperature`` is not above 0."""
+        """As ``UniformSampler``, and besides:
+
+        Args:
+            reader: the ring.
+            temperature: α.
+            by_length: whether a trajectory counts in proportion to its steps.
+            uniform_at_first: draw from all rows while no finished trajectory lies whole in the ring, and not fail: a
+                run whose actors wait for the learner would never finish one.
+            windows: see ``StackedWindowOptions``.
+
+        Raises: ReplayError also where ``temperature`` is not above 0.
+        """
         if not 0 < temperature < float("inf"):
             raise ReplayError(f"temperature is {temperature}, it must be a finite number above 0")
         super().__init__(reader, **windows)
-        self._temperature, self._by_length = temperature, by_length
-        self._intake = TrajectoryIntake(reader, self._lanes)
+        self._temperature, self._by_length, self._uniform_at_first = temperature, by_length, uniform_at_first
+        self._intake = TrajectoryIntake(reader, self._lanes, self._look_back)
 
     @property
     def readable_rows(self) -> int:
@@ -81,6 +109,8 @@ class TrajectoryWeightedSampler(WindowSampler):
     def _choose(self, count: int) -> Starts:
         found = self._intake.take()
         if not len(found):
+            if self._uniform_at_first:
+                return uniform_starts(self._reader, self._lanes, count, self._rng, self._look_back)
             raise ReplayError(
                 f"{self._reader.path}: no trajectory in lanes {self._lanes[:8].tolist()} has finished and lies whole "
                 "in the ring; draw when readable_rows is above 0, and see that an episode fits into a lane's "

@@ -48,8 +48,9 @@ from onibi.learners.networks.build import NETWORKS
 from onibi.learners.registry import LEARNERS
 from onibi.platform.config import load_class, read_settings
 from onibi.platform.errors import OnibiError
-from onibi.platform.replay.feed import ReplayFeed, make_sampler
+from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import DrawnWord, Limiter
+from onibi.platform.replay.make_sampler import make_sampler
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
 from onibi.platform.replay.ring_file import drawn_path
 from onibi.platform.replay.ring_reader import RingReader

@@ -62,6 +62,35 @@ def test_priorities_come_back_with_the_ring_of_a_killed_run_and_begin_anew_where
     assert second.updates > first.updates
 
 
+@pytest.mark.parametrize(
+    "sampling", [{"kind": "newest_first", "half_life_rows": 50}, {"kind": "trajectory_weighted", "temperature": 0.5}]
+)
+def test_windows_are_drawn_as_the_learner_is_told_and_a_resumed_run_goes_on_so(workshop, sampling):
+    first = workshop.train(learner__sampling=sampling)
+    told = checkpoint_of(workshop).state["feed"]
+    assert first.updates > 5
+    assert ("intake" in told["sampler"]) == (sampling["kind"] == "trajectory_weighted")
+    if "intake" in told["sampler"]:
+        assert len(told["sampler"]["intake"]["begin"]) > 5, "trajectories that have finished"
+    second = workshop.resume(overrides=[f"budget.max_env_steps={first.env_steps + 400}"])
+    assert second.updates > first.updates
+    assert checkpoint_of(workshop).state["feed"]["draws"] == told["draws"] != "windows, lanes all, 1 frames"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner__priorities": {}, "learner__sampling": {"kind": "newest_first"}}, "beside priorities"),
+        ({"learner__sampling": {"kind": "newest"}}, "newest_first"),
+        ({"learner__sampling": {"kind": "newest_first", "half_life_rows": 0}}, "half_life_rows"),
+        ({"learner__sampling": {"kind": "trajectory_weighted", "temperature": -1}}, "temperature"),
+    ],
+)
+def test_ways_to_draw_that_make_no_sense_are_refused(workshop, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        workshop.train(**changes)
+
+
 def test_an_on_policy_run_learns_from_every_row_once_and_goes_on_after_a_resume(workshop):
     result = workshop.train(**ON_POLICY)
     assert result.status == "finished"

@@ -11,7 +11,7 @@ import pytest
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.draws_batch import from_record_batch, to_record_batch
-from onibi.platform.replay.feed import make_sampler
+from onibi.platform.replay.make_sampler import make_sampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_snapshot import snapshot_table
 from onibi.platform.replay.ring_writer import RingWriter

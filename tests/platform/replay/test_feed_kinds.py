@@ -16,9 +16,11 @@ from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDra
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
+from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
+from onibi.platform.replay.trajectory_sampler import TrajectorySettings
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(
@@ -34,6 +36,8 @@ PRIORITIES = PrioritySettings(exponent=0.6, importance_anneal_updates=10)
 KINDS = {
     "uniform": WindowDraws(n_steps=3, batch_size=8),
     "prioritized": WindowDraws(n_steps=3, batch_size=8, priorities=PRIORITIES),
+    "newest first": WindowDraws(n_steps=3, batch_size=8, sampling=NewestFirstSettings(half_life_rows=100)),
+    "trajectory weighted": WindowDraws(n_steps=3, batch_size=8, sampling=TrajectorySettings(temperature=1.0)),
     "sequences": SequenceDraws(
         length=6, burn_in=3, period=3, batch_size=4, priorities=PRIORITIES, first_row_columns=("recurrent_state",)
     ),
@@ -144,7 +148,7 @@ def through_a_checkpoint(folder, state: FeedState) -> FeedState:
     return FeedState(plain=found.state["feed"], arrays=found.tensors.get("feed", {}))
 
 
-@pytest.mark.parametrize("kind", ["uniform", "prioritized", "sequences"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "slabs"])
 def test_a_feed_goes_on_exactly_from_a_checkpoint(kind, make_store, tmp_path):
     store = make_store(kind)
     store.fill()
@@ -152,7 +156,7 @@ def test_a_feed_goes_on_exactly_from_a_checkpoint(kind, make_store, tmp_path):
     drawn(feed, 5)
     state = through_a_checkpoint(tmp_path / "checkpoints", feed.state())
     json.dumps(state.plain)
-    assert bool(state.arrays) == (kind != "uniform")
+    assert bool(state.arrays) == (kind in ("prioritized", "sequences"))
     expected = drawn(feed, 12)
     other = store.feed(seed=99)
     other.restore(state)
@@ -272,6 +276,33 @@ def test_late_priorities_are_a_metric(make_store):
     assert feed.update_priorities(batch, np.ones(8)) == 0
     assert feed.figures()["replay/late_priorities"] == 8
     assert feed.figures()["replay/overtaken_draws"] == 0
+    feed.close()
+
+
+def test_trajectories_are_drawn_from_when_one_has_finished_and_all_rows_before(make_store):
+    """Else actors that wait for the learner, and a learner that waits for an episode's end, would wait for ever."""
+    store = make_store("trajectory weighted")
+    store.fill(1)
+    feed = store.feed()
+    early = [feed.draw().generation for _ in range(16)]  # planned at once
+    assert set(np.concatenate(early).tolist()) == set(range(STEPS))
+    store.fill(12)
+    rows = set(np.concatenate([feed.draw().generation for _ in range(16)]).tolist())
+    assert len(rows) > 2 * EPISODE
+    ended = {row // (EPISODE + 1) for row in rows}
+    newest = 13 * STEPS // (EPISODE + 1)
+    assert max(ended) < newest, "the one that is being played has no return yet"
+    feed.close()
+
+
+def test_newer_rows_are_drawn_before_older_ones(make_store):
+    draws = replace(KINDS["newest first"], sampling=NewestFirstSettings(half_life_rows=10))
+    store = make_store(draws)
+    store.fill(12)
+    feed = store.feed()
+    newest = [int(feed.draw().generation.max()) for _ in range(20)]
+    store.fill(12)
+    assert min(feed.draw().generation.max() for _ in range(20)) > max(newest)
     feed.close()
 
 

@@ -9,10 +9,13 @@ import pytest
 from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.policy import PolicyStep
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
-from onibi.platform.replay.feed import make_sampler
 from onibi.platform.replay.frame_stack import FrameStack, FrameStackSettings, frame_stack
+from onibi.platform.replay.make_sampler import make_sampler
+from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.trajectory_sampler import TrajectorySettings
+from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ROLE_FINAL, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicy
 
@@ -30,6 +33,8 @@ SLOTS = 4 * (2 * FRAGMENT + 1 + REACH)
 DRAWS = {
     "uniform": WindowDraws(n_steps=3, batch_size=16),
     "prioritized": WindowDraws(n_steps=3, batch_size=16, priorities=PrioritySettings()),
+    "newest first": WindowDraws(n_steps=3, batch_size=16, sampling=NewestFirstSettings(half_life_rows=20)),
+    "trajectory weighted": WindowDraws(n_steps=3, batch_size=16, sampling=TrajectorySettings(temperature=1.0)),
     "sequences": SequenceDraws(length=4, burn_in=2, period=2, batch_size=8),
     "shifted": SequenceDraws(length=4, burn_in=1, period=3, batch_size=8, tail="shift"),
     "slabs": SlabDraws(rows=4, batch_lanes=3),
@@ -92,6 +97,7 @@ class Play:
             columns["observation.frame"][env, : len(seen)] = np.stack([seen, -seen], axis=1)
             columns["observation.clock"][env, : len(seen)] = seen
             columns["role"][env, : len(rows)] = [role for _, role in rows]
+            columns["terminated"][env, :-1] = columns["role"][env, 1:] == ROLE_FINAL
             self.rows[lane] += rows
             self.open = [*self.open[:lane], True, *self.open[lane + 1 :]]
         self.writer.insert(
@@ -131,7 +137,7 @@ def make_play(tmp_path):
 
 def check(play: Play, kind: str, batch, frames: int) -> int:
     """Every stack of a batch is the walk's; how many pieces' begins were in them."""
-    if kind in ("uniform", "prioritized"):
+    if isinstance(batch, Windows):
         leaves = [(batch.observation, batch.generation), (batch.bootstrap_observation, batch.generation + batch.steps)]
         rows = np.stack([row for _, row in leaves])
         lanes = np.broadcast_to(batch.lane, rows.shape)

@@ -13,18 +13,22 @@ import pytest
 from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.draws_batch import draw_arrays, from_record_batch, to_record_batch
-from onibi.platform.replay.feed import make_sampler
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.make_sampler import make_sampler
+from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.trajectory_sampler import TrajectorySettings
 from onibi.platform.replay.windows import Windows
 
 PRIORITIES = PrioritySettings(exponent=0.7, importance_exponent=0.4, importance_anneal_updates=10)
 DRAWS = {
     "windows": WindowDraws(n_steps=3, batch_size=16),
     "windows by priority": WindowDraws(n_steps=3, batch_size=16, priorities=PRIORITIES),
+    "newest windows": WindowDraws(n_steps=3, batch_size=16, sampling=NewestFirstSettings(half_life_rows=5)),
+    "windows of good trajectories": WindowDraws(n_steps=3, batch_size=16, sampling=TrajectorySettings()),
     "sequences": SequenceDraws(length=2, burn_in=1, period=1, batch_size=6),
     "sequences by priority": SequenceDraws(length=2, burn_in=1, period=1, batch_size=6, priorities=PRIORITIES),
     "slabs": SlabDraws(rows=2, batch_lanes=2),
@@ -108,7 +112,7 @@ def assert_same(drawn, expected):
             np.testing.assert_array_equal(drawn.observation[name], expected.observation[name])
 
 
-@pytest.mark.parametrize("kind", ["windows", "sequences", "slabs"])
+@pytest.mark.parametrize("kind", [kind for kind in DRAWS if "priority" not in kind])
 @pytest.mark.parametrize(("draws", "calls_ahead"), [(1, 0), (3, 1), (8, 2)])
 def test_what_comes_from_elsewhere_is_what_a_local_sampler_draws_under_the_same_seed(ring, kind, draws, calls_ahead):
     request = replace(REQUEST, draws=DRAWS[kind])
