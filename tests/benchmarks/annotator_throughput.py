@@ -1,20 +1,26 @@
 """Does an annotator hold training up? Env steps/s with it off, on with 2 s for each answer, and with its server dead.
 
-    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 rounds
-    python tests/benchmarks/annotator_throughput.py --rounds 1 --seconds 5 --preset corridor-oni
+    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 12 minutes
+    python tests/benchmarks/annotator_throughput.py --repeats 2 --rotations 2 --preset corridor-oni
 
-Each round runs the whole loop (actors, replay, learner; display and tracking off) once in every setting, one after
-another, each round beginning with another one, so all see the same neighbours on the machine. The rate is that after
-`--warmup` seconds of training: before, every process loads its packages. The annotator is
+Three whole runs (actors, replay, learner; display and tracking off), one in each setting, are there at the same time,
+and one of them at a time goes on while all processes of the others are stopped: slices of some seconds in turns, so
+that all see the same neighbours on the machine. Env steps are read from the header of each run's ring. Counting begins
+when a run has made env steps for `--warmup` seconds: before, every process loads its packages. The annotator is
 `openai`; its server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its
-port refuses. `off` counts captions and asks nobody. Ratios are to the `off` run of the same round: median and range.
+port refuses. `off` counts captions and asks nobody. Answers and retries fall due while a run stands still, so an
+annotator has three times as much to do in a second of training as it has in an unbroken run. Ratios are to `off` in the
+same repeat: median and range.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.server
 import json
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,12 +31,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
+from onibi.platform.history import read_history
+from onibi.platform.replay.ring_reader import RingReader
+
 SETTINGS = ("off", "slow", "dead")
-_LEAST_SECONDS = 5.0  # of looks after the warm-up: shorter ones show single fragments, no rate
-FREE = ("replay.limiter.samples_per_insert=0.25", "replay.log.enabled=false", "tracking.enabled=false")
+FREE = (
+    *("replay.limiter.samples_per_insert=0.25", "replay.log.enabled=false", "tracking.enabled=false"),
+    *("annotation.table=none", "budget.max_env_steps=1000000000", "budget.max_seconds=null"),
+    *("evaluation.period_env_steps=null", "evaluation.episodes=1", "evaluation.envs=1"),
+)
+_START_SECONDS, _END_SECONDS = 180.0, 90.0
 
 
 class SlowServer(http.server.ThreadingHTTPServer):
@@ -88,52 +102,133 @@ def address(setting: str, latency_seconds: float) -> Iterator[str]:
         yield url
 
 
-def run(setting: str, url: str, options: argparse.Namespace, name: str, runs: Path) -> Any:
-    """One run; its result."""
-    from onibi.clusters import train
+class PausedRun:
+    """A run in processes of its own that goes on only when it is told to.
 
-    annotator = {"kind": "openai", "base_url": url, "model": "slow", "answer": "text", "server": {"concurrency": 8}}
-    return train(
-        options.preset,
-        overrides=[
+    Args:
+        setting: of the annotator.
+        url: of its server.
+        options: of the command line.
+        place: folder for its record and log; its ring lies in memory, in a folder of the same name.
+    """
+
+    def __init__(self, setting: str, url: str, options: argparse.Namespace, place: Path) -> None:
+        annotator = {"kind": "openai", "base_url": url, "model": "slow", "answer": "text", "server": {"concurrency": 8}}
+        self._rings = Path("/dev/shm") / f"onibi-{place.name}"
+        self._rings.mkdir()
+        chosen = [
             *FREE,
             f"annotator={json.dumps(annotator)}",
             f"annotation.workers={0 if setting == 'off' else 1}",
-            "annotation.table=none",
-            f"budget={{max_env_steps: null, max_seconds: {options.seconds}}}",
-            "evaluation.period_env_steps=null",
-            "evaluation.episodes=1",
-            "evaluation.envs=1",
+            f"replay.folder={self._rings}",
             *options.set,
-        ],
-        name=name,
-        runs_folder=runs,
-        display=False,
-    )
-
-
-def steady_rate(history: Path, warmup_seconds: float) -> float:
-    """Env steps/s between the first look after the warm-up and the last one."""
-    from onibi.platform.history import read_history
-
-    looks = [(row["time/seconds"], row["actors/env_steps"]) for row in read_history(history) if "time/seconds" in row]
-    last = looks[-1]
-    first = next((look for look in looks if look[0] >= warmup_seconds), last)
-    if last[0] - first[0] < _LEAST_SECONDS:
-        raise SystemExit(
-            f"{history}: looks from {first[0]:.1f} to {last[0]:.1f} s are under {_LEAST_SECONDS:g} s apart; raise "
-            "--seconds or lower --warmup"
+        ]
+        self._told = (place / "output.txt").open("w+")
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "onibi", "train", options.preset, "--name", setting, "--runs-folder", place),
+                *(word for each in chosen for word in ("--set", each)),
+            ],
+            stdout=self._told,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    return float((last[1] - first[1]) / (last[0] - first[0]))
+        self.history = place / setting / "history.jsonl"
+        self._reader: RingReader | None = None
+
+    def wait_for_steps(self) -> None:
+        """Return when rows come in. Raises: SystemExit where none do."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.steps():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._told.seek(0)
+                raise SystemExit(f"a run made no env step within {_START_SECONDS:g} s:\n{self._told.read()}")
+            time.sleep(0.1)
+
+    def steps(self) -> int:
+        """Env steps in its ring up to now."""
+        if self._reader is None:
+            rings = list(self._rings.glob("*.ring"))
+            if not rings:
+                return 0
+            self._reader = RingReader(rings[0])
+        return self._reader.snapshot().inserted_rows
+
+    def pause(self) -> None:
+        """Stop all its processes."""
+        for process in self._tree():
+            _signal(process, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """And let them go on, those first that were started last."""
+        for process in reversed(self._tree()):
+            _signal(process, signal.SIGCONT)
+
+    def end(self) -> None:
+        """As Ctrl-C does; what lingers is killed."""
+        self.go_on()
+        tree = self._tree()
+        if tree:
+            _signal(tree[0], signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        for process in tree:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(tree, timeout=10)
+        if self._reader is not None:
+            self._reader.close()
+        shutil.rmtree(self._rings, ignore_errors=True)
+        self._told.close()
+
+    def _tree(self) -> list[psutil.Process]:
+        if self._process.poll() is not None:
+            return []
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def slice_of(run: PausedRun, seconds: float) -> tuple[int, float]:
+    """Env steps and seconds of a slice in which this run alone goes on."""
+    run.go_on()
+    before, began = run.steps(), time.monotonic()
+    time.sleep(seconds)
+    after, ended = run.steps(), time.monotonic()
+    run.pause()
+    return after - before, ended - began
+
+
+def measure(runs: dict[str, PausedRun], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Env steps/s of each repeat, by setting."""
+    rates: dict[str, list[float]] = {setting: [] for setting in runs}
+    turn = 0
+    for repeat in range(options.repeats):
+        told = {setting: [0.0, 0.0] for setting in runs}
+        for _ in range(options.rotations):
+            turn += 1
+            order = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]
+            for setting in order:
+                for place, value in enumerate(slice_of(runs[setting], options.slice_seconds)):
+                    told[setting][place] += value
+        for setting, (steps, seconds) in told.items():
+            rates[setting].append(steps / seconds)
+        now = ", ".join(f"{setting} {rates[setting][-1]:,.0f}" for setting in runs)
+        sys.stderr.write(f"repeat {repeat + 1} of {options.repeats}: {now} env steps/s\n")
+    return rates
 
 
 def main() -> int:
-    """Run the rounds and print the table."""
+    """Start the runs, let them go on in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nethack-oni")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=40.0, help="of the whole loop in each run")
-    parser.add_argument("--warmup", type=float, default=15.0, help="seconds of them that are not counted")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rotations", type=int, default=15, help="slices of each run in a repeat")
+    parser.add_argument("--slice-seconds", type=float, default=3.0)
+    parser.add_argument("--warmup", type=float, default=15.0, help="seconds of env steps that are not counted")
     parser.add_argument("--latency", type=float, default=2.0, help="seconds that the slow server takes for an answer")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of onibi train")
     parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
@@ -144,20 +239,21 @@ def main() -> int:
         sys.stdout.flush()
         server.serve_forever()
 
-    from onibi.platform.threads import hold_threads
-
-    hold_threads()
-    rates: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
-    figures: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as runs:
-        for number in range(options.rounds):
-            turn = number % len(SETTINGS)
-            for setting in SETTINGS[turn:] + SETTINGS[:turn]:
-                with address(setting, options.latency) as url:
-                    result = run(setting, url, options, f"{setting}-{number}", Path(runs))
-                rates[setting].append(steady_rate(result.folder / "history.jsonl", options.warmup))
-                figures[setting] = result.figures
-    title = f"{options.preset}: env steps/s, {options.rounds} rounds of {options.seconds:g} s: median (least to most)"
+    runs: dict[str, PausedRun] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        for setting in SETTINGS:
+            place = Path(folder) / f"{Path(folder).name}-{setting}"
+            place.mkdir()
+            url = opened.enter_context(address(setting, options.latency))
+            runs[setting] = PausedRun(setting, url, options, place)
+            opened.callback(runs[setting].end)
+            runs[setting].wait_for_steps()
+            time.sleep(options.warmup)
+            runs[setting].pause()
+        rates = measure(runs, options)
+        figures = {setting: read_history(each.history)[-1] for setting, each in runs.items()}
+    slices = f"{options.rotations} x {options.slice_seconds:g} s"
+    title = f"{options.preset}: env steps/s, {options.repeats} repeats of {slices}: median (least to most)"
     table = Table(title=title, title_justify="left")
     for column in (
         "annotator",
