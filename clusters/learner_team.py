@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -91,9 +90,8 @@ class LearnerTeam:
         return self._train()
 
     def take_metrics(self) -> dict[str, float]:
-        """Figures of the slices that were heard of since the last call; of each, what the last slice with it told.
-
-        An interval has several slices, and one that waited for the limiter tells nothing of updates.
+        """Figures of the slices that were heard of since the last call, of each the mean that the last slice with it
+        told: an interval has several, and one that waited for the limiter tells nothing of updates.
         """
         metrics, self._metrics = self._metrics, {}
         return metrics
@@ -104,14 +102,20 @@ class LearnerTeam:
         Args:
             running: reference → role, of the whole run.
             seconds: that they are waited for.
+        Raises: what a learner could not go on with. One that died is no news: its last checkpoint is there.
         """
         slices = [reference for reference, role in running.items() if self.includes(role)]
         answered, _ = ray.wait(slices, num_returns=len(slices), timeout=seconds) if slices else ([], [])
         for reference in slices:
-            if reference in answered:
-                # One that died now is no loss: the last checkpoint is written without it, or not at all.
-                with contextlib.suppress(ray.exceptions.RayError):
-                    self._take(running[reference], ray.get(reference))
+            if reference not in answered:
+                continue
+            try:
+                self._take(running[reference], ray.get(reference))
+            except PROCESS_DIED as error:
+                log.warning("%s: %s", running[reference], error)
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, LearnerLostError):
+                    raise error.cause from error
 
     def snapshot(self) -> LearnerSnapshot | None:
         """State of all after the same update; None where one of them has just died: the watch replaces them."""

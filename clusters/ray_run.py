@@ -85,10 +85,6 @@ class RayRun:
             finished = self._train()
             assert self._rollouts is not None, "they have trained"
             self._rollouts.stop(self._running, _STOP_SECONDS)
-            self._learners.stop(self._running, _STOP_SECONDS)
-            if finished and self._usage_at_start is not None:
-                # The interval in which the budget was used up, now that the figures of its last slices are known.
-                self._interval(first_answer(self._shard.look.remote(), "the replay shard"))
             if finished:
                 finished = self._evaluate_last()
             else:
@@ -178,8 +174,9 @@ class RayRun:
         )
         while True:
             self._hear()
-            now = time.monotonic()
-            if now - last_interval >= _INTERVAL_SECONDS:
+            now, over = time.monotonic(), False
+            seconds = before if began is None else before + now - began
+            if now - last_interval >= _INTERVAL_SECONDS or self._used_up(seconds):
                 last_interval = now
                 look = first_answer(self._shard.look.remote(), "the replay shard")
                 self._count(look["inserted_rows"])
@@ -188,10 +185,12 @@ class RayRun:
                     self._usage_at_start = (now, usage_of(self._handles()))
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
-                if began is not None and now > began and not self._used_up(began):
+                over = self._used_up(seconds)
+                if began is not None and now > began:
+                    if over:  # what is asked for and not heard yet was learnt in this interval
+                        self._learners.stop(self._running, _STOP_SECONDS)
                     self._interval(look)
                 self._journal.warn(stuck.look((self._state.env_steps, self._state.updates), look, now))
-            over = self._used_up(began)
             if over or self._should_stop():
                 self._take_profile()
                 return over
@@ -205,10 +204,10 @@ class RayRun:
                 last_checkpoint = now
                 self._save(self._learners.snapshot())
 
-    def _used_up(self, began: float | None) -> bool:
-        budget, state = self._settings.budget, self._state
-        return (budget.max_env_steps is not None and state.env_steps >= budget.max_env_steps) or (
-            budget.max_seconds is not None and began is not None and state.seconds >= budget.max_seconds
+    def _used_up(self, seconds: float) -> bool:
+        budget = self._settings.budget
+        return (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
+            budget.max_seconds is not None and seconds >= budget.max_seconds
         )
 
     def _handles(self) -> dict[str, Any]:

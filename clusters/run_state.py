@@ -27,7 +27,7 @@ from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
 from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
 from onibi.platform.replay.ring_folder import available_memory_bytes, free_bytes, in_memory
-from onibi.platform.replay.ring_layout import lane_slots
+from onibi.platform.replay.ring_layout import RingLayout, lane_slots, read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Resolve, Shard
 from onibi.platform.replay.window_gather import Empty
@@ -187,6 +187,10 @@ def open_shard(
         log.warning("%s: the machine was started anew since this ring was made; it is made again, empty", path)
         remove_ring(path)
         kept = False
+    if kept and read_header(path).layout.spec.states != plan.spec.states:
+        log.warning("%s: it keeps states of other steps than are asked for now; it is made again, empty", path)
+        remove_ring(path)
+        kept = False
     shard = (_reopen_shard if kept else _create_shard)(plan, path, run_id, resolve)
     if plan.log_location is None:
         return shard, kept
@@ -212,16 +216,24 @@ def _reopen_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> S
 
 
 def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
-    rows = plan.lanes * lane_slots(plan.settings.replay.capacity_rows, plan.lanes)
+    window_rows = plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back)
     if path.parent.is_dir():
-        make_room(path.parent, rows * plan.spec.row_bytes)
+        layout = RingLayout(
+            spec=plan.spec,
+            groups=plan.groups,
+            lanes_per_group=plan.settings.actors.rollout.envs_per_actor,
+            slots=lane_slots(plan.settings.replay.capacity_rows, plan.lanes),
+            window_rows=window_rows,
+            run_id=run_id,
+        )
+        make_room(path.parent, layout.offsets().file_bytes)
     return Shard.create(
         path,
         plan.spec,
         max_actors=plan.groups,
         envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
         capacity_rows=plan.settings.replay.capacity_rows,
-        window_rows=plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back),
+        window_rows=window_rows,
         run_id=run_id,
         limiter=make_limiter(plan),
         resolve=resolve,

@@ -43,7 +43,7 @@ class RecurrentQPolicy(ForwardPolicy):
         actions: A.
         core_size: S of the core.
         previous_action: whether the core reads it.
-        stores_state: whether each step brings the state before it as an extra column.
+        stores_state: whether each step brings the state before it, in ``extra``.
     """
 
     def __init__(

@@ -49,11 +49,6 @@ class StateSpec(ArraySpec):
 
     period: int = 1
 
-    @property
-    def share_bytes(self) -> int:
-        """Bytes that it costs each row, rounded up."""
-        return -(-(self.row_bytes + 8) // self.period)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaySpec:
@@ -98,5 +93,5 @@ class ReplaySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row over all columns, and its share of the states."""
-        return sum(column.row_bytes for column in self.columns) + sum(state.share_bytes for state in self.states)
+        """Bytes of one row over all columns; states come on top."""
+        return sum(column.row_bytes for column in self.columns)

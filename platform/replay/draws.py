@@ -71,7 +71,8 @@ class WindowDraws:
 class SequenceDraws:
     """``Sequences`` of up to ``burn_in`` + ``length`` rows, starts every ``period`` rows; see ``SequenceSampler``.
 
-    ``first_row_columns`` are extra columns of the first row alone (a recurrent state); they come in ``first_extra``.
+    ``first_row_columns`` are states (a recurrent one) or extra columns of the first row alone; they come in
+    ``first_extra``.
     """
 
     length: int

@@ -73,13 +73,21 @@ class FragmentCheck:
                     f"{self._where(group)}: unknown state {name!r}, the ring has {sorted(known)}; actor and shard must "
                     "be started with one ReplaySpec"
                 )
-            if kept.values.dtype != spec.dtype or kept.values.shape != (len(kept), *spec.shape):
+            places = kept.lane, kept.row
+            count = {place.shape for place in places} | {kept.values.shape[:1]}
+            if len(count) > 1 or kept.lane.ndim != 1 or any(place.dtype.kind != "i" for place in places):
                 raise ReplayError(
-                    f"{self._where(group)}: state {name!r} is {kept.values.dtype}{list(kept.values.shape)}, allowed is "
-                    f"{spec.dtype}{[len(kept), *spec.shape]}"
+                    f"{self._where(group)}: state {name!r} has lanes {kept.lane.dtype}{list(kept.lane.shape)}, rows "
+                    f"{kept.row.dtype}{list(kept.row.shape)} and values {list(kept.values.shape)}; allowed are as many "
+                    "signed integers each as there are values"
+                )
+            if kept.values.dtype != spec.dtype or kept.values.shape[1:] != spec.shape:
+                raise ReplayError(
+                    f"{self._where(group)}: state {name!r} is {kept.values.dtype}{list(kept.values.shape[1:])}, "
+                    f"allowed is {spec.dtype}{list(spec.shape)}"
                 )
             inside = (kept.lane >= 0) & (kept.lane < len(rows)) & (kept.row >= 0)
-            if kept.row.shape != kept.lane.shape or not (inside & (kept.row < rows[kept.lane * inside])).all():
+            if not (inside & (kept.row < rows[kept.lane * inside])).all():
                 raise ReplayError(f"{self._where(group)}: state {name!r} is of rows that the fragment does not commit")
 
     def _final_rows(self, group: int, rows: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], height: int) -> int:

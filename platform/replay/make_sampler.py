@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.newest_first_sampler import NewestFirstSampler, NewestFirstSettings
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.sampler import UniformSampler, UniformSettings
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 from onibi.platform.replay.sequences import Tail
 from onibi.platform.replay.trajectory_sampler import TrajectorySettings, TrajectoryWeightedSampler
@@ -74,7 +74,9 @@ def make_sampler(
                 by_length=sampling.by_length,
                 uniform_at_first=True,
             )
-        return UniformSampler(reader, **common)
+        if isinstance(sampling, UniformSettings):
+            return UniformSampler(reader, **common)
+        assert_never(sampling)
     if isinstance(draws, SequenceDraws):
         priorities = draws.priorities
         return SequenceSampler(

@@ -119,7 +119,7 @@ def create_ring_file(path: Path, layout: RingLayout) -> int:
 def _reserve(descriptor: int, path: Path, layout: RingLayout, size: int) -> None:
     free = free_bytes(path.parent)
     sums = (
-        f"{layout.lanes} lanes x {layout.slots} slots x {layout.spec.row_bytes} bytes a row + header = "
+        f"{layout.lanes} lanes x {layout.slots} slots x {layout.spec.row_bytes} bytes a row + header and states = "
         f"{size / _MIB:,.1f} MiB, "
         f"free in {path.parent} are {free / _MIB:,.1f} MiB"
     )

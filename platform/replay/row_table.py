@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,15 @@ FLAGS = ("terminated", "truncated")
 def rows_schema(spec: ReplaySpec, columns: Sequence[str] | None = None) -> pa.Schema:
     """``lane`` int32, ``generation`` int64, then the fields of ``arrow_schema`` with its flags as bool.
 
-    Without the first two columns it is still a schema that ``spec_from_arrow`` understands, if all columns are there.
+    Without the first two columns it is still a schema that ``spec_from_arrow`` understands, if all columns are there;
+    of states it knows nothing.
 
     Args:
         spec: row layout of the run.
         columns: the row's columns (None: all); their order is the spec's.
     Raises: ReplayError for an unknown column, SpecError where a column of the run is called ``lane`` or ``generation``.
     """
-    row, places = arrow_schema(spec), [field.name for field in PLACE_FIELDS]
+    row, places = arrow_schema(replace(spec, states=())), [field.name for field in PLACE_FIELDS]
     if taken := set(places) & set(row.names):
         raise SpecError(f"replay columns {sorted(taken)} have names of tables' own; rename the extra columns")
     if unknown := set(columns or ()) - {*row.names, *places}:

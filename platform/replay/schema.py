@@ -48,8 +48,11 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
                 "wrapper"
             )
     for state in spec.states:
-        if state.period < 1:
-            raise SpecError(f"replay state {state.name!r} has the period {state.period}; it must be at least 1")
+        if state.period < 1 or np.dtype(state.dtype).kind == "b" or not np.dtype(state.dtype).isnative:
+            raise SpecError(
+                f"replay state {state.name!r} has the period {state.period} and the dtype {state.dtype}; allowed are "
+                "periods of at least 1, and numbers in this machine's byte order"
+            )
     return spec.columns
 
 

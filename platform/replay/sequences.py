@@ -70,7 +70,7 @@ class Sequences:
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Further declared columns, each [T, B, ...]."""
     first_extra: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """Declared columns of the first row alone (a recurrent state), each [B, ...]."""
+    """Declared states (a recurrent one) and columns of the first row alone, each [B, ...]."""
 
     @property
     def validity_mask(self) -> NDArray[np.bool_]:

@@ -30,8 +30,8 @@ class WindowOptions(TypedDict, total=False):
     columns: Sequence[str] | None
     """Observation leaves and extra columns to gather, None for all."""
     batches_ahead: int
-    """Batches that indices and scalar columns are made for at once; starts may be so many draws old. 16, but where that
-    would make priorities or the newest rows old."""
+    """Batches that indices and scalar columns are made for at once; starts may be so many draws old. 16; 8 with
+    priorities, 1 with the newest rows first."""
     gather_threads: int
     """Threads that copy rows. 1."""
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import signal
+
+import pytest
+import ray
 
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.learners.learner_actor import LearnerNews
+from onibi.platform.errors import LearnerLostError, NonFiniteError
 
 NEWS = LearnerNews(updates=1, drawn_rows=8, waited_seconds=0.0, metrics={}, figures={})
 
@@ -59,3 +65,36 @@ def test_an_interval_tells_what_any_of_its_slices_told_and_the_next_one_only_wha
         team.heard(role, dataclasses.replace(NEWS, metrics=metrics))
     assert team.take_metrics() == {"learner/loss": 1.0, "learner/table_version": 3.0}
     assert team.take_metrics() == {}
+
+
+@ray.remote(num_cpus=0)
+def answered(news):
+    """A slice that went well, or did not."""
+    if isinstance(news, Exception):
+        raise news
+    return news
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def died():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_slices_under_way_are_heard_at_the_end_and_no_more_are_asked_for(small_ray):
+    team, _ = team_of("learner", "learner 1")
+    slices = team.handles["learner"].slices
+    told = [dataclasses.replace(NEWS, updates=n, metrics={"learner/loss": float(n)}) for n in (5, 6)]
+    running = {answered.remote(news): "learner" for news in told}
+    running |= {answered.remote(NEWS): "learner 1", answered.remote(ValueError("of no learner")): "rollout 0"}
+    running |= {died.remote(): "learner 1", answered.remote(LearnerLostError("the other one is gone")): "learner 1"}
+    team.stop(running, 60.0)
+    assert team.news.updates == 6
+    assert team.take_metrics() == {"learner/loss": 6.0}
+    assert team.handles["learner"].slices == slices
+    team.stop({}, 60.0)
+
+
+def test_what_a_learner_cannot_go_on_with_is_raised_at_the_end_as_well(small_ray):
+    team, _ = team_of("learner")
+    with pytest.raises(NonFiniteError, match="NaN everywhere"):
+        team.stop({answered.remote(NonFiniteError("NaN everywhere")): "learner"}, 60.0)

@@ -100,6 +100,9 @@ def test_a_run_with_a_memory_repeats_under_its_seed_and_goes_on_from_its_checkpo
     resumed = workshop.resume("a", overrides=["budget.max_env_steps=700"])  # the refilled ring's minimum comes first
     assert resumed.updates > runs[0].updates
     assert resumed.env_steps >= 700
+    # States are kept at other steps then: every second one, where it was every one.
+    again = workshop.resume("a", overrides=["budget.max_env_steps=1100", "learner.period=4", "learner.burn_in=2"])
+    assert again.updates > resumed.updates
 
 
 @pytest.mark.parametrize("changes", [{"state": "zero"}, {"priorities": None}, {"core": {"cell": "gru", "size": 5}}])

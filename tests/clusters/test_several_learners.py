@@ -54,6 +54,9 @@ def test_two_learners_draw_their_own_lanes_within_the_limiter_and_each_has_its_s
     assert generators[0] != generators[1]
     names = {name for row in workshop.history() for name in row}
     assert {"learner/data_age_mean_updates", "learner/publish_delay_mean_seconds"} <= names
+    last = workshop.history()[-1]
+    assert last["actors/env_steps"] == result.env_steps
+    assert {"actors/episode_return", "learner/loss"} <= set(last), "the last interval is told whole"
     delays = [
         row["learner/publish_delay_max_seconds"]
         for row in workshop.history()

@@ -8,7 +8,7 @@ Where it is a step row, its step is lost: the observation that it led to is not 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from onibi.platform.replay.datasets.row_columns import LaneRows, joined, lanes_o
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.ring_layout import smallest_slots
 from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.spec import ROLE_STEP
+from onibi.platform.spec import ROLE_STEP, StateSpec
 
 Resolve = Callable[[list[CaptionText]], NDArray[np.uint32]]
 """Interns captions in a run's caption table; returns their dense ids in order."""
@@ -49,6 +49,7 @@ def load_into_ring(
     capacity_rows: int | None = None,
     run_id: str | None = None,
     resolve: Resolve | None = None,
+    states: tuple[StateSpec, ...] = (),
 ) -> LoadedRing:
     """Make a ring file and fill it with the log, one segment in memory at a time; checksums are compared on the way.
 
@@ -58,12 +59,13 @@ def load_into_ring(
         capacity_rows: over all lanes; the newest rows stay. None: all rows of the log.
         run_id: that the ring's header names; the log's where None.
         resolve: gives the captions the ids of a run's own table. None: they keep the log's.
+        states: that a learner reads; a log holds none, so they are all 0.
     Raises: ReplayError where the file exists or there is too little memory; SegmentError where a segment is damaged:
         then there is no ring.
     """
     if capacity_rows is not None and capacity_rows < 1:
         raise ReplayError(f"capacity_rows is {capacity_rows}; allowed: 1 or more, or None for all rows of the log")
-    spec = log.spec
+    spec = replace(log.spec, states=states)
     places = sorted({(segment.shard, lane) for segment in log.segments for lane in segment.lanes})
     longest = _longest_lane(log)
     wanted = longest + 1 if capacity_rows is None else max(1, capacity_rows // len(places))

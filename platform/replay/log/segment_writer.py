@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -107,7 +107,8 @@ class SegmentWriter:
             log's own; OSError where the disk or store refuses.
         """
         rows_schema(spec)
-        self._files, self._spec, self._run_id, self._shard = files, spec, run_id, shard
+        self._files, self._run_id, self._shard = files, run_id, shard
+        self._spec = replace(spec, states=())  # they are not logged
         self._retention, self._wall_clock = retention, wall_clock
         self._compression = None if compression == "none" else compression
         self._sealed: list[Manifest] = []

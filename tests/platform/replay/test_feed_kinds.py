@@ -11,7 +11,7 @@ import pytest
 
 from onibi.platform.checkpoint import CheckpointParts, load_checkpoint, save_checkpoint
 from onibi.platform.errors import ConfigError, ReplayError
-from onibi.platform.fragment import Fragment
+from onibi.platform.fragment import Fragment, StateRows
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
@@ -20,14 +20,15 @@ from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.shard import Shard
+from onibi.platform.replay.state_ring import is_kept
 from onibi.platform.replay.trajectory_sampler import TrajectorySettings
-from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
+from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec, StateSpec
 
 SPEC = ReplaySpec(
     observation=(ArraySpec(name="observation", dtype="float32"),),
     actions=2,
     keys_per_caption=1,
-    extra=(ArraySpec(name="recurrent_state", dtype="float32", shape=(3,)),),
+    states=(StateSpec(name="recurrent_state", dtype="float32", shape=(3,), period=3),),
 )
 ACTORS, ENVS, STEPS, EPISODE = 2, 2, 8, 11
 LANES, SLOTS = ACTORS * ENVS, 300
@@ -92,14 +93,21 @@ class Store:
         columns["caption_hash"] = columns.pop("caption_id").astype(np.uint64)
         columns["step"][:] = row % (EPISODE + 1)
         columns["observation"][:] = row
-        columns["recurrent_state"][:] = row[:, None]
         columns["role"][:] = np.where(final & committed, ROLE_FINAL, 0)
         columns["reward"][:] = np.where(~final & committed, row, 0)
         columns["terminated"][:] = (row % (EPISODE + 1) == EPISODE - 1) & committed
         steps = int((~final & committed).sum()) * ENVS
         lease = self.leases[actor]
+        lane, kept = np.nonzero(is_kept(columns["step"][:, :STEPS], 3))
+        states = StateRows(lane, kept, np.repeat(row[kept, None], 3, axis=1).astype(np.float32))
         return Fragment(
-            actor, lease.incarnation, self.sequence[actor], np.full(ENVS, STEPS, np.int32), columns, env_steps=steps
+            actor,
+            lease.incarnation,
+            self.sequence[actor],
+            np.full(ENVS, STEPS, np.int32),
+            columns,
+            states={"recurrent_state": states},
+            env_steps=steps,
         )
 
     def insert(self, actor: int) -> bool:
@@ -229,7 +237,7 @@ def test_other_draws_than_those_of_the_checkpoint_are_said_and_start_anew(make_s
     feed = store.feed()
     drawn(feed, 3)
     state = feed.state()
-    for draws in (KINDS["prioritized"], replace(KINDS["sequences"], period=2)):
+    for draws in (KINDS["prioritized"], replace(KINDS["sequences"], period=6)):
         store.draws = draws
         other = store.feed()
         caplog.clear()
@@ -315,7 +323,9 @@ def test_sequences_count_the_rows_that_are_learned_from_and_bring_the_state_of_t
     assert batch.reward.shape == (9, 4)
     assert feed.drawn_rows - before == batch.learning_mask.sum() <= KINDS["sequences"].batch_rows
     assert batch.first_extra["recurrent_state"].shape == (4, 3)
-    assert (batch.first_extra["recurrent_state"] == batch.first_row[:, None]).all()
+    state = np.where(batch.first_row % (EPISODE + 1) > 0, batch.first_row, 0)
+    assert (batch.first_extra["recurrent_state"] == state[:, None]).all()
+    assert state.any()
     feed.close()
 
 

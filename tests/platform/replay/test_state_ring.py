@@ -12,6 +12,7 @@ from onibi.platform.fragment import StateRows
 from onibi.platform.replay.ring_layout import RingLayout
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.schema import arrow_schema, spec_from_arrow
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 from onibi.platform.replay.sequences import Tail
@@ -146,12 +147,16 @@ def test_a_row_of_a_cut_off_commit_lends_its_state_to_no_other_row(writer, ring_
         ({"other": states_of((0, 4, 1.0))}, "unknown state 'other'"),
         ({"memory": StateRows(np.array([0]), np.array([4]), np.zeros((1, 2)))}, "is float64"),
         ({"memory": StateRows(np.array([0]), np.array([4]), np.zeros((1, 3), np.float32))}, "allowed is float32"),
-        ({"memory": StateRows(np.array([0]), np.array([4]), np.zeros((2, 2), np.float32))}, "allowed is float32"),
+        ({"memory": StateRows(np.array([0]), np.array([4]), np.zeros((2, 2), np.float32))}, "as many signed integers"),
+        ({"memory": StateRows(np.array([0]), np.array([4]), np.float32(1))}, "as many signed integers"),
+        ({"memory": StateRows(np.array([[0]]), np.array([[4]]), np.zeros((1, 2), np.float32))}, "signed integers"),
+        ({"memory": StateRows(np.array([0.0]), np.array([4]), np.zeros((1, 2), np.float32))}, "signed integers"),
+        ({"memory": StateRows(np.array([0]), np.uint64([4]), np.zeros((1, 2), np.float32))}, "signed integers"),
         ({"memory": states_of((ENVS, 4, 1.0))}, "does not commit"),
         ({"memory": states_of((-1, 4, 1.0))}, "does not commit"),
         ({"memory": states_of((0, ROWS, 1.0))}, "does not commit"),
         ({"memory": states_of((0, -1, 1.0))}, "does not commit"),
-        ({"memory": StateRows(np.array([0, 1]), np.array([4]), np.zeros((2, 2), np.float32))}, "does not commit"),
+        ({"memory": StateRows(np.array([0, 1]), np.array([4]), np.zeros((2, 2), np.float32))}, "signed integers"),
     ],
 )
 def test_a_fragment_whose_states_do_not_fit_is_refused_whole(writer, states, message):
@@ -186,11 +191,17 @@ def test_states_are_in_the_header_and_cost_their_share_of_memory(writer, ring_pa
         ((replace(MEMORY, name="reward"),), "declared twice"),
         ((MEMORY, MEMORY), "declared twice"),
         ((replace(MEMORY, dtype="object"),), "dtype"),
+        ((replace(MEMORY, dtype="bool"),), "byte order"),
+        ((replace(MEMORY, dtype=">f4"),), "byte order"),
     ],
 )
 def test_a_state_that_cannot_be_kept_is_refused(states, message):
     with pytest.raises(SpecError, match=message):
         arrow_schema(replace(SPEC, states=states))
+
+
+def test_tables_and_logs_know_nothing_of_states():
+    assert rows_schema(SPEC).equals(rows_schema(replace(SPEC, states=())), check_metadata=True)
 
 
 def test_damaged_metadata_of_states_are_told(writer):
