@@ -25,7 +25,15 @@ from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
-from onibi.clusters.run_state import RunState, captions_of, checkpoint_parts, make_desk, renewed_parts, state_of
+from onibi.clusters.run_state import (
+    NEW_RING,
+    RunState,
+    captions_of,
+    checkpoint_parts,
+    make_desk,
+    renewed_parts,
+    state_of,
+)
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
@@ -130,6 +138,8 @@ class RayRun:
         if checkpoint is not None:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
+            if not opened.ring_kept:
+                self._journal.note(NEW_RING)
             self._plan = dataclasses.replace(
                 self._plan, session=self._state.session, steps_before=self._state.inserted_base
             )

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NEW_RING = "the replay ring is new: it fills from play before learning goes on"
+"""Told where a run is resumed without the rows of its last session."""
+
 _RING_PREFIX = "onibi-"
 _INCARNATIONS_PER_SESSION = 1_000
 _BONUSES = "bonuses"  # tensors of a checkpoint

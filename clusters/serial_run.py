@@ -21,6 +21,7 @@ from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
+    NEW_RING,
     RunState,
     captions_of,
     checkpoint_parts,
@@ -113,6 +114,8 @@ class SerialRun:
             newest = newest_caption(self._ring) if kept else 0
             cover_lost_captions(self._desk, newest, self._shard.logged_captions())
             self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
+            if not kept:
+                self._journal.note(NEW_RING)
             plan = self._plan = dataclasses.replace(
                 plan, session=self._state.session, steps_before=self._state.inserted_base
             )

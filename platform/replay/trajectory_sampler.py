@@ -64,8 +64,8 @@ class TrajectoryWeightedSampler(WindowSampler):
         self,
         reader: RingReader,
         *,
-        temperature: float = 0.1,
-        by_length: bool = False,
+        temperature: float,
+        by_length: bool,
         uniform_at_first: bool = False,
         **windows: Unpack[StackedWindowOptions],
     ) -> None:

@@ -92,12 +92,15 @@ def test_the_state_that_a_sequence_starts_from_is_the_one_that_the_actor_had_the
     feed.close(), reader.close(), shard.close()
 
 
-def test_a_run_with_a_memory_repeats_under_its_seed_and_goes_on_from_its_checkpoint(workshop, hidden):
+def test_a_run_with_a_memory_repeats_under_its_seed_and_goes_on_from_its_checkpoint(workshop, hidden, caplog):
     runs = [trained(workshop, hidden(), name) for name in ("a", "b")]
     assert runs[0].updates > 10
     first, second = (load_checkpoint(workshop.runs / name / "checkpoints", "last").tensors["learner"] for name in "ab")
     assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert "the replay ring is new" not in caplog.text
+    caplog.set_level("INFO")
     resumed = workshop.resume("a", overrides=["budget.max_env_steps=700"])  # the refilled ring's minimum comes first
+    assert "the replay ring is new" in caplog.text, "the session before ended in order"
     assert resumed.updates > runs[0].updates
     assert resumed.env_steps >= 700
     # States are kept at other steps then: every second one, where it was every one.

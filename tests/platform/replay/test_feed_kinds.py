@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onibi.platform.checkpoint import CheckpointParts, load_checkpoint, save_checkpoint
-from onibi.platform.errors import ConfigError, ReplayError
+from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import Fragment, StateRows
 from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
@@ -100,15 +100,9 @@ class Store:
         lease = self.leases[actor]
         lane, kept = np.nonzero(is_kept(columns["step"][:, :STEPS], 3))
         states = StateRows(lane, kept, np.repeat(row[kept, None], 3, axis=1).astype(np.float32))
-        return Fragment(
-            actor,
-            lease.incarnation,
-            self.sequence[actor],
-            np.full(ENVS, STEPS, np.int32),
-            columns,
-            states={"recurrent_state": states},
-            env_steps=steps,
-        )
+        rows = np.full(ENVS, STEPS, np.int32)
+        sequence, told = self.sequence[actor], {"recurrent_state": states}
+        return Fragment(actor, lease.incarnation, sequence, rows, columns, told, env_steps=steps)
 
     def insert(self, actor: int) -> bool:
         fragment = self.fragment(actor)
@@ -304,8 +298,7 @@ def test_trajectories_are_drawn_from_when_one_has_finished_and_all_rows_before(m
 
 
 def test_newer_rows_are_drawn_before_older_ones(make_store):
-    draws = replace(KINDS["newest first"], sampling=NewestFirstSettings(half_life_rows=10))
-    store = make_store(draws)
+    store = make_store(replace(KINDS["newest first"], sampling=NewestFirstSettings(half_life_rows=10)))
     store.fill(12)
     feed = store.feed()
     newest = [int(feed.draw().generation.max()) for _ in range(20)]
@@ -394,31 +387,6 @@ def test_rows_that_the_writer_overwrote_are_counted_and_hold_nobody_up(make_stor
         feed.draw()
     assert store.insert(0)
     feed.close()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"samples_per_insert": 4.0}, "samples_per_insert is 4, but this learner is on-policy.* to 1"),
-        ({"minimum_rows": 500}, "minimum_rows is 500, but this learner is on-policy"),
-        # 4 lanes of up to 7 rows, 2 whole pieces, one fragment of 16: no 3 pieces, and no room for a fragment.
-        ({"tolerance_rows": 59.0}, r"tolerance_rows is 59, below 4 lanes x \(8 - 1\) \+ \(3 - 1\) x 8 \+ 16 .* = 60"),
-        ({"tolerance_rows": 600.0}, "gives 300 rows a lane, but 317 may wait for the learner there"),
-    ],
-)
-def test_limiters_that_do_not_fit_an_on_policy_learner_are_refused_with_the_sum(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        Limiter.for_slabs(LimiterSettings(**{"samples_per_insert": 1.0, **changes}), KINDS["slabs"], **RING)
-
-
-def test_settings_left_as_they_are_fit_an_on_policy_learner():
-    limiter = Limiter.for_slabs(LimiterSettings(), KINDS["slabs"], **RING)
-    assert (limiter.ratio, limiter.minimum_rows, limiter.once) == (1.0, 0, True)
-
-
-def test_more_lanes_than_there_are_are_refused():
-    with pytest.raises(ConfigError, match="batch_lanes is 5: the learner draws so many lanes at once, the run has 4"):
-        Limiter.for_slabs(LimiterSettings(samples_per_insert=1.0), SlabDraws(rows=8, batch_lanes=5), **RING)
 
 
 def test_priorities_that_are_none_are_an_error(make_store):

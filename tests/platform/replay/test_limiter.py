@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ConfigError, ReplayError
+from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.limiter import DrawnWord, Limiter, LimiterSettings
 
+SLABS = SlabDraws(rows=8, batch_lanes=3)
+RING = {"lanes": 4, "lanes_per_actor": 2, "fragment_rows": 16, "slots": 300}
 LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80)
 
 
@@ -126,3 +129,28 @@ def test_drawn_word_is_seen_by_its_reader_and_keeps_its_value(tmp_path):
     path.write_bytes(b"12")
     with pytest.raises(ReplayError, match="is not a drawn word: it has 2 bytes"):
         DrawnWord(path, writable=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples_per_insert": 4.0}, "samples_per_insert is 4, but this learner is on-policy.* to 1"),
+        ({"minimum_rows": 500}, "minimum_rows is 500, but this learner is on-policy"),
+        # 4 lanes of up to 7 rows, 2 whole pieces, one fragment of 16: no 3 pieces, and no room for a fragment.
+        ({"tolerance_rows": 59.0}, r"tolerance_rows is 59, below 4 lanes x \(8 - 1\) \+ \(3 - 1\) x 8 \+ 16 .* = 60"),
+        ({"tolerance_rows": 600.0}, "gives 300 rows a lane, but 317 may wait for the learner there"),
+    ],
+)
+def test_limiters_that_do_not_fit_an_on_policy_learner_are_refused_with_the_sum(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Limiter.for_slabs(LimiterSettings(**{"samples_per_insert": 1.0, **changes}), SLABS, **RING)
+
+
+def test_settings_left_as_they_are_fit_an_on_policy_learner():
+    limiter = Limiter.for_slabs(LimiterSettings(), SLABS, **RING)
+    assert (limiter.ratio, limiter.minimum_rows, limiter.once) == (1.0, 0, True)
+
+
+def test_more_lanes_than_there_are_are_refused():
+    with pytest.raises(ConfigError, match="batch_lanes is 5: the learner draws so many lanes at once, the run has 4"):
+        Limiter.for_slabs(LimiterSettings(samples_per_insert=1.0), SlabDraws(rows=8, batch_lanes=5), **RING)

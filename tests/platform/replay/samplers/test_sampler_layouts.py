@@ -168,7 +168,9 @@ def check_layout(layouts, path, mode, seed):
     uniform = UniformSampler(reader, rng=generator(), **common, batches_ahead=2)
     newest = NewestFirstSampler(reader, rng=generator(), **common, half_life_rows=float(rng.integers(1, 50)))
     prioritized = PrioritizedSampler(reader, rng=generator(), **common, batches_ahead=2)
-    trajectory = TrajectoryWeightedSampler(reader, rng=generator(), **common, temperature=0.5, batches_ahead=1)
+    trajectory = TrajectoryWeightedSampler(
+        reader, rng=generator(), **common, temperature=0.5, by_length=False, batches_ahead=1
+    )
     tail = (Tail.PAD, Tail.SHIFT)[seed // 3 % 2]
     sequence = SequenceSampler(
         reader,

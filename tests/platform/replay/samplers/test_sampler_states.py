@@ -25,7 +25,9 @@ MAKERS = {
     "prioritized by column": lambda reader, rng: PrioritizedSampler(
         reader, rng=rng, **WINDOWED, default_priority="first_priority"
     ),
-    "trajectory weighted": lambda reader, rng: TrajectoryWeightedSampler(reader, rng=rng, **WINDOWED),
+    "trajectory weighted": lambda reader, rng: TrajectoryWeightedSampler(
+        reader, rng=rng, **WINDOWED, temperature=0.1, by_length=False
+    ),
     "padded sequences": lambda reader, rng: SequenceSampler(
         reader, rng=rng, length=4, burn_in=2, period=3, batch_size=16, exponent=0.7, importance_exponent=0.5
     ),
@@ -196,7 +198,7 @@ def test_priorities_of_foreign_lanes_and_shapes_are_refused(layout):
         (SequenceSampler, {"length": 5, "period": 0, "batch_size": 4}, "period 0"),
         (SequenceSampler, {"length": 2, "batch_size": 4, "first_row_columns": ["observation"]}, "no extra columns"),
         (NewestFirstSampler, {**WINDOWED, "half_life_rows": 0.0}, "half_life_rows is 0.0"),
-        (TrajectoryWeightedSampler, {**WINDOWED, "temperature": 0.0}, "temperature is 0.0"),
+        (TrajectoryWeightedSampler, {**WINDOWED, "temperature": 0.0, "by_length": False}, "temperature is 0.0"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_at_once(layout, kind, arguments, message):
