@@ -14,8 +14,8 @@ def judge(url, **settings):
 
 
 def short(url, **settings):
-    """Changes to the corridor run."""
-    return {"annotator": judge(url, **settings), "budget__max_env_steps": 240}
+    """Changes to the corridor run: so many steps that more than two captions are heard, whatever is learnt meanwhile."""
+    return {"annotator": judge(url, **settings), "budget__max_env_steps": 600}
 
 
 def metrics_of(result):
@@ -35,18 +35,18 @@ def test_labels_of_a_model_server_pay_and_its_figures_are_metrics(workshop, lang
 
 def test_a_budget_holds_over_a_resume_and_training_goes_on_without(workshop, language_server):
     result = workshop.train(**short(language_server.url, budget={"requests": 2}))
-    assert (result.env_steps >= 240, len(language_server.calls)) == (True, 2)
+    assert (result.env_steps >= 600, len(language_server.calls)) == (True, 2)
     assert result.figures["annotation/keys_labelled"] == 2
     spending = json.loads((workshop.runs / "run" / "spending" / "openai.json").read_text())
     assert spending["requests"] == 2
-    result = workshop.resume(overrides=["budget.max_env_steps=360"])
-    assert (result.env_steps >= 360, len(language_server.calls)) == (True, 2)
+    result = workshop.resume(overrides=["budget.max_env_steps=840"])
+    assert (result.env_steps >= 840, len(language_server.calls)) == (True, 2)
     assert metrics_of(result)["annotator/openai/budget_left_requests"] == 0
 
 
 def test_a_dead_server_stops_nobody(workshop):
     result = workshop.train(**short("http://127.0.0.1:1/v1"))
-    assert result.env_steps >= 240
+    assert result.env_steps >= 600
     figures = metrics_of(result)
     assert figures["annotator/openai/healthy"] == 0 and figures["annotator/openai/failures_connection"] > 0
     assert result.figures["annotation/keys_labelled"] == 0
