@@ -14,7 +14,7 @@ def judge(url, **settings):
 
 
 def short(url, **settings):
-    """Changes to the corridor run: so many steps that more than two captions are heard, whatever is learnt meanwhile."""
+    """Changes to the corridor run: long enough to hear more than two captions, whatever is learnt meanwhile."""
     return {"annotator": judge(url, **settings), "budget__max_env_steps": 600}
 
 
