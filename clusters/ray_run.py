@@ -186,7 +186,7 @@ class RayRun:
             self._hear()
             now, over = time.monotonic(), False
             seconds = before if began is None else before + now - began
-            if now - last_interval >= _INTERVAL_SECONDS or self._used_up(seconds):
+            if now - last_interval >= _INTERVAL_SECONDS or budget.is_used_up(self._state.env_steps, seconds):
                 last_interval = now
                 look = first_answer(self._shard.look.remote(), "the replay shard")
                 self._count(look["inserted_rows"])
@@ -195,7 +195,7 @@ class RayRun:
                     self._usage_at_start = (now, usage_of(self._handles()))
                 seconds = before if began is None else before + now - began
                 self._state = dataclasses.replace(self._state, seconds=seconds)
-                over = self._used_up(seconds)
+                over = budget.is_used_up(self._state.env_steps, seconds)
                 if began is not None and now > began:
                     if over:  # what is asked for and not heard yet was learnt in this interval
                         self._learners.stop(self._running, _STOP_SECONDS)
@@ -213,12 +213,6 @@ class RayRun:
             if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
                 last_checkpoint = now
                 self._save(self._learners.snapshot())
-
-    def _used_up(self, seconds: float) -> bool:
-        budget = self._settings.budget
-        return (budget.max_env_steps is not None and self._state.env_steps >= budget.max_env_steps) or (
-            budget.max_seconds is not None and seconds >= budget.max_seconds
-        )
 
     def _handles(self) -> dict[str, Any]:
         """Actors by role, but for the evaluator's, which plays and does not answer."""

@@ -45,6 +45,12 @@ class BudgetSettings(Settings):
         if self.max_env_steps is None and self.max_seconds is None:
             raise ValueError("max_env_steps and max_seconds are both null; set one, or the run would never end")
 
+    def is_used_up(self, env_steps: int, seconds: float) -> bool:
+        """Whether a run that has taken so many env steps and seconds of training is at one of the limits."""
+        return (self.max_env_steps is not None and env_steps >= self.max_env_steps) or (
+            self.max_seconds is not None and seconds >= self.max_seconds
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings(Settings):

@@ -168,7 +168,7 @@ class SerialRun:
                         self._loop.update()
                 now = time.monotonic()
                 self._state = dataclasses.replace(self._state, seconds=before + now - began)
-                over = self._over(budget.max_env_steps, budget.max_seconds)
+                over = budget.is_used_up(self._state.env_steps, self._state.seconds)
                 if now - last_interval >= _INTERVAL_SECONDS or over:
                     last_interval = now
                     self._interval(meter)
@@ -243,11 +243,6 @@ class SerialRun:
             env_steps=self._state.env_steps,
             updates=self._loop.updates,
             drawn_rows=self._drawn_before + self._feed.drawn_rows,
-        )
-
-    def _over(self, max_env_steps: int | None, max_seconds: float | None) -> bool:
-        return (max_env_steps is not None and self._state.env_steps >= max_env_steps) or (
-            max_seconds is not None and self._state.seconds >= max_seconds
         )
 
     def _interval(self, meter: RunMeter) -> None:

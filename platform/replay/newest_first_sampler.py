@@ -12,7 +12,7 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import ReplayError
 from onibi.platform.number_ranges import Positive
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
+from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
 from onibi.platform.replay.window_starts import Span, Starts, drawable_starts, readable_span
 
 
@@ -33,7 +33,7 @@ class NewestFirstSampler(WindowSampler):
 
     Settings: ClassVar[type[NewestFirstSettings]] = NewestFirstSettings
 
-    def __init__(self, reader: RingReader, *, half_life_rows: float, **windows: Unpack[StackedWindowOptions]) -> None:
+    def __init__(self, reader: RingReader, *, half_life_rows: float, **windows: Unpack[WindowOptions]) -> None:
         """As ``UniformSampler``, but one batch is planned at once by default: what is planned ahead grows old.
 
         Raises: ReplayError where the ring does not allow it or ``half_life_rows`` is not above 0.

@@ -18,7 +18,7 @@ from onibi.platform.replay.start_priorities import (
     importance_weights,
 )
 from onibi.platform.replay.start_table import StartTable
-from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
+from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
 from onibi.platform.replay.window_starts import Starts, no_rows
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ROLE_STEP
@@ -46,7 +46,7 @@ class PrioritizedSampler(WindowSampler):
         exponent: float = 0.6,
         importance_exponent: float = 0.4,
         default_priority: str = MAXIMUM,
-        **windows: Unpack[StackedWindowOptions],
+        **windows: Unpack[WindowOptions],
     ) -> None:
         """As ``UniformSampler``, but 8 batches are planned at once by default: what is planned knows no later priority.
         And besides:
@@ -57,7 +57,7 @@ class PrioritizedSampler(WindowSampler):
             importance_exponent: β, from 0 to 1; may be set later (annealing).
             default_priority: of new rows: "maximum" (the largest priority seen so far, at least 1), or the name of a
                 scalar float column that brings it.
-            windows: see ``StackedWindowOptions``.
+            windows: see ``WindowOptions``.
 
         Raises: ReplayError where the ring does not allow it or an exponent is out of range.
         """

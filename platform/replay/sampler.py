@@ -25,7 +25,7 @@ class UniformSampler(WindowSampler):
     """Draws every drawable start of the readable span with the same probability.
 
     Drawable is a committed row that is not final. Spans of all lanes are laid end to end, so a lane is met in
-    proportion to its rows; final rows are redrawn. Its arguments are ``StackedWindowOptions``.
+    proportion to its rows; final rows are redrawn. Its arguments are ``WindowOptions``.
     """
 
     Settings: ClassVar[type[UniformSettings]] = UniformSettings

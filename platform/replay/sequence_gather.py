@@ -61,9 +61,10 @@ class SequenceGather:
             )
         self._reader, self._length, self._rows = reader, length, burn_in + length
         self._observation, extra = chosen_columns(reader, columns)
-        self._states = [state for state in reader.spec.states if state.name in first_row_columns]
+        self.states = [state for state in reader.spec.states if state.name in first_row_columns]
+        """Those that come of the first row."""
         self._first_extra = [column for column in reader.spec.extra if column.name in first_row_columns]
-        known = {column.name for column in (*self._first_extra, *self._states)}
+        known = {column.name for column in (*self._first_extra, *self.states)}
         if missing := set(first_row_columns) - known:
             raise ReplayError(
                 f"{reader.path}: first_row_columns {sorted(missing)} are no extra columns or states of this ring"
@@ -95,7 +96,7 @@ class SequenceGather:
             weight=np.ones(b, np.float32),
             extra={c.name: np.empty((t, b, *c.shape), np.dtype(c.dtype)) for c in self._extra},
             first_extra={
-                c.name: np.empty((b, *c.shape), np.dtype(c.dtype)) for c in (*self._first_extra, *self._states)
+                c.name: np.empty((b, *c.shape), np.dtype(c.dtype)) for c in (*self._first_extra, *self.states)
             },
         )
 
@@ -141,9 +142,9 @@ class SequenceGather:
         takes += [(columns[c.name], flat, out.extra[c.name].reshape(-1, *c.shape)) for c in self._extra]
         takes += [(columns[c.name], base + slot, out.first_extra[c.name]) for c in self._first_extra]
         self._threads.take(takes)
-        if self._states:
+        if self.states:
             step = columns["step"][base + slot]
-            for state in self._states:
+            for state in self.states:
                 reader.states[state.name].take(starts.lane, starts.first, step, out.first_extra[state.name])
 
     def late(self, starts: SequenceStarts) -> NDArray[np.int64]:

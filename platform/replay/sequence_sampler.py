@@ -106,10 +106,10 @@ class SequenceSampler:
         self._table = StartTable(
             len(self._lanes), reader.slots, exponent=exponent, look_back=burn_in, frames_before=self._look_back
         )
-        self._counts_steps = self._check_states(first_row_columns)
+        self._check_states()
         self._priorities = StartPriorities(reader, self._lanes, self._table, default_priority)
         self._pieces = EpisodePieces(len(self._lanes))
-        steps = ("step",) if self._counts_steps else ()
+        steps = ("step",) if self._gather.states else ()
         self._intake = RowIntake(reader, self._lanes, ("role", *steps, *self._priorities.columns))
         self._importance_exponent = check_importance_exponent(importance_exponent)
         self.drawn_rows = 0
@@ -201,17 +201,15 @@ class SequenceSampler:
         """End the gather threads; they also end when the sampler is collected."""
         self._gather.close()
 
-    def _check_states(self, names: Sequence[str]) -> bool:
-        """Whether there are states among ``names``. Raises: ReplayError where sequences would begin between them."""
-        states = [state for state in self._reader.spec.states if state.name in names]
-        for state in states:
+    def _check_states(self) -> None:
+        """Raises: ReplayError where sequences would begin between the steps that keep a state."""
+        for state in self._gather.states:
             if self._period % state.period or self._burn_in % state.period or self._tail is not Tail.PAD:
                 raise ReplayError(
                     f"{self._reader.path}: the state {state.name!r} is kept every {state.period} steps of an episode; "
                     f"sequences with burn_in {self._burn_in} and period {self._period} (tail {self._tail}) begin "
                     "between them. Make both multiples of it, with tail pad"
                 )
-        return bool(states)
 
     def _choose(self, count: int) -> SequenceStarts:
         for _ in range(INTAKES):  # the writer may have gone round the whole ring within one
@@ -243,7 +241,7 @@ class SequenceSampler:
 
     def _padded(self, rows: NewRows, marks: PieceMarks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Starts that the new rows bring: positions in ``rows`` of the rows that tell of them, and start rows."""
-        since = rows.columns["step"] if self._counts_steps else rows.row - marks.anchor
+        since = rows.columns["step"] if self._gather.states else rows.row - marks.anchor
         aligned = since % self._period == 0
         told = np.flatnonzero(aligned & (rows.columns["role"] == ROLE_STEP))
         return told, rows.row[told]

@@ -21,7 +21,7 @@ from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
 from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_layout import RingLayout
+from onibi.platform.replay.ring_layout import RingLayout, lane_slots
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ReplaySpec
@@ -118,7 +118,7 @@ class Shard:
             spec,
             groups=max_actors,
             lanes_per_group=envs_per_actor,
-            slots=-(-capacity_rows // lanes),
+            slots=lane_slots(capacity_rows, lanes),
             window_rows=window_rows,
             run_id=run_id,
         )

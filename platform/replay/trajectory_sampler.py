@@ -17,7 +17,7 @@ from onibi.platform.number_ranges import Positive
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sampler import uniform_starts
 from onibi.platform.replay.trajectory_intake import Trajectories, TrajectoryIntake
-from onibi.platform.replay.window_sampler import StackedWindowOptions, WindowSampler
+from onibi.platform.replay.window_sampler import WindowOptions, WindowSampler
 from onibi.platform.replay.window_starts import Starts
 
 
@@ -67,7 +67,7 @@ class TrajectoryWeightedSampler(WindowSampler):
         temperature: float,
         by_length: bool,
         uniform_at_first: bool = False,
-        **windows: Unpack[StackedWindowOptions],
+        **windows: Unpack[WindowOptions],
     ) -> None:
         """As ``UniformSampler``, and besides:
 
@@ -77,7 +77,7 @@ class TrajectoryWeightedSampler(WindowSampler):
             by_length: whether a trajectory counts in proportion to its steps.
             uniform_at_first: draw from all rows while no finished trajectory lies whole in the ring, and not fail: a
                 run whose actors wait for the learner would never finish one.
-            windows: see ``StackedWindowOptions``.
+            windows: see ``WindowOptions``.
 
         Raises: ReplayError also where ``temperature`` is not above 0.
         """

@@ -34,11 +34,6 @@ class WindowOptions(TypedDict, total=False):
     priorities, 1 with the newest rows first."""
     gather_threads: int
     """Threads that copy rows. 1."""
-
-
-class StackedWindowOptions(WindowOptions, total=False):
-    """And those of samplers whose starts leave room for frames before them."""
-
     stack: FrameStack | None
     """Which leaves come as frame stacks; None for none."""
     each_row: EachRow
@@ -66,7 +61,7 @@ class WindowSampler(ABC):
         stack: FrameStack | None = None,
         each_row: EachRow = EachRow(),  # noqa: B008 - frozen
     ) -> None:
-        """Draw from ``reader``'s ring; see ``StackedWindowOptions``.
+        """Draw from ``reader``'s ring; see ``WindowOptions``.
 
         Raises: ReplayError where windows are longer than the ring was made for, or a lane or column does not exist.
         """
