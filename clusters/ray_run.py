@@ -26,13 +26,13 @@ from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import (
-    NEW_RING,
     RunState,
     captions_of,
     checkpoint_parts,
     make_desk,
     renewed_parts,
     state_of,
+    told_of_new_ring,
 )
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
@@ -139,7 +139,7 @@ class RayRun:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
             if not opened.ring_kept:
-                self._journal.note(NEW_RING)
+                self._journal.note(told_of_new_ring(opened.readable_rows))
             self._plan = dataclasses.replace(
                 self._plan, session=self._state.session, steps_before=self._state.inserted_base
             )

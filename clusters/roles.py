@@ -33,7 +33,7 @@ def open_run_shard(
     """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
     shard, kept = open_shard(plan, run_id, resolve, captions)
-    return shard, kept, newest_caption(path) if kept else 0
+    return shard, kept, newest_caption(path)
 
 
 def build_learner(

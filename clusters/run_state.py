@@ -17,18 +17,21 @@ from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
-from onibi.platform.errors import ReplayError
+from onibi.platform.errors import OnibiError, ReplayError
 from onibi.platform.fragment import CaptionText
+from onibi.platform.replay.datasets.ring_filling import RingFilling
 from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
+from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
 from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
 from onibi.platform.replay.ring_folder import available_memory_bytes, free_bytes, in_memory
 from onibi.platform.replay.ring_layout import RingLayout, lane_slots, read_header
 from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.shard import Resolve, Shard
 from onibi.platform.replay.window_gather import Empty
 
@@ -36,9 +39,6 @@ if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources
 
 log = logging.getLogger(__name__)
-
-NEW_RING = "the replay ring is new: it fills from play before learning goes on"
-"""Told where a run is resumed without the rows of its last session."""
 
 _RING_PREFIX = "onibi-"
 _INCARNATIONS_PER_SESSION = 1_000
@@ -175,10 +175,18 @@ def captions_of(checkpoint: Checkpoint) -> list[CaptionText]:
     return [table.caption(index) for index in range(len(table))]
 
 
+def told_of_new_ring(rows: int) -> str:
+    """What is told where a run is resumed with another ring than its last session's, of so many readable rows."""
+    begin = f"begins with {rows:,} rows of the log" if rows else "fills from play before learning goes on"
+    return f"the replay ring is new: it {begin}"
+
+
 def open_shard(
     plan: RunPlan, run_id: str, resolve: Resolve, captions: Sequence[CaptionText] | None
 ) -> tuple[Shard, bool]:
     """The run's shard with its log, and whether its ring is that of an earlier session.
+
+    Where that ring is gone, the new one begins with the newest rows of the log, for learners that draw rows again.
 
     Args:
         captions: those that the session resumes with, by id; None starts anew.
@@ -187,14 +195,18 @@ def open_shard(
     path = ring_path(plan, run_id)
     kept = captions is not None and path.exists()
     if kept and may_lack_rows(path):
-        log.warning("%s: the machine was started anew since this ring was made; it is made again, empty", path)
+        log.warning("%s: the machine was started anew since this ring was made; it is made again", path)
         remove_ring(path)
         kept = False
     if kept and read_header(path).layout.spec.states != plan.spec.states:
-        log.warning("%s: it keeps states of other steps than are asked for now; it is made again, empty", path)
+        log.warning("%s: it keeps states of other steps than are asked for now; it is made again", path)
         remove_ring(path)
         kept = False
-    shard = (_reopen_shard if kept else _create_shard)(plan, path, run_id, resolve)
+    if kept:
+        shard = Shard.reopen(path, run_id=run_id, limiter=make_limiter(plan), resolve=resolve)
+    else:
+        filling = None if captions is None else _filling(plan)
+        shard = Shard(_create_ring(plan, path, run_id, filling), make_limiter(plan), resolve)
     if plan.log_location is None:
         return shard, kept
     try:
@@ -214,33 +226,36 @@ def open_shard(
     return shard, kept
 
 
-def _reopen_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
-    return Shard.reopen(path, run_id=run_id, limiter=make_limiter(plan), resolve=resolve)
-
-
-def _create_shard(plan: RunPlan, path: Path, run_id: str, resolve: Resolve) -> Shard:
-    window_rows = plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back)
-    if path.parent.is_dir():
-        layout = RingLayout(
-            spec=plan.spec,
-            groups=plan.groups,
-            lanes_per_group=plan.settings.actors.rollout.envs_per_actor,
-            slots=lane_slots(plan.settings.replay.capacity_rows, plan.lanes),
-            window_rows=window_rows,
-            run_id=run_id,
-        )
-        make_room(path.parent, layout.offsets().file_bytes)
-    return Shard.create(
-        path,
-        plan.spec,
-        max_actors=plan.groups,
-        envs_per_actor=plan.settings.actors.rollout.envs_per_actor,
-        capacity_rows=plan.settings.replay.capacity_rows,
-        window_rows=window_rows,
-        run_id=run_id,
-        limiter=make_limiter(plan),
-        resolve=resolve,
+def _filling(plan: RunPlan) -> RingFilling | None:
+    """What puts the log's newest rows into a new ring; None where there are none, or its learner draws rows once."""
+    if plan.log_location is None or isinstance(plan.needs.draws, SlabDraws):
+        return None
+    try:
+        source = ReplayLog(plan.log_location)
+        if not source.segments or source.spec != replace(plan.spec, states=()):
+            return None  # where it is of another layout, opening it for writing says so
+    except (OnibiError, OSError, pa.ArrowException):
+        return None  # it was off until now; or it cannot be read, which opening it for writing says
+    return RingFilling(
+        source,
+        {(0, lane): lane for lane in range(plan.lanes)},
+        counted=False,  # play goes on: what the limiter and the budget count begins with its rows
+        on_damage=lambda error: log.warning("its rows are not in the new ring: %s", error),
     )
+
+
+def _create_ring(plan: RunPlan, path: Path, run_id: str, filling: RingFilling | None) -> RingWriter:
+    layout = RingLayout(
+        spec=plan.spec,
+        groups=plan.groups,
+        lanes_per_group=plan.settings.actors.rollout.envs_per_actor,
+        slots=lane_slots(plan.settings.replay.capacity_rows, plan.lanes),
+        window_rows=plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back),
+        run_id=run_id,
+    )
+    if path.parent.is_dir():
+        make_room(path.parent, layout.offsets().file_bytes)
+    return RingWriter.of_layout(path, layout, None if filling is None else filling.fill)
 
 
 def open_feed(

@@ -21,7 +21,6 @@ from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
-    NEW_RING,
     RunState,
     captions_of,
     checkpoint_parts,
@@ -36,6 +35,7 @@ from onibi.clusters.run_state import (
     restore_learner,
     ring_path,
     state_of,
+    told_of_new_ring,
 )
 from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
@@ -111,11 +111,11 @@ class SerialRun:
         """Learner, feed and rollouts, restored from ``checkpoint`` where there is one."""
         plan, settings = self._plan, self._settings
         if checkpoint is not None:
-            newest = newest_caption(self._ring) if kept else 0
-            cover_lost_captions(self._desk, newest, self._shard.logged_captions())
-            self._state = self._state.resumed(self._shard.counters().inserted_rows, kept)
+            cover_lost_captions(self._desk, newest_caption(self._ring), self._shard.logged_captions())
+            counters = self._shard.counters()
+            self._state = self._state.resumed(counters.inserted_rows, kept)
             if not kept:
-                self._journal.note(NEW_RING)
+                self._journal.note(told_of_new_ring(counters.readable_rows))
             plan = self._plan = dataclasses.replace(
                 plan, session=self._state.session, steps_before=self._state.inserted_base
             )

@@ -92,6 +92,17 @@ class ReplaySpec:
         )
 
     @property
+    def head_columns(self) -> tuple[str, ...]:
+        """Names of the columns that a lane's head row has: the observation and where it belongs."""
+        return (*(column.name for column in self.observation), "episode_id", "step")
+
+    @property
+    def step_columns(self) -> tuple[str, ...]:
+        """Names of the columns that steps alone have; they are 0 in final rows."""
+        others = {*self.head_columns, "role"}
+        return tuple(column.name for column in self.columns if column.name not in others)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row over all columns; states come on top."""
         return sum(column.row_bytes for column in self.columns)

@@ -37,14 +37,11 @@ class FragmentBorder:
         path: of the ring, for messages.
         layout: its layout.
         columns: its columns, [lanes × slots, ...] each; held until the writer lets go of the border.
-        head_columns: those that a head row has.
     """
 
-    def __init__(
-        self, path: Path, layout: RingLayout, columns: Mapping[str, NDArray[Any]], head_columns: list[str]
-    ) -> None:
+    def __init__(self, path: Path, layout: RingLayout, columns: Mapping[str, NDArray[Any]]) -> None:
         self._path, self._layout = path, layout
-        self._heads = {name: _bits(by_lane(columns[name], layout)) for name in head_columns}
+        self._heads = {name: _bits(by_lane(columns[name], layout)) for name in layout.spec.head_columns}
         self._flags = [by_lane(columns[name], layout) for name in ("terminated", "truncated")]
 
     def meet(

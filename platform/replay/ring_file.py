@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,16 @@ class MappedRing:
         self.words, self.columns, self.states = {}, {}, {}
 
 
-def create_ring_file(path: Path, layout: RingLayout) -> int:
-    """Reserve the memory, write the header, and give the file its name only then.
+Fill = Callable[[MappedRing], None]
+"""Puts rows into a ring that is being created."""
+
+
+def create_ring_file(path: Path, layout: RingLayout, fill: Fill | None = None) -> int:
+    """Reserve the memory, let ``fill`` put rows into it, write the header, and give the file its name only then.
 
     Returns: the locked descriptor (``lock_ring``), owned by the caller.
-    Raises: ReplayError where the file exists or the memory is not there; nothing is left behind then.
+    Raises: ReplayError where the file exists or the memory is not there, and what ``fill`` raises; nothing is left
+        behind then.
     """
     size = layout.offsets().file_bytes
     if path.suffix != RING_SUFFIX:
@@ -107,6 +113,12 @@ def create_ring_file(path: Path, layout: RingLayout) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _reserve(descriptor, path, layout, size)
+        if fill is not None:  # before the header: whoever is killed here leaves what nobody takes for a ring
+            ring = MappedRing(unfinished, layout, writable=True)
+            try:
+                fill(ring)
+            finally:
+                ring.release()
         os.pwrite(descriptor, layout.preamble(os.getpid(), time.time_ns(), current_boot()), 0)
         unfinished.rename(path)
     except BaseException:

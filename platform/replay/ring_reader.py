@@ -82,6 +82,11 @@ class RingReader:
         """Slots per lane."""
         return self.layout.slots
 
+    @property
+    def restored(self) -> NDArray[np.int64]:
+        """[L] rows that were put into the ring when it was made, from the run's log: a copy."""
+        return self._words["restored"].copy()
+
     def snapshot(self) -> Snapshot:
         """The committed record of every group, and what may be overwritten left out; its arrays are read-only.
 

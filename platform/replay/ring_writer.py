@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -20,6 +19,7 @@ from onibi.platform.replay.fragment_border import FragmentBorder
 from onibi.platform.replay.fragment_check import FragmentCheck
 from onibi.platform.replay.ring_commit import REGISTERED, RETIRED, Commit, by_lane, copy_blocks
 from onibi.platform.replay.ring_file import (
+    Fill,
     MappedRing,
     create_ring_file,
     lock_ring,
@@ -31,8 +31,6 @@ from onibi.platform.replay.ring_layout import RingLayout, read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.row_copy import copy_rows
 from onibi.platform.spec import ROLE_FINAL, ReplaySpec
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +59,9 @@ class RingWriter:
         self._lock = lock
         self._fence = threading.Lock()
         self._ring = MappedRing(path, layout, writable=True)
-        self._head_columns = [*(column.name for column in layout.spec.observation), "episode_id", "step"]
-        kept = {*self._head_columns, "role"}
-        self._cleared_columns = [column.name for column in layout.spec.columns if column.name not in kept]
         self._by_lane = {name: by_lane(column, layout) for name, column in self._ring.columns.items()}
         self._check = FragmentCheck(path, layout)
-        self._border = FragmentBorder(path, layout, self._ring.columns, self._head_columns)
+        self._border = FragmentBorder(path, layout, self._ring.columns)
         _writers.add(self)
 
     @classmethod
@@ -93,7 +88,12 @@ class RingWriter:
             window_rows=window_rows,
             run_id=run_id,
         )
-        lock = create_ring_file(path, layout)
+        return cls.of_layout(path, layout)
+
+    @classmethod
+    def of_layout(cls, path: Path, layout: RingLayout, fill: Fill | None = None) -> RingWriter:
+        """As ``create``; ``fill`` puts rows into the ring first. Raises: what it raises, too."""
+        lock = create_ring_file(path, layout, fill)
         try:
             return cls(path, layout, lock)
         except BaseException:  # it cannot be mapped: nobody else knows of the file
@@ -336,7 +336,7 @@ class RingWriter:
         columns = self._ring.columns
         for lane in np.flatnonzero(commit.closed >= 0).tolist():
             at = (base + lane) * slots + int(commit.closed[lane]) % slots
-            for name in self._cleared_columns:  # a cut-off attempt may have left an action and reward here
+            for name in self.layout.spec.step_columns:  # a cut-off attempt may have left an action and reward here
                 columns[name][at] = 0
                 yield f"clear {name}"
             columns["role"][at] = ROLE_FINAL

@@ -45,6 +45,7 @@ class OpenedShard:
     ring_kept: bool  # the ring is that of an earlier session of the run
     newest_caption: int  # highest caption id in the ring's rows
     inserted_rows: int
+    readable_rows: int
     logged_captions: dict[int, CaptionText]  # of earlier sessions, from the log
 
 
@@ -104,6 +105,7 @@ class ShardActor:
             ring_kept=self._kept,
             newest_caption=self._newest_caption,
             inserted_rows=counters.inserted_rows,
+            readable_rows=counters.readable_rows,
             logged_captions=self._shard.logged_captions(),
         )
 

@@ -14,6 +14,7 @@ import yaml
 
 from onibi.platform.history import read_history
 from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ROLE_STEP
 
 
@@ -65,6 +66,65 @@ def test_a_resumed_run_goes_on_in_the_same_log_behind_a_free_number(workshop):
     assert steps_of(log) == result.env_steps
     for lane, (first, _) in log.segments[-1].lanes.items():
         assert first == before[lane] + 2, "the new ring's rows do not go on where the old one's ended"
+
+
+def test_a_run_resumed_with_a_new_ring_goes_on_learning_from_its_log(workshop, caplog):
+    first = workshop.train(budget__max_env_steps=300)
+    rows = log_of(workshop).rows
+    with caplog.at_level("INFO"):  # fewer steps than replay.limiter.minimum_rows: without the log's rows none is learnt
+        second = workshop.resume(overrides=["budget.max_env_steps=350"])
+    assert f"the replay ring is new: it begins with {rows:,} rows of the log" in caplog.text
+    assert 350 <= second.env_steps < 400
+    learnt = second.updates - first.updates
+    ratio = 4 * (second.env_steps - first.env_steps) / 16
+    assert ratio - 4 <= learnt <= ratio + 8, "samples per insert go on, and the limiter's tolerance"
+    log = log_of(workshop)
+    assert log.verify() == []
+    assert steps_of(log) == second.env_steps
+
+
+def test_a_resumed_run_that_is_killed_finds_the_log_and_the_play_in_its_ring(workshop):
+    workshop.train(budget__max_env_steps=300)
+    process = workshop.start(
+        command="resume", overrides=["budget.max_env_steps=1000000", "checkpoint.period_seconds=0.3"]
+    )
+    try:
+        workshop.wait_for(lambda: len(workshop.checkpoints()) >= 4, 100, process)
+    finally:
+        process.kill()
+        process.wait()
+    (ring,) = workshop.rings.glob("*.ring")
+    reader = RingReader(ring)
+    played = reader.snapshot().inserted_rows
+    reader.close()
+    result = workshop.resume(overrides=[f"budget.max_env_steps={300 + played + 200}", "checkpoint.period_seconds=1000"])
+    assert 0 <= result.env_steps - (300 + played + 200) < 40, "what was played is counted, the log's rows are not again"
+    log = log_of(workshop)
+    assert log.verify() == []
+    assert steps_of(log) == result.env_steps
+
+
+def test_a_learner_that_draws_rows_once_learns_from_play_alone(workshop, caplog):
+    appo = {"kind": "appo", "batch_lanes": 4, "rows": 8}
+    play = {"replay__limiter": {}, "learner": appo}
+    workshop.train(budget__max_env_steps=200, **play)
+    with caplog.at_level("INFO"):
+        workshop.resume(overrides=["budget.max_env_steps=300"])
+    assert "the replay ring is new: it fills from play before learning goes on" in caplog.text
+
+
+def test_a_damaged_log_costs_a_resumed_run_what_is_damaged(workshop, caplog):
+    workshop.train(budget__max_env_steps=400, replay__log={"segment_bytes": 4096, "seal_seconds": 0.01})
+    log = log_of(workshop)
+    damaged = log.segments[len(log.segments) // 2]
+    path = workshop.runs / "run" / "replay" / damaged.rows_path.rsplit("/", 1)[-1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with caplog.at_level("INFO"):
+        result = workshop.resume(overrides=["budget.max_env_steps=450"])
+    assert f"it begins with {log.rows - damaged.rows:,} rows of the log" in caplog.text
+    assert "its rows are not in the new ring" in caplog.text
+    assert result.status == "finished"
+    assert [each.name for each in log_of(workshop).verify()] == [path.name]
 
 
 def test_a_run_without_log_has_no_folder_for_it(workshop):

@@ -111,15 +111,21 @@ class ReplayLog:
 
     @property
     def spec(self) -> ReplaySpec:
-        """The row layout. Raises: ReplayError where no segment is sealed, SegmentError where it cannot be read."""
+        """The row layout, of the newest segment that tells it.
+
+        Raises: ReplayError where no segment is sealed, SegmentError where none of them can be read.
+        """
         if not self.segments:
             raise ReplayError(f"{self.location}: no segment of this log is sealed yet")
-        path = self.segments[-1].rows_path
-        try:
-            with self.filesystem.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
-                return spec_of_segment(reader.schema)
-        except (pa.ArrowException, OSError, SpecError) as error:
-            raise SegmentError(f"{path}: its schema cannot be read ({error})") from error
+        newest: SegmentError | None = None
+        for segment in reversed(self.segments):
+            try:
+                with self.filesystem.open_input_file(segment.rows_path) as file, pa.ipc.open_file(file) as reader:
+                    return spec_of_segment(reader.schema)
+            except (pa.ArrowException, OSError, SpecError) as error:
+                newest = newest or SegmentError(f"{segment.rows_path}: its schema cannot be read ({error})")
+        assert newest is not None, "there is a segment"
+        raise newest
 
     def dataset(self) -> Any:
         """``pyarrow.dataset.Dataset`` of all rows files in their order; checksums are not looked at."""

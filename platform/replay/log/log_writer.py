@@ -26,7 +26,6 @@ from onibi.platform.replay.log.log_files import LogFiles, local_folder
 from onibi.platform.replay.log.ring_follower import RingFollower
 from onibi.platform.replay.log.segment_format import Manifest, RingOrigin
 from onibi.platform.replay.log.segment_writer import OpenedLog, RetentionSettings, Rows, SegmentWriter
-from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.text_table import text_columns
 
@@ -127,13 +126,10 @@ class LogWriter:
         texts = self.opened.texts
         self._texts = dict(zip(texts["text_hash"].to_pylist(), texts["text"].to_pylist(), strict=True))
         self._texts_lost = False
-        origin, self._other_generations = _origin(self.opened.last, reader.lanes, read_header(ring).created_unix_ns)
-        self._origin = origin
-        first = np.array(origin.first_generation, np.int64)
-        known = _next_generations(self.opened.last, reader.lanes)
+        self._origin, self._other_generations, next_row = _origin(self.opened.last, reader)
         capacity = max(1, settings.segment_bytes // reader.spec.row_bytes)
         self._slots = reader.slots
-        self._follower = RingFollower(reader, capacity, np.maximum(known - first, 0), first)
+        self._follower = RingFollower(reader, capacity, next_row, np.array(self._origin.first_generation, np.int64))
         self._cursor = reader.snapshot().cursor.copy()
         self._handed_rows = int(np.maximum(self._cursor - self._follower.next_row, 0).sum())
         self._sealed_rows = 0
@@ -369,17 +365,19 @@ def _next_generations(last: Manifest | None, lanes: int) -> NDArray[np.int64]:
     return known
 
 
-def _origin(last: Manifest | None, lanes: int, created_unix_ns: int) -> tuple[RingOrigin, tuple[int, ...]]:
-    """How the ring's row numbers become the log's, and next generations of lanes that this ring does not have."""
-    if last is None:
-        return RingOrigin(created_unix_ns=created_unix_ns, first_generation=(0,) * lanes), ()
-    others = last.next_generation[lanes:]
-    if last.ring.created_unix_ns == created_unix_ns and len(last.ring.first_generation) == lanes:
-        return last.ring, others
-    # Another ring: its rows do not go on where the last one's ended. One number stays free, and says so.
-    known = _next_generations(last, lanes).tolist()
-    first = tuple(generation + 1 if generation else 0 for generation in known)
-    return RingOrigin(created_unix_ns=created_unix_ns, first_generation=first), others
+def _origin(last: Manifest | None, ring: RingReader) -> tuple[RingOrigin, tuple[int, ...], NDArray[np.int64]]:
+    """How the ring's row numbers become the log's; next generations of lanes that this ring does not have; and [L] the
+    ring's first rows that are not in the log.
+    """
+    known, others = _next_generations(last, ring.lanes), () if last is None else last.next_generation[ring.lanes :]
+    if last and (last.ring.created_unix_ns, len(last.ring.first_generation)) == (ring.created_unix_ns, ring.lanes):
+        return last.ring, others, np.maximum(known - last.ring.first_generation, 0)
+    # Another ring: its rows do not go on where the last one's ended. One number stays free, and says so. Rows that it
+    # was given from this log are not logged again.
+    next_row = np.where(known > 0, ring.restored, 0)
+    first = np.where(known > 0, known + 1 - next_row, 0)
+    origin = RingOrigin(created_unix_ns=ring.created_unix_ns, first_generation=tuple(first.tolist()))
+    return origin, others, next_row
 
 
 def log_metrics(figures: LogFigures) -> dict[str, float]:

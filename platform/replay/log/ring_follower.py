@@ -37,7 +37,6 @@ class RingFollower:
         """Rows that were overwritten before they could be copied."""
         self.rows = 0
         """Rows in the buffers."""
-        self._head_columns = {*(column.name for column in reader.spec.observation), "episode_id", "step"}
         self._lane = np.empty(capacity_rows, np.int32)
         self._generation = np.empty(capacity_rows, np.int64)
         # Reserved, not touched: memory is used as rows come.
@@ -83,9 +82,9 @@ class RingFollower:
         taken = (wanted & (np.cumsum(wanted) <= self._capacity - self.rows)).astype(np.int64)
         begin = self.rows
         self._append(snapshot.cursor, taken)
-        for name, column in self._columns.items():
-            if name not in self._head_columns:
-                column[begin : self.rows] = ROLE_FINAL if name == "role" else 0
+        self._columns["role"][begin : self.rows] = ROLE_FINAL
+        for name in self._reader.spec.step_columns:
+            self._columns[name][begin : self.rows] = 0
         self.next_row = self.next_row + taken
         return int(taken.sum()) < int(wanted.sum())
 

@@ -36,6 +36,11 @@ class LaneOfRows:
         self.lane, self.rng = lane, rng
         self.rows: list[dict] = []
         self.episodes: list[tuple[int, EpisodeStatistics]] = []  # row behind which it ended
+        self.gaps: set[int] = set()  # rows before which one generation is free
+
+    @property
+    def generations(self) -> np.ndarray:
+        return np.cumsum([1 + (number in self.gaps) for number in range(len(self.rows))]) - 1
 
     def row(self, episode_id: int, step: int, role: int = 0) -> dict:
         row = {column.name: np.zeros(column.shape, column.dtype) for column in SPEC.columns}
@@ -100,12 +105,12 @@ def seal_lanes(location: str, lanes: list[LaneOfRows], *, segments: int, shard: 
         writer.seal(
             Rows(
                 lane=np.concatenate([np.full(end - begin, lane.lane, np.int32) for lane, begin, end in spans]),
-                generation=np.concatenate([np.arange(begin, end) for _, begin, end in spans]),
+                generation=np.concatenate([lane.generations[begin:end] for lane, begin, end in spans]),
                 columns=columns,
             ),
             {caption: CAPTIONS[caption] for caption in sorted(named)},
             [figures for lane, begin, end in spans for row, figures in lane.episodes if begin <= row < end],
-            next_generation=[end for _, _, end in spans],
+            next_generation=[int(lane.generations[end - 1]) + 1 if end else 0 for lane, _, end in spans],
             ring=RingOrigin(created_unix_ns=1, first_generation=(0,) * len(lanes)),
         )
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError, SegmentError
-from onibi.platform.replay.datasets import ring_loading
 from onibi.platform.replay.datasets.parquet_files import export_parquet, import_parquet
 from onibi.platform.replay.datasets.ring_loading import load_into_ring
 from onibi.platform.replay.log.log_reader import ReplayLog
@@ -37,10 +36,8 @@ def windows_of(lanes, n_steps: int) -> dict:
     return allowed
 
 
-@pytest.mark.parametrize("most", [1, 4, 4096])
 @pytest.mark.parametrize("segments", [1, 4, 10])
-def test_the_windows_of_the_log_and_no_others_are_drawn(logs, tmp_path, ring_path, monkeypatch, segments, most):
-    monkeypatch.setattr(ring_loading, "_MOST_ROWS", most)
+def test_the_windows_of_the_log_and_no_others_are_drawn(logs, tmp_path, ring_path, segments):
     lanes = logs.two_lanes()
     logs.seal(str(tmp_path / "log"), lanes, segments=segments)
     loaded = load_into_ring(ReplayLog(tmp_path / "log"), ring_path, window_rows=3, capacity_rows=400)
@@ -59,7 +56,7 @@ def test_the_windows_of_the_log_and_no_others_are_drawn(logs, tmp_path, ring_pat
         assert (windows.continues[number, used - 1] == 0) == terminated
         drawn.add(key)
     assert drawn == set(allowed)
-    # 7 + 4 + 4 of lane 0, whose last step has no next observation; 6 + 9 of lane 1, whose last row became the head.
+    # 7 + 4 + 4 of lane 0, whose last step has no next observation; 6 + 9 of lane 1, whose last row became final.
     assert (loaded.steps, loaded.lost_steps, len(allowed)) == (30, 1, 30)
     assert loaded.lanes == ((0, 0), (0, 1))
     reader.close()
@@ -74,9 +71,10 @@ def test_rows_pass_from_log_to_parquet_to_log_to_ring_unchanged(log, logs, tmp_p
         for name, column in reader.columns.items():
             found = column[lane * reader.slots : lane * reader.slots + len(rows) - 1]
             assert found.tobytes() == np.stack([row[name] for row in rows[:-1]]).tobytes(), name
-            head = column[lane * reader.slots + len(rows) - 1]
+            newest = column[lane * reader.slots + len(rows) - 1]
             known = name.startswith("observation") or name in ("episode_id", "step")
-            assert head.tobytes() == (rows[-1][name].tobytes() if known else bytes(head.nbytes)), name
+            ended = np.full_like(newest, ROLE_FINAL) if name == "role" else np.zeros_like(newest)
+            assert newest.tobytes() == (rows[-1][name] if known else ended).tobytes(), name
     reader.close()
 
 
@@ -91,8 +89,8 @@ def test_a_gap_in_the_log_ends_an_episode_in_the_ring(logs, tmp_path, ring_path,
         path.unlink()
     loaded = load_into_ring(ReplayLog(tmp_path / "log"), ring_path, window_rows=1)
     reader = RingReader(ring_path)
-    assert reader.columns["step"][:13].tolist() == [*range(7), 6 if alike else 14, *range(15, 20)]
-    assert reader.columns["role"][:13].tolist() == [0] * 6 + [1] + [0] * 6
+    assert reader.columns["step"][:14].tolist() == [*range(7), 6 if alike else 14, *range(15, 21)]
+    assert reader.columns["role"][:14].tolist() == [0] * 6 + [1] + [0] * 6 + [1]
     assert (loaded.steps, loaded.lost_steps) == (12, 1)
     reader.close()
 
@@ -103,7 +101,7 @@ def test_a_small_ring_keeps_the_newest_rows(log, logs, ring_path):
     snapshot = reader.snapshot()
     assert reader.slots == 12
     assert (snapshot.cursor - snapshot.oldest).tolist() == [11, 11]
-    newest = int(snapshot.cursor[1])
+    newest = int(snapshot.cursor[1]) - 1
     assert reader.columns["step"][12 + newest % 12] == logs.two_lanes()[1].rows[-1]["step"]
     reader.close()
 

@@ -1,0 +1,148 @@
+"""A log's newest rows put into the memory of a new ring, while nobody else can see it.
+
+So no commit protocol is needed, and whatever a lane's rows are in the log they lie in the ring one behind the other.
+What ends pieces in the log ends them here: final rows, and gaps in the generations. The row before a gap, and a lane's
+newest row, become final where they are steps: the observation that such a step led to is not in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onibi.platform.errors import SegmentError
+from onibi.platform.replay.datasets.row_columns import LaneRows, lanes_of
+from onibi.platform.replay.log.log_reader import ReplayLog, Segment
+from onibi.platform.replay.ring_commit import REGISTERED
+from onibi.platform.replay.ring_file import MappedRing
+from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
+
+log = logging.getLogger(__name__)
+
+Place = tuple[int, int]
+"""Shard and lane of a log."""
+
+
+class RingFilling:
+    """Rows of ``source`` for a ring that is being created: ``fill`` is what ``create_ring_file`` calls.
+
+    Args:
+        source: the log; only segments with rows that fit the ring are read, one in memory at a time.
+        lanes: the ring's lane of each of the log's; rows of others are left out.
+        ids: the ring's caption id of each of the log's; None: they stay.
+        counted: whether the rows count as inserted: where learning starts from them, and not where play goes on.
+        on_damage: called with the fault of each segment that cannot be read, which is then left out as a gap is; None:
+            it is raised.
+    """
+
+    def __init__(
+        self,
+        source: ReplayLog,
+        lanes: Mapping[Place, int],
+        *,
+        ids: NDArray[np.uint32] | None = None,
+        counted: bool,
+        on_damage: Callable[[SegmentError], None] | None = None,
+    ) -> None:
+        self._source, self._lanes, self._ids, self._counted = source, lanes, ids, counted
+        self._on_damage = on_damage
+        self.rows = self.steps = self.lost_steps = 0
+        """In the ring: rows, steps among them; and steps that became final rows on the way."""
+
+    def fill(self, ring: MappedRing) -> None:
+        """Write columns and words. Raises: SegmentError where a segment is damaged and ``on_damage`` is None."""
+        spec, lanes = self._source.spec, {place: _FilledLane(ring, lane) for place, lane in self._lanes.items()}
+        for segment in self._newest(ring.layout.slots):
+            try:
+                table = self._source.read(segment)
+            except SegmentError as error:
+                if self._on_damage is None:
+                    raise
+                self._on_damage(error)
+                continue
+            for rows in lanes_of(spec, table):
+                lane = lanes.get((segment.shard, rows.lane))
+                if lane is not None:
+                    lane.add(rows, rows.columns if self._ids is None else _translated(rows, self._ids))
+        for lane in lanes.values():
+            lane.finish(self._counted)
+            self.rows += lane.rows
+            self.steps += lane.steps
+            self.lost_steps += lane.lost_steps
+
+    def _newest(self, slots: int) -> list[Segment]:
+        """The newest segments that fill each lane, or all; in the order in which they were sealed."""
+        missing = dict.fromkeys(self._lanes, slots)
+        chosen = []
+        for segment in reversed(self._source.segments):
+            here = {place: segment.lanes[place[1]] for place in missing if self._holds(segment, place)}
+            if any(missing[place] > 0 for place in here):
+                chosen.append(segment)
+            for place, (first, last) in here.items():
+                missing[place] -= last - first + 1  # at most: where generations are missing there are fewer rows
+        return chosen[::-1]
+
+    @staticmethod
+    def _holds(segment: Segment, place: Place) -> bool:
+        return segment.shard == place[0] and place[1] in segment.lanes
+
+
+class _FilledLane:
+    """One lane of the ring; its rows are numbered from 0, as in any ring."""
+
+    def __init__(self, ring: MappedRing, lane: int) -> None:
+        self._ring, self._lane, self._slots = ring, lane, ring.layout.slots
+        self._cursor, self._next_generation = 0, -1
+        self.rows = self.steps = self.lost_steps = 0
+
+    def add(self, rows: LaneRows, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Put the next rows behind those that are there, over the oldest ones where it is full."""
+        if self._cursor and int(rows.generation[0]) != self._next_generation:
+            self._end(np.array([self._cursor - 1]))
+        number = np.arange(self._cursor, self._cursor + len(rows))
+        kept = slice(max(0, len(rows) - self._slots), None)
+        at = self._places(number[kept])
+        for name, values in columns.items():
+            self._ring.columns[name][at] = values[kept]
+        self._cursor += len(rows)
+        self._next_generation = int(rows.generation[-1]) + 1
+        self._end(number[:-1][np.diff(rows.generation) != 1])
+
+    def finish(self, counted: bool) -> None:
+        """Write the lane's words: its group looks like one whose actor was killed."""
+        if not self._cursor:
+            return
+        self._end(np.array([self._cursor - 1]))
+        words, layout = self._ring.words, self._ring.layout
+        group, oldest = self._lane // layout.lanes_per_group, max(0, self._cursor + 1 - self._slots)
+        at = self._places(np.arange(oldest, self._cursor))
+        role = self._ring.columns["role"][at]
+        self.rows, self.steps = len(at), int(np.count_nonzero(role == ROLE_STEP))
+        words["cursor"][0, self._lane] = words["restored"][self._lane] = self._cursor
+        words["oldest"][0, self._lane] = oldest
+        words["incarnation"][0, group], words["sequence"][0, group] = 1, REGISTERED
+        if counted:
+            words["inserted"][0, group] += self.steps
+
+    def _end(self, numbers: NDArray[np.int64]) -> None:
+        """What follows these rows is not here: steps among them become final rows."""
+        at = self._places(numbers[numbers > self._cursor - self._slots])
+        role = self._ring.columns["role"]
+        at = at[role[at] == ROLE_STEP]
+        role[at] = ROLE_FINAL
+        for name in self._ring.layout.spec.step_columns:
+            self._ring.columns[name][at] = 0
+        self.lost_steps += len(at)
+
+    def _places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self._lane * self._slots + numbers % self._slots
+
+
+def _translated(rows: LaneRows, ids: NDArray[np.uint32]) -> dict[str, NDArray[Any]]:
+    theirs = rows.columns["caption_id"]
+    mine = np.where(theirs < len(ids), ids[np.minimum(theirs, len(ids) - 1)], np.uint32(0))
+    return {**rows.columns, "caption_id": mine}
