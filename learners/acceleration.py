@@ -40,6 +40,10 @@ class AccelerationSettings(Settings):
                 "batch_size, or take compile: default"
             )
 
+    def is_plain(self, device: torch.device) -> bool:
+        """Whether it is one plain float32 step a batch, on the CPU: what gradients by hand are for."""
+        return device.type == "cpu" and (self.precision, self.compile, self.accumulation) == ("fp32", "none", 1)
+
     def refuse_gather_threads(self) -> None:
         """For settings of learners that draw slabs. Raises: ValueError where ``gather_threads`` would not act."""
         if self.gather_threads > 1:

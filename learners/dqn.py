@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, NamedTuple, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,9 @@ from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
 from onibi.learners.networks.noisy import NoisySettings
-from onibi.learners.q_learner import QLearner, finite_or_none
+from onibi.learners.numpy_gradients.flat_q_network import is_small_q_network
+from onibi.learners.numpy_gradients.q_gradient import QGradient
+from onibi.learners.q_learner import Learnt, QLearner, finite_or_none
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, replay_priorities
 from onibi.learners.returns import n_step_return, window_discounts
 from onibi.learners.support import SupportSettings
@@ -101,26 +103,6 @@ class DqnSettings(Settings):
             )
 
 
-class Learnt(NamedTuple):
-    """What a batch's loss was made of.
-
-    Args:
-        loss: [B], and
-        floor: [B], and
-        clipped: [B], of ``LossTerms``.
-        prediction: [B, K], of the actions taken.
-        outputs: [B, A, K]
-        target: [B], its mean where it is a distribution.
-    """
-
-    loss: Tensor
-    floor: Tensor
-    clipped: Tensor
-    prediction: Tensor
-    outputs: Tensor
-    target: Tensor
-
-
 class DqnLearner(QLearner[QNetwork]):
     """One network, its target and its optimizer.
 
@@ -158,7 +140,7 @@ class DqnLearner(QLearner[QNetwork]):
         self._draws = UpdateDraws(head.form, network.noise_size, seed, torch.device(device))
         super().__init__(settings, network, head, self._draws, device, has_target=True)
         self._follower = TargetFollower(self._target, self._network, settings.target)
-        self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
+        self._program = LossProgram(self._losses, self._gradient, settings.acceleration, self._by_hand())
 
     @staticmethod
     def needs(settings: DqnSettings) -> ReplayNeeds:
@@ -221,6 +203,23 @@ class DqnLearner(QLearner[QNetwork]):
             "observation": self._tensors(windows.observation),
             "bootstrap": self._tensors(windows.bootstrap_observation),
         }
+
+    def _by_hand(self) -> QGradient | None:
+        """The gradient in NumPy where it can be had: a small network, a scalar loss, plain steps on the CPU."""
+        settings, head = self.settings, self._value_head
+        if head.takes_distributions or self._components is not None or not settings.acceleration.is_plain(self._device):
+            return None
+        if not is_small_q_network(self._network):
+            return None
+        self._gradient.lay_flat()
+        return QGradient(
+            self._network,
+            self._target,
+            head,
+            discount=settings.discount,
+            double=settings.double,
+            temperature=settings.exploration.temperature,
+        )
 
     def _losses(self, inputs: Inputs) -> tuple[Tensor, Learnt]:
         """The loss [] of a batch, and what it was made of."""

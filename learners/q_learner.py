@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -62,6 +62,26 @@ class ValueTerms(Protocol):
     @property
     def outputs(self) -> Tensor:
         """[N, A, K]"""
+
+
+class Learnt(NamedTuple):
+    """What a batch's loss was made of.
+
+    Args:
+        loss: [B], and
+        floor: [B], and
+        clipped: [B], of ``LossTerms``.
+        prediction: [B, K], of the actions taken.
+        outputs: [B, A, K]
+        target: [B], its mean where it is a distribution.
+    """
+
+    loss: Tensor
+    floor: Tensor
+    clipped: Tensor
+    prediction: Tensor
+    outputs: Tensor
+    target: Tensor
 
 
 N = TypeVar("N", bound=nn.Module)

@@ -65,6 +65,7 @@ class NethackEncoder(nn.Module):
         super().__init__()
         specs = _checked_leaves(observation)
         self._names = {name: spec.name for name, spec in specs.items()}
+        self.form = self.numpy_form(settings, observation)
         self._classes = settings.crop_classes
 
         self._crop_cells, words = _cells_and_words(specs)
@@ -98,6 +99,7 @@ class NethackEncoder(nn.Module):
             numbers += self.map_tower.features
 
         first, *rest = settings.hidden
+        self.first_width = first
         first_row = _first_rows(self._classes, self._crop_cells, self._words)
         self.bag: nn.Parameter | None = None
         if first_row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ class NumpyNethack:
         """See ``NumpyEncoder``."""
         features: NDArray[np.float32] | None = None
         if self._weight is not None:
-            features = self._numbers(observation) @ self._weight
+            features = numbers_of(self._form, observation, self._blstats) @ self._weight
         if self._bag is not None:
             summed = self._bag_sum(observation, self._bag)
             features = summed if features is None else np.add(features, summed, out=features)
@@ -93,13 +93,7 @@ class NumpyNethack:
 
     def _bag_sum(self, observation: Mapping[str, NDArray[Any]], bag: NDArray[np.float32]) -> NDArray[np.float32]:
         """[E, first layer]: the sum of the rows of all cells and words that are not 0, and of the bias."""
-        form, parts = self._form, []
-        if form.crop is not None:
-            crop = observation[form.crop]
-            parts.append(np.minimum(crop.reshape(len(crop), -1), form.classes - 1))
-        if form.message is not None:
-            parts.append(observation[form.message])
-        ids = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        ids = ids_of(self._form, observation)
         rows = np.full((len(ids), ids.shape[1] + 1), len(bag) - 1, np.int64)
         np.add(ids, self._first_row, out=rows[:, 1:])
         present = np.ones(rows.shape, np.bool_)
@@ -107,18 +101,34 @@ class NumpyNethack:
         counts = present.sum(axis=1)
         return np.add.reduceat(bag[rows[present]], np.cumsum(counts) - counts, axis=0)
 
-    def _numbers(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """[E, numbers], in the order of ``NethackEncoder._numbers``."""
-        form, parts = self._form, []
-        if form.others:
-            parts.append(flatten(form.others, observation))
-        if form.blstats is not None:
-            figures = observation[form.blstats]
-            parts.append(self._blstats(figures.reshape(len(figures), -1).astype(np.float32)))
-        if form.locator is not None:
-            locator = observation[form.locator].astype(np.float32)
-            offset = locator[:, :, 1:]
-            near = np.tanh(offset / np.float32(LOCATOR_NEAR))
-            scales = np.concatenate((locator[:, :, :1], offset / np.float32(LOCATOR_REACH), near), axis=2)
-            parts.append(scales.reshape(len(scales), -1))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+def ids_of(form: NumpyNethackForm, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """[E, cells and words]: classes and word ids, 0 where there is nothing to add."""
+    parts = []
+    if form.crop is not None:
+        crop = observation[form.crop]
+        parts.append(np.minimum(crop.reshape(len(crop), -1), form.classes - 1))
+    if form.message is not None:
+        parts.append(observation[form.message])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def numbers_of(
+    form: NumpyNethackForm,
+    observation: Mapping[str, NDArray[Any]],
+    normalized: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """[E, numbers], in the order of ``NethackEncoder._numbers``; figures [E, F] as ``normalized`` gives them."""
+    parts = []
+    if form.others:
+        parts.append(flatten(form.others, observation))
+    if form.blstats is not None:
+        figures = observation[form.blstats]
+        parts.append(normalized(figures.reshape(len(figures), -1).astype(np.float32)))
+    if form.locator is not None:
+        locator = observation[form.locator].astype(np.float32)
+        offset = locator[:, :, 1:]
+        near = np.tanh(offset / np.float32(LOCATOR_NEAR))
+        scales = np.concatenate((locator[:, :, :1], offset / np.float32(LOCATOR_REACH), near), axis=2)
+        parts.append(scales.reshape(len(scales), -1))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -27,6 +27,7 @@ from onibi.learners.loss_program import Inputs
 from onibi.learners.numpy_gradients.flat_actor_critic import FlatActorCritic, is_small_and_flat
 from onibi.learners.numpy_gradients.layers import Rows, array_of
 from onibi.learners.numpy_gradients.slab_targets import SlabFlow, SlabTargets, gae, slab_flow, vtrace
+from onibi.learners.numpy_gradients.value_terms import regression, value_terms
 from onibi.platform.spec import ACTION_MASK
 
 TargetsOf: TypeAlias = Callable[[SlabFlow, Rows, Rows], SlabTargets]
@@ -142,30 +143,17 @@ class ActorCriticGradient:
 
     def _value_terms(self, prediction: Rows, target: Rows, old: Rows | None) -> tuple[dict[str, NDArray[Any]], Rows]:
         """Loss, floor and clipped [B, T] of predictions [B, T, K] towards targets [B, T]; slopes [B, T, K]."""
-        if self._value_head.centres is None:
-            losses, slopes = self._regression(prediction[:, :, 0], target)
-            if old is not None and self._value_clip is not None:
-                moved = prediction[:, :, 0] - old
-                bounded, _ = self._regression(old + np.clip(moved, -self._value_clip, self._value_clip), target)
-                slopes *= (losses > bounded) | (np.abs(moved) <= self._value_clip)
-                losses = np.maximum(losses, bounded)
-            figures = {"value": losses, "floor": np.zeros_like(target), "clipped": np.zeros(target.shape, bool)}
-            return figures, slopes[:, :, None]
-        flat = torch.from_numpy(np.ascontiguousarray(prediction)).flatten(0, 1)
-        terms, found = self._value_head.classification(flat, torch.from_numpy(target.reshape(-1)))
-        figures = {"value": array_of(terms.loss), "floor": array_of(terms.floor), "clipped": array_of(terms.clipped)}
-        return {name: each.reshape(target.shape) for name, each in figures.items()}, array_of(found).reshape(
-            prediction.shape
-        )
-
-    def _regression(self, prediction: Rows, target: Rows) -> tuple[Rows, Rows]:
-        """Half squared error or Huber loss, and its slope by the prediction."""
-        errors = prediction - target
-        if self._value_head.name == "mse":
-            return 0.5 * errors * errors, errors
-        delta = np.float32(self._value_head.huber_delta)
-        slopes = np.clip(errors, -delta, delta)
-        return slopes * (errors - 0.5 * slopes), slopes  # ½e² inside, δ(|e| − ½δ) outside
+        shape, clip = target.shape, self._value_clip
+        flat = np.ascontiguousarray(prediction).reshape(target.size, -1)
+        terms, slopes = value_terms(self._value_head, flat, target.reshape(-1))
+        figures = {name: each.reshape(shape) for name, each in terms.items()}
+        figures["value"] = figures.pop("loss")
+        if old is not None and clip is not None and self._value_head.centres is None:
+            moved = prediction[:, :, 0] - old
+            bounded, _ = regression(self._value_head, old + np.clip(moved, -clip, clip), target)
+            slopes *= ((figures["value"] > bounded) | (np.abs(moved) <= clip)).reshape(-1, 1)
+            figures["value"] = np.maximum(figures["value"], bounded)
+        return figures, slopes.reshape(prediction.shape)
 
     def _values(self, predictions: Rows) -> Rows:
         """V(x) [B, T + 1] that the value head's outputs [B, T + 1, K] stand for."""
@@ -178,9 +166,7 @@ def gradient_by_hand(
     shared: ActorCritic, targets_of: TargetsOf, policy_terms_of: PolicyTermsOf
 ) -> ActorCriticGradient | None:
     """The gradient in NumPy where it can be had: a small flat network, plain float32 steps on the CPU. Else None."""
-    acceleration = shared.settings.acceleration
-    plain = (acceleration.precision, acceleration.compile, acceleration.accumulation) == ("fp32", "none", 1)
-    if plain and shared.device.type == "cpu" and is_small_and_flat(shared.network):
+    if shared.settings.acceleration.is_plain(shared.device) and is_small_and_flat(shared.network):
         shared.gradient.lay_flat()
         return ActorCriticGradient(shared, targets_of, policy_terms_of)
     return None

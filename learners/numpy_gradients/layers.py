@@ -85,6 +85,7 @@ class _LayerNorm:
         self._scale, self._scale_gradient = gradients.arrays(norm.weight)
         self._shift, self._shift_gradient = gradients.arrays(norm.bias)
         self._epsilon = np.float32(norm.eps)
+        self._shares = np.full(len(self._scale), 1.0 / len(self._scale), np.float32)  # products give means, faster
         self._normalised = np.empty((0, 0), np.float32)
         self._inverse = np.empty((0, 1), np.float32)
 
@@ -92,9 +93,8 @@ class _LayerNorm:
         """In place."""
         if self._normalised.shape != rows.shape:
             self._normalised = np.empty_like(rows)
-        width = np.float32(rows.shape[1])
-        rows -= rows.mean(axis=1, keepdims=True)
-        variance = np.einsum("nf,nf->n", rows, rows) / width
+        rows -= (rows @ self._shares)[:, None]
+        variance = np.einsum("nf,nf->n", rows, rows) / np.float32(rows.shape[1])
         # A variance that overflowed would turn its row into zeros, as if nothing were wrong: 0 · ∞ makes it NaN.
         self._inverse = (1.0 / np.sqrt(variance + self._epsilon) + np.float32(0.0) * variance)[:, None]
         np.multiply(rows, self._inverse, out=self._normalised)
@@ -103,33 +103,45 @@ class _LayerNorm:
 
     def backward(self, slopes: Rows, ones: Rows) -> None:
         """In place: from slopes by what ``forward`` gave to slopes by what it was given."""
-        normalised, width = self._normalised, np.float32(slopes.shape[1])
+        normalised = self._normalised
         np.matmul(ones, slopes, out=self._shift_gradient)
-        np.einsum("nf,nf->f", slopes, normalised, out=self._scale_gradient)
+        np.matmul(ones, slopes * normalised, out=self._scale_gradient)
         slopes *= self._scale
-        along = np.einsum("nf,nf->n", slopes, normalised)[:, None] / width
-        slopes -= slopes.mean(axis=1, keepdims=True)
-        slopes -= normalised * along
+        along = np.einsum("nf,nf->n", slopes, normalised) / np.float32(slopes.shape[1])
+        slopes -= (slopes @ self._shares)[:, None]
+        normalised *= along[:, None]
+        slopes -= normalised
         slopes *= self._inverse
 
 
-class _Layer:
-    """Linear → LayerNorm (where there is one) → ReLU or tanh."""
+class Activated:
+    """LayerNorm (where there is one) → ReLU or tanh, over the buffers of a layer's outputs.
 
-    def __init__(self, linear: nn.Linear, norm: nn.Module, gradients: ParameterGradients, *, tanh: bool) -> None:
-        self._weight, self._weight_gradient = gradients.arrays(linear.weight)
-        self._bias, self._bias_gradient = gradients.arrays(linear.bias)
+    Args:
+        width: of the outputs.
+        norm: a LayerNorm, or anything else for none.
+        gradients: where its gradients are kept.
+        tanh: instead of ReLU.
+    """
+
+    def __init__(self, width: int, norm: nn.Module, gradients: ParameterGradients, *, tanh: bool) -> None:
+        self._width, self._tanh = width, tanh
         self._norm = _LayerNorm(norm, gradients) if isinstance(norm, nn.LayerNorm) else None
-        self._tanh, self._width = tanh, linear.out_features
-        self._inputs = self._outputs = self._slopes = np.empty((0, 0), np.float32)
+        self.outputs: Rows = np.empty((0, width), np.float32)
+        """[N, width], to be filled with what goes in."""
+        self.slopes: Rows = np.empty((0, width), np.float32)
+        """[N, width], to write slopes by what came out into."""
 
-    def forward(self, inputs: Rows) -> Rows:
-        if self._outputs.shape != (len(inputs), self._width):
-            self._outputs = np.empty((len(inputs), self._width), np.float32)
-            self._slopes = np.empty_like(self._outputs)
-        self._inputs, outputs = inputs, self._outputs
-        np.matmul(inputs, self._weight.T, out=outputs)
-        outputs += self._bias
+    def of_rows(self, rows: int) -> Rows:
+        """``outputs`` for so many rows."""
+        if len(self.outputs) != rows:
+            self.outputs = np.empty((rows, self._width), np.float32)
+            self.slopes = np.empty_like(self.outputs)
+        return self.outputs
+
+    def forward(self) -> Rows:
+        """What comes out, in place of what stood in ``outputs``."""
+        outputs = self.outputs
         if self._norm is not None:
             self._norm.forward(outputs)
         if self._tanh:
@@ -138,16 +150,38 @@ class _Layer:
             np.maximum(outputs, 0.0, out=outputs)
         return outputs
 
-    def backward(self, slopes: Rows, ones: Rows) -> Rows:
-        """Slopes by the outputs → slopes by what the linear layer gave, in place; ``ones`` is [N] of 1."""
+    def backward(self, ones: Rows) -> Rows:
+        """``slopes``, by what went in instead of by what came out; ``ones`` is [N] of 1."""
+        slopes, outputs = self.slopes, self.outputs
         if self._tanh:  # 1 − tanh²; the outputs are not needed any more
-            self._outputs *= self._outputs
-            np.subtract(1.0, self._outputs, out=self._outputs)
-            slopes *= self._outputs
+            outputs *= outputs
+            np.subtract(1.0, outputs, out=outputs)
+            slopes *= outputs
         else:
-            slopes *= self._outputs > 0.0
+            slopes *= outputs > 0.0
         if self._norm is not None:
             self._norm.backward(slopes, ones)
+        return slopes
+
+
+class _Layer:
+    """Linear → LayerNorm (where there is one) → ReLU or tanh."""
+
+    def __init__(self, linear: nn.Linear, norm: nn.Module, gradients: ParameterGradients, *, tanh: bool) -> None:
+        self._weight, self._weight_gradient = gradients.arrays(linear.weight)
+        self._bias, self._bias_gradient = gradients.arrays(linear.bias)
+        self.activated = Activated(linear.out_features, norm, gradients, tanh=tanh)
+        self._inputs = np.empty((0, 0), np.float32)
+
+    def forward(self, inputs: Rows) -> Rows:
+        self._inputs, outputs = inputs, self.activated.of_rows(len(inputs))
+        np.matmul(inputs, self._weight.T, out=outputs)
+        outputs += self._bias
+        return self.activated.forward()
+
+    def backward(self, ones: Rows) -> Rows:
+        """Slopes by what the linear layer gave, from those by the outputs; ``ones`` is [N] of 1."""
+        slopes = self.activated.backward(ones)
         np.matmul(slopes.T, self._inputs, out=self._weight_gradient)
         np.matmul(ones, slopes, out=self._bias_gradient)  # the sum over rows, faster
         return slopes
@@ -155,11 +189,6 @@ class _Layer:
     def input_slopes(self, slopes: Rows, out: Rows) -> Rows:
         """Slopes by what the linear layer gave → slopes by the layer's inputs."""
         return np.matmul(slopes, self._weight, out=out)
-
-    @property
-    def slopes(self) -> Rows:
-        """[N, width] to write slopes by this layer's outputs into."""
-        return self._slopes
 
 
 class TrunkLayers:
@@ -182,15 +211,20 @@ class TrunkLayers:
     @property
     def slopes(self) -> Rows:
         """[N, last width], where to write the slopes of the loss by what ``forward`` gave."""
-        return self._layers[-1].slopes
+        return self._layers[-1].activated.slopes
 
-    def backward(self, ones: Rows) -> None:
-        """Write all gradients, from what stands in ``slopes``; once after each ``forward``. ``ones`` is [N] of 1."""
-        slopes = self.slopes
-        for layer, before in zip(reversed(self._layers), (*reversed(self._layers[:-1]), None), strict=True):
-            slopes = layer.backward(slopes, ones)
-            if before is not None:
-                slopes = layer.input_slopes(slopes, before.slopes)
+    def backward(self, ones: Rows, out: Rows | None = None) -> None:
+        """Write all gradients, from what stands in ``slopes``; once after each ``forward``.
+
+        Args:
+            ones: [N] of 1.
+            out: [N, F] for the slopes by the features that ``forward`` was given; None where nobody asks for them.
+        """
+        places = (out, *(layer.activated.slopes for layer in self._layers[:-1]))
+        for layer, place in zip(reversed(self._layers), reversed(places), strict=True):
+            slopes = layer.backward(ones)
+            if place is not None:
+                layer.input_slopes(slopes, place)
 
 
 def _make_layers(trunk: Trunk, gradients: ParameterGradients) -> Iterator[_Layer]:

@@ -1,9 +1,10 @@
-"""How fast an actor-critic learner learns and its NumPy policy acts, alone, on one core; with a profile.
+"""What gradients by hand save: each learner twice, in turns, as it is and by autograd, alone on one core.
 
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python tests/benchmarks/actor_critic_speed.py [--profile]
+    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python tests/benchmarks/gradient_by_hand.py [--profile "dqn, mse"]
 
-CartPole's shapes, 2 × 64 tanh, batch 1,024 (32 lanes × 32 rows), 256 lanes acting. Each learner twice, in turns: with
-its gradient by hand, as it is, and by autograd.
+CartPole's shapes and 2 × 64 tanh where nothing else is said: actor-critic learners with 1,024 rows (32 lanes × 32), dqn
+with 128 windows. NetHack's row is the network of `minihack-oni` on made-up views, a third of whose crop is not blank.
+Last, 256 lanes acting by a NumPy policy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pstats
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,16 +23,27 @@ import numpy as np
 import torch
 
 from onibi.learners.appo import AppoLearner
+from onibi.learners.dqn import DqnLearner
 from onibi.learners.impala import ImpalaLearner
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
 from onibi.platform.policy import LaneRange, weights_version
 from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=2)
 NETWORK = MlpSettings(hidden=(64, 64), layer_norm=False, activation="tanh")
-LANES, ROWS, ACTING = 32, 32, 256
+VIEW = ReplaySpec(
+    observation=(
+        ArraySpec(name="observation.crop", dtype="uint8", shape=(9, 9)),
+        ArraySpec(name="observation.locator", dtype="int8", shape=(8, 3)),
+        ArraySpec(name="observation.blstats", dtype="float32", shape=(12,)),
+        ArraySpec(name="observation.message", dtype="uint8", shape=(12,)),
+    ),
+    actions=10,
+)
+LANES, ROWS, ACTING, WINDOWS = 32, 32, 256, 128
 ROUNDS, ROUND_SECONDS = 5, 2.0
 HL_GAUSS = {"value_loss": "hl_gauss", "support": SupportSettings(low=-1.0, high=11.0)}
 
@@ -58,12 +71,45 @@ def slab_of(rng: np.random.Generator) -> Slab:
     )
 
 
-def by_hand_and_autograd(owner: type[Any], options: dict[str, Any]) -> tuple[Any, Any]:
-    """The learner as it is, and one whose loss goes through autograd."""
-    settings = owner.Settings(**options)
-    with mock.patch(f"{owner.__module__}.gradient_by_hand", return_value=None):
-        autograd = owner(settings, SPEC, None, 0, "cpu")
-    return owner(settings, SPEC, None, 0, "cpu"), autograd
+def windows_of(rng: np.random.Generator, spec: ReplaySpec, n_steps: int) -> Windows:
+    """A twentieth of the steps terminate."""
+
+    def leaf(column: ArraySpec) -> Any:
+        shape = (WINDOWS, *column.shape)
+        if column.dtype == "float32":
+            return rng.normal(size=shape).astype(np.float32)
+        return (rng.integers(1, 16, size=shape) * (rng.random(shape) < 1 / 3)).astype(column.dtype)
+
+    shape = (WINDOWS, n_steps)
+    return Windows(
+        observation={column.name: leaf(column) for column in spec.observation},
+        bootstrap_observation={column.name: leaf(column) for column in spec.observation},
+        action=rng.integers(spec.actions, size=WINDOWS),
+        reward=rng.normal(size=shape).astype(np.float32),
+        continues=(rng.random(shape) > 0.05).astype(np.float32),
+        used=np.ones(shape, bool),
+        steps=np.full(WINDOWS, n_steps, np.int32),
+        caption_id=np.zeros(shape, np.uint32),
+        caption_count=np.zeros((*shape, 1), np.uint16),
+        policy_version=np.zeros(WINDOWS, np.int64),
+        lane=np.arange(WINDOWS),
+        generation=np.zeros(WINDOWS, np.int64),
+        weight=np.ones(WINDOWS, np.float32),
+    )
+
+
+def by_hand_and_autograd(owner: type[Any], options: dict[str, Any], spec: ReplaySpec = SPEC) -> tuple[Any, Any]:
+    """The learner as it is, and one whose loss goes through autograd; each brings what it learns from."""
+    settings, rng = owner.Settings(**options), np.random.default_rng(0)
+    learns = owner is not DqnLearner
+    drawn: Any = slab_of(rng) if learns else windows_of(rng, spec, settings.n_steps)
+    name = f"{owner.__module__}.gradient_by_hand" if learns else f"{owner.__module__}.is_small_q_network"
+    with mock.patch(name, return_value=None):
+        autograd = owner(settings, spec, None, 0, "cpu")
+    learner = owner(settings, spec, None, 0, "cpu")
+    assert learner._program._by_hand is not None
+    assert autograd._program._by_hand is None
+    return partial(learner.update, drawn, drawn.reward), partial(autograd.update, drawn, drawn.reward)
 
 
 def seconds_each(step: Callable[[], object], seconds: float) -> float:
@@ -83,12 +129,11 @@ def spread(values: list[float], form: str) -> str:
 def main() -> None:
     """Print the table, or the profile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", action="store_true", help="of 500 updates of the first learner, instead")
+    parser.add_argument("--profile", metavar="ROW", help="of 500 updates of this one, instead")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=ROUND_SECONDS, help="of each side in a round")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    slab = slab_of(np.random.default_rng(0))
     shape = {"rows": ROWS, "batch_lanes": LANES, "network": NETWORK}
     pairs = {
         "impala, mse": by_hand_and_autograd(ImpalaLearner, {**shape, "value_loss": "mse"}),
@@ -100,32 +145,31 @@ def main() -> None:
         "appo, hl_gauss, default network": by_hand_and_autograd(
             AppoLearner, {**shape, **HL_GAUSS, "network": MlpSettings()}
         ),
+        "dqn, mse": by_hand_and_autograd(DqnLearner, {"value_loss": "mse", "network": NETWORK}),
+        "dqn, hl_gauss, default network": by_hand_and_autograd(DqnLearner, {"support": HL_GAUSS["support"]}),
+        "dqn, hl_gauss, NetHack views": by_hand_and_autograd(DqnLearner, {"support": HL_GAUSS["support"]}, VIEW),
     }
     if told.profile:
-        learner = pairs["impala, mse"][0]
         with cProfile.Profile() as profile:
             for _ in range(500):
-                learner.update(slab, slab.reward)
+                pairs[told.profile][0]()
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
         return
-    print(f"{LANES * ROWS} rows, processor time of an update in ms, median of {told.rounds} rounds [least, most]")
-    for name, learners in pairs.items():
+    print(f"processor time of an update in ms, median of {told.rounds} rounds [least, most]")
+    for name, steps in pairs.items():
         found: tuple[list[float], list[float]] = ([], [])
-        for learner in learners:
+        for step in steps:
             for _ in range(20):
-                learner.update(slab, slab.reward)
+                step()
         for at in range(told.rounds):  # in turns, the order changing: a busy machine slows both sides
             for side in (0, 1) if at % 2 else (1, 0):
-                learner = learners[side]
-                found[side].append(
-                    1e3 * seconds_each(lambda each=learner: each.update(slab, slab.reward), told.seconds)
-                )
+                found[side].append(1e3 * seconds_each(steps[side], told.seconds))
         ratios = [autograd / by_hand for by_hand, autograd in zip(*found, strict=True)]
         print(
             f"{name:32} by hand {spread(found[0], '.2f')}   autograd {spread(found[1], '.2f')}   "
             f"{spread(ratios, '.2f')} times as fast"
         )
-    learner = pairs["impala, mse"][0]
+    learner = ImpalaLearner(ImpalaLearner.Settings(**shape), SPEC, (0.0, 100.0), 0, "cpu")
     policy = ImpalaLearner.policy_factory(learner.settings, SPEC)(LaneRange(0, ACTING, ACTING))
     policy.load(learner.weights(weights_version(0, 1)))
     rng = np.random.default_rng(0)
