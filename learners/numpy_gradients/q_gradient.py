@@ -70,7 +70,7 @@ class QGradient:
         outputs = self._network.forward(observation)
         prediction = outputs[np.arange(len(outputs)), batch["action"]]
         terms, slopes = value_terms(self._value_head, prediction, target)
-        weights: Rows = batch["weight"] / np.float32(len(target))
+        weights: Rows = np.divide(batch["weight"], len(target), dtype=np.float32)
         loss = np.vdot(weights, terms["loss"])
         self._network.backward(batch["action"], slopes * weights[:, None])
         return loss, terms | {"prediction": prediction, "outputs": outputs, "target": target}
