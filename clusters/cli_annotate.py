@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from onibi.platform.annotator import Annotator
     from onibi.platform.stored_captions import StoredCaptions
 
-_AUTO = "auto"
 _TABLE = "annotations"  # in the folder of runs, as annotation.table: auto
 _LINE_SECONDS = 10.0
 
@@ -47,7 +46,8 @@ def annotate(
         typer.Option(
             "--annotator",
             metavar="KIND",
-            help="Who judges, see docs/annotators.md. Without it the run's own judge, or auto where SOURCE is no run.",
+            help="Who judges: a kind (docs/annotators.md), with the run's settings of it where there are some, or a "
+            "name among the run's annotators. Without it the run's own judge, or auto where SOURCE is no run.",
             show_default=False,
         ),
     ] = None,
@@ -138,15 +138,15 @@ def annotate(
         if source is None:
             from onibi.clusters.cli_benchmark import show_benchmark
 
-            show_benchmark(annotator or _AUTO, settings or [], goals or [], judged, limit, seed)
+            show_benchmark(annotator or "auto", settings or [], goals or [], judged, limit, seed)
             return
         chosen = _check_fit(reward_model, model_settings or [], export, only_estimate=only_estimate)
         from onibi.clusters import caption_annotation
+        from onibi.clusters.stored_judge import judge_of
         from onibi.platform.annotation_table import AnnotationTable
         from onibi.platform.stored_captions import read_captions
 
-        own = {"kind": annotator} if annotator else _judge_of(source, runs_folder)
-        judge = _make_annotator(own, settings or [])
+        judge = judge_of(source, runs_folder, annotator, settings or [])
         captions = read_captions(source, runs_folder).first(limit)
         place = (runs_folder / _TABLE if table is None else table).expanduser()
         opened = AnnotationTable(place)
@@ -207,30 +207,6 @@ def _check_fit(
         return read_settings(RewardModelSettings, {}, source="--model-set", overrides=settings)
     except ConfigError as error:
         raise ConfigError(str(error).replace("--set ", "--model-set ")) from error
-
-
-def _judge_of(source: str, runs_folder: Path) -> dict[str, Any]:
-    """The settings of the judge that a run has had; ``auto`` where the source is no run, or nothing was heard in it."""
-    from onibi.platform.errors import ConfigError
-    from onibi.platform.run_folder import find_run
-
-    try:
-        config = find_run(runs_folder, source).read_config()
-    except ConfigError:
-        return {"kind": _AUTO}
-    return {"kind": _AUTO} if config["captioner"]["kind"] == "none" else dict(config["annotator"])
-
-
-def _make_annotator(own: dict[str, Any], settings: list[str]) -> Annotator:
-    from onibi.actors.annotators.auto import without_auto
-    from onibi.actors.annotators.registry import ANNOTATORS
-    from onibi.platform.config import load_class, read_settings
-
-    kind = own["kind"]
-    owner = load_class(ANNOTATORS, kind)
-    chosen: Any = without_auto(read_settings(owner.Settings, own, source=f"annotator {kind}", overrides=settings))
-    annotator: Annotator = load_class(ANNOTATORS, chosen.kind)(chosen)
-    return annotator
 
 
 def _work(

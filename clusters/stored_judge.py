@@ -1,0 +1,55 @@
+"""Which annotator judges stored captions: the one that is asked for, set up as the run that heard them has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onibi.actors.annotators.auto import without_auto
+from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.platform.annotator import Annotator
+from onibi.platform.config import load_class, read_settings
+from onibi.platform.errors import ConfigError
+from onibi.platform.run_folder import find_run
+
+AUTO = "auto"
+
+
+def judge_of(source: str, runs_folder: Path, named: str | None, overrides: list[str]) -> Annotator:
+    """The annotator for the captions of a run, a folder or a file.
+
+    Args:
+        source: what was heard; settings are taken from it where it is a run.
+        runs_folder: where runs are looked for.
+        named: a kind, or the name of one of the run's ``annotators``; None for the run's own judge, or ``auto``.
+        overrides: ``KEY=VALUE`` of its settings, later ones win.
+    Raises: ConfigError where there is no such annotator, or its settings are wrong.
+    """
+    own = _settings(_config(source, runs_folder), named)
+    kind = own["kind"]
+    owner = load_class(ANNOTATORS, kind)
+    chosen: Any = without_auto(read_settings(owner.Settings, own, source=f"annotator {kind}", overrides=overrides))
+    annotator: Annotator = load_class(ANNOTATORS, chosen.kind)(chosen)
+    return annotator
+
+
+def _config(source: str, runs_folder: Path) -> dict[str, Any]:
+    """The settings of a run; empty where the source is none."""
+    try:
+        return find_run(runs_folder, source).read_config()
+    except ConfigError:
+        return {}
+
+
+def _settings(config: dict[str, Any], named: str | None) -> dict[str, Any]:
+    """Of the annotator that is ``named``, as the run has it; of its kind alone where the run has none like it."""
+    own, others = config.get("annotator") or {"kind": AUTO}, config.get("annotators") or {}
+    if named is None:
+        heard = config.get("captioner", {}).get("kind") != "none"
+        return dict(own) if heard else {"kind": AUTO}
+    if named in others:
+        return dict(others[named])
+    sections = [each[named] for each in (own, *others.values()) if each["kind"] == AUTO and named in each]
+    alike = [each for each in (own, *others.values()) if each["kind"] == named]
+    found: dict[str, Any] = next(iter([*alike, *sections]), {})
+    return {**found, "kind": named}
