@@ -232,8 +232,6 @@ def _filling(plan: RunPlan) -> RingFilling | None:
         return None
     try:
         source = ReplayLog(plan.log_location)
-        if not source.segments or source.spec != replace(plan.spec, states=()):
-            return None  # where it is of another layout, opening it for writing says so
     except (OnibiError, OSError, pa.ArrowException):
         return None  # it was off until now; or it cannot be read, which opening it for writing says
     return RingFilling(

@@ -51,7 +51,7 @@ class TransitionIntake:
     ) -> None:
         self._reader, self._lanes = reader, checked_lanes(reader, lanes)
         self._leaves, self._columns, self._follow = tuple(leaves), tuple(columns), follow
-        self._taken = np.zeros(len(self._lanes), np.int64)
+        self._taken, self._known = (rows[self._lanes] for rows in reader.restored)
         self.lost_rows = 0
         """Rows that the writer overwrote before they were told."""
 
@@ -95,9 +95,11 @@ class TransitionIntake:
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from ``state``; from the first row where it is of another ring, whose rows are all new."""
+        """Go on from ``state``. Where it is of another ring, rows that this one was given from the run's log were told
+        when they were in that one; all others are new.
+        """
         self.lost_rows = int(state["lost_rows"])
         cursor = self._reader.snapshot().cursor[self._lanes]
         taken = np.asarray(state["taken"], np.int64)
         same = int(state["ring"]) == self._reader.created_unix_ns and taken.shape == cursor.shape
-        self._taken = np.minimum(taken, cursor) if same else np.zeros_like(cursor)
+        self._taken = np.minimum(taken, cursor) if same else self._known.copy()

@@ -1,16 +1,18 @@
 """Does an annotator hold training up? Env steps/s with it off, on with 2 s for each answer, and with its server dead.
 
-    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 12 minutes
+    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 18 minutes
     python tests/benchmarks/annotator_throughput.py --repeats 2 --rotations 2 --preset corridor-oni
 
-Three whole runs (actors, replay, learner; display and tracking off), one in each setting, are there at the same time,
-and one of them at a time goes on while all processes of the others are stopped: slices of some seconds in turns, so
-that all see the same neighbours on the machine. Env steps are read from the header of each run's ring. Counting begins
-when a run has made env steps for `--warmup` seconds: before, every process loads its packages. The annotator is
-`openai`; its server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its
-port refuses. `off` counts captions and asks nobody. Answers and retries fall due while a run stands still, so an
-annotator has three times as much to do in a second of training as it has in an unbroken run. Ratios are to `off` in the
-same repeat: median and range.
+Four whole runs (actors, replay, learner; display and tracking off), one in each setting and a second one without an
+annotator, are there at the same time, and one of them at a time goes on while all processes of the others are stopped:
+slices of some seconds in turns, so that all see the same neighbours on the machine. Updates are made and published at a
+learning rate of 0: labels would teach the runs to play differently, and how deep a game is decides what its steps cost.
+The second run without an annotator says what is told from nothing. Env steps are read from the header of each run's
+ring. Counting begins when a run has made env steps for `--warmup` seconds: before, every process loads its packages.
+The annotator is `openai`; its server is a real HTTP server on loopback in a process of its own, and `dead` is one that
+was closed: its port refuses. `off` counts captions and asks nobody. Answers and retries fall due while a run stands
+still, so an annotator has four times as much to do in a second of training as it has in an unbroken run. Ratios are to
+`off`: median and range of the repeats, and over all slices with a 95% bootstrap interval over rounds of slices.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import http.server
 import json
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,18 +32,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from onibi.platform.history import read_history
 from onibi.platform.replay.ring_reader import RingReader
 
-SETTINGS = ("off", "slow", "dead")
+SETTINGS = ("off", "off, another run", "slow", "dead")
 FREE = (
     *("replay.limiter.samples_per_insert=0.25", "replay.log.enabled=false", "tracking.enabled=false"),
     *("annotation.table=none", "budget.max_env_steps=1000000000", "budget.max_seconds=null"),
     *("evaluation.period_env_steps=null", "evaluation.episodes=1", "evaluation.envs=1"),
+    "learner.learning_rate=0.0",
 )
 _START_SECONDS, _END_SECONDS = 180.0, 90.0
 
@@ -119,21 +123,21 @@ class PausedRun:
         chosen = [
             *FREE,
             f"annotator={json.dumps(annotator)}",
-            f"annotation.workers={0 if setting == 'off' else 1}",
+            f"annotation.workers={0 if setting.startswith('off') else 1}",
             f"replay.folder={self._rings}",
             *options.set,
         ]
         self._told = (place / "output.txt").open("w+")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "onibi", "train", options.preset, "--name", setting, "--runs-folder", place),
+                *(sys.executable, "-m", "onibi", "train", options.preset, "--name", "run", "--runs-folder", place),
                 *(word for each in chosen for word in ("--set", each)),
             ],
             stdout=self._told,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.history = place / setting / "history.jsonl"
+        self.history = place / "run" / "history.jsonl"
         self._reader: RingReader | None = None
 
     def wait_for_steps(self) -> None:
@@ -202,23 +206,33 @@ def slice_of(run: PausedRun, seconds: float) -> tuple[int, float]:
     return after - before, ended - began
 
 
-def measure(runs: dict[str, PausedRun], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Env steps/s of each repeat, by setting."""
-    rates: dict[str, list[float]] = {setting: [] for setting in runs}
-    turn = 0
+def measure(runs: dict[str, PausedRun], options: argparse.Namespace) -> NDArray[np.float64]:
+    """[repeats, rotations, settings, 2] env steps and seconds of each slice."""
+    slices = np.zeros((options.repeats, options.rotations, len(runs), 2))
     for repeat in range(options.repeats):
-        told = {setting: [0.0, 0.0] for setting in runs}
-        for _ in range(options.rotations):
-            turn += 1
-            order = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]
-            for setting in order:
-                for place, value in enumerate(slice_of(runs[setting], options.slice_seconds)):
-                    told[setting][place] += value
-        for setting, (steps, seconds) in told.items():
-            rates[setting].append(steps / seconds)
-        now = ", ".join(f"{setting} {rates[setting][-1]:,.0f}" for setting in runs)
+        for rotation in range(options.rotations):
+            for at in np.roll(np.arange(len(runs)), repeat * options.rotations + rotation):
+                slices[repeat, rotation, at] = slice_of(list(runs.values())[at], options.slice_seconds)
+        rates = rates_of(slices[repeat])
+        now = ", ".join(f"{setting} {rate:,.0f}" for setting, rate in zip(runs, rates, strict=True))
         sys.stderr.write(f"repeat {repeat + 1} of {options.repeats}: {now} env steps/s\n")
+    return slices
+
+
+def rates_of(slices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[rounds, settings, 2] → env steps/s [settings]."""
+    steps, seconds = slices.sum(axis=0).T
+    rates: NDArray[np.float64] = steps / seconds
     return rates
+
+
+def ratios_with_interval(slices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[rounds, settings, 2] → rate over that of the first setting, and its 95% bootstrap interval: [3, settings]."""
+    rng, rounds = np.random.default_rng(0), len(slices)
+    drawn = [rates_of(slices[rng.integers(rounds, size=rounds)]) for _ in range(4_000)]
+    ratios = np.array([rates / rates[0] for rates in drawn])
+    rates = rates_of(slices)
+    return np.vstack([rates / rates[0], np.quantile(ratios, [0.025, 0.975], axis=0)])
 
 
 def main() -> int:
@@ -242,7 +256,7 @@ def main() -> int:
     runs: dict[str, PausedRun] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         for setting in SETTINGS:
-            place = Path(folder) / f"{Path(folder).name}-{setting}"
+            place = Path(folder) / f"{Path(folder).name}-{len(runs)}"
             place.mkdir()
             url = opened.enter_context(address(setting, options.latency))
             runs[setting] = PausedRun(setting, url, options, place)
@@ -250,28 +264,31 @@ def main() -> int:
             runs[setting].wait_for_steps()
             time.sleep(options.warmup)
             runs[setting].pause()
-        rates = measure(runs, options)
+        slices = measure(runs, options)
         figures = {setting: read_history(each.history)[-1] for setting, each in runs.items()}
-    slices = f"{options.rotations} x {options.slice_seconds:g} s"
-    title = f"{options.preset}: env steps/s, {options.repeats} repeats of {slices}: median (least to most)"
+    rates = np.array([rates_of(each) for each in slices])
+    overall = ratios_with_interval(slices.reshape(-1, len(runs), 2))
+    each_repeat = f"{options.repeats} repeats of {options.rotations} x {options.slice_seconds:g} s"
+    title = f"{options.preset}: env steps/s, {each_repeat}: median (least to most)"
     table = Table(title=title, title_justify="left")
     for column in (
         "annotator",
         "env steps/s",
         "of the rate without",
+        "all slices (95%)",
         "answers",
         "p50 latency",
         "failed batches",
         "keys",
     ):
         table.add_column(column)
-    for setting in SETTINGS:
-        last = figures[setting]
-        ratios = [rate / bare for rate, bare in zip(rates[setting], rates["off"], strict=True)]
+    for at, setting in enumerate(SETTINGS):
+        last, (ratio, low, high) = figures[setting], overall[:, at]
         table.add_row(
             setting,
-            spread(rates[setting], ",.0f"),
-            spread(ratios, ".3f"),
+            spread(rates[:, at], ",.0f"),
+            spread(rates[:, at] / rates[:, 0], ".3f"),
+            f"{ratio:.3f} ({low:.3f} to {high:.3f})",
             f"{last.get('annotation/replies', 0):.0f}",
             f"{last.get('annotation/latency_p50_seconds', 0):.2f} s",
             f"{last.get('annotation/failed_batches', 0):.0f}",
@@ -281,9 +298,9 @@ def main() -> int:
     return 0
 
 
-def spread(values: list[float], form: str) -> str:
+def spread(values: NDArray[np.float64], form: str) -> str:
     """Median and range."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    return f"{np.median(values):{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
 if __name__ == "__main__":

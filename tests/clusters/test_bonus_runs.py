@@ -168,3 +168,19 @@ def test_bonuses_that_a_run_cannot_pay_are_refused_before_it_starts(workshop, ch
 def test_wrong_bonuses_are_refused_with_what_is_allowed(workshop, rewards, message):
     with pytest.raises(ConfigError, match=message):
         read_settings(RunSettings, workshop.settings(rewards=rewards))
+
+
+@pytest.mark.parametrize("capacity_rows", [2_000, 300])
+def test_rows_that_a_new_ring_has_from_the_log_are_not_counted_again(workshop, capacity_rows):
+    bonuses = {
+        "keys": {"kind": "key_counts", "scope": "global", "coefficient": 0.1},
+        "seen": {"kind": "observation_counts", "scope": "global", "coefficient": 0.1},
+        "rnd": {"kind": "rnd", "train_rows": 32, "coefficient": 0.1},
+    }
+    result = workshop.train(rewards__bonuses=bonuses, replay__capacity_rows=capacity_rows, budget__max_env_steps=500)
+    for steps in (500, 550, 600):
+        if steps > 500:
+            result = workshop.resume(overrides=[f"budget.max_env_steps={steps}"])
+        counts = load_checkpoint(workshop.runs / "run" / "checkpoints").tensors["bonuses"]
+        assert result.env_steps - 32 <= counts["keys.rows"].sum() <= result.env_steps
+        assert not any(counts[name].any() for name in counts if name.endswith("lost_rows"))

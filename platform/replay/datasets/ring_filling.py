@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.row_columns import LaneRows, lanes_of
 from onibi.platform.replay.log.log_reader import ReplayLog, Segment
+from onibi.platform.replay.log.segment_format import spec_of_segment
 from onibi.platform.replay.ring_commit import REGISTERED
 from onibi.platform.replay.ring_file import MappedRing
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
@@ -55,10 +57,13 @@ class RingFilling:
 
     def fill(self, ring: MappedRing) -> None:
         """Write columns and words. Raises: SegmentError where a segment is damaged and ``on_damage`` is None."""
-        spec, lanes = self._source.spec, {place: _FilledLane(ring, lane) for place, lane in self._lanes.items()}
+        spec = replace(ring.layout.spec, states=())
+        lanes = {place: _FilledLane(ring, lane) for place, lane in self._lanes.items()}
         for segment in self._newest(ring.layout.slots):
             try:
                 table = self._source.read(segment)
+                if spec_of_segment(table.schema) != spec:
+                    raise SegmentError(f"{segment.rows_path}: its rows are of another layout")
             except SegmentError as error:
                 if self._on_damage is None:
                     raise
@@ -122,8 +127,8 @@ class _FilledLane:
         at = self._places(np.arange(oldest, self._cursor))
         role = self._ring.columns["role"][at]
         self.rows, self.steps = len(at), int(np.count_nonzero(role == ROLE_STEP))
-        words["cursor"][0, self._lane] = words["restored"][self._lane] = self._cursor
-        words["oldest"][0, self._lane] = oldest
+        words["cursor"][0, self._lane] = words["restored"][1, self._lane] = self._cursor
+        words["oldest"][0, self._lane] = words["restored"][0, self._lane] = oldest
         words["incarnation"][0, group], words["sequence"][0, group] = 1, REGISTERED
         if counted:
             words["inserted"][0, group] += self.steps

@@ -373,8 +373,9 @@ def _origin(last: Manifest | None, ring: RingReader) -> tuple[RingOrigin, tuple[
     if last and (last.ring.created_unix_ns, len(last.ring.first_generation)) == (ring.created_unix_ns, ring.lanes):
         return last.ring, others, np.maximum(known - last.ring.first_generation, 0)
     # Another ring: its rows do not go on where the last one's ended. One number stays free, and says so. Rows that it
-    # was given from this log are not logged again.
-    next_row = np.where(known > 0, ring.restored, 0)
+    # was given from this log are not logged again; another log that it is new to begins with them.
+    begin, behind = ring.restored
+    next_row = np.where(known > 0, behind, begin)
     first = np.where(known > 0, known + 1 - next_row, 0)
     origin = RingOrigin(created_unix_ns=ring.created_unix_ns, first_generation=tuple(first.tolist()))
     return origin, others, next_row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -163,9 +164,7 @@ def test_play_goes_on_and_no_row_is_logged_twice(logs, tmp_path, ring_path, kill
         for lane, generation in zip(table["lane"].to_pylist(), table["generation"].to_pylist(), strict=True):
             generations[lane].append(generation)
     had = len(lanes[0].rows)
-    assert generations[0] == [*range(had), *range(had + 1, had + 5)], (
-        "one number is free"
-    )
+    assert generations[0] == [*range(had), *range(had + 1, had + 5)], "one number is free"
     assert generations[1] == list(range(len(lanes[1].rows)))
     writer.close()
 
@@ -176,6 +175,34 @@ def test_play_goes_on_and_no_row_is_logged_twice(logs, tmp_path, ring_path, kill
     assert steps == [int(row["step"]) for row in [*lanes[0].rows, *new.rows]]
     roles = [int(row["role"]) for row in found(writer.reader(), 0)]
     assert roles[had - 1] == ROLE_FINAL, "a step whose next observation nobody knows is none"
+    writer.close()
+
+
+def test_another_log_begins_with_the_rows_that_are_in_the_ring(logs, tmp_path, ring_path):
+    lanes = logs.two_lanes()
+    logs.seal(str(tmp_path / "log"), lanes, segments=3)
+    writer, filling = filled(logs, ReplayLog(tmp_path / "log"), ring_path, slots=12)
+    files = open_files(str(tmp_path / "other"), create=True)
+    log_writer = LogWriter(LogSettings(), files, ring_path, run_id="a-run", captions=logs.CAPTIONS)
+    log_writer.close()
+    assert log_writer.figures().dropped_rows == 0, "rows that did not fit were never in this ring"
+    assert ReplayLog(tmp_path / "other").rows == log_writer.figures().rows == filling.rows == 2 * 11
+    writer.close()
+
+
+@pytest.mark.parametrize("end", ["damaged", "sealed"])
+def test_a_segment_of_another_layout_is_left_out(logs, tmp_path, ring_path, end):
+    other = dataclasses.replace(logs.SPEC, actions=logs.SPEC.actions + 1)
+    logs.seal(str(tmp_path / "log"), logs.two_lanes(), segments=3)
+    logs.seal(str(tmp_path / "other"), logs.two_lanes(), segments=3, spec=other)
+    for path in (tmp_path / "other").glob("*-00000002.*"):
+        if end == "sealed" or path.name.startswith("rows"):  # else a file that can be read, and is not the one sealed
+            path.replace(tmp_path / "log" / path.name)
+    damage = []
+    writer, filling = filled(logs, ReplayLog(tmp_path / "log"), ring_path, slots=64, on_damage=damage.append)
+    assert filling.rows == sum(segment.rows for segment in ReplayLog(tmp_path / "log").segments[:2])
+    assert len(damage) == 1
+    assert "rows-0000-00000002.arrow" in str(damage[0])
     writer.close()
 
 
