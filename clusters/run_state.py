@@ -47,7 +47,7 @@ _BONUSES = "bonuses"  # tensors of a checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The counters in a checkpoint. ``inserted_base`` are env steps whose rows are in no ring any more."""
+    """The counters in a checkpoint. ``inserted_base`` are env steps that were made before the ring began to count."""
 
     env_steps: int = 0
     inserted_base: int = 0
@@ -58,15 +58,15 @@ class RunState:
     next_evaluation: int = 0  # env steps
 
     def resumed(self, inserted: int, ring_kept: bool) -> RunState:
-        """The state to go on with: with the ring of the last session its younger rows count, else its rows are gone.
+        """The state to go on with: with the ring of the last session its younger rows count, a new one counts anew.
 
-        An empty ring was left by a session that was killed before it wrote down that it began one: it holds nothing.
+        One that has counted nothing was left by a session that was killed before it wrote down that it began it.
         """
         base = self.inserted_base if ring_kept and inserted else self.env_steps
         return replace(self, session=self.session + 1, inserted_base=base, env_steps=base + inserted)
 
     def new_ring(self, checkpoint: Checkpoint) -> bool:
-        """Whether this session began with an empty ring, which the checkpoint it resumed from does not know."""
+        """Whether this session began with a new ring, which the checkpoint it resumed from does not know."""
         return self.inserted_base != state_of(checkpoint).inserted_base
 
     def rows_until(self, max_env_steps: int | None) -> float:
@@ -122,7 +122,7 @@ def _feed_name(learner: int) -> str:
 def renewed_parts(checkpoint: Checkpoint, state: RunState) -> CheckpointParts:
     """The checkpoint that a session resumed from, with the counters that it goes on with.
 
-    Saved before the first row of a new ring: whoever resumes after a kill must know which env steps are not in it.
+    Saved before a new ring counts its first row: whoever resumes after a kill must know which env steps it leaves out.
     """
     return CheckpointParts(
         tensors=checkpoint.tensors, tables=checkpoint.tables, state={**checkpoint.state, "run": asdict(state)}

@@ -12,7 +12,7 @@ from onibi.platform.config import load_class, read_settings
 from onibi.platform.errors import ConfigError
 from onibi.platform.run_folder import find_run
 
-AUTO = "auto"
+_AUTO = "auto"
 
 
 def judge_of(source: str, runs_folder: Path, named: str | None, overrides: list[str]) -> Annotator:
@@ -43,13 +43,11 @@ def _config(source: str, runs_folder: Path) -> dict[str, Any]:
 
 def _settings(config: dict[str, Any], named: str | None) -> dict[str, Any]:
     """Of the annotator that is ``named``, as the run has it; of its kind alone where the run has none like it."""
-    own, others = config.get("annotator") or {"kind": AUTO}, config.get("annotators") or {}
+    own, others = config.get("annotator") or {"kind": _AUTO}, config.get("annotators") or {}
     if named is None:
         heard = config.get("captioner", {}).get("kind") != "none"
-        return dict(own) if heard else {"kind": AUTO}
+        return dict(own) if heard else {"kind": _AUTO}
     if named in others:
         return dict(others[named])
-    sections = [each[named] for each in (own, *others.values()) if each["kind"] == AUTO and named in each]
     alike = [each for each in (own, *others.values()) if each["kind"] == named]
-    found: dict[str, Any] = next(iter([*alike, *sections]), {})
-    return {**found, "kind": named}
+    return dict(alike[0]) if alike else {"kind": named}

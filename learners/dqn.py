@@ -39,8 +39,8 @@ from onibi.learners.learner import ReplayNeeds, Update
 from onibi.learners.loss_program import Inputs, LossProgram
 from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
 from onibi.learners.networks.noisy import NoisySettings
-from onibi.learners.numpy_gradients.flat_q_network import is_small_q_network
 from onibi.learners.numpy_gradients.q_gradient import QGradient
+from onibi.learners.numpy_gradients.q_network import is_small_q_network
 from onibi.learners.q_learner import Learnt, QLearner, finite_or_none
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, replay_priorities
 from onibi.learners.returns import n_step_return, window_discounts

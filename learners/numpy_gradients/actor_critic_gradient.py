@@ -24,7 +24,7 @@ from onibi.learners.action_distributions import NEVER
 from onibi.learners.actor_critic import OLD_VALUES_COLUMN, ActorCritic, ActorCriticSettings, Learnt
 from onibi.learners.actor_critic_policy import LOG_PROB_COLUMN
 from onibi.learners.loss_program import Inputs
-from onibi.learners.numpy_gradients.flat_actor_critic import FlatActorCritic, is_small_and_flat
+from onibi.learners.numpy_gradients.actor_critic_network import SmallActorCritic, is_small_actor_critic
 from onibi.learners.numpy_gradients.layers import Rows, array_of
 from onibi.learners.numpy_gradients.slab_targets import SlabFlow, SlabTargets, gae, slab_flow, vtrace
 from onibi.learners.numpy_gradients.value_terms import regression, value_terms
@@ -93,7 +93,7 @@ class ActorCriticGradient:
     def __init__(self, shared: ActorCritic, targets_of: TargetsOf, policy_terms_of: PolicyTermsOf) -> None:
         self._settings, self._value_head, self._value_clip = shared.settings, shared.value_head, shared.value_clip
         self._targets_of, self._policy_terms_of = targets_of, policy_terms_of
-        self._network = FlatActorCritic(shared.network)
+        self._network = SmallActorCritic(shared.network)
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Learnt]:
         """The loss [] float32, and what it was made of; see ``ActorCritic.loss``."""
@@ -165,8 +165,8 @@ class ActorCriticGradient:
 def gradient_by_hand(
     shared: ActorCritic, targets_of: TargetsOf, policy_terms_of: PolicyTermsOf
 ) -> ActorCriticGradient | None:
-    """The gradient in NumPy where it can be had: a small flat network, plain float32 steps on the CPU. Else None."""
-    if shared.settings.acceleration.is_plain(shared.device) and is_small_and_flat(shared.network):
+    """The gradient in NumPy where it can be had: a small network, plain float32 steps on the CPU. Else None."""
+    if shared.settings.acceleration.is_plain(shared.device) and is_small_actor_critic(shared.network):
         shared.gradient.lay_flat()
         return ActorCriticGradient(shared, targets_of, policy_terms_of)
     return None

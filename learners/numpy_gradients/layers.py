@@ -186,9 +186,9 @@ class _Layer:
         np.matmul(ones, slopes, out=self._bias_gradient)  # the sum over rows, faster
         return slopes
 
-    def input_slopes(self, slopes: Rows, out: Rows) -> Rows:
-        """Slopes by what the linear layer gave → slopes by the layer's inputs."""
-        return np.matmul(slopes, self._weight, out=out)
+    def input_slopes(self, slopes: Rows, out: Rows) -> None:
+        """Slopes by what the linear layer gave → slopes by the layer's inputs, into ``out``."""
+        np.matmul(slopes, self._weight, out=out)
 
 
 class TrunkLayers:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from onibi.learners.loss_program import Inputs
 from onibi.learners.networks.build import QNetwork
-from onibi.learners.numpy_gradients.flat_q_network import FlatQNetwork
 from onibi.learners.numpy_gradients.layers import Rows, array_of
+from onibi.learners.numpy_gradients.q_network import SmallQNetwork
 from onibi.learners.numpy_gradients.value_terms import value_terms
 from onibi.learners.q_learner import Learnt
 from onibi.learners.q_targets import bootstrap_value, masked_values
@@ -50,7 +50,7 @@ class QGradient:
         double: bool,
         temperature: float,
     ) -> None:
-        self._network, self._target = FlatQNetwork(network), FlatQNetwork(target)
+        self._network, self._target = SmallQNetwork(network), SmallQNetwork(target)
         self._value_head, self._discount, self._double, self._temperature = value_head, discount, double, temperature
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, Learnt]:

@@ -8,7 +8,7 @@ Layout (little-endian, every array 64-byte aligned, every column page-aligned)::
     words      writing[G] committed[G]                                commit words, one 8-byte store each
                cursor[2, L] oldest[2, L] open[2, L]                   two records per group, used in turn
                incarnation[2, G] sequence[2, G] inserted[2, G]
-               restored[2, L]                                         first row from the run's log, and the row behind
+               restored[2, L]                                         rows put in from a log: first, and behind
     columns    one buffer [L, slots, ...] per column, usable as an Arrow buffer as it stands
     states     per state the rows that it was kept of, int64 [L, entries], and the states [L, entries, ...]
 

@@ -84,8 +84,8 @@ class RingReader:
 
     @property
     def restored(self) -> NDArray[np.int64]:
-        """[2, L] rows that were put into the ring when it was made, from the run's log: the first, and that behind the
-        last. A copy.
+        """[2, L] rows that were put into the ring when it was made, from a log: the first, and that behind the last.
+        A copy.
         """
         return self._words["restored"].copy()
 

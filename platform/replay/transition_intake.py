@@ -95,8 +95,8 @@ class TransitionIntake:
         }
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from ``state``. Where it is of another ring, rows that this one was given from the run's log were told
-        when they were in that one; all others are new.
+        """Go on from ``state``. Where it is of another ring, rows that this one was given from a log count as told: all
+        but the youngest were, when they were in that one.
         """
         self.lost_rows = int(state["lost_rows"])
         cursor = self._reader.snapshot().cursor[self._lanes]

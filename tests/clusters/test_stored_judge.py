@@ -34,11 +34,6 @@ def test_a_kind_that_the_run_has_judges_with_its_goal_and_settings(judged):
         assert (settings.goal, settings.threshold) == (SIMILAR["goal"], 0.7)
 
 
-def test_sections_of_auto_are_taken_for_their_kind(judged):
-    auto = {"kind": "auto", "embedding": {"goal": "Find the key."}, "lexicon": {"lexicon": "all_ones"}}
-    assert judged({"annotator": auto}, "lexicon").lexicon == "all_ones"
-
-
 def test_an_annotator_is_found_by_its_name_in_the_run(judged):
     config = {"annotator": WORDS, "annotators": {"near": SIMILAR, "lexicon": {**SIMILAR, "threshold": 0.4}}}
     assert judged(config, "near").threshold == 0.2
@@ -48,8 +43,9 @@ def test_an_annotator_is_found_by_its_name_in_the_run(judged):
 def test_other_kinds_have_their_own_defaults_and_nothing_of_another_one(judged):
     assert judged({"annotator": SIMILAR}, "lexicon").lexicon != "all_ones"
     assert judged({"annotator": WORDS}, "similarity").goal != SIMILAR["goal"]
-    with pytest.raises(ConfigError, match="Did you mean 'lexicon'"):
-        judged({"annotator": SIMILAR}, "lexikon")
+    for wrong, told in (("lexikon", "Did you mean 'lexicon'"), ("kind", "'kind'")):
+        with pytest.raises(ConfigError, match=told):
+            judged({"annotator": SIMILAR}, wrong)
 
 
 def test_without_a_kind_the_runs_own_judge_is_taken_where_it_heard_anything(judged, tmp_path):

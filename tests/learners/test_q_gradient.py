@@ -212,9 +212,13 @@ def test_a_hundred_updates_by_hand_lead_where_autograd_leads(specs, make_windows
             np.testing.assert_allclose(state[0][name], theirs, atol=0.01, err_msg=name)
 
 
-def test_it_goes_on_from_the_checkpoint_of_autograd_and_autograd_from_its_own(specs, make_windows):
-    first, second = (learner_of(specs["flat"], {"support": SUPPORT}, scale=scale) for scale in (0.3, 0.1))
-    first._program = LossProgram(first._losses, first._gradient, AccelerationSettings())
+@pytest.mark.parametrize("of_autograd", [True, False], ids=["from autograd", "to autograd"])
+def test_a_checkpoint_of_the_one_goes_on_with_the_other(specs, make_windows, monkeypatch, of_autograd):
+    by_hand = learner_of(specs["flat"], {"support": SUPPORT}, scale=0.1)
+    monkeypatch.setattr(DqnLearner, "_by_hand", lambda self: None)
+    by_autograd = learner_of(specs["flat"], {"support": SUPPORT})
+    assert by_autograd._program._by_hand is None
+    first, second = (by_autograd, by_hand) if of_autograd else (by_hand, by_autograd)
     windows = make_windows(specs["flat"], 9, 3, np.random.default_rng(0))
     first.update(windows, windows.reward)
     second.load_state_dict(first.state_dict())

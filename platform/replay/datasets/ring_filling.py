@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """Shard and lane of a log."""
+Group = tuple[int, int]
+"""Shard and number of a segment."""
 
 
 class RingFilling:
@@ -57,9 +59,23 @@ class RingFilling:
 
     def fill(self, ring: MappedRing) -> None:
         """Write columns and words. Raises: SegmentError where a segment is damaged and ``on_damage`` is None."""
-        spec = replace(ring.layout.spec, states=())
-        lanes = {place: _FilledLane(ring, lane) for place, lane in self._lanes.items()}
-        for segment in self._newest(ring.layout.slots):
+        left_out: set[Group] = set()
+        while True:  # what is damaged is made up for by older rows
+            lanes = {place: _FilledLane(ring, lane) for place, lane in self._lanes.items()}
+            damaged = self._read_into(ring, lanes, self._newest(ring.layout.slots, left_out))
+            if not damaged:
+                break
+            left_out |= damaged
+        for lane in lanes.values():
+            lane.finish(self._counted)
+            self.rows += lane.rows
+            self.steps += lane.steps
+            self.lost_steps += lane.lost_steps
+
+    def _read_into(self, ring: MappedRing, lanes: Mapping[Place, _FilledLane], segments: list[Segment]) -> set[Group]:
+        """Put the segments' rows into the ring. Returns: those that are damaged."""
+        spec, damaged = replace(ring.layout.spec, states=()), set[Group]()
+        for segment in segments:
             try:
                 table = self._source.read(segment)
                 if spec_of_segment(table.schema) != spec:
@@ -68,28 +84,38 @@ class RingFilling:
                 if self._on_damage is None:
                     raise
                 self._on_damage(error)
+                damaged.add((segment.shard, segment.number))
                 continue
             for rows in lanes_of(spec, table):
                 lane = lanes.get((segment.shard, rows.lane))
                 if lane is not None:
                     lane.add(rows, rows.columns if self._ids is None else _translated(rows, self._ids))
-        for lane in lanes.values():
-            lane.finish(self._counted)
-            self.rows += lane.rows
-            self.steps += lane.steps
-            self.lost_steps += lane.lost_steps
+        return damaged
 
-    def _newest(self, slots: int) -> list[Segment]:
+    def _newest(self, slots: int, left_out: set[Group]) -> list[Segment]:
         """The newest segments that fill each lane, or all; in the order in which they were sealed."""
         missing = dict.fromkeys(self._lanes, slots)
         chosen = []
         for segment in reversed(self._source.segments):
-            here = {place: segment.lanes[place[1]] for place in missing if self._holds(segment, place)}
-            if any(missing[place] > 0 for place in here):
-                chosen.append(segment)
-            for place, (first, last) in here.items():
-                missing[place] -= last - first + 1  # at most: where generations are missing there are fewer rows
+            wanted = any(left > 0 for place, left in missing.items() if self._holds(segment, place))
+            if not wanted or (segment.shard, segment.number) in left_out:
+                continue
+            chosen.append(segment)
+            for lane, rows in self._rows_by_lane(segment).items():
+                if (segment.shard, lane) in missing:
+                    missing[segment.shard, lane] -= rows
         return chosen[::-1]
+
+    def _rows_by_lane(self, segment: Segment) -> dict[int, int]:
+        """How many rows of each lane a segment has; it is read for that where generations are missing in it."""
+        spans = {lane: last - first + 1 for lane, (first, last) in segment.lanes.items()}
+        if sum(spans.values()) == segment.rows:
+            return spans
+        try:
+            lanes, rows = np.unique(self._source.read(segment).column("lane").to_numpy(), return_counts=True)
+        except SegmentError:
+            return {}  # told when it is to be filled in
+        return dict(zip(lanes.tolist(), rows.tolist(), strict=True))
 
     @staticmethod
     def _holds(segment: Segment, place: Place) -> bool:

@@ -36,11 +36,11 @@ class LaneOfRows:
         self.lane, self.rng = lane, rng
         self.rows: list[dict] = []
         self.episodes: list[tuple[int, EpisodeStatistics]] = []  # row behind which it ended
-        self.gaps: set[int] = set()  # rows before which one generation is free
+        self.gaps: dict[int, int] = {}  # how many generations are free before a row
 
     @property
     def generations(self) -> np.ndarray:
-        return np.cumsum([1 + (number in self.gaps) for number in range(len(self.rows))]) - 1
+        return np.cumsum([1 + self.gaps.get(number, 0) for number in range(len(self.rows))]) - 1
 
     def row(self, episode_id: int, step: int, role: int = 0) -> dict:
         row = {column.name: np.zeros(column.shape, column.dtype) for column in SPEC.columns}

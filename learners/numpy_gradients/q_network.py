@@ -15,7 +15,7 @@ from onibi.learners.numpy_gradients.encoders import encoder_by_hand, is_small
 from onibi.learners.numpy_gradients.layers import ParameterGradients, Rows, array_of
 
 
-class FlatQNetwork:
+class SmallQNetwork:
     """Outputs of all actions, what they are worth, and the way back from those of the actions taken.
 
     Args:

@@ -1,4 +1,4 @@
-"""An actor-critic network over flat observations, forward and backward in NumPy, on its torch parameters' memory."""
+"""An actor-critic network, forward and backward in NumPy, on its torch parameters' memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from onibi.learners.numpy_gradients.encoders import encoder_by_hand, is_small
 from onibi.learners.numpy_gradients.layers import Heads, ParameterGradients, Rows
 
 
-class FlatActorCritic:
+class SmallActorCritic:
     """Policy logits and value outputs side by side, [N, A + K], and the way back.
 
     Args:
-        network: one that ``is_small_and_flat``.
+        network: one that ``is_small_actor_critic``.
     """
 
     def __init__(self, network: ActorCriticNetwork) -> None:
@@ -65,7 +65,7 @@ class _Tower:
         self._encoder.backward(self._ones)
 
 
-def is_small_and_flat(network: ActorCriticNetwork) -> bool:
+def is_small_actor_critic(network: ActorCriticNetwork) -> bool:
     """Whether encoders are those that ``encoder_by_hand`` knows, without memory, and actions are discrete."""
     if network.actor.core is not None or network.actor.head.log_std is not None:
         return False
