@@ -84,7 +84,8 @@ def test_a_run_resumed_with_a_new_ring_goes_on_learning_from_its_log(workshop, c
 
 
 def test_a_resumed_run_that_is_killed_finds_the_log_and_the_play_in_its_ring(workshop):
-    workshop.train(budget__max_env_steps=300)
+    # So large that no row is overwritten before it is sealed: such rows would die with the process's buffers.
+    workshop.train(budget__max_env_steps=300, replay__capacity_rows=40_000)
     process = workshop.start(
         command="resume", overrides=["budget.max_env_steps=1000000", "checkpoint.period_seconds=0.3"]
     )
