@@ -161,6 +161,41 @@ BOX = ReplaySpec(
 SPECS = {"flat": FLAT, "box": BOX, "mixed": MIXED, "nethack": NETHACK, "image": IMAGE, "grid": GRID}
 
 
+def found_by(compute, network, inputs, backward):
+    """(loss, gradients by name, figures by name) of one way to compute them."""
+    network.zero_grad(set_to_none=True)
+    loss, learnt = compute(inputs)
+    if backward:
+        loss.backward()
+    gradients = {name: each.grad.numpy().copy() for name, each in network.named_parameters()}
+    return float(loss.detach()), gradients, {name: each.detach().numpy() for name, each in learnt._asdict().items()}
+
+
+def agreement(network, losses, by_hand, inputs):
+    """Hold loss, gradients and figures of ``by_hand`` against those of ``losses`` and autograd; of figures that say
+    which rows are ``used``, these.
+    """
+    assert by_hand is not None
+    expected_loss, expected, expected_figures = found_by(losses, network, inputs, backward=True)
+    for _ in range(2):  # the second time in buffers that the first one filled
+        loss, gradients, figures = found_by(by_hand, network, inputs, backward=False)
+        assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
+        for name, gradient in expected.items():
+            size = np.abs(gradient).max()
+            np.testing.assert_allclose(gradients[name], gradient, rtol=1e-4, atol=2e-6 + 2e-6 * size, err_msg=name)
+        used = figures["used"] != 0 if "used" in figures else slice(None)
+        assert figures.keys() == expected_figures.keys()
+        for name, figure in expected_figures.items():
+            assert figures[name].dtype == figure.dtype, name
+            np.testing.assert_allclose(figures[name][used], figure[used], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert any(np.abs(gradient).max() > 1e-3 for gradient in expected.values())
+
+
+@pytest.fixture
+def check_gradient():
+    return agreement
+
+
 @pytest.fixture
 def specs():
     return SPECS

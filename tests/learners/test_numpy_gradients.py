@@ -69,40 +69,20 @@ def inputs_of(learner, slab, old=None):
     return inputs if old is None else {**inputs, "rows": {**inputs["rows"], OLD_VALUES_COLUMN: old}}
 
 
-def found_by(compute, learner, inputs, backward):
-    """(loss, gradients by name, figures by name) of one way to compute them."""
-    network = learner._shared.network
-    network.zero_grad(set_to_none=True)
-    loss, learnt = compute(inputs)
-    if backward:
-        loss.backward()
-    gradients = {name: each.grad.numpy().copy() for name, each in network.named_parameters()}
-    return float(loss.detach()), gradients, {name: each.detach().numpy() for name, each in learnt._asdict().items()}
-
-
-def check_agreement(learner, inputs):
-    by_hand = learner._program._by_hand
-    assert by_hand is not None
-    expected_loss, expected, expected_figures = found_by(learner._losses, learner, inputs, backward=True)
-    for _ in range(2):  # the second time in buffers that the first one filled
-        loss, gradients, figures = found_by(by_hand, learner, inputs, backward=False)
-        assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
-        for name, gradient in expected.items():
-            size = np.abs(gradient).max()
-            np.testing.assert_allclose(gradients[name], gradient, rtol=1e-4, atol=2e-6 + 2e-6 * size, err_msg=name)
-        used = figures["used"] != 0
-        assert figures.keys() == expected_figures.keys()
-        for name, figure in expected_figures.items():
-            assert figures[name].dtype == figure.dtype, name
-            np.testing.assert_allclose(figures[name][used], figure[used], rtol=1e-4, atol=1e-5, err_msg=name)
-    assert any(np.abs(gradient).max() > 1e-3 for gradient in expected.values())
+@pytest.fixture
+def check_agreement(check_gradient):
+    return lambda learner, inputs: check_gradient(
+        learner._shared.network, learner._losses, learner._program._by_hand, inputs
+    )
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("network", [TANH, RELU], ids=["tanh", "relu norms"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own critic"])
 @pytest.mark.parametrize("name", ["flat", "mixed", "masked"])
-def test_loss_gradients_and_figures_are_those_of_autograd(specs, slab_of, choice, network, shared, name):
+def test_loss_gradients_and_figures_are_those_of_autograd(
+    specs, slab_of, choice, network, shared, name, check_agreement
+):
     owner, options = CHOICES[choice]
     spec = MASKED if name == "masked" else specs[name]
     learner = learner_of(owner, {**options, "network": network, "shared_encoder": shared}, spec)
@@ -123,7 +103,7 @@ def test_loss_gradients_and_figures_are_those_of_autograd(specs, slab_of, choice
 
 
 @pytest.mark.parametrize("owner", [ImpalaLearner, AppoLearner])
-def test_a_slab_without_a_step_and_one_of_a_single_row_agree_too(specs, slab_of, owner):
+def test_a_slab_without_a_step_and_one_of_a_single_row_agree_too(specs, slab_of, owner, check_agreement):
     learner = learner_of(owner, {}, specs["flat"])
     slab = slab_of(owner, learner.settings, specs["flat"])
     slab.used[:] = False
@@ -134,7 +114,7 @@ def test_a_slab_without_a_step_and_one_of_a_single_row_agree_too(specs, slab_of,
     check_agreement(learner, inputs_of(learner, slab_of(owner, learner.settings, specs["flat"], ends=False)))
 
 
-def test_constant_features_outliers_and_masks_that_allow_nothing_agree_too(specs, slab_of):
+def test_constant_features_outliers_and_masks_that_allow_nothing_agree_too(specs, slab_of, check_agreement):
     learner = learner_of(AppoLearner, {"network": RELU}, specs["flat"])
     normalizer = learner._shared.network.actor.encoder.normalizer
     slab = slab_of(AppoLearner, learner.settings, specs["flat"])
@@ -149,7 +129,7 @@ def test_constant_features_outliers_and_masks_that_allow_nothing_agree_too(specs
     check_agreement(learner, inputs_of(learner, slab))
 
 
-def test_buffers_follow_the_size_of_the_batch_in_both_directions(specs, slab_of):
+def test_buffers_follow_the_size_of_the_batch_in_both_directions(specs, slab_of, check_agreement):
     learner = learner_of(AppoLearner, {"network": RELU}, specs["flat"])
     inputs = inputs_of(learner, slab_of(AppoLearner, learner.settings, specs["flat"]))
     for lanes in (4, 1, 3):

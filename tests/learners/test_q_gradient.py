@@ -81,36 +81,15 @@ def inputs_of(learner, spec, make_windows, seed=0, rows=9):
     return learner._inputs(windows, windows.reward)
 
 
-def found_by(compute, learner, inputs, backward):
-    """(loss, gradients by name, figures by name) of one way to compute them."""
-    learner._network.zero_grad(set_to_none=True)
-    loss, learnt = compute(inputs)
-    if backward:
-        loss.backward()
-    gradients = {name: each.grad.numpy().copy() for name, each in learner._network.named_parameters()}
-    return float(loss.detach()), gradients, {name: each.detach().numpy() for name, each in learnt._asdict().items()}
-
-
-def check_agreement(learner, inputs):
-    by_hand = learner._program._by_hand
-    assert by_hand is not None
-    expected_loss, expected, expected_figures = found_by(learner._losses, learner, inputs, backward=True)
-    for _ in range(2):  # the second time in buffers that the first one filled
-        loss, gradients, figures = found_by(by_hand, learner, inputs, backward=False)
-        assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
-        for name, gradient in expected.items():
-            size = np.abs(gradient).max()
-            np.testing.assert_allclose(gradients[name], gradient, rtol=1e-4, atol=2e-6 + 2e-6 * size, err_msg=name)
-        for name, figure in expected_figures.items():
-            assert figures[name].dtype == figure.dtype, name
-            np.testing.assert_allclose(figures[name], figure, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert any(np.abs(gradient).max() > 1e-3 for gradient in expected.values())
+@pytest.fixture
+def check_agreement(check_gradient):
+    return lambda learner, inputs: check_gradient(learner._network, learner._losses, learner._program._by_hand, inputs)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("network", [TANH, NORMS], ids=["tanh", "relu norms"])
 @pytest.mark.parametrize("name", ["flat", "mixed", "masked"])
-def test_loss_gradients_and_figures_are_those_of_autograd(specs, make_windows, choice, network, name):
+def test_loss_gradients_and_figures_are_those_of_autograd(specs, make_windows, choice, network, name, check_agreement):
     spec = ReplaySpec(observation=(STATE, MASK), actions=3) if name == "masked" else specs[name]
     learner = learner_of(spec, {**CHOICES[choice], "network": network})
     for seed in range(2):
@@ -128,7 +107,7 @@ def test_loss_gradients_and_figures_are_those_of_autograd(specs, make_windows, c
     ],
     ids=["two layers", "one layer", "three and norms"],
 )
-def test_so_they_are_for_views_of_nethack(make_windows, choice, view, network):
+def test_so_they_are_for_views_of_nethack(make_windows, choice, view, network, check_agreement):
     spec = ReplaySpec(observation=VIEWS[view], actions=3)
     learner = learner_of(spec, {**CHOICES[choice], "network": network})
     for seed in range(2):
@@ -150,7 +129,7 @@ def test_an_actor_critic_learns_views_of_nethack_by_hand_too(slab_of):
         torch.testing.assert_close(each.grad, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_view_in_which_nothing_is_to_be_seen_or_read_agrees_too(make_windows):
+def test_a_view_in_which_nothing_is_to_be_seen_or_read_agrees_too(make_windows, check_agreement):
     spec = ReplaySpec(observation=(CROP, MESSAGE), actions=3)
     learner = learner_of(spec, {"network": NethackSettings(hidden=(8, 8)), "value_loss": "mse"})
     inputs = inputs_of(learner, spec, make_windows)
@@ -164,7 +143,7 @@ def test_a_view_in_which_nothing_is_to_be_seen_or_read_agrees_too(make_windows):
     check_agreement(learner, inputs)
 
 
-def test_buffers_follow_the_size_of_the_batch_in_both_directions(specs, make_windows):
+def test_buffers_follow_the_size_of_the_batch_in_both_directions(specs, make_windows, check_agreement):
     learner = learner_of(specs["flat"], {"network": NORMS, "support": SUPPORT})
     for rows in (9, 1, 14):
         check_agreement(learner, inputs_of(learner, specs["flat"], make_windows, rows=rows))
