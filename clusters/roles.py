@@ -33,7 +33,7 @@ def open_run_shard(
     """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
     shard, kept = open_shard(plan, run_id, resolve, captions)
-    return shard, kept, newest_caption(path)
+    return shard, kept, 0 if captions is None else newest_caption(path)  # in a run's first ring there are none
 
 
 def build_learner(

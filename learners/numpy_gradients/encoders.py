@@ -16,7 +16,7 @@ from onibi.learners.networks.mlp import MlpEncoder
 from onibi.learners.networks.nethack import NethackEncoder
 from onibi.learners.networks.normalizer import CLIP, VARIANCE_FLOOR, RunningNormalizer
 from onibi.learners.networks.numpy_nethack import ids_of, numbers_of
-from onibi.learners.numpy_gradients.layers import Activated, ParameterGradients, Rows, TrunkLayers, array_of
+from onibi.learners.numpy_gradients.layers import Activated, Linear, ParameterGradients, Rows, TrunkLayers, array_of
 
 _LARGEST_WIDTH = 256
 """Of a layer. Wider ones are worth several threads, which torch's kernels use and a NumPy step does not need."""
@@ -83,10 +83,7 @@ class _Nethack:
         self._form, self._normalizer = encoder.form, encoder.blstats_normalizer
         self._first_row = np.array(encoder.form.first_row, np.int64)
         self._bag = None if encoder.bag is None else gradients.arrays(encoder.bag)
-        numbers = encoder.numbers
-        self._numbers = None
-        if numbers is not None:
-            self._numbers = (*gradients.arrays(numbers.weight), *gradients.arrays(numbers.bias))
+        self._numbers = None if encoder.numbers is None else Linear(encoder.numbers, gradients)
         self._first = Activated(encoder.first_width, encoder.norm, gradients, tanh=False)
         self._trunk = TrunkLayers(encoder.trunk, gradients) if len(encoder.trunk.linear) else None
         self._inputs: Rows = np.empty((0, 0), np.float32)
@@ -97,10 +94,8 @@ class _Nethack:
         if self._numbers is None:
             outputs.fill(0.0)
         else:
-            weight, _, bias, _ = self._numbers
             self._inputs = numbers_of(self._form, observation, self._figures)
-            np.matmul(self._inputs, weight.T, out=outputs)
-            outputs += bias
+            self._numbers.forward(self._inputs, outputs)
         if self._bag is not None:
             outputs += self._bag_sum(observation, self._bag[0])
         features = self._first.forward()
@@ -115,9 +110,7 @@ class _Nethack:
             self._trunk.backward(ones, self._first.slopes)
         slopes = self._first.backward(ones)
         if self._numbers is not None:
-            _, weight_gradient, _, bias_gradient = self._numbers
-            np.matmul(slopes.T, self._inputs, out=weight_gradient)
-            np.matmul(ones, slopes, out=bias_gradient)
+            self._numbers.backward(self._inputs, slopes, ones)
         if self._bag is not None:
             gradient = torch.from_numpy(self._bag[1]).zero_()
             bags = torch.from_numpy(np.repeat(np.arange(len(slopes)), self._counts))

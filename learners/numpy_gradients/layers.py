@@ -78,6 +78,30 @@ class Heads:
         np.matmul(slopes, self._weight, out=out)
 
 
+class Linear:
+    """A linear layer; its caller keeps the inputs.
+
+    Args:
+        linear: the layer.
+        gradients: where its gradients are kept.
+    """
+
+    def __init__(self, linear: nn.Linear, gradients: ParameterGradients) -> None:
+        self.weight, self._weight_gradient = gradients.arrays(linear.weight)
+        self.bias, self._bias_gradient = gradients.arrays(linear.bias)
+
+    def forward(self, inputs: Rows, out: Rows | None = None) -> Rows:
+        """[N, F] → [N, W], into ``out`` where that is given."""
+        outputs: Rows = np.matmul(inputs, self.weight.T, out=out)
+        outputs += self.bias
+        return outputs
+
+    def backward(self, inputs: Rows, slopes: Rows, ones: Rows) -> None:
+        """Write the gradients: of ``inputs`` [N, F], from slopes [N, W] by the outputs; ``ones`` is [N] of 1."""
+        np.matmul(slopes.T, inputs, out=self._weight_gradient)
+        np.matmul(ones, slopes, out=self._bias_gradient)  # the sum over rows, faster
+
+
 class _LayerNorm:
     """(x − mean)/√(variance + ε) · γ + β over the last axis (Ba et al. 2016, arXiv 1607.06450)."""
 
@@ -168,27 +192,24 @@ class _Layer:
     """Linear → LayerNorm (where there is one) → ReLU or tanh."""
 
     def __init__(self, linear: nn.Linear, norm: nn.Module, gradients: ParameterGradients, *, tanh: bool) -> None:
-        self._weight, self._weight_gradient = gradients.arrays(linear.weight)
-        self._bias, self._bias_gradient = gradients.arrays(linear.bias)
+        self._linear = Linear(linear, gradients)
         self.activated = Activated(linear.out_features, norm, gradients, tanh=tanh)
         self._inputs = np.empty((0, 0), np.float32)
 
     def forward(self, inputs: Rows) -> Rows:
-        self._inputs, outputs = inputs, self.activated.of_rows(len(inputs))
-        np.matmul(inputs, self._weight.T, out=outputs)
-        outputs += self._bias
+        self._inputs = inputs
+        self._linear.forward(inputs, self.activated.of_rows(len(inputs)))
         return self.activated.forward()
 
     def backward(self, ones: Rows) -> Rows:
         """Slopes by what the linear layer gave, from those by the outputs; ``ones`` is [N] of 1."""
         slopes = self.activated.backward(ones)
-        np.matmul(slopes.T, self._inputs, out=self._weight_gradient)
-        np.matmul(ones, slopes, out=self._bias_gradient)  # the sum over rows, faster
+        self._linear.backward(self._inputs, slopes, ones)
         return slopes
 
     def input_slopes(self, slopes: Rows, out: Rows) -> None:
         """Slopes by what the linear layer gave → slopes by the layer's inputs, into ``out``."""
-        np.matmul(slopes, self._weight, out=out)
+        np.matmul(slopes, self._linear.weight, out=out)
 
 
 class TrunkLayers:

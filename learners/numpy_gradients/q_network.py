@@ -12,7 +12,7 @@ from onibi.learners.networks.build import QNetwork
 from onibi.learners.networks.heads import ActionValueHead
 from onibi.learners.networks.noisy import NoisyLinear
 from onibi.learners.numpy_gradients.encoders import encoder_by_hand, is_small
-from onibi.learners.numpy_gradients.layers import ParameterGradients, Rows, array_of
+from onibi.learners.numpy_gradients.layers import Linear, ParameterGradients, Rows, array_of
 
 
 class SmallQNetwork:
@@ -26,10 +26,8 @@ class SmallQNetwork:
         assert isinstance(network.head, ActionValueHead), "it is small"
         self._gradients, head = ParameterGradients(), network.head
         self._encoder = encoder_by_hand(network.encoder, self._gradients)
-        self._advantage = (*self._gradients.arrays(head.advantage.weight), *self._gradients.arrays(head.advantage.bias))
-        self._value = None
-        if head.value is not None:
-            self._value = (*self._gradients.arrays(head.value.weight), *self._gradients.arrays(head.value.bias))
+        self._advantage = Linear(head.advantage, self._gradients)
+        self._value = None if head.value is None else Linear(head.value, self._gradients)
         self._actions, self._width = head.actions, head.outputs
         self._centres = None if network.centres is None else array_of(network.centres)
         self._features: Rows = np.empty((0, 0), np.float32)
@@ -39,14 +37,11 @@ class SmallQNetwork:
     def forward(self, observation: Mapping[str, NDArray[Any]]) -> Rows:
         """Each leaf [N, ...] → outputs [N, A, K]."""
         self._features = features = self._encoder.forward(observation)
-        weight, _, bias, _ = self._advantage
-        flat = features @ weight.T
-        flat += bias
-        outputs = flat.reshape(len(features), self._actions, self._width)
+        advantage, shape = self._advantage, (self._actions, self._width)
+        outputs = advantage.forward(features).reshape(len(features), *shape)
         if self._value is not None:  # v + a − mean over actions of a; the mean is taken of the layer, not of the rows
-            shape = self._actions, self._width
-            common = self._value[0] - weight.reshape(*shape, -1).mean(axis=0)
-            outputs += (features @ common.T + (self._value[2] - bias.reshape(shape).mean(axis=0)))[:, None]
+            common = self._value.weight - advantage.weight.reshape(*shape, -1).mean(axis=0)
+            outputs += (features @ common.T + (self._value.bias - advantage.bias.reshape(shape).mean(axis=0)))[:, None]
         return outputs
 
     def values(self, outputs: Rows) -> Rows:
@@ -77,15 +72,11 @@ class SmallQNetwork:
             np.multiply(slopes[:, None], np.float32(-1.0 / self._actions), out=of_advantage)
             of_advantage[np.arange(rows), action] += slopes
         flat = of_advantage.reshape(rows, -1)
-        weight, weight_gradient, _, bias_gradient = self._advantage
-        np.matmul(flat.T, features, out=weight_gradient)
-        np.matmul(self._ones, flat, out=bias_gradient)
-        np.matmul(flat, weight, out=back)
+        self._advantage.backward(features, flat, self._ones)
+        np.matmul(flat, self._advantage.weight, out=back)
         if self._value is not None:
-            weight, weight_gradient, _, bias_gradient = self._value
-            np.matmul(slopes.T, features, out=weight_gradient)
-            np.matmul(self._ones, slopes, out=bias_gradient)
-            back += slopes @ weight
+            self._value.backward(features, slopes, self._ones)
+            back += slopes @ self._value.weight
         self._encoder.backward(self._ones)
         self._gradients.give()
 

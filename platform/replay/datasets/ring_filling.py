@@ -7,7 +7,6 @@ newest row, become final where they are steps: the observation that such a step 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,8 +21,6 @@ from onibi.platform.replay.log.segment_format import spec_of_segment
 from onibi.platform.replay.ring_commit import REGISTERED
 from onibi.platform.replay.ring_file import MappedRing
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
-
-log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """Shard and lane of a log."""
