@@ -1,18 +1,20 @@
 """Does an annotator hold training up? Env steps/s with it off, on with 2 s for each answer, and with its server dead.
 
-    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 18 minutes
+    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 20 minutes
     python tests/benchmarks/annotator_throughput.py --repeats 2 --rotations 2 --preset corridor-oni
 
 Four whole runs (actors, replay, learner; display and tracking off), one in each setting and a second one without an
 annotator, are there at the same time, and one of them at a time goes on while all processes of the others are stopped:
-slices of some seconds in turns, so that all see the same neighbours on the machine. Updates are made and published at a
-learning rate of 0: labels would teach the runs to play differently, and how deep a game is decides what its steps cost.
-The second run without an annotator says what is told from nothing. Env steps are read from the header of each run's
-ring. Counting begins when a run has made env steps for `--warmup` seconds: before, every process loads its packages.
-The annotator is `openai`; its server is a real HTTP server on loopback in a process of its own, and `dead` is one that
-was closed: its port refuses. `off` counts captions and asks nobody. Answers and retries fall due while a run stands
-still, so an annotator has four times as much to do in a second of training as it has in an unbroken run. Ratios are to
-`off`: median and range of the repeats, and over all slices with a 95% bootstrap interval over rounds of slices.
+slices in turns, so that all see the same neighbours on the machine. **All play the same games**: how deep a game goes
+decides what its steps cost. So each is a copy of one short run that goes on by `onibi resume` (its actors have weights
+before their first step and equal random numbers), updates are made and published at a learning rate of 0, and a slice
+ends with the same env step in all. The second run without an annotator says what is told from nothing. Env steps are
+read from the header of each run's ring. Counting begins when a run has made env steps for `--warmup` seconds, or has
+come as far as the others did in that time: before, every process loads its packages. The annotator is `openai`; its
+server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its port refuses.
+`off` counts captions and asks nobody. Answers and retries fall due while a run stands still, so an annotator has four
+times as much to do in a second of training as it has in an unbroken run. Ratios are to `off`: median and range of the
+repeats, and over all slices with a 95% bootstrap interval over rounds of slices.
 """
 
 from __future__ import annotations
@@ -44,11 +46,12 @@ from onibi.platform.replay.ring_reader import RingReader
 SETTINGS = ("off", "off, another run", "slow", "dead")
 FREE = (
     *("replay.limiter.samples_per_insert=0.25", "replay.log.enabled=false", "tracking.enabled=false"),
-    *("annotation.table=none", "budget.max_env_steps=1000000000", "budget.max_seconds=null"),
+    *("annotation.table=none", "budget.max_seconds=null", "annotation.workers=0"),
     *("evaluation.period_env_steps=null", "evaluation.episodes=1", "evaluation.envs=1"),
     "learner.learning_rate=0.0",
 )
-_START_SECONDS, _END_SECONDS = 180.0, 90.0
+FIRST_STEPS = 20_000  # of the run that all are copies of: enough for its learner to begin
+_START_SECONDS, _END_SECONDS, _LOOK_SECONDS = 180.0, 90.0, 0.01
 
 
 class SlowServer(http.server.ThreadingHTTPServer):
@@ -106,31 +109,44 @@ def address(setting: str, latency_seconds: float) -> Iterator[str]:
         yield url
 
 
+def begin(options: argparse.Namespace, place: Path) -> Path:
+    """The folder of a short run without an annotator, for others to go on from."""
+    chosen = [*FREE, f"budget.max_env_steps={FIRST_STEPS}", *options.set]
+    command = [
+        *(sys.executable, "-m", "onibi", "train", options.preset, "--name", "run", "--runs-folder", place),
+        *(word for each in chosen for word in ("--set", each)),
+    ]
+    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if told.returncode:
+        raise SystemExit(f"the run to begin with failed:\n{told.stdout}")
+    return place / "run"
+
+
 class PausedRun:
-    """A run in processes of its own that goes on only when it is told to.
+    """A copy of a run, in processes of its own, that goes on only when it is told to.
 
     Args:
         setting: of the annotator.
         url: of its server.
-        options: of the command line.
-        place: folder for its record and log; its ring lies in memory, in a folder of the same name.
+        begun: folder of the run to copy.
+        place: folder for its record and output; its ring lies in memory, in a folder of the same name.
     """
 
-    def __init__(self, setting: str, url: str, options: argparse.Namespace, place: Path) -> None:
+    def __init__(self, setting: str, url: str, begun: Path, place: Path) -> None:
         annotator = {"kind": "openai", "base_url": url, "model": "slow", "answer": "text", "server": {"concurrency": 8}}
         self._rings = Path("/dev/shm") / f"onibi-{place.name}"
         self._rings.mkdir()
+        shutil.copytree(begun, place / "run", symlinks=True)
         chosen = [
-            *FREE,
             f"annotator={json.dumps(annotator)}",
             f"annotation.workers={0 if setting.startswith('off') else 1}",
             f"replay.folder={self._rings}",
-            *options.set,
+            "budget.max_env_steps=1000000000",
         ]
         self._told = (place / "output.txt").open("w+")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "onibi", "train", options.preset, "--name", "run", "--runs-folder", place),
+                *(sys.executable, "-m", "onibi", "resume", "run", "--runs-folder", place),
                 *(word for each in chosen for word in ("--set", each)),
             ],
             stdout=self._told,
@@ -140,14 +156,16 @@ class PausedRun:
         self.history = place / "run" / "history.jsonl"
         self._reader: RingReader | None = None
 
-    def wait_for_steps(self) -> None:
-        """Return when rows come in. Raises: SystemExit where none do."""
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.steps():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+    def wait_for_steps(self, steps: int) -> None:
+        """Return when it has made so many in all. Raises: SystemExit where none come for a long time."""
+        made, since = -1, time.monotonic()
+        while made < steps:
+            before, made, now = made, self.steps(), time.monotonic()
+            since = now if made > before else since
+            if self._process.poll() is not None or now > since + _START_SECONDS:
                 self._told.seek(0)
                 raise SystemExit(f"a run made no env step within {_START_SECONDS:g} s:\n{self._told.read()}")
-            time.sleep(0.1)
+            time.sleep(_LOOK_SECONDS)
 
     def steps(self) -> int:
         """Env steps in its ring up to now."""
@@ -196,23 +214,38 @@ def _signal(process: psutil.Process, number: int) -> None:
         process.send_signal(number)
 
 
-def slice_of(run: PausedRun, seconds: float) -> tuple[int, float]:
-    """Env steps and seconds of a slice in which this run alone goes on."""
+def warm_up(runs: list[PausedRun], seconds: float) -> int:
+    """Let each go on by itself until its first steps are made, the first for so many seconds: how many all made."""
+    steps = 1
+    for run in runs:
+        run.go_on()
+        run.wait_for_steps(steps)
+        if run is runs[0]:
+            time.sleep(seconds)
+            steps = run.steps()
+        run.pause()
+    return steps
+
+
+def slice_of(run: PausedRun, steps: int) -> float:
+    """Seconds until this run, going on alone, has made so many steps in all."""
+    began = time.monotonic()
     run.go_on()
-    before, began = run.steps(), time.monotonic()
-    time.sleep(seconds)
-    after, ended = run.steps(), time.monotonic()
+    run.wait_for_steps(steps)
+    ended = time.monotonic()
     run.pause()
-    return after - before, ended - began
+    return ended - began
 
 
 def measure(runs: dict[str, PausedRun], options: argparse.Namespace) -> NDArray[np.float64]:
     """[repeats, rotations, settings, 2] env steps and seconds of each slice."""
-    slices = np.zeros((options.repeats, options.rotations, len(runs), 2))
+    slices = np.full((options.repeats, options.rotations, len(runs), 2), float(options.slice_steps))
+    steps = warm_up(list(runs.values()), options.warmup)
     for repeat in range(options.repeats):
         for rotation in range(options.rotations):
+            steps += options.slice_steps
             for at in np.roll(np.arange(len(runs)), repeat * options.rotations + rotation):
-                slices[repeat, rotation, at] = slice_of(list(runs.values())[at], options.slice_seconds)
+                slices[repeat, rotation, at, 1] = slice_of(list(runs.values())[at], steps)
         rates = rates_of(slices[repeat])
         now = ", ".join(f"{setting} {rate:,.0f}" for setting, rate in zip(runs, rates, strict=True))
         sys.stderr.write(f"repeat {repeat + 1} of {options.repeats}: {now} env steps/s\n")
@@ -241,7 +274,7 @@ def main() -> int:
     parser.add_argument("--preset", default="nethack-oni")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rotations", type=int, default=15, help="slices of each run in a repeat")
-    parser.add_argument("--slice-seconds", type=float, default=3.0)
+    parser.add_argument("--slice-steps", type=int, default=20_000, help="env steps of a slice")
     parser.add_argument("--warmup", type=float, default=15.0, help="seconds of env steps that are not counted")
     parser.add_argument("--latency", type=float, default=2.0, help="seconds that the slow server takes for an answer")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of onibi train")
@@ -255,20 +288,20 @@ def main() -> int:
 
     runs: dict[str, PausedRun] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        begun = begin(options, Path(folder))
         for setting in SETTINGS:
             place = Path(folder) / f"{Path(folder).name}-{len(runs)}"
             place.mkdir()
             url = opened.enter_context(address(setting, options.latency))
-            runs[setting] = PausedRun(setting, url, options, place)
+            runs[setting] = PausedRun(setting, url, begun, place)
             opened.callback(runs[setting].end)
-            runs[setting].wait_for_steps()
-            time.sleep(options.warmup)
+            runs[setting].wait_for_steps(1)
             runs[setting].pause()
         slices = measure(runs, options)
         figures = {setting: read_history(each.history)[-1] for setting, each in runs.items()}
     rates = np.array([rates_of(each) for each in slices])
     overall = ratios_with_interval(slices.reshape(-1, len(runs), 2))
-    each_repeat = f"{options.repeats} repeats of {options.rotations} x {options.slice_seconds:g} s"
+    each_repeat = f"{options.repeats} repeats of {options.rotations} x {options.slice_steps:,} env steps"
     title = f"{options.preset}: env steps/s, {each_repeat}: median (least to most)"
     table = Table(title=title, title_justify="left")
     for column in (

@@ -52,6 +52,46 @@ def test_processes_that_share_a_file_pass_its_limit_together_by_nothing(tmp_path
     assert json.loads(file.read_text()) == {"requests": 250, "prompt_tokens": 750, "reply_tokens": 250, "money": 0.0}
 
 
+def test_a_count_is_written_in_place_and_a_kill_leaves_it_whole(tmp_path):
+    file = tmp_path / "spending.json"
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from onibi.actors.annotators.spending import *\n"
+        "ledger = SpendingLedger(BudgetSettings(), PriceSettings(prompt_per_million=0.3), Path(sys.argv[1]))\n"
+        "while True:\n"
+        "    reserved = ledger.reserve(10**9, 7)\n"
+        "    print(flush=True)\n"
+        "    ledger.settle(reserved, (123, 4))\n"
+    )
+    SpendingLedger(BudgetSettings(), FREE, file)
+    counted = 0
+    (tmp_path / "link").hardlink_to(file)
+    for kill_after in (1, 300, 77, 500):
+        with subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE) as worker:
+            assert worker.stdout is not None
+            for _ in range(kill_after):
+                worker.stdout.readline()
+            worker.kill()
+        ledger = SpendingLedger(BudgetSettings(), FREE, file)
+        assert ledger.spent.requests >= counted + kill_after
+        counted = ledger.spent.requests
+        assert file.stat().st_nlink == 2  # a new file for each request costs milliseconds of the disk
+
+
+def test_a_file_that_was_corrected_by_hand_is_counted_on(tmp_path):
+    file = tmp_path / "spending.json"
+    for text in (
+        '{"requests": 5, "prompt_tokens": 10, "reply_tokens": 2, "money": 0.5}',
+        f'{{"requests": {10**300}, "prompt_tokens": 0, "reply_tokens": 0, "money": 0.0}}\n',
+    ):
+        file.write_text(text)
+        before = json.loads(text)["requests"]
+        ledger = SpendingLedger(BudgetSettings(), FREE, file)
+        ledger.settle(ledger.reserve(3, 1), (3, 1))
+        assert json.loads(file.read_text())["requests"] == before + 1
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"requests": 1}', '{"requests": -1, "prompt_tokens": 0, "reply_tokens": 0, "money": 0}']
 )
