@@ -147,6 +147,8 @@ class AnnotatorActor:
             OnibiError: the annotator cannot be made here.
             RayError: the hub is gone.
         """
+        # Of this thread and those that it starts, so of all that judges and of nothing of Ray's.
+        os.nice(self._settings.niceness)
         table = self._shared_table(ray.get(hub.table_id.remote()))
         worker = AnnotationWorker(
             self._name, self._make_annotator(), table, time.monotonic, random.Random(f"{os.getpid()} {self._number}")

@@ -49,11 +49,11 @@ class AnnotatorTeam:
         self.handles: dict[str, Any] = {}
         """Actors by role."""
         settings = plan.settings.annotation
-        annotators = plan.make_annotators()
-        for name, annotator in annotators.items():
+        for name in plan.annotator_settings:
+            annotator = plan.make_annotator(name, settings.workers)
             table = plan.annotation_table if plan.keeps_labels(annotator) else None
             options = annotator_options(plan.annotator_settings[name])
-            make = functools.partial(plan.make_annotator, name)
+            make = functools.partial(plan.make_annotator, name, settings.workers)
             for number in range(settings.workers):
                 role = f"{_ROLE} {name} {number}"
                 self._asked[role] = options

@@ -221,13 +221,19 @@ class RunPlan:
             return {}
         return {settings.annotator.kind: settings.annotator, **settings.annotators}  # type: ignore[attr-defined]
 
-    def make_annotator(self, name: str) -> Annotator:
-        """One of the annotators. Raises: ConfigError where it cannot be made as its settings say."""
+    def make_annotator(self, name: str, processes: int = 1) -> Annotator:
+        """One of the annotators, to ask beside others of the same settings in so many ``processes`` in all.
+
+        Raises: ConfigError where it cannot be made as its settings say.
+        """
         settings = self.annotator_settings[name]
         annotator: Annotator = load_class(ANNOTATORS, settings.kind)(settings)  # type: ignore[attr-defined]
         keep_spending = getattr(annotator, "keep_spending", None)
         if self.spending is not None and keep_spending is not None:
             keep_spending(Path(self.spending) / f"{name}.json")
+        share_limits = getattr(annotator, "share_limits", None)
+        if share_limits is not None:
+            share_limits(processes)
         return annotator
 
     def make_annotators(self) -> dict[str, Annotator]:

@@ -22,11 +22,18 @@ class PairSettings(Settings):
     """Which pairs of keys are asked, where the reward is learnt from preferences."""
 
     recent_captions: int = 1_000  # pairs are drawn uniformly from the distinct captions that were met last
-    max_pairs: int | None = 25_000  # judged pairs after which no more are asked (ONI's number); null: no end
+    # Judged pairs after which only those are asked of which a key is in fewer than pairs_per_key judged ones: what is
+    # new goes on being learnt, and the number of pairs is bounded by that of keys. ONI stops there.
+    free_pairs: int = 25_000
+    pairs_per_key: int = 10
+    max_pairs: int | None = None  # judged pairs after which no more are asked; null: no end
 
     def __post_init__(self) -> None:
         if self.recent_captions < 2:
             raise ValueError(f"recent_captions is {self.recent_captions}; allowed: 2 or more")
+        for name, least in (("free_pairs", 0), ("pairs_per_key", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise ValueError(f"max_pairs is {self.max_pairs}; allowed: 1 or more, or null")
 
@@ -56,6 +63,9 @@ class AnnotationSettings(Settings):
     workers: int = 1  # processes of each annotator, which share its queue; 0: captions are counted, nobody is asked
     votes: int = 1  # independent labels of a key by each annotator; their mean score counts
     delay_steps: int = 0  # env steps before which no label pays; labels are collected meanwhile
+    # By how much annotator processes are nicer (nice(1)) than Ray's others: a judge that computes steps back behind
+    # rollouts and learner. Ray's have 15 by its own default, and 19 is the most.
+    niceness: int = 4
     hang_seconds: float = 600.0  # an annotator process that gives no label for so long while it judges is replaced
     queue: QueueSettings = field(default_factory=QueueSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
@@ -69,6 +79,8 @@ class AnnotationSettings(Settings):
         for name, least in (("batch_keys", 1), ("workers", 0), ("votes", 1), ("delay_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if not 0 <= self.niceness <= 19:
+            raise ValueError(f"niceness is {self.niceness}; allowed: 0 (as rollouts and learner) to 19")
         if not self.hang_seconds > 0:
             raise ValueError(f"hang_seconds is {self.hang_seconds}; allowed: above 0")
         if not self.table:

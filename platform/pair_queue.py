@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -70,6 +70,7 @@ class PairQueue:
         self._max_attempts = max_attempts
         self._seed = seed
         self._judged: set[Pair] = set()  # with the lower index first; parked pairs, too
+        self._pairs_of: Counter[int] = Counter()  # judged ones, by key
         self._in_flight: OrderedDict[Pair, tuple[Pair, Lease]] = OrderedDict()  # as asked
         self._leases = 0  # so far
         self._again: deque[Pair] = deque()
@@ -107,7 +108,7 @@ class PairQueue:
         """Pairs that have a readable answer, whoever asked."""
         for pair in pairs:
             name = _name(pair)
-            self._judged.add(name)
+            self._count(name)
             self._in_flight.pop(name, None)
             self._invalid_replies.pop(name, None)
 
@@ -121,7 +122,7 @@ class PairQueue:
             if self._invalid_replies[name] < self._max_attempts:
                 self._again.append(pair)
             else:
-                self._judged.add(name)
+                self._count(name)
 
     def lease(self, pair: Pair) -> int:
         """Number of the lease of a pair in flight, to be named when it is given back."""
@@ -134,6 +135,14 @@ class PairQueue:
                 del self._in_flight[_name(pair)]
                 self._again.append(pair)
 
+    def _is_free(self) -> bool:
+        return len(self._judged) + len(self._in_flight) < self._settings.free_pairs
+
+    def _count(self, name: Pair) -> None:
+        if name not in self._judged:
+            self._judged.add(name)
+            self._pairs_of.update(name)
+
     def _expire(self, now: float) -> None:
         while self._in_flight:
             name, (pair, lease) = next(iter(self._in_flight.items()))
@@ -144,7 +153,9 @@ class PairQueue:
 
     def _take(self, pair: Pair, now: float, taken: list[Pair]) -> None:
         name = _name(pair)
-        if pair[0] != pair[1] and name not in self._judged and name not in self._in_flight:
+        if pair[0] == pair[1] or name in self._judged or name in self._in_flight:
+            return
+        if self._is_free() or min(self._pairs_of[key] for key in pair) < self._settings.pairs_per_key:
             self._leases += 1
             self._in_flight[name] = (pair, Lease(self._leases, now + self._lease_seconds))
             taken.append(pair)

@@ -22,7 +22,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -41,7 +41,7 @@ from onibi.actors.annotators.spending import BudgetSettings, PriceSettings, Spen
 from onibi.platform.annotation_estimate import AnnotationEstimate
 from onibi.platform.annotator import AnnotationRequest, PairRequest
 from onibi.platform.config import Settings
-from onibi.platform.errors import AnnotatorError, BudgetSpentError
+from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.labels import prompt_hash
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -114,6 +114,7 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
         super().__init__(settings, clock, explain=settings.explain)
         self._loop = BackgroundLoop(f"annotator {settings.model}")
         self._spending_file = None if settings.budget.file is None else Path(settings.budget.file).expanduser()
+        self._server = settings.server
         self._ledger: SpendingLedger | None = None
         self._questioning: Questioning | None = None
         self._budget_spent: BudgetSpentError | None = None
@@ -123,6 +124,21 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
         """Keep the counts of the budget in this file, unless the settings name one; call before the first request."""
         if self._spending_file is None:
             self._spending_file = file
+
+    def share_limits(self, processes: int) -> None:
+        """One of so many processes that ask the server at once: each keeps to its part of what a minute may hold.
+
+        Raises: ConfigError where a part would be nothing. Call before the first request.
+        """
+        limits = {name: getattr(self.settings.server, name) for name in ("requests_per_minute", "tokens_per_minute")}
+        for name, limit in limits.items():
+            if limit is not None and limit < processes:
+                raise ConfigError(
+                    f"annotator.server.{name} is {limit}, and annotation.workers {processes} processes would share "
+                    f"it; set annotation.workers to {limit} or fewer"
+                )
+        parts = {name: None if limit is None else limit // processes for name, limit in limits.items()}
+        self._server = replace(self.settings.server, **parts)
 
     def estimate(self, items: Sequence[AnnotationRequest] | Sequence[PairRequest]) -> AnnotationEstimate:
         """What judging these would cost without repeats, on the safe side; asks nobody."""
@@ -192,7 +208,7 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
         settings = self.settings
         # A coroutine: the client's locks belong to the loop that it is made on.
         self._ledger = self._ledger or SpendingLedger(settings.budget, settings.prices, self._spending_file)
-        server = ModelServer(settings.base_url, settings.server, settings.api_key_env, self._ledger, self._statistics)
+        server = ModelServer(settings.base_url, self._server, settings.api_key_env, self._ledger, self._statistics)
         return Questioning(
             server,
             self._call,

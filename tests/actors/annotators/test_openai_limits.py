@@ -128,6 +128,18 @@ def test_a_rate_limit_that_leaves_no_time_gives_what_it_could_and_the_server_cou
     assert annotator.statistics()["healthy"] == 1 and annotator.statistics()["failures"] == 0
 
 
+def test_processes_that_ask_at_once_share_the_limits_of_a_minute(make, ask_of, language_server):
+    limits = {"requests_per_minute": 5, "tokens_per_minute": 100_000}
+    for _ in range(2):
+        annotator = make(server=limits)
+        annotator.share_limits(2)
+        with pytest.raises(AnnotatorError, match="rate limit"):
+            list(annotator.annotate(ask_of(*TEN), annotator.goal))
+    assert len(language_server.calls) == 4  # two each: together no more than five
+    with pytest.raises(ConfigError, match=r"requests_per_minute is 5.*annotation\.workers 6.*5 or fewer"):
+        make(server=limits).share_limits(6)
+
+
 def test_a_wrong_key_is_not_repeated_and_the_message_says_what_to_do(make, ask_of, language_server):
     language_server.behave = lambda call: call.reply(b'{"error": {"message": "bad key"}}', status=401)
     annotator = make(server={"concurrency": 1, "retries": 5})
