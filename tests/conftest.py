@@ -6,6 +6,8 @@ import functools
 import importlib.util
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,28 @@ def language_server(language_server_class):
     yield server
     server.close()
     assert server.faults == []
+
+
+@pytest.fixture(scope="session")
+def smollm_url():
+    """Of an OpenAI-compatible server in a process of its own, with a real language model of 135 M parameters."""
+    pytest.importorskip("xllamacpp", reason="comes with onibi[llm-tests]")
+    script = TESTS / "actors" / "annotators" / "smollm_server.py"
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        line = process.stdout.readline().strip()
+        assert line.startswith("http://127.0.0.1:")
+        yield f"{line}/v1"
+        process.stdin.close()
+        try:
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

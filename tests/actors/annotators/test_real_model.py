@@ -5,10 +5,6 @@ SmolLM2-135M judges little better than chance: these tests are about the path, n
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from onibi.actors.annotators.openai import OpenaiAnnotator
@@ -31,28 +27,8 @@ pair_examples: []
 """
 
 
-@pytest.fixture(scope="module")
-def address():
-    script = Path(__file__).with_name("smollm_server.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        line = process.stdout.readline().strip()
-        assert line.startswith("http://127.0.0.1:")
-        yield line
-        process.stdin.close()
-        try:
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
-
-
 @pytest.fixture
-def judge(address, tmp_path):
+def judge(smollm_url, tmp_path):
     """Makes annotators of the real server."""
     template = tmp_path / "short.yaml"
     template.write_text(TEMPLATE)
@@ -60,7 +36,7 @@ def judge(address, tmp_path):
 
     def judge(**settings) -> OpenaiAnnotator:
         given = {
-            "base_url": f"{address}/v1",
+            "base_url": smollm_url,
             "model": "smollm2",
             "prompt": str(template),
             "server": {"concurrency": 2, "timeout_seconds": 200.0, "batch_seconds": 250.0, "retries": 0},
