@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -354,27 +353,6 @@ def test_no_more_pairs_are_asked_than_the_settings_name():
     assert len(pairs) == 3
     some.put([preference(pair) for pair in pairs])
     assert some.take_pairs(99) == []
-
-
-def test_beyond_the_free_pairs_only_new_keys_are_compared_and_none_without_end():
-    some = desk(asks="pairs", pairs=PairSettings(free_pairs=5, pairs_per_key=2))
-    some.see(some.intern([caption(f"old {number}") for number in range(5)]))
-
-    def ask_all():
-        asked, empty = [], 0
-        while empty < 20:  # pairs are drawn by chance, and not always is one among them that may be asked
-            pairs = some.take_pairs(1)
-            empty = 0 if pairs else empty + 1
-            asked += pairs
-            some.put([preference(pair) for pair in pairs])
-        return asked
-
-    met = Counter(key.key_text for pair in ask_all() for key in (pair.first, pair.second))
-    assert len(met) == 5 and min(met.values()) >= 2, "each key until it is in two pairs"
-    assert sum(met.values()) < 2 * 10, "and not all ten pairs that there are"
-    some.see(some.intern([caption("new")]))
-    pairs = ask_all()
-    assert len(pairs) == 2 and all("new" in (pair.first.key_text, pair.second.key_text) for pair in pairs)
 
 
 def test_preferences_are_training_data_with_the_first_ones_share():
