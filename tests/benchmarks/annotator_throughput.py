@@ -12,8 +12,9 @@ ends with the same env step in all. The second run without an annotator says wha
 read from the header of each run's ring. Counting begins when a run has made env steps for `--warmup` seconds, or has
 come as far as the others did in that time: before, every process loads its packages. The annotator is `openai`; its
 server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its port refuses.
-`off` counts captions and asks nobody. Answers and retries fall due while a run stands still, so an annotator has four
-times as much to do in a second of training as it has in an unbroken run. Ratios are to `off`: median and range of the
+`off` counts captions and asks nobody. The server stands still with its run, and what it takes for an answer counts only
+while it goes on: else answers would wait for each slice, four times as many a second as in an unbroken run. (What the
+dead server's annotator waits before it tries again does pass meanwhile.) Ratios are to `off`: median and range of the
 repeats, and over all slices with a 95% bootstrap interval over rounds of slices.
 """
 
@@ -52,6 +53,7 @@ FREE = (
 )
 FIRST_STEPS = 20_000  # of the run that all are copies of: enough for its learner to begin
 _START_SECONDS, _END_SECONDS, _LOOK_SECONDS = 180.0, 90.0, 0.01
+_TICK_SECONDS = 0.05
 
 
 class SlowServer(http.server.ThreadingHTTPServer):
@@ -66,7 +68,8 @@ class SlowServer(http.server.ThreadingHTTPServer):
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                time.sleep(latency_seconds)
+                for _ in range(round(latency_seconds / _TICK_SECONDS)):  # a sleep would go on while it is stopped
+                    time.sleep(_TICK_SECONDS)
                 message = {"role": "assistant", "content": "1: helpful"}
                 choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
                 usage = {"prompt_tokens": 100, "completion_tokens": 3}
@@ -87,26 +90,26 @@ class SlowServer(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def served(latency_seconds: float) -> Iterator[str]:
-    """Address of a server in a process of its own."""
+def served(latency_seconds: float) -> Iterator[tuple[str, psutil.Process]]:
+    """Address of a server in a process of its own, and that."""
     command = [sys.executable, __file__, "--serve", str(latency_seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1", psutil.Process(process.pid)
     finally:
         process.kill()
         process.wait()
 
 
 @contextmanager
-def address(setting: str, latency_seconds: float) -> Iterator[str]:
-    """Where the annotator's server is, or was."""
-    with served(latency_seconds) as url:
+def address(setting: str, latency_seconds: float) -> Iterator[tuple[str, list[psutil.Process]]]:
+    """Where the annotator's server is, or was; and its process, if it is there."""
+    with served(latency_seconds) as (url, process):
         if setting == "slow":
-            yield url
+            yield url, [process]
     if setting != "slow":
-        yield url
+        yield url, []
 
 
 def begin(options: argparse.Namespace, place: Path) -> Path:
@@ -128,11 +131,13 @@ class PausedRun:
     Args:
         setting: of the annotator.
         url: of its server.
+        servers: what stands still with it.
         begun: folder of the run to copy.
         place: folder for its record and output; its ring lies in memory, in a folder of the same name.
     """
 
-    def __init__(self, setting: str, url: str, begun: Path, place: Path) -> None:
+    def __init__(self, setting: str, url: str, servers: list[psutil.Process], begun: Path, place: Path) -> None:
+        self._servers = servers
         annotator = {"kind": "openai", "base_url": url, "model": "slow", "answer": "text", "server": {"concurrency": 8}}
         self._rings = Path("/dev/shm") / f"onibi-{place.name}"
         self._rings.mkdir()
@@ -178,12 +183,12 @@ class PausedRun:
 
     def pause(self) -> None:
         """Stop all its processes."""
-        for process in self._tree():
+        for process in [*self._tree(), *self._servers]:
             _signal(process, signal.SIGSTOP)
 
     def go_on(self) -> None:
         """And let them go on, those first that were started last."""
-        for process in reversed(self._tree()):
+        for process in [*self._servers, *reversed(self._tree())]:
             _signal(process, signal.SIGCONT)
 
     def end(self) -> None:
@@ -292,8 +297,8 @@ def main() -> int:
         for setting in SETTINGS:
             place = Path(folder) / f"{Path(folder).name}-{len(runs)}"
             place.mkdir()
-            url = opened.enter_context(address(setting, options.latency))
-            runs[setting] = PausedRun(setting, url, begun, place)
+            url, servers = opened.enter_context(address(setting, options.latency))
+            runs[setting] = PausedRun(setting, url, servers, begun, place)
             opened.callback(runs[setting].end)
             runs[setting].wait_for_steps(1)
             runs[setting].pause()
