@@ -1,6 +1,6 @@
 """Does an annotator hold training up? Env steps/s with it off, on with 2 s for each answer, and with its server dead.
 
-    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 20 minutes
+    python tests/benchmarks/annotator_throughput.py                       # nethack-oni, 5 repeats, about 15 minutes
     python tests/benchmarks/annotator_throughput.py --repeats 2 --rotations 2 --preset corridor-oni
 
 Four whole runs (actors, replay, learner; display and tracking off), one in each setting and a second one without an
@@ -14,8 +14,9 @@ come as far as the others did in that time: before, every process loads its pack
 server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its port refuses.
 `off` counts captions and asks nobody. The server stands still with its run, and what it takes for an answer counts only
 while it goes on: else answers would wait for each slice, four times as many a second as in an unbroken run. (What the
-dead server's annotator waits before it tries again does pass meanwhile.) Ratios are to `off`: median and range of the
-repeats, and over all slices with a 95% bootstrap interval over rounds of slices.
+dead server's annotator waits before it tries again does pass meanwhile.) Each
+repeat starts all four anew, as where a process comes to lie in memory makes it faster or slower by some per cent for as
+long as it lives. Ratios are to `off` of the same repeat: median and range, and their mean with a 95% interval.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import psutil
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from onibi.platform.history import read_history
 from onibi.platform.replay.ring_reader import RingReader
@@ -51,6 +53,7 @@ FREE = (
     *("evaluation.period_env_steps=null", "evaluation.episodes=1", "evaluation.envs=1"),
     "learner.learning_rate=0.0",
 )
+FIGURES = tuple(f"annotation/{name}" for name in ("replies", "latency_p50_seconds", "failed_batches", "keys_askable"))
 FIRST_STEPS = 20_000  # of the run that all are copies of: enough for its learner to begin
 _START_SECONDS, _END_SECONDS, _LOOK_SECONDS = 180.0, 90.0, 0.01
 _TICK_SECONDS = 0.05
@@ -242,19 +245,28 @@ def slice_of(run: PausedRun, steps: int) -> float:
     return ended - began
 
 
-def measure(runs: dict[str, PausedRun], options: argparse.Namespace) -> NDArray[np.float64]:
-    """[repeats, rotations, settings, 2] env steps and seconds of each slice."""
-    slices = np.full((options.repeats, options.rotations, len(runs), 2), float(options.slice_steps))
-    steps = warm_up(list(runs.values()), options.warmup)
-    for repeat in range(options.repeats):
+def measure(begun: Path, folder: Path, options: argparse.Namespace) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Start a run in each setting, let them go on in turns, and end them.
+
+    Returns: [rotations, settings, 2] env steps and seconds of each slice; the last row of each run's history.
+    """
+    slices = np.full((options.rotations, len(SETTINGS), 2), float(options.slice_steps))
+    runs: dict[str, PausedRun] = {}
+    with contextlib.ExitStack() as opened:
+        for setting in SETTINGS:
+            place = folder / f"{folder.parent.name}-{folder.name}-{len(runs)}"
+            place.mkdir(parents=True)
+            url, servers = opened.enter_context(address(setting, options.latency))
+            runs[setting] = PausedRun(setting, url, servers, begun, place)
+            opened.callback(runs[setting].end)
+            runs[setting].wait_for_steps(1)
+            runs[setting].pause()
+        steps = warm_up(list(runs.values()), options.warmup)
         for rotation in range(options.rotations):
             steps += options.slice_steps
-            for at in np.roll(np.arange(len(runs)), repeat * options.rotations + rotation):
-                slices[repeat, rotation, at, 1] = slice_of(list(runs.values())[at], steps)
-        rates = rates_of(slices[repeat])
-        now = ", ".join(f"{setting} {rate:,.0f}" for setting, rate in zip(runs, rates, strict=True))
-        sys.stderr.write(f"repeat {repeat + 1} of {options.repeats}: {now} env steps/s\n")
-    return slices
+            for at in np.roll(np.arange(len(runs)), rotation):
+                slices[rotation, at, 1] = slice_of(list(runs.values())[at], steps)
+        return slices, {setting: read_history(each.history)[-1] for setting, each in runs.items()}
 
 
 def rates_of(slices: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -264,13 +276,13 @@ def rates_of(slices: NDArray[np.float64]) -> NDArray[np.float64]:
     return rates
 
 
-def ratios_with_interval(slices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[rounds, settings, 2] → rate over that of the first setting, and its 95% bootstrap interval: [3, settings]."""
-    rng, rounds = np.random.default_rng(0), len(slices)
-    drawn = [rates_of(slices[rng.integers(rounds, size=rounds)]) for _ in range(4_000)]
-    ratios = np.array([rates / rates[0] for rates in drawn])
-    rates = rates_of(slices)
-    return np.vstack([rates / rates[0], np.quantile(ratios, [0.025, 0.975], axis=0)])
+def means_with_interval(ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[repeats, settings] → their mean and its 95% interval by Student's t: [3, settings]."""
+    mean = ratios.mean(axis=0)
+    if len(ratios) < 2:
+        return np.vstack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
+    half = stats.t.ppf(0.975, len(ratios) - 1) * ratios.std(axis=0, ddof=1) / np.sqrt(len(ratios))
+    return np.vstack([mean, mean - half, mean + half])
 
 
 def main() -> int:
@@ -278,7 +290,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nethack-oni")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rotations", type=int, default=15, help="slices of each run in a repeat")
+    parser.add_argument("--rotations", type=int, default=10, help="slices of each run in a repeat")
     parser.add_argument("--slice-steps", type=int, default=20_000, help="env steps of a slice")
     parser.add_argument("--warmup", type=float, default=15.0, help="seconds of env steps that are not counted")
     parser.add_argument("--latency", type=float, default=2.0, help="seconds that the slow server takes for an answer")
@@ -291,21 +303,17 @@ def main() -> int:
         sys.stdout.flush()
         server.serve_forever()
 
-    runs: dict[str, PausedRun] = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+    measured, histories = [], []
+    with tempfile.TemporaryDirectory() as folder:
         begun = begin(options, Path(folder))
-        for setting in SETTINGS:
-            place = Path(folder) / f"{Path(folder).name}-{len(runs)}"
-            place.mkdir()
-            url, servers = opened.enter_context(address(setting, options.latency))
-            runs[setting] = PausedRun(setting, url, servers, begun, place)
-            opened.callback(runs[setting].end)
-            runs[setting].wait_for_steps(1)
-            runs[setting].pause()
-        slices = measure(runs, options)
-        figures = {setting: read_history(each.history)[-1] for setting, each in runs.items()}
-    rates = np.array([rates_of(each) for each in slices])
-    overall = ratios_with_interval(slices.reshape(-1, len(runs), 2))
+        for repeat in range(options.repeats):
+            slices, figures = measure(begun, Path(folder) / str(repeat), options)
+            measured.append(slices)
+            histories.append(figures)
+            now = ", ".join(f"{setting} {rate:,.0f}" for setting, rate in zip(SETTINGS, rates_of(slices), strict=True))
+            sys.stderr.write(f"repeat {repeat + 1} of {options.repeats}: {now} env steps/s\n")
+    rates = np.array([rates_of(each) for each in measured])
+    overall = means_with_interval(rates / rates[:, :1])
     each_repeat = f"{options.repeats} repeats of {options.rotations} x {options.slice_steps:,} env steps"
     title = f"{options.preset}: env steps/s, {each_repeat}: median (least to most)"
     table = Table(title=title, title_justify="left")
@@ -313,7 +321,7 @@ def main() -> int:
         "annotator",
         "env steps/s",
         "of the rate without",
-        "all slices (95%)",
+        "mean (95%)",
         "answers",
         "p50 latency",
         "failed batches",
@@ -321,16 +329,17 @@ def main() -> int:
     ):
         table.add_column(column)
     for at, setting in enumerate(SETTINGS):
-        last, (ratio, low, high) = figures[setting], overall[:, at]
+        last = {name: np.mean([row[setting].get(name, 0) for row in histories]) for name in FIGURES}
+        ratio, low, high = overall[:, at]
         table.add_row(
             setting,
             spread(rates[:, at], ",.0f"),
             spread(rates[:, at] / rates[:, 0], ".3f"),
             f"{ratio:.3f} ({low:.3f} to {high:.3f})",
-            f"{last.get('annotation/replies', 0):.0f}",
-            f"{last.get('annotation/latency_p50_seconds', 0):.2f} s",
-            f"{last.get('annotation/failed_batches', 0):.0f}",
-            f"{last.get('annotation/keys_askable', 0):.0f}",
+            f"{last['annotation/replies']:.0f}",
+            f"{last['annotation/latency_p50_seconds']:.2f} s",
+            f"{last['annotation/failed_batches']:.0f}",
+            f"{last['annotation/keys_askable']:.0f}",
         )
     Console(width=140).print(table)
     return 0
