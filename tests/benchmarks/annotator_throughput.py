@@ -14,9 +14,9 @@ come as far as the others did in that time: before, every process loads its pack
 server is a real HTTP server on loopback in a process of its own, and `dead` is one that was closed: its port refuses.
 `off` counts captions and asks nobody. The server stands still with its run, and what it takes for an answer counts only
 while it goes on: else answers would wait for each slice, four times as many a second as in an unbroken run. (What the
-dead server's annotator waits before it tries again does pass meanwhile.) Each
-repeat starts all four anew, as where a process comes to lie in memory makes it faster or slower by some per cent for as
-long as it lives. Ratios are to `off` of the same repeat: median and range, and their mean with a 95% interval.
+dead server's annotator waits before it tries again does pass meanwhile.) Each repeat starts all four anew, as where a
+process comes to lie in memory makes it faster or slower by some per cent for as long as it lives. Ratios are to `off`
+of the same repeat: median and range, and their mean with a 95% interval.
 """
 
 from __future__ import annotations
