@@ -130,15 +130,12 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
 
         Raises: ConfigError where a part would be nothing. Call before the first request.
         """
-        limits = {name: getattr(self.settings.server, name) for name in ("requests_per_minute", "tokens_per_minute")}
-        for name, limit in limits.items():
-            if limit is not None and limit < processes:
-                raise ConfigError(
-                    f"annotator.server.{name} is {limit}, and annotation.workers {processes} processes would share "
-                    f"it; set annotation.workers to {limit} or fewer"
-                )
-        parts = {name: None if limit is None else limit // processes for name, limit in limits.items()}
-        self._server = replace(self.settings.server, **parts)
+        server = self.settings.server
+        self._server = replace(
+            server,
+            requests_per_minute=_part("requests_per_minute", server.requests_per_minute, processes),
+            tokens_per_minute=_part("tokens_per_minute", server.tokens_per_minute, processes),
+        )
 
     def estimate(self, items: Sequence[AnnotationRequest] | Sequence[PairRequest]) -> AnnotationEstimate:
         """What judging these would cost without repeats, on the safe side; asks nobody."""
@@ -288,3 +285,12 @@ def _messages(prompt: Prompt, *, system_role: bool) -> list[dict[str, str]]:
     if not system_role:
         return [{"role": "user", "content": f"{prompt.system}\n\n{prompt.user}"}]
     return [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
+
+
+def _part(name: str, limit: int | None, processes: int) -> int | None:
+    if limit is not None and limit < processes:
+        raise ConfigError(
+            f"annotator.server.{name} is {limit}, and annotation.workers {processes} processes would share it; set "
+            f"annotation.workers to {limit} or fewer"
+        )
+    return None if limit is None else limit // processes
