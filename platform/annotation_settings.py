@@ -22,16 +22,16 @@ class PairSettings(Settings):
     """Which pairs of keys are asked, where the reward is learnt from preferences."""
 
     recent_captions: int = 1_000  # pairs are drawn uniformly from the distinct captions that were met last
-    # Judged pairs after which only those are asked of which a key is in fewer than pairs_per_key judged ones: what is
+    # Judged pairs after which only those are asked of which a key is in fewer than key_pairs judged ones: what is
     # new goes on being learnt, and the number of pairs is bounded by that of keys. ONI stops there.
     free_pairs: int = 25_000
-    pairs_per_key: int = 10
+    key_pairs: int = 10
     max_pairs: int | None = None  # judged pairs after which no more are asked; null: no end
 
     def __post_init__(self) -> None:
         if self.recent_captions < 2:
             raise ValueError(f"recent_captions is {self.recent_captions}; allowed: 2 or more")
-        for name, least in (("free_pairs", 0), ("pairs_per_key", 1)):
+        for name, least in (("free_pairs", 0), ("key_pairs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if self.max_pairs is not None and self.max_pairs < 1:

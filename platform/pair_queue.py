@@ -155,7 +155,7 @@ class PairQueue:
         name = _name(pair)
         if pair[0] == pair[1] or name in self._judged or name in self._in_flight:
             return
-        if self._is_free() or min(self._pairs_of[key] for key in pair) < self._settings.pairs_per_key:
+        if self._is_free() or min(self._pairs_of[key] for key in pair) < self._settings.key_pairs:
             self._leases += 1
             self._in_flight[name] = (pair, Lease(self._leases, now + self._lease_seconds))
             taken.append(pair)

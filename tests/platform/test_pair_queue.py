@@ -28,7 +28,7 @@ def ask_all(queue, recent):
 
 
 def test_beyond_the_free_pairs_only_keys_in_few_pairs_are_compared():
-    queue = PairQueue(PairSettings(free_pairs=5, pairs_per_key=2), lease_seconds=9.0, max_attempts=3, seed=0)
+    queue = PairQueue(PairSettings(free_pairs=5, key_pairs=2), lease_seconds=9.0, max_attempts=3, seed=0)
     old = range(6)
     asked = ask_all(queue, met(*old))
     among = Counter(key for pair in asked for key in pair)
