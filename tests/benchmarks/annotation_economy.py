@@ -1,6 +1,6 @@
 """What do labels cost? Keys asked in a run, beside distinct keys and beside one call a step, and in runs that follow.
 
-    python tests/benchmarks/annotation_economy.py                    # NetHack and KeyRoom, three runs each, 15 minutes
+    python tests/benchmarks/annotation_economy.py                    # NetHack and KeyRoom, three runs each, 10 minutes
     python tests/benchmarks/annotation_economy.py --env-steps 20000  # that it runs
 
 Serial runs of the presets with the judge `lexicon`, which is free, and a table of labels as for one that is not: what
