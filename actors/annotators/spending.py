@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import Field
 
 from onibi.platform.config import Settings
+from onibi.platform.durable import write_durably
 from onibi.platform.errors import AnnotatorError
 
 _MILLION = 1_000_000
@@ -220,6 +221,4 @@ def _write_spending(file: Path, spending: Spending) -> None:
         with file.open("r+b", buffering=0) as opened:
             opened.write(text)
         return
-    new = file.with_name(f"{file.name}.new")
-    new.write_bytes(text)
-    new.replace(file)
+    write_durably(file, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,7 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.runs, self.rings = folder / "runs", folder / "rings"
         self.rings.mkdir()
+        self._started: list[subprocess.Popen] = []
 
     def settings(self, **changes) -> dict:
         return corridor(self.rings, **changes)
@@ -105,7 +107,7 @@ class Workshop:
         return resume(name, runs_folder=self.runs, overrides=overrides, display=False, serial=serial)
 
     def start(self, name: str = "run", *, serial: bool = True, command: str = "train", overrides=(), **changes):
-        """The command line in a process group of its own."""
+        """The command line in a session of its own; what goes on at the test's end is killed."""
         given = [part for change in overrides for part in ("--set", change)]
         if command == "train":
             config = self.runs.parent / f"{name}.yaml"
@@ -115,7 +117,7 @@ class Workshop:
             what = [name]
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ONIBI_", "RAY_", "MLFLOW_"))}
         with (self.runs.parent / f"{name}-{command}.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "onibi", command, *what, "--runs-folder", str(self.runs), *given],
                 cwd=self.runs.parent,
                 stdout=log,
@@ -123,6 +125,26 @@ class Workshop:
                 start_new_session=True,
                 env={**kept, "COLUMNS": "200", "NO_COLOR": "1", "RAY_USAGE_STATS_ENABLED": "0"},
             )
+        self._started.append(process)
+        return process
+
+    def kill_what_goes_on(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def ray_pids(self, process, name: bytes) -> list[int]:
+        """Processes of a started run whose actor Ray calls so."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                is_one = entry.name.isdigit() and b"ray::" + name in (entry / "cmdline").read_bytes()
+                if is_one and os.getsid(int(entry.name)) == process.pid:
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return found
 
     def log_of(self, name: str = "run", command: str = "train") -> str:
         return (self.runs.parent / f"{name}-{command}.log").read_text(encoding="utf-8", errors="replace")
@@ -163,4 +185,6 @@ def corridor_settings():
 
 @pytest.fixture
 def workshop(tmp_path):
-    return Workshop(tmp_path)
+    made = Workshop(tmp_path)
+    yield made
+    made.kill_what_goes_on()

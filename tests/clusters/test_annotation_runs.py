@@ -171,13 +171,7 @@ def test_two_runs_at_once_share_a_table_and_lose_no_answer(workshop):
         name: workshop.start(name, **listening(workshop, seed=seed, annotation__table=str(workshop.runs / "both")))
         for name, seed in (("one", 7), ("two", 8))
     }
-    try:
-        codes = {name: process.wait(timeout=300) for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    codes = {name: process.wait(timeout=300) for name, process in processes.items()}
     assert codes == {"one": 0, "two": 0}, workshop.log_of("one") + workshop.log_of("two")
     told, table = answered(workshop), AnnotationTable(workshop.runs / "both")
     kept_answers = {(label.key_text, str(label.vote)) for label in table.all_labels()}
@@ -215,19 +209,6 @@ def test_a_serial_run_killed_in_the_middle_loses_no_answer_and_asks_none_again(w
     assert len(labels_in_checkpoint(workshop, "run")) >= len(set(before) - missing)
 
 
-def annotator_pids(process):
-    """Processes of the run's annotators, by what Ray calls them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            is_one = entry.name.isdigit() and b"ray::AnnotatorActor" in (entry / "cmdline").read_bytes()
-            if is_one and os.getsid(int(entry.name)) == os.getsid(process.pid):
-                found.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 @pytest.mark.slow
 def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_asked_twice(workshop):
     record = str(workshop.runs.parent / "record")
@@ -245,27 +226,22 @@ def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_ask
         "placement": {"rollout_cpus": 0.2, "learner_cpus": 0.2},
     }
     process = workshop.start(serial=False, **changes)
-    try:
-        workshop.wait_for(lambda: len(answered(workshop)) > 60, seconds=150, process=process)
-        assert Path(f"{record}.hung").exists(), "its first process hung and was replaced"
-        steps = workshop.history()[-1]["actors/env_steps"]
-        pids = annotator_pids(process)
-        assert len(pids) == 3, "one for each annotator"
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        killed_at = len(answered(workshop))
-        workshop.wait_for(lambda: len(answered(workshop)) > killed_at + 30, seconds=150, process=process)
-        workshop.wait_for(lambda: workshop.history()[-1]["actors/env_steps"] > steps, process=process)
-        row = workshop.history()[-1]
-        assert row["annotator/down/failed_batches"] >= 1
-        assert row["annotator/broken/healthy"] == 0
-        assert row["annotator/custom/latency_p50_seconds"] == pytest.approx(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=90)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    workshop.wait_for(lambda: len(answered(workshop)) > 60, seconds=150, process=process)
+    assert Path(f"{record}.hung").exists(), "its first process hung and was replaced"
+    steps = workshop.history()[-1]["actors/env_steps"]
+    pids = workshop.ray_pids(process, b"AnnotatorActor")
+    assert len(pids) == 3, "one for each annotator"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    killed_at = len(answered(workshop))
+    workshop.wait_for(lambda: len(answered(workshop)) > killed_at + 30, seconds=150, process=process)
+    workshop.wait_for(lambda: workshop.history()[-1]["actors/env_steps"] > steps, process=process)
+    row = workshop.history()[-1]
+    assert row["annotator/down/failed_batches"] >= 1
+    assert row["annotator/broken/healthy"] == 0
+    assert row["annotator/custom/latency_p50_seconds"] == pytest.approx(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=90)
     told = answered(workshop)
     lost = set(told) - set(kept(workshop))
     assert len(lost) <= 2, "at most one on its way in each process that was killed"
@@ -281,16 +257,11 @@ def test_a_ray_run_killed_as_a_whole_loses_no_answer_and_asks_none_again(worksho
     changes |= {"actors__count": 1, "checkpoint__period_seconds": 5.0, "annotation__batch_keys": 4}
     changes |= {"placement": {"rollout_cpus": 0.2, "learner_cpus": 0.2}}
     process = workshop.start(serial=False, **changes)
-    try:
-        begun = lambda: workshop.history() and workshop.checkpoints() and len(answered(workshop)) > 60  # noqa: E731
-        workshop.wait_for(begun, 150, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        workshop.wait_for(lambda: not annotator_pids(process), 30)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    begun = lambda: workshop.history() and workshop.checkpoints() and len(answered(workshop)) > 60  # noqa: E731
+    workshop.wait_for(begun, 150, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    workshop.wait_for(lambda: not workshop.ray_pids(process, b"AnnotatorActor"), 30)
     before = answered(workshop)
     missing = set(before) - set(kept(workshop))
     # The judge writes an answer down before it hands it over: a batch of them may have been on its way to the hub.

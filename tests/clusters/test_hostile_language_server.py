@@ -62,45 +62,32 @@ def settings(url):
     }
 
 
-def niceness_of(process, name):
-    """Those of all threads of the run's processes that Ray calls so."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            if not entry.name.isdigit() or os.getsid(int(entry.name)) != os.getsid(process.pid):
-                continue
-            if name in (entry / "cmdline").read_bytes():
-                found.update(os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in (entry / "task").iterdir())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+def niceness_of(workshop, process, name):
+    """The highest among the threads of the run's processes of one kind."""
+    tasks = [task for pid in workshop.ray_pids(process, name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return max(os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks)
 
 
 def test_rollouts_go_on_while_no_request_is_answered_and_no_wrong_label_comes_of_what_is(workshop, language_server):
     held = threading.Event()
     language_server.behave = hostile(language_server, held)
     process = workshop.start(serial=False, **settings(language_server.url))
-    try:
-        last = lambda: (workshop.history() or [{}])[-1]  # noqa: E731
-        workshop.wait_for(lambda: last().get("annotation/asked_keys", 0) > 0, seconds=120, process=process)
-        waiting_since = last()["actors/env_steps"]
-        workshop.wait_for(lambda: last()["actors/env_steps"] > waiting_since + 5_000, seconds=120, process=process)
-        assert language_server.in_flight >= 1
-        assert last()["annotation/keys_labelled"] == 0
-        judging, playing = (max(niceness_of(process, name)) for name in (b"ray::AnnotatorActor", b"ray::RolloutActor"))
-        assert judging == playing + NICENESS
-        held.set()
-        workshop.wait_for(lambda: last()["annotation/keys_labelled"] >= 8, seconds=120, process=process)
-        kinds = ("rate_limited", "server_error", "connection", "malformed", "too_long")
-        counted = lambda: [last().get(f"annotator/openai/failures_{kind}", 0) for kind in kinds]  # noqa: E731
-        workshop.wait_for(lambda: all(counted()), seconds=120, process=process)
-        assert last()["annotation/invalid_replies"] > 0
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=90)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    last = lambda: (workshop.history() or [{}])[-1]  # noqa: E731
+    workshop.wait_for(lambda: last().get("annotation/asked_keys", 0) > 0, seconds=120, process=process)
+    waiting_since = last()["actors/env_steps"]
+    workshop.wait_for(lambda: last()["actors/env_steps"] > waiting_since + 5_000, seconds=120, process=process)
+    assert language_server.in_flight >= 1
+    assert last()["annotation/keys_labelled"] == 0
+    judging, playing = (niceness_of(workshop, process, name) for name in (b"AnnotatorActor", b"RolloutActor"))
+    assert judging == playing + NICENESS
+    held.set()
+    workshop.wait_for(lambda: last()["annotation/keys_labelled"] >= 8, seconds=120, process=process)
+    kinds = ("rate_limited", "server_error", "connection", "malformed", "too_long")
+    counted = lambda: [last().get(f"annotator/openai/failures_{kind}", 0) for kind in kinds]  # noqa: E731
+    workshop.wait_for(lambda: all(counted()), seconds=120, process=process)
+    assert last()["annotation/invalid_replies"] > 0
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=90)
     labels = list(AnnotationTable(workshop.runs / "annotations").all_labels())
     valid = [label for label in labels if label.value is not LabelValue.INVALID]
     assert len(valid) >= 8 and len(valid) < len(labels)
