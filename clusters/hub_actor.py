@@ -27,6 +27,7 @@ from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.reward_training import LabelledKeys, MemberScores
+from onibi.platform.shared_annotations import SharedAnnotations
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class HubActor:
     Args:
         make_desk: makes the desk for a clock.
         judges: of each annotator, by name.
+        keeping: judges whose labels go to disk.
         annotation_table: folder of the labels on disk; None for none.
         desk_state: to go on from; None starts anew.
         weights_to_come: whether the learner begins with those of a checkpoint.
@@ -77,6 +79,7 @@ class HubActor:
         self,
         make_desk: Callable[[Callable[[], float]], AnnotationDesk],
         judges: Mapping[str, Judge],
+        keeping: Sequence[Judge],
         annotation_table: str | None,
         desk_state: dict[str, pa.Table] | None,
         weights_to_come: bool,
@@ -92,6 +95,7 @@ class HubActor:
         self._weights_to_come = weights_to_come
         self._weights: list[Any] = []
         self._weights_news, self._table_news, self._queue_news = News(), News(), News()
+        self._shared = SharedAnnotations(self._desk, self._labels, keeping, self._table_news.tell)
 
     async def publish_weights(self, version: int, reference: list[Any]) -> None:
         """Take a newer version, ``reference`` being a list that holds one ObjectRef to ``Weights``."""
@@ -146,7 +150,7 @@ class HubActor:
 
     async def give_back(self, annotator: str, requests: Sequence[Request]) -> None:
         """Requests that an annotator failed at."""
-        self._desk.give_back(requests, self._judges[annotator])
+        self._shared.give_back(requests, self._judges[annotator])
         self._queue_news.tell()
 
     async def tell(self, annotator: str, worker: int, figures: Mapping[str, float], notes: Sequence[str]) -> None:
@@ -203,7 +207,7 @@ class HubActor:
 
     async def statistics(self) -> dict[str, float]:
         """Metrics of desk and annotators; labels of other runs are read, even where no annotator asks."""
-        self._read_labels()
+        self._shared.read()
         return {**self._desk.statistics(), **self._health.metrics()}
 
     async def state(self) -> dict[str, pa.Table]:
@@ -219,20 +223,5 @@ class HubActor:
         return self._desk.caption_report()
 
     def _take(self, judge: Judge, count: int) -> list[Request]:
-        self._read_labels()
-        if self._desk.asks == "pairs":
-            return [*self._desk.take_pairs(count, judge)]
-        return [*self._desk.take(count, judge)]
-
-    def _read_labels(self) -> None:
-        """Take what other runs were answered, so that it is not asked again."""
-        if self._labels is None:
-            return
-        try:
-            news = self._labels.refresh(None if self._desk.takes_any_judge else self._desk.judges)
-        except OSError as error:
-            log.warning("the labels of other runs in %s cannot be read: %s", self._labels.folder, error)
-            return
-        if news:
-            self._desk.learn(news)
-            self._table_news.tell()
+        self._shared.read()
+        return self._shared.take(judge, count)

@@ -119,6 +119,7 @@ class RayRun:
             {**_MANY_CALLS, **hub_options(stores.annotation_table)},
             functools.partial(make_desk, stores),
             stores.judges(),
+            stores.keeping_judges(),
             stores.annotation_table,
             desk_state,
             checkpoint is not None and state_of(checkpoint).updates > 0,

@@ -116,9 +116,8 @@ class RunPlan:
             policy.load(weights)
             if self.settings.evaluation.epsilon > 0:
                 policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
-        identity = RolloutIdentity(
-            actor=0, incarnation=0, next_sequence=0, seed=role_seed(self.settings, ROLE_EVALUATION, seed)
-        )
+        games = role_seed(self.settings, ROLE_EVALUATION, seed)
+        identity = RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=games)
         return self._rollout(policy, envs, identity, weights)
 
     def make_learner(self) -> Learner:
@@ -169,8 +168,7 @@ class RunPlan:
         self._make_learner(learner, "cpu")
         from onibi.clusters.value_support import coarse_support  # with torch, which the learner has loaded
 
-        coarse = coarse_support(self.settings)
-        if coarse:
+        if coarse := coarse_support(self.settings):
             log.warning("%s", coarse)
 
     def _check_learners(self) -> None:
@@ -248,11 +246,14 @@ class RunPlan:
         """Whether an annotator's labels go to the annotation table; with ``auto`` only those that cost something."""
         return self.settings.annotation.table not in ("auto", "none") or not annotator.is_free
 
+    def keeping_judges(self) -> list[Judge]:
+        """Whose labels go there."""
+        return [judge_of(annotator) for annotator in self.make_annotators().values() if self.keeps_labels(annotator)]
+
     def with_annotation_table(self, runs_folder: Path) -> RunPlan:
         """The plan with the folder that ``annotation.table`` stands for; ``auto`` is RUNS_FOLDER/annotations."""
         chosen = self.settings.annotation.table
-        keeping = [annotator for annotator in self.make_annotators().values() if self.keeps_labels(annotator)]
-        if chosen == "none" or not keeping:
+        if chosen == "none" or not self.keeping_judges():
             return self
         folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
         return replace(self, annotation_table=str(folder.absolute()))

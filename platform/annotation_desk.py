@@ -150,11 +150,14 @@ class AnnotationDesk:
         """Whether labels of other judges than the run's count."""
         return self.settings.desk.reuse == "any_prompt"
 
-    def has_requests(self, judge: Judge | None = None) -> bool:
-        """Whether ``take`` would give something now."""
-        queue = self._dockets[self.judges[0] if judge is None else judge].keys
-        queue.expire(self._clock())
-        return len(queue) > 0
+    def waits_for(self, request: AnnotationRequest | PairRequest, judge: Judge) -> bool:
+        """Whether a taken request is in flight still, under the lease that it was taken with."""
+        return self._dockets[judge].holds(request)
+
+    def note_asked(self, requests: Sequence[AnnotationRequest | PairRequest], times: Literal[1, -1]) -> None:
+        """Taken requests were not asked after all (-1), or are asked now."""
+        for request in requests:
+            self._counters["asked_keys" if isinstance(request, AnnotationRequest) else "asked_pairs"] += times
 
     def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge | None = None) -> None:
         """Taken requests that their annotator will not answer: they wait again at once, unless they were handed on."""

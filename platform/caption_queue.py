@@ -137,6 +137,10 @@ class CaptionQueue:
         """Number of the lease of a key in flight, to be named when it is given back."""
         return self._in_flight[key].number
 
+    def holds(self, key: KeyIndex, lease: int) -> bool:
+        """Whether a key is in flight under the lease of this number."""
+        return key in self._in_flight and self.lease(key) == lease
+
     def finish(self, keys: Iterable[KeyIndex]) -> None:
         """Forget keys that have their labels now, wherever they are: late answers count."""
         for key in keys:
@@ -176,7 +180,7 @@ class CaptionQueue:
 
         A key whose lease ended and that was taken again is left to its new annotator.
         """
-        mine = [key for key, number in leases.items() if key in self._in_flight and self.lease(key) == number]
+        mine = [key for key, number in leases.items() if self.holds(key, number)]
         for key in mine:
             del self._in_flight[key]
         self._back(mine, now)

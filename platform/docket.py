@@ -36,3 +36,9 @@ class Docket:
                 self.keys.give_back({request.key: request.lease}, now)
             else:
                 self.pairs.give_back({(request.first.key, request.second.key): request.lease})
+
+    def holds(self, request: AnnotationRequest | PairRequest) -> bool:
+        """Whether a request is in flight under the lease that it was taken with."""
+        if isinstance(request, AnnotationRequest):
+            return self.keys.holds(request.key, request.lease)
+        return self.pairs.holds((request.first.key, request.second.key), request.lease)

@@ -128,10 +128,14 @@ class PairQueue:
         """Number of the lease of a pair in flight, to be named when it is given back."""
         return self._in_flight[_name(pair)][1].number
 
+    def holds(self, pair: Pair, lease: int) -> bool:
+        """Whether a pair is in flight under the lease of this number."""
+        return _name(pair) in self._in_flight and self.lease(pair) == lease
+
     def give_back(self, leases: Mapping[Pair, int]) -> None:
         """Taken pairs that their annotator will not judge, with their leases: asked again, unless taken anew."""
         for pair, number in leases.items():
-            if _name(pair) in self._in_flight and self.lease(pair) == number:
+            if self.holds(pair, number):
                 del self._in_flight[_name(pair)]
                 self._again.append(pair)
 

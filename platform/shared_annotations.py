@@ -1,0 +1,114 @@
+"""A desk and the annotation table that its run shares with others: nobody is asked what another has asked (no Ray)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from onibi.platform.annotation_claims import AnnotationClaims
+from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.labels import Judge
+
+log = logging.getLogger(__name__)
+
+Request = AnnotationRequest | PairRequest
+_LOOK_SECONDS = 1.0  # between two looks at questions that another run asks
+
+
+class SharedAnnotations:
+    """What a desk asks, less what other runs were answered or are asking.
+
+    Args:
+        desk: of the run.
+        table: where labels of other runs are; None where there is none.
+        keeping: judges whose labels are kept there; what others are asked is not claimed.
+        on_news: called when other runs' labels were taken.
+        clock: seconds, never falling.
+    """
+
+    def __init__(
+        self,
+        desk: AnnotationDesk,
+        table: AnnotationTable | None,
+        keeping: Sequence[Judge],
+        on_news: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._desk, self._table, self._keeping = desk, table, frozenset(keeping)
+        self._on_news, self._clock = on_news, clock
+        lease_seconds = desk.settings.desk.lease_seconds
+        self._claims = None if table is None else AnnotationClaims(table.folder, lease_seconds)
+        # By judge: in flight for the desk, as another run has them; and when they were looked at.
+        self._elsewhere: dict[Judge, list[Request]] = {}
+        self._looked: dict[Judge, float] = {}
+
+    def read(self) -> None:
+        """Take what other runs were answered, so that it is not asked again."""
+        if self._table is None:
+            return
+        try:
+            news = self._table.refresh(None if self._desk.takes_any_judge else self._desk.judges)
+        except OSError as error:
+            log.warning("the labels of other runs in %s cannot be read: %s", self._table.folder, error)
+            return
+        if news:
+            self._desk.learn(news)
+            self._on_news()
+
+    def take(self, judge: Judge, count: int) -> list[Request]:
+        """At most ``count`` questions for a judge. What another run asks it stays in flight here until it is answered,
+        or free again.
+        """
+        claims = self._claims if judge in self._keeping else None
+        if claims is None:
+            return self._desk_takes(judge, count)
+        mine = self._freed(claims, judge, count)
+        while len(mine) < count and (taken := self._desk_takes(judge, count - len(mine))):
+            free = claims.claim(judge, taken)
+            mine += [request for request, is_mine in zip(taken, free, strict=True) if is_mine]
+            others = [request for request, is_mine in zip(taken, free, strict=True) if not is_mine]
+            self._desk.note_asked(others, -1)
+            self._elsewhere.setdefault(judge, []).extend(others)
+        if mine:
+            # Only now: an answer that was put on disk before its asker's claim ended is seen here for sure.
+            self.read()
+            answered = [request for request in mine if not self._desk.waits_for(request, judge)]
+            self._desk.note_asked(answered, -1)
+            mine = [request for request in mine if self._desk.waits_for(request, judge)]
+        return mine
+
+    def give_back(self, requests: Sequence[Request], judge: Judge) -> None:
+        """Questions that an annotator failed at: they wait again, here and in other runs."""
+        self._desk.give_back(requests, judge)
+        if self._claims is not None and judge in self._keeping and requests:
+            self._claims.release(judge, requests)
+
+    def close(self) -> None:
+        """Let other runs ask what this one has not been answered."""
+        if self._claims is not None:
+            self._claims.close()
+
+    def _freed(self, claims: AnnotationClaims, judge: Judge, count: int) -> list[Request]:
+        """Questions that another run had and does not ask any more, unanswered."""
+        now = self._clock()
+        if not self._elsewhere.get(judge) or now - self._looked.get(judge, -_LOOK_SECONDS) < _LOOK_SECONDS:
+            return []
+        self._looked[judge] = now
+        waiting = [request for request in self._elsewhere[judge] if self._desk.waits_for(request, judge)]
+        looked_at, rest = waiting[:count], waiting[count:]
+        free = claims.claim(judge, looked_at)
+        freed = [request for request, is_free in zip(looked_at, free, strict=True) if is_free]
+        # Those that are not free go behind the others: the next look is at these.
+        self._elsewhere[judge] = rest + [
+            request for request, is_free in zip(looked_at, free, strict=True) if not is_free
+        ]
+        self._desk.note_asked(freed, 1)
+        return freed
+
+    def _desk_takes(self, judge: Judge, count: int) -> list[Request]:
+        if self._desk.asks == "pairs":
+            return [*self._desk.take_pairs(count, judge)]
+        return [*self._desk.take(count, judge)]
