@@ -149,7 +149,7 @@ def chosen_values(settings: Settings) -> dict[str, Any]:
 
 
 def merge(base: Document, top: Document) -> Document:
-    """``base`` with the values of ``top`` over it, section by section; lists are replaced whole.
+    """``base`` with the values of ``top`` over it, section by section; lists are replaced whole, and ``{}`` empties.
 
     A section whose written ``kind`` differs in ``top`` is replaced whole, too: the rest belongs to the old kind.
     """
@@ -187,7 +187,7 @@ def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         return dict(top)
     result = dict(base)
     for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = isinstance(value, Mapping) and value and isinstance(result.get(key), Mapping)
         result[key] = _merged(result[key], value) if both else value
     return result
 

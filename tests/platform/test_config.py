@@ -300,6 +300,14 @@ def test_merging_replaces_lists_and_sections_of_another_kind_whole():
     assert merged.place(("mover", "wings")) == "top.yaml:3"
 
 
+def test_an_empty_mapping_empties_what_it_is_written_over():
+    base = {"arguments": {"a": 1}, "shares": {"x": 0.5}, "part": {"size": 4}}
+    assert read_settings(RunSettings, base, overrides=["arguments={}"]).arguments == {}
+    assert read_settings(RunSettings, base, overrides=["arguments={b: 2}"]).arguments == {"a": 1, "b": 2}
+    found = read_settings(RunSettings, base, overrides=["arguments={}", "arguments={b: 2}", "part={}"])
+    assert (found.arguments, found.shares, found.part) == ({"b": 2}, {"x": 0.5}, PartSettings())
+
+
 def test_load_class_imports_the_registered_class():
     assert load_class(MOVERS, "walk") is Walk
 
