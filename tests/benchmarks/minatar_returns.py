@@ -1,14 +1,14 @@
 """MinAtar by Onibi's dqn and by CleanRL's: the same network, frames and replay ratio, in one run, one table.
 
-    python tests/benchmarks/minatar_returns.py [--games breakout,space_invaders] [--seeds 1,2,3] [--systems onibi,cleanrl] [--jobs 2]
+    python tests/benchmarks/minatar_returns.py [--games breakout] [--seeds 1,2,3] [--systems onibi,cleanrl] [--jobs 2]
     python tests/benchmarks/minatar_returns.py --quick        # that it runs: 20,000 frames, one seed
 
 Onibi runs its presets `minatar-…-dqn` in one process (double, three-step returns) and, as *plain*, the same without
 those two, which is CleanRL's algorithm; CleanRL its own `dqn.py`, given the preset's numbers (learning rate, discount,
 batches of 32 every four frames, target copies, exploration, ring) and Onibi's network, and left as it is in all else:
 one environment instead of eight. Each is judged by its last weights, greedy, over --episodes fresh games with sticky
-actions. A million frames take ten to thirty minutes of a core. Finished runs are kept in --cells: of Onibi by what its settings say, as its code changes more often
-than what it learns.
+actions. A million frames take ten to thirty minutes of a core. Finished runs are kept in --cells: of Onibi by what its
+settings say, as its code changes more often than what it learns.
 """
 
 from __future__ import annotations
