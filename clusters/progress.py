@@ -172,6 +172,7 @@ _SECTIONS: tuple[tuple[tuple[str, tuple[_Figure, ...]], ...], ...] = (
                 _Figure("annotation/keys", "keys", count_text, heard=True),
                 _Figure("annotation/queue_keys", "queue", count_text, heard=True),
                 _Figure("annotation/latency_p95_seconds", "answers within", _seconds_text),
+                _Figure("annotation/label_delay_p50_seconds", "labelled after", _seconds_text),
                 _Figure("annotation/parse_failure_share", "unreadable", share_text, nonzero=True),
                 _Figure("annotation/annotators_failing", "annotators failing", count_text, nonzero=True),
                 _Figure("annotation/annotators_spent", "budgets used up", count_text, nonzero=True),

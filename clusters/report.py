@@ -89,9 +89,23 @@ _PANELS = (
         ),
         of_captions=True,
     ),
+    _Panel(
+        "Seconds from caption to label",
+        (
+            _Line("annotation/label_delay_p50_seconds", "half of them", _GREEN, noisy=False),
+            _Line("annotation/label_delay_p95_seconds", "95%", _GREY, noisy=False),
+        ),
+        of_captions=True,
+    ),
     _Panel("Loss", (_Line("learner/loss", "loss", _VIOLET),)),
     _Panel("Mean Q", (_Line("learner/q_mean", "Q", _VIOLET),)),
     _Panel("Policy lag in updates", (_Line("actors/policy_lag_mean", "mean", _GREY),)),
+    _Panel("Age of drawn rows in updates", (_Line("learner/data_age_mean_updates", "mean", _GREY),)),
+    _Panel(
+        "Time held back",
+        (_Line("replay/actors_stalled", "actors", _BLUE), _Line("replay/learner_stalled", "learner", _VIOLET)),
+        share=True,
+    ),
     _Panel("Env steps per second", (_Line("actors/env_steps_per_second", "env steps", _BLUE),)),
 )
 

@@ -59,7 +59,9 @@ class SerialAnnotation:
         """Metrics of desk and annotators."""
         for worker in self._workers:
             self._health.tell(worker.name, 0, worker.figures())
-        return {**self._desk.statistics(), **self._health.metrics()}
+        # The desk's clock counts env steps here, so its ages are no seconds.
+        desk = {name: figure for name, figure in self._desk.statistics().items() if not name.endswith("_seconds")}
+        return {**desk, **self._health.metrics()}
 
     def notes(self) -> list[str]:
         """What a person should hear, since the last call."""

@@ -325,7 +325,8 @@ class AnnotationDesk:
             self._data_version += 1
             for judge, docket in self._dockets.items():
                 keys = np.arange(before, count, dtype=np.int32)
-                docket.keys.finish(map(KeyIndex, keys[self._keys.missing(judge, keys) == 0].tolist()))
+                known = keys[self._keys.missing(judge, keys) == 0]
+                docket.keys.finish(map(KeyIndex, known.tolist()), self._clock())
 
     def _offer(self, captions: NDArray[Any]) -> None:
         if self.asks == "pairs":
@@ -375,7 +376,7 @@ class AnnotationDesk:
         for judge, docket in self._dockets.items():
             missing = int(self._keys.missing(judge, np.array([key]))[0])
             if missing == 0 or (docket is own and is_answer):
-                docket.keys.finish([key])
+                docket.keys.finish([key], self._clock())
             if missing > 0 and docket is own and is_answer:
                 docket.keys.offer_further([key])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from onibi.platform.captions import KeyIndex
 from onibi.platform.errors import CaptionError
+
+_DELAYS_KEPT = 1_000
 
 Rank = Callable[[NDArray[np.int32]], NDArray[Any]]
 """Keys [n] → numbers [n]: what is asked first has the highest."""
@@ -73,6 +75,8 @@ class CaptionQueue:
         self._invalid_replies: dict[KeyIndex, int] = {}
         self._first_offered: dict[KeyIndex, float] = {}  # unlabelled keys, dropped ones included, in order of time
         self._parked: dict[KeyIndex, None] = {}
+        self.delays_seconds: deque[float] = deque(maxlen=_DELAYS_KEPT)
+        """From first offer to first label, of the keys that were labelled last."""
         self.dropped = 0
         """Keys pushed out by newer ones so far."""
         self.expired = 0
@@ -141,9 +145,11 @@ class CaptionQueue:
         """Whether a key is in flight under the lease of this number."""
         return key in self._in_flight and self.lease(key) == lease
 
-    def finish(self, keys: Iterable[KeyIndex]) -> None:
+    def finish(self, keys: Iterable[KeyIndex], now: float) -> None:
         """Forget keys that have their labels now, wherever they are: late answers count."""
         for key in keys:
+            if key in self._first_offered:
+                self.delays_seconds.append(max(now - self._first_offered[key], 0.0))
             for place in (self._waiting, self._further, self._in_flight, self._parked):
                 place.pop(key, None)
             self._invalid_replies.pop(key, None)

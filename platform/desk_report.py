@@ -62,6 +62,7 @@ def desk_statistics(
     askable, decided = keys.status != NEVER_ASKED, keys.status == LABELLED
     helpful = decided & (keys.score >= HELPFUL_SCORE)
     sightings = captions.key_sightings[: len(keys)]
+    delays = [delay for queue in queues for delay in queue.delays_seconds]
     asked_rows, decided_rows = int(sightings[askable].sum()), int(sightings[decided].sum())
     return {
         "annotation/captions": float(len(captions) - 1),
@@ -77,6 +78,11 @@ def desk_statistics(
         "annotation/dropped_keys": float(sum(queue.dropped for queue in queues)),
         "annotation/expired_leases": float(sum(queue.expired for queue in queues)),
         "annotation/oldest_unlabelled_seconds": max((queue.oldest_age_seconds(now) for queue in queues), default=0.0),
+        **{
+            f"annotation/label_delay_p{share}_seconds": float(np.percentile(delays, share))
+            for share in (50, 95)
+            if delays
+        },
         "annotation/replies": float(replies),
         "annotation/pairs_judged": float(sum(queue.judged for queue in pairs)),
         "annotation/in_flight_pairs": float(sum(queue.in_flight for queue in pairs)),

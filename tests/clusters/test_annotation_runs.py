@@ -66,6 +66,8 @@ def test_each_key_is_asked_once_and_a_second_run_on_the_same_table_asks_next_to_
     assert len(asked) > 300, "most of the 500 noises"
     assert len(asked) < 0.05 * first.env_steps, "one call a step would be twenty times as many"
     assert figures["annotation/duplicate_labels"] == 0
+    desks = {name for name in figures if name.startswith("annotation/") and name.endswith("_seconds")}
+    assert not {name for name in desks if "latency" not in name}, "a serial run's desk counts env steps, not seconds"
     assert sorted(kept(workshop)) == sorted(asked)
     second = workshop.train("second", **listening(workshop, seed=8))
     again = answered(workshop)[len(asked) :]
@@ -237,6 +239,7 @@ def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_ask
     workshop.wait_for(lambda: len(answered(workshop)) > killed_at + 30, seconds=150, process=process)
     workshop.wait_for(lambda: workshop.history()[-1]["actors/env_steps"] > steps, process=process)
     row = workshop.history()[-1]
+    assert 0 < row["annotation/label_delay_p50_seconds"] <= row["annotation/label_delay_p95_seconds"] < 600
     assert row["annotator/down/failed_batches"] >= 1
     assert row["annotator/broken/healthy"] == 0
     assert row["annotator/custom/latency_p50_seconds"] == pytest.approx(0.02)

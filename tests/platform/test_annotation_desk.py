@@ -180,6 +180,20 @@ def test_a_never_asked_key_stays_worth_0_whoever_labels_it():
     assert (table.value.tolist(), table.labelled.tolist()) == ([0.0], [NEVER_ASKED])
 
 
+def test_statistics_tell_how_long_captions_wait_for_their_labels():
+    clock = Clock()
+    some = desk(clock)
+    keys = [f"thing {number}" for number in range(10)]
+    some.intern([caption(key) for key in keys])
+    assert "annotation/label_delay_p50_seconds" not in some.statistics(), "none has a label"
+    for key in keys:
+        clock.now += 1
+        some.put([label(key)])
+    figures = some.statistics()
+    assert figures["annotation/label_delay_p50_seconds"] == 5.5
+    assert figures["annotation/label_delay_p95_seconds"] == pytest.approx(9.55)
+
+
 def test_statistics_tell_the_share_of_keys_and_of_sightings_with_a_label():
     clock = Clock()
     some = desk(clock)
@@ -240,7 +254,9 @@ def test_a_restored_desk_goes_on_with_the_same_indices_labels_ages_and_queue(tmp
     assert after.version == before.version
     assert np.array_equal(after.caption_keys, before.caption_keys)
     assert (after.value.tolist(), after.labelled.tolist()) == (before.value.tolist(), before.labelled.tolist())
-    assert fresh.statistics() == {**some.statistics(), "annotation/queue_keys": 2, "annotation/in_flight_keys": 0}
+    left = {**some.statistics(), "annotation/queue_keys": 2, "annotation/in_flight_keys": 0}
+    delays = {name for name in left if name.startswith("annotation/label_delay")}  # of this session alone
+    assert fresh.statistics() == {name: left[name] for name in left.keys() - delays}
     assert fresh.intern([caption("gold")]).tolist() == [3]
     assert asked(fresh) == ["gold", "newt"]
     fresh.put([label("newt", LabelValue.INVALID)])  # its second

@@ -79,7 +79,7 @@ def test_a_late_label_frees_a_parked_key():
     waiting.offer([1], now=0)
     waiting.take(1, now=0)
     waiting.retry([1], now=0)
-    waiting.finish([1])
+    waiting.finish([1], now=0)
     assert waiting.parked == 0
 
 
@@ -88,10 +88,23 @@ def test_age_is_that_of_the_key_that_waits_longest_even_when_it_was_dropped():
     waiting.offer([1], now=10)
     waiting.offer([2], now=20)  # drops 1, which is as unlabelled as before
     assert waiting.oldest_age_seconds(now=30) == 20
-    waiting.finish([1])
+    waiting.finish([1], now=30)
     assert waiting.oldest_age_seconds(now=30) == 10
-    waiting.finish([2])
-    assert waiting.oldest_age_seconds(now=30) == 0
+    waiting.finish([2], now=32)
+    assert waiting.oldest_age_seconds(now=32) == 0
+    assert list(waiting.delays_seconds) == [20, 12], "from first offer to label"
+
+
+def test_only_first_labels_of_keys_that_waited_have_a_delay():
+    waiting = queue()
+    waiting.finish([3], now=5)  # of another run, before it was met here
+    waiting.offer([1], now=5)
+    waiting.take(1, now=6)
+    waiting.finish([1], now=9)
+    waiting.offer_further([1])
+    waiting.take(1, now=20)
+    waiting.finish([1], now=30)
+    assert list(waiting.delays_seconds) == [4]
 
 
 def test_a_restored_queue_asks_the_same_keys_and_those_in_flight_again():
@@ -142,7 +155,7 @@ class QueueAgainstSets(RuleBasedStateMachine):
 
     @rule(keys=st.sets(st.integers(0, 9)))
     def finish(self, keys):
-        self.queue.finish(keys)
+        self.queue.finish(keys, self.now)
         self.flying -= keys
         self.finished |= keys
 

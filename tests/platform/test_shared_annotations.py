@@ -166,9 +166,7 @@ def test_pairs_are_asked_by_one_run_at_a_time(tmp_path):
     texts = [f"thing {number}" for number in range(4)]  # six pairs
     one, two = (Run(tmp_path, texts, asks="pairs", seed=seed) for seed in (1, 2))
     names = [
-        frozenset((each.first.key_text, each.second.key_text))
-        for run in (one, two, one, two)
-        for each in run.takes(3)
+        frozenset((each.first.key_text, each.second.key_text)) for run in (one, two, one, two) for each in run.takes(3)
     ]
     assert len(names) == len(set(names)) == 6
 
