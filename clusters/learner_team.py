@@ -14,6 +14,7 @@ import ray
 from onibi.clusters.role_calls import PROCESS_DIED, start_actor
 from onibi.clusters.roles import build_learner
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_settings import PlacementSettings
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import LearnerLostError
@@ -33,12 +34,11 @@ class LearnerTeam:
 
     Args:
         hub: handle of the hub.
-        ring: path of the ring that they read.
-        node: id of the node that has it in its memory.
     """
 
-    def __init__(self, hub: Any, ring: str, node: str) -> None:
-        self._hub, self._ring, self._node = hub, ring, node
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+        self._prepared: str | None = None  # node of processes that have nothing to learn with yet
         self.handles: dict[str, Any] = {}
         """By role: ``learner`` is the first one, ``learner 1`` the next."""
         self.news: LearnerNews | None = None
@@ -52,33 +52,45 @@ class LearnerTeam:
         """Whether a role of the run is one of these."""
         return role.split()[0] == _ROLE
 
-    def start(self, plan: RunPlan, incarnation: int, checkpoint: Checkpoint | None) -> dict[Any, str]:
-        """Start all anew from a checkpoint, after ending those that there are.
-
-        Args:
-            plan: what to build.
-            incarnation: higher than that of the ones before.
-            checkpoint: None starts untrained.
-        Returns: references of their first slices, with the role of each.
+    def prepare(self, placement: PlacementSettings, node: str) -> None:
+        """Start the processes on the node of this id, after ending those that there are. They load torch meanwhile, for
+        a second or more, and wait for ``start``.
         """
         self.end()
-        self.news = None
-        self._metrics = {}
-        placement = plan.settings.placement
         # They map the shard's memory, so they must run on the shard's node.
-        node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(self._node, soft=False)
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         for number in range(placement.learners):
             self.handles[_ROLE if number == 0 else f"{_ROLE} {number}"] = start_actor(
                 LearnerActor,
                 {
                     "num_cpus": placement.learner_cpus,
                     "num_gpus": placement.learner_gpus,
-                    "scheduling_strategy": node,
+                    "scheduling_strategy": strategy,
                 },
-                functools.partial(build_learner, plan, self._ring, incarnation, checkpoint, number),
                 self._hub,
                 placement.learner_threads,
             )
+        self._prepared = node
+
+    def start(
+        self, plan: RunPlan, ring: str, node: str, incarnation: int, checkpoint: Checkpoint | None
+    ) -> dict[Any, str]:
+        """Start all anew from a checkpoint; in the processes that were prepared where that is their first time.
+
+        Args:
+            plan: what to build.
+            ring: path of the ring that they read.
+            node: id of the node that has it in its memory.
+            incarnation: higher than that of the ones before.
+            checkpoint: None starts untrained.
+        Returns: references of their first slices, with the role of each.
+        """
+        if self._prepared != node:
+            self.prepare(plan.settings.placement, node)
+        self._prepared = self.news = None
+        self._metrics = {}
+        for number, handle in enumerate(self.handles.values()):
+            handle.build.remote(functools.partial(build_learner, plan, ring, incarnation, checkpoint, number))
         self._answers.clear()
         self._asked = 0
         return self._train()

@@ -17,6 +17,7 @@ from onibi.clusters.evaluator import Evaluator
 from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
+from onibi.clusters.ray_session import only_node
 from onibi.clusters.role_calls import PROCESS_DIED, check_stores_live, first_answer, is_restarting, start_actor
 from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
@@ -124,6 +125,9 @@ class RayRun:
             desk_state,
             checkpoint is not None and state_of(checkpoint).updates > 0,
         )
+        self._learners = LearnerTeam(self._hub)
+        if node := only_node():  # else the shard's is not known before the shard is there
+            self._learners.prepare(settings.placement, node)
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
@@ -148,7 +152,6 @@ class RayRun:
                 self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
         self._ring, self._shard_node = opened.ring, opened.node_id
-        self._learners = LearnerTeam(self._hub, self._ring, self._shard_node)
         self._start_learners(checkpoint)
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
@@ -162,7 +165,7 @@ class RayRun:
         self._drawn_before = before.drawn_rows
         self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
         others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
-        self._running = others | self._learners.start(self._plan, incarnation, checkpoint)
+        self._running = others | self._learners.start(self._plan, self._ring, self._shard_node, incarnation, checkpoint)
 
     def _run(self, role: str) -> None:
         """Set a role to work; its reference is among those that the watch waits for."""

@@ -15,11 +15,17 @@ from onibi.clusters.annotator_team import annotator_options
 from onibi.clusters.reward_model_plan import has_reward_model
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.errors import ConfigError
-from onibi.platform.threads import ONE_THREAD
+from onibi.platform.threads import ONE_THREAD, one_thread_inherited
 
 log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay ring is not in it
+
+
+def only_node() -> str | None:
+    """Id of the cluster's node where it has just one; None where it has several."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return str(nodes[0]["NodeID"]) if len(nodes) == 1 else None
 
 
 @contextmanager
@@ -36,8 +42,10 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8. An own
+    # cluster inherits it: its workers would otherwise be started twice, without a runtime environment and with one.
     options = (
-        {"address": address}
+        {"address": address, "runtime_env": {"env_vars": ONE_THREAD}}
         if address
         else {
             "address": "local",
@@ -47,14 +55,8 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
         }
     )
     log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray on this machine")
-    with _signals_kept():
-        ray.init(
-            **options,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # Set before NumPy is imported in any role: BLAS threads of many processes on few cores cost a factor of 8.
-            runtime_env={"env_vars": ONE_THREAD},
-        )
+    with _signals_kept(), one_thread_inherited():
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     try:
         _check_room(plan)
         yield

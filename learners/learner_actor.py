@@ -69,13 +69,9 @@ class LearnerSnapshot:
 
 @ray.remote(max_restarts=0)
 class LearnerActor:
-    """Args: build: makes the parts in this process, given what publishes weights. hub: handle. threads: of torch.
+    """Loads torch when it is made, and what it learns with in :meth:`build`. Args: hub: handle. threads: of torch."""
 
-    What goes wrong in the building is raised by the first ``train``: of an exception in a constructor Ray tells no more
-    than its text, as if the process had died, and another one would be started in vain.
-    """
-
-    def __init__(self, build: Callable[[Callable[[Weights], None]], LearnerParts], hub: Any, threads: int) -> None:
+    def __init__(self, hub: Any, threads: int) -> None:
         self._hub = hub
         self._reference: Any = None
         self._outbox = WeightsOutbox(self._send, _PUBLISH_SECONDS)
@@ -83,19 +79,30 @@ class LearnerActor:
         self._sending: Future[None] | None = None
         self._fault: Exception | None = None
         self._parts: LearnerParts | None = None  # while it is being built: a restored learner publishes at once
-        try:
-            import torch
-
-            torch.set_num_threads(threads)
-            self._parts = build(lambda weights: self._outbox.put(weights, time.monotonic()))
-            self._drawn_at_start = self._parts.feed.drawn_rows
-        except Exception as error:  # noqa: BLE001 (raised later)
-            self._fault = error
         self._waited_seconds = 0.0
         self._between_seconds = 0.0
         self._left: float | None = None  # when the last slice ended
         self._table: Future[Any] | None = None
         self._looked = 0.0
+        try:
+            import torch
+
+            torch.set_num_threads(threads)
+        except Exception as error:  # noqa: BLE001 (raised later: of one in a constructor Ray tells but the text)
+            self._fault = error
+
+    def build(self, make: Callable[[Callable[[Weights], None]], LearnerParts]) -> None:
+        """Make the parts in this process, by a function that is given what publishes weights.
+
+        What goes wrong is raised by the first ``train``, whose answer is the one that is waited for.
+        """
+        if self._fault is not None:
+            return
+        try:
+            self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()))
+            self._drawn_at_start = self._parts.feed.drawn_rows
+        except Exception as error:  # noqa: BLE001
+            self._fault = error
 
     def train(self, seconds: float) -> LearnerNews:
         """Update for about ``seconds``, as often as the limiter allows.

@@ -30,7 +30,7 @@ class Asked:
 
 
 def team_of(*roles):
-    team = LearnerTeam(hub=None, ring="ring", node="node")
+    team = LearnerTeam(hub=None)
     team.handles = {role: Asked() for role in roles}
     return team, team._train()
 

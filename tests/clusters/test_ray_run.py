@@ -290,12 +290,13 @@ def test_a_ring_that_cannot_be_made_under_ray_is_one_clear_message_and_no_run(wo
 
 
 def test_what_a_learners_building_raises_is_told_by_its_first_slice_of_training(workshop):
-    """In Ray's hands an exception in a constructor is a process that died: the learner was started again and again."""
+    """Nobody waits for the answer of ``build`` itself."""
 
     def build(publish):
         raise ConfigError("no bins can be placed")
 
-    learner = LearnerActor.__ray_actor_class__(build, None, 1)
+    learner = LearnerActor.__ray_actor_class__(None, 1)
+    learner.build(build)
     with pytest.raises(ConfigError, match="no bins can be placed"):
         learner.train(0.1)
 

@@ -41,7 +41,9 @@ def actor_of(hub, arrived, versions):
         )
         return LearnerParts(None, SimpleNamespace(drawn_rows=0, figures=dict), loop)
 
-    return LearnerActor.__ray_actor_class__(build, hub, 1)
+    actor = LearnerActor.__ray_actor_class__(hub, 1)
+    actor.build(build)
+    return actor
 
 
 def test_a_publication_that_failed_is_raised_by_the_slice_even_if_no_other_follows(monkeypatch):
