@@ -18,7 +18,14 @@ from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.ray_session import only_node
-from onibi.clusters.role_calls import PROCESS_DIED, check_stores_live, first_answer, is_restarting, start_actor
+from onibi.clusters.role_calls import (
+    PROCESS_DIED,
+    check_stores_live,
+    deaths_told,
+    first_answer,
+    is_restarting,
+    start_actor,
+)
 from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
 from onibi.clusters.rollout_team import RolloutTeam
@@ -91,25 +98,19 @@ class RayRun:
         """
         try:
             self._start()
-            finished = self._train()
-            assert self._rollouts is not None, "they have trained"
-            self._rollouts.stop(self._running, _STOP_SECONDS)
-            if finished:
-                finished = self._evaluate_last()
-            else:
-                self._save(self._learners.snapshot())
-            report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
+            with deaths_told(self._stores):
+                finished = self._train()
+                assert self._rollouts is not None, "they have trained"
+                self._rollouts.stop(self._running, _STOP_SECONDS)
+                if finished:
+                    finished = self._evaluate_last()
+                else:
+                    self._save(self._learners.snapshot())
+                report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
         finally:
             self._end_roles()
-        return self._journal.close(
-            "finished" if finished else "interrupted",
-            self._state.env_steps,
-            self._state.updates,
-            self._state.seconds,
-            report,
-            paid,
-            self._profile,
-        )
+        state, status = self._state, "finished" if finished else "interrupted"
+        return self._journal.close(status, state.env_steps, state.updates, state.seconds, report, paid, self._profile)
 
     def _start(self) -> None:
         settings, checkpoint = self._settings, self._checkpoint
@@ -250,7 +251,7 @@ class RayRun:
     def _replace(self, role: str, error: ray.exceptions.RayError) -> None:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        check_stores_live(cause, {"the replay shard": self._shard, "the hub": self._hub})
+        check_stores_live(cause, self._stores())
         if LabelTeam.includes(role):
             note = self._annotators.lost(role, cause)
             if note is not None:
@@ -282,6 +283,10 @@ class RayRun:
             self._start_learners(self._checkpoint)
         else:
             self._run(role)
+
+    def _stores(self) -> dict[str, Any]:
+        """Roles that nobody replaces, by what they are called in a message."""
+        return {"the replay shard": self._shard, "the hub": self._hub}
 
     def _count(self, inserted_rows: int) -> None:
         self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -38,6 +39,19 @@ def first_answer(reference: Any, who: str) -> Any:
 def is_restarting(cause: BaseException) -> bool:
     """Whether a call came while Ray starts a dead role's process again: nothing new has died, it may be made again."""
     return isinstance(cause, ray.exceptions.ActorUnavailableError) and "is restarting" in str(cause)
+
+
+@contextmanager
+def deaths_told(stores: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Calls of roles that a run cannot go on without; ``stores`` as in ``check_stores_live``, asked for when one fails.
+
+    Raises: TrainingError where one of them died; anything else as it is.
+    """
+    try:
+        yield
+    except PROCESS_DIED as error:
+        check_stores_live(error, stores())
+        raise
 
 
 def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
