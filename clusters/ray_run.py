@@ -109,8 +109,11 @@ class RayRun:
                 report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
         finally:
             self._end_roles()
-        state, status = self._state, "finished" if finished else "interrupted"
-        return self._journal.close(status, state.env_steps, state.updates, state.seconds, report, paid, self._profile)
+        state = self._state
+        return self._journal.close(
+            "finished" if finished else "interrupted",
+            *(state.env_steps, state.updates, state.seconds, report, paid, self._profile),
+        )
 
     def _start(self) -> None:
         settings, checkpoint = self._settings, self._checkpoint
