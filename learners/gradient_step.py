@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from onibi.learners.acceleration import AccelerationSettings, autocast, check_acceleration
+from onibi.learners.fused_adam import FusedAdam
 from onibi.learners.parameter_layout import FlatParameters, ParameterLayout, SeparateParameters
 from onibi.learners.worker_group import joined_group
 from onibi.platform.errors import CheckpointError, NonFiniteError
@@ -85,13 +86,7 @@ class GradientStep:
         self._acceleration, self._gradient_norm = acceleration, gradient_norm
         on_cuda = self._device.type == "cuda"
         self._make_optimizer = partial(
-            torch.optim.AdamW if weight_decay else torch.optim.Adam,
-            lr=learning_rate,
-            betas=betas,
-            eps=adam_epsilon,
-            weight_decay=weight_decay,
-            fused=True,
-            capturable=on_cuda,
+            FusedAdam, learning_rate=learning_rate, betas=betas, epsilon=adam_epsilon, weight_decay=weight_decay
         )
         self._optimizer = self._make_optimizer(self._layout.optimized)
         self._verdicts = _Verdicts() if on_cuda else None
@@ -246,9 +241,7 @@ class GradientStep:
             losses = self._group.average_gradients(self._layout.optimized, losses)
         norm = self._layout.shorten_gradients(self._gradient_norm)
         finite = torch.isfinite(losses + norm)  # a sum with anything that is not finite is not finite
-        # Fused Adam reads this attribute, which torch.amp.GradScaler sets, too: where it is 1, all stays as it was.
-        self._optimizer.found_inf = torch.logical_not(finite).float()  # type: ignore[attr-defined]
-        self._optimizer.step()
+        self._optimizer.step(skip=torch.logical_not(finite).float())
         return finite, norm
 
     def _listen(self, *, wait: bool) -> None:
