@@ -31,9 +31,9 @@ class FusedAdam:
         parameters: Sequence[Tensor],
         *,
         learning_rate: float,
-        betas: tuple[float, float],
-        epsilon: float,
-        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
     ) -> None:
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
         """By parameter: ``exp_avg`` and ``exp_avg_sq`` as the parameter, ``step`` [] float32 on its device; made at its
@@ -44,7 +44,7 @@ class FusedAdam:
         self._kernel = torch._fused_adamw_ if weight_decay else torch._fused_adam_
 
     @torch.no_grad()
-    def step(self, skip: Tensor) -> None:
+    def step(self, skip: Tensor | None = None) -> None:
         """Move all parameters that have a gradient, or none where ``skip`` [] float32, on their device, is 1."""
         moved = [each for each in self._parameters if each.grad is not None]
         kept = [self._state_of(each) for each in moved]
@@ -71,7 +71,8 @@ class FusedAdam:
                 grad_scale=None,
                 found_inf=skip,
             )
-            torch._foreach_sub_(steps, [skip] * len(steps))
+            if skip is not None:
+                torch._foreach_sub_(steps, [skip] * len(steps))
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         kept = self.state[parameter]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
+from onibi.learners.fused_adam import FusedAdam
 from onibi.learners.reward_models.member_layers import MemberEncoder
 from onibi.learners.reward_models.objectives import bradley_terry, label_cross_entropy
 from onibi.learners.reward_models.settings import RewardModelSettings
@@ -54,8 +55,8 @@ class Ensemble:
         network = encoder.network(generators)
         self.scorer = Scorer(network, MemberHead(generators, network.features, settings.hidden))
         self._named = dict(self.scorer.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            self.scorer.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        self._optimizer = FusedAdam(
+            list(self._named.values()), learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.steps = 0
         """Gradient steps so far, skipped ones included."""
@@ -143,7 +144,8 @@ class Ensemble:
 
     def _step(self, losses: Tensor) -> NDArray[np.float32]:
         """Members share nothing, so the gradient of the sum is each one's own; norms are shortened one by one."""
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._named.values():
+            parameter.grad = None
         losses.sum().backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in self._named.values() if each.grad is not None]
         norm = _member_norms(gradients)
