@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.learners.weights_outbox import WeightsOutbox
+from onibi.platform.errors import TrainingError
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
@@ -177,7 +178,11 @@ class LearnerActor:
     def _built(self) -> LearnerParts:
         if self._fault is not None:
             raise self._fault
-        assert self._parts is not None
+        if self._parts is None:
+            raise TrainingError(
+                "the learner's process was asked to train and never built: what it builds with could not be brought to "
+                "it. Ray's log of this process (/tmp/ray/session_latest/logs) tells why."
+            )
         return self._parts
 
     def _send(self, weights: Weights) -> None:

@@ -145,14 +145,15 @@ class AnnotationDesk:
             for pair in taken
         ]
 
-    @property
-    def takes_any_judge(self) -> bool:
-        """Whether labels of other judges than the run's count."""
-        return self.settings.desk.reuse == "any_prompt"
-
     def waits_for(self, request: AnnotationRequest | PairRequest, judge: Judge) -> bool:
         """Whether a taken request is in flight still, under the lease that it was taken with."""
         return self._dockets[judge].holds(request)
+
+    def renew(
+        self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge
+    ) -> list[AnnotationRequest | PairRequest]:
+        """Taken requests that are in flight still, under leases that begin now."""
+        return [self._dockets[judge].renew(each, self._clock()) for each in requests if self.waits_for(each, judge)]
 
     def note_asked(self, requests: Sequence[AnnotationRequest | PairRequest], times: Literal[1, -1]) -> None:
         """Taken requests were not asked after all (-1), or are asked now."""

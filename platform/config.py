@@ -34,9 +34,10 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from onibi.platform.config_merge import overridden
 from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest, whole_where_needed
 from onibi.platform.errors import ConfigError
-from onibi.platform.yaml_document import Document, KeyPath, by_line, parse_value
+from onibi.platform.yaml_document import Document, KeyPath, by_line
 
 _REGISTRY, _DEFAULT_KIND, _OPTIONAL, _EACH = (
     f"onibi.{name}" for name in ("registry", "default_kind", "optional", "each")
@@ -118,7 +119,7 @@ def read_settings(
     """
     document = mapping if isinstance(mapping, Document) else Document(source=source, mapping=dict(mapping))
     lines, faults = list[str](), list[_Fault]()
-    document = _overridden(document, overrides, lines)
+    document = overridden(document, overrides, lines)
     value = _read_section(cls, document.mapping, (), faults)
     told = sorted(((document.place(fault.path), fault.text) for fault in faults), key=lambda each: by_line(each[0]))
     lines += [f"{place}: {text}" for place, text in told]
@@ -148,18 +149,6 @@ def chosen_values(settings: Settings) -> dict[str, Any]:
     return chosen
 
 
-def merge(base: Document, top: Document) -> Document:
-    """``base`` with the values of ``top`` over it, section by section; lists are replaced whole, and ``{}`` empties.
-
-    A section whose written ``kind`` differs in ``top`` is replaced whole, too: the rest belongs to the old kind.
-    """
-    return Document(
-        source=top.source,
-        mapping=_merged(base.mapping, top.mapping),
-        places={**base.places, **top.places},
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Fault:
     path: KeyPath
@@ -180,49 +169,6 @@ def _plain(value: Any) -> Any:
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    if "kind" in base and "kind" in top and base["kind"] != top["kind"]:
-        return dict(top)
-    result = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, Mapping) and value and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if both else value
-    return result
-
-
-def _overridden(document: Document, overrides: Sequence[str], faults: list[str]) -> Document:
-    # Kinds first: a new kind drops the old one's keys, and must not drop what another --set gives to the new one.
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].strip().endswith(".kind")):
-        try:
-            document = merge(document, _override_document(override, document))
-        except ConfigError as error:
-            faults.append(str(error))
-    return document
-
-
-def _override_document(override: str, document: Document) -> Document:
-    """What ``--set a.b=c`` adds: {a: {b: c}}."""
-    written = f"--set {override}"
-    key, equals, text = override.partition("=")
-    names = tuple(key.strip().split("."))
-    if not equals or not all(names):
-        raise ConfigError(f"{written}: expected a key and a value, as in --set learner.discount=0.99.")
-    value = parse_value(text, written)
-    places: dict[KeyPath, str] = {names: written}
-    section: Any = document.mapping
-    for depth, name in enumerate(names[:-1], start=1):
-        section = section.get(name)
-        if section is None:
-            places[names[:depth]] = written
-            section = {}
-        elif not isinstance(section, Mapping):
-            where = dotted(names[:depth])
-            raise ConfigError(f"{written}: {where} is {describe_found(section)}, which has no keys; set {where} whole.")
-    for name in reversed(names):
-        value = {name: value}
-    return Document(source=document.source, mapping=value, places=places)
 
 
 def _read_section(cls: type, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,3 +42,9 @@ class Docket:
         if isinstance(request, AnnotationRequest):
             return self.keys.holds(request.key, request.lease)
         return self.pairs.holds((request.first.key, request.second.key), request.lease)
+
+    def renew(self, request: AnnotationRequest | PairRequest, now: float) -> AnnotationRequest | PairRequest:
+        """A request in flight under a lease that begins now."""
+        if isinstance(request, AnnotationRequest):
+            return replace(request, lease=self.keys.renew(request.key, now))
+        return replace(request, lease=self.pairs.renew((request.first.key, request.second.key), now))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from onibi.platform.config import merge
+from onibi.platform.config_merge import merge
 from onibi.platform.config_words import nearest
 from onibi.platform.errors import ConfigError
 from onibi.platform.yaml_document import Document, parse_document, read_document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -40,7 +41,8 @@ class SharedAnnotations:
         self._desk, self._table, self._keeping = desk, table, frozenset(keeping)
         self._on_news, self._clock = on_news, clock
         lease_seconds = desk.settings.desk.lease_seconds
-        self._claims = None if table is None else AnnotationClaims(table.folder, lease_seconds)
+        self._any_judge = desk.settings.desk.reuse == "any_prompt"
+        self._claims = None if table is None else AnnotationClaims(table.folder, lease_seconds, clock)
         # By judge: in flight for the desk, as another run has them; and when they were looked at.
         self._elsewhere: dict[Judge, list[Request]] = {}
         self._looked: dict[Judge, float] = {}
@@ -50,7 +52,7 @@ class SharedAnnotations:
         if self._table is None:
             return
         try:
-            news = self._table.refresh(None if self._desk.takes_any_judge else self._desk.judges)
+            news = self._table.refresh(None if self._any_judge else self._desk.judges)
         except OSError as error:
             log.warning("the labels of other runs in %s cannot be read: %s", self._table.folder, error)
             return
@@ -59,32 +61,37 @@ class SharedAnnotations:
             self._on_news()
 
     def take(self, judge: Judge, count: int) -> list[Request]:
-        """At most ``count`` questions for a judge. What another run asks it stays in flight here until it is answered,
-        or free again.
+        """At most ``count`` questions for a judge. What another run asks stays in flight here until it is answered, or
+        free again.
         """
         claims = self._claims if judge in self._keeping else None
         if claims is None:
             return self._desk_takes(judge, count)
+        # They are nobody's here, so no annotator can be late with them: their leases begin anew at each call.
+        self._elsewhere[judge] = self._desk.renew(self._elsewhere.get(judge, ()), judge)
         mine = self._freed(claims, judge, count)
         while len(mine) < count and (taken := self._desk_takes(judge, count - len(mine))):
             free = claims.claim(judge, taken)
-            mine += [request for request, is_mine in zip(taken, free, strict=True) if is_mine]
             others = [request for request, is_mine in zip(taken, free, strict=True) if not is_mine]
+            mine += [request for request, is_mine in zip(taken, free, strict=True) if is_mine]
             self._desk.note_asked(others, -1)
-            self._elsewhere.setdefault(judge, []).extend(others)
+            self._elsewhere[judge] += others
         if mine:
             # Only now: an answer that was put on disk before its asker's claim ended is seen here for sure.
             self.read()
-            answered = [request for request in mine if not self._desk.waits_for(request, judge)]
-            self._desk.note_asked(answered, -1)
-            mine = [request for request in mine if self._desk.waits_for(request, judge)]
+            self._desk.note_asked([each for each in mine if not self._desk.waits_for(each, judge)], -1)
+            mine = [each for each in mine if self._desk.waits_for(each, judge)]
         return mine
 
     def give_back(self, requests: Sequence[Request], judge: Judge) -> None:
-        """Questions that an annotator failed at: they wait again, here and in other runs."""
-        self._desk.give_back(requests, judge)
-        if self._claims is not None and judge in self._keeping and requests:
-            self._claims.release(judge, requests)
+        """Questions that an annotator failed at: they wait again, here and in other runs.
+
+        Those whose lease is over may be asked by another annotator of this run: its claim stays.
+        """
+        left = [each for each in requests if self._desk.waits_for(each, judge)]
+        self._desk.give_back(left, judge)
+        if self._claims is not None and judge in self._keeping and left:
+            self._claims.release(judge, left)
 
     def close(self) -> None:
         """Let other runs ask what this one has not been answered."""
@@ -93,18 +100,15 @@ class SharedAnnotations:
 
     def _freed(self, claims: AnnotationClaims, judge: Judge, count: int) -> list[Request]:
         """Questions that another run had and does not ask any more, unanswered."""
-        now = self._clock()
-        if not self._elsewhere.get(judge) or now - self._looked.get(judge, -_LOOK_SECONDS) < _LOOK_SECONDS:
+        now, waiting = self._clock(), self._elsewhere[judge]
+        if not waiting or now - self._looked.get(judge, -math.inf) < _LOOK_SECONDS:
             return []
         self._looked[judge] = now
-        waiting = [request for request in self._elsewhere[judge] if self._desk.waits_for(request, judge)]
         looked_at, rest = waiting[:count], waiting[count:]
         free = claims.claim(judge, looked_at)
         freed = [request for request, is_free in zip(looked_at, free, strict=True) if is_free]
-        # Those that are not free go behind the others: the next look is at these.
-        self._elsewhere[judge] = rest + [
-            request for request, is_free in zip(looked_at, free, strict=True) if not is_free
-        ]
+        # The others go behind: the next look is at those that this one left out.
+        self._elsewhere[judge] = rest + [each for each, is_free in zip(looked_at, free, strict=True) if not is_free]
         self._desk.note_asked(freed, 1)
         return freed
 

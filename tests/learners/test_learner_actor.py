@@ -12,6 +12,7 @@ from ray.exceptions import ObjectStoreFullError
 from onibi.learners import learner_actor
 from onibi.learners.learner_actor import LearnerActor, LearnerParts
 from onibi.learners.learner_loop import LearnerReport
+from onibi.platform.errors import TrainingError
 from onibi.platform.policy import Weights, weights_version
 
 
@@ -83,3 +84,8 @@ def test_only_weights_that_the_hub_took_count_as_arrived(monkeypatch, failure):
     actor._send(Weights(weights_version(0, 7), {}))
     actor._finish_sending(wait=True)
     assert arrived == ([] if failure else [weights_version(0, 7)])
+
+
+def test_a_learner_that_was_never_built_says_so():
+    with pytest.raises(TrainingError, match="never built"):
+        LearnerActor.__ray_actor_class__(None, 1).train(0.1)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AllowInfNan, Field
 
-from onibi.platform.config import Settings, chosen_values, load_class, merge, read_settings, selected, to_mapping
+from onibi.platform.config import Settings, chosen_values, load_class, read_settings, selected, to_mapping
+from onibi.platform.config_merge import merge
 from onibi.platform.errors import ConfigError
 from onibi.platform.yaml_document import parse_document, to_yaml
 
@@ -306,6 +307,14 @@ def test_an_empty_mapping_empties_what_it_is_written_over():
     assert read_settings(RunSettings, base, overrides=["arguments={b: 2}"]).arguments == {"a": 1, "b": 2}
     found = read_settings(RunSettings, base, overrides=["arguments={}", "arguments={b: 2}", "part={}"])
     assert (found.arguments, found.shares, found.part) == ({"b": 2}, {"x": 0.5}, PartSettings())
+
+
+def test_what_is_given_after_an_emptying_is_kept_and_what_came_before_is_not():
+    fly = read_settings(RunSettings, {}, overrides=["mover={}", "mover.wings=4", "mover.kind=fly"])
+    assert to_mapping(fly.mover)["kind"] == "fly"
+    assert to_mapping(fly.mover)["wings"] == 4
+    walk = read_settings(RunSettings, {}, overrides=["mover.kind=fly", "mover.wings=4", "mover={}"])
+    assert walk.mover == WalkSettings()
 
 
 def test_load_class_imports_the_registered_class():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -118,15 +120,53 @@ def test_a_claim_ends_with_its_lease(tmp_path, monkeypatch):
     assert texts_of(two.takes()) == ["door"]
 
 
-def test_a_key_whose_lease_here_is_over_is_claimed_anew_and_not_handed_out_twice(tmp_path):
+def test_a_question_that_comes_free_late_is_handed_out_once_under_a_lease_of_its_own(tmp_path):
     one, two = Run(tmp_path, ["door"]), Run(tmp_path, ["door"], lease_seconds=5.0)
     mine = one.takes()
-    assert two.takes() == []
-    two.clock.now += 10.0  # the lease that it lay under here is over; that of the other run is not
-    assert two.takes() == []
+    for _ in range(4):
+        two.clock.now += 1.5  # with takes' own 2 s: leases here would be over again and again
+        assert two.takes() == []
+    assert two.desk.statistics()["annotation/expired_leases"] == 0, "no annotator had it"
     one.shared.give_back(mine, JUDGE)
+    (freed,) = two.takes()
+    assert two.takes() == [], "2 s of its 5 are over"
+    two.shared.give_back([freed], JUDGE)
     assert texts_of(two.takes()) == ["door"]
+
+
+def test_an_annotator_that_fails_after_its_lease_releases_nothing_that_another_one_asks(tmp_path):
+    one, two = Run(tmp_path, ["door"], lease_seconds=5.0), Run(tmp_path, ["door"], lease_seconds=5.0)
+    late = one.takes()
+    one.clock.now += 10.0
+    assert texts_of(one.takes()) == ["door"], "another worker of the same run"
+    one.shared.give_back(late, JUDGE)
     assert two.takes() == []
+
+
+def test_what_another_run_asks_is_looked_at_once_a_second_and_in_turns(tmp_path, monkeypatch):
+    texts = [f"thing {number}" for number in range(6)]
+    one, two = Run(tmp_path, texts), Run(tmp_path, texts)
+    mine = {each.key_text: each for each in one.takes()}
+    assert two.takes(2) == []
+    looks = []
+    claim = AnnotationClaims.claim
+
+    def noted(self, judge, requests):
+        looks.append(texts_of(requests))
+        return claim(self, judge, requests)
+
+    monkeypatch.setattr(AnnotationClaims, "claim", noted)
+    for _ in range(3):
+        assert two.takes(2) == []
+        assert two.shared.take(JUDGE, 2) == [], "at the same moment: no second look"
+    assert len(looks) == 3
+    assert sorted(itertools.chain(*looks)) == texts, "each of the six once"
+    one.answers([mine["thing 0"], mine["thing 1"]])
+    two.shared.read()
+    looks.clear()
+    for _ in range(4):
+        assert two.takes(2) == []
+    assert not {"thing 0", "thing 1"} & set(itertools.chain(*looks)), "they have their answers"
 
 
 def test_an_answer_that_came_before_its_claim_ended_is_seen_before_anything_is_asked(tmp_path):
@@ -184,15 +224,88 @@ time.sleep(3600)
 
 
 def test_a_killed_runs_claims_end_with_its_process(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", CLAIMANT, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+    mine = AnnotationClaims(tmp_path, 60.0)
+    process = subprocess.Popen([sys.executable, "-c", CLAIMANT, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout.readline() == "[True]\n"
-        mine = AnnotationClaims(tmp_path, 60.0)
         assert mine.claim(JUDGE, [request("door")]) == [False]
         process.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + 30.0
         while (free := mine.claim(JUDGE, [request("door")])) == [False] and time.monotonic() < deadline:
             time.sleep(0.05)  # until the system has ended it; it stays a zombie meanwhile, for nobody waits for it
         assert free == [True]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def claim_of(folder, *, asker=None, since=0.0, until=60.0):
+    """Put a claim on "door" by another object of this process, changed afterwards."""
+    one = AnnotationClaims(folder, 60.0)
+    assert one.claim(JUDGE, [request("door")]) == [True]
+    with sqlite3.connect(folder / "claims.sqlite") as base:
+        ((found,),) = base.execute("SELECT asker FROM claims").fetchall()
+        now = time.time()
+        asker = found if asker is None else asker(found)
+        base.execute("UPDATE claims SET asker = ?, since = ?, until = ?", (asker, now + since, now + until))
+
+
+def test_a_number_that_another_process_has_now_is_not_the_one_that_claimed(tmp_path):
+    claim_of(tmp_path, asker=lambda found: found.rsplit(" ", 1)[0] + " 17")  # ticks after the start of the machine
+    assert AnnotationClaims(tmp_path, 60.0).claim(JUDGE, [request("door")]) == [True]
+
+
+def test_a_claim_that_a_wrong_clock_made_for_years_from_now_holds_nobody_up(tmp_path):
+    claim_of(tmp_path, since=4 * 365 * 86400.0, until=4 * 365 * 86400.0 + 60.0)
+    assert AnnotationClaims(tmp_path, 60.0).claim(JUDGE, [request("door")]) == [True]
+
+
+@pytest.mark.parametrize("asker", ["", "nobody", "a b c d", "\0", "x" * 5000])
+def test_an_asker_that_cannot_be_read_costs_no_question(tmp_path, asker):
+    claim_of(tmp_path, asker=lambda _: asker)
+    assert AnnotationClaims(tmp_path, 60.0).claim(JUDGE, [request("door")]) in ([True], [False])
+
+
+@pytest.mark.parametrize("fault", [PermissionError, ProcessLookupError, FileNotFoundError])
+def test_where_processes_are_hidden_claims_hold_and_nothing_is_raised(tmp_path, monkeypatch, fault):
+    """As under `hidepid`, or where a process ends between two looks at it."""
+    claim_of(tmp_path)
+    two = AnnotationClaims(tmp_path, 60.0)
+
+    def hidden(*_, **__):
+        raise fault("hidden")
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    assert two.claim(JUDGE, [request("door")]) == [False]
+
+
+def test_claims_that_are_over_are_deleted(tmp_path):
+    claim_of(tmp_path, until=-1.0)
+    AnnotationClaims(tmp_path, 60.0).claim(JUDGE, [request("newt")])
+    with sqlite3.connect(tmp_path / "claims.sqlite") as base:
+        assert base.execute("SELECT count(*) FROM claims").fetchone() == (1,)
+
+
+def test_a_file_that_somebody_holds_costs_one_short_wait_and_then_none(tmp_path, caplog):
+    clock = Clock()
+    one = AnnotationClaims(tmp_path, 60.0, clock)
+    assert one.claim(JUDGE, [request("door")]) == [True]
+    with sqlite3.connect(tmp_path / "claims.sqlite", isolation_level=None) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with caplog.at_level(logging.WARNING):
+            assert one.claim(JUDGE, [request("newt")]) == [True]
+            opened = []
+            one._connection = lambda: opened.append(1)
+            assert one.claim(JUDGE, [request("gold")]) == [True]
+            one.release(JUDGE, [request("gold")])
+        assert opened == [], "it is left alone for a while"
+        holder.execute("ROLLBACK")
+    del one._connection
+    clock.now += 31.0
+    assert one.claim(JUDGE, [request("gold")]) == [True]
+    assert AnnotationClaims(tmp_path, 60.0).claim(JUDGE, [request("gold")]) == [False]
+    assert caplog.text.count("cannot be used") == 1
 
 
 def test_a_claim_of_another_machine_holds_as_nobody_can_see_whether_it_lives(tmp_path):
