@@ -66,8 +66,8 @@ _SF_SINGLE = (
     *_candidates(mode=["serial"], workers=[1], envs=[16, 64], native=[False]),
 )
 _SF_NATIVE = (
-    *_candidates(mode=["batched"], workers=[1, 2], envs=[64, 256], native=[True]),
-    *_candidates(mode=["serial"], workers=[1], envs=[64, 256], native=[True]),
+    *_candidates(mode=["batched"], workers=[1, 2], envs=[64, 256, 512], native=[True]),
+    *_candidates(mode=["serial"], workers=[1], envs=[64, 256, 512], native=[True]),
 )
 _RLLIB = (
     *_candidates(workers=[2, 1], envs=[32, 8], native=[False], learners=[0], compiled=[False]),
