@@ -8,14 +8,13 @@ import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, judge_of, with_votes
+from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, Request, judge_of, with_votes
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
 from onibi.platform.labels import Judge, Label, Preference
 
 log = logging.getLogger(__name__)
 
-Request = AnnotationRequest | PairRequest
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 

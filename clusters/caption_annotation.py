@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 
 from onibi.clusters.verdict_keeper import DiskRefusedError, Verdict, VerdictKeeper
 from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, judge_of, with_votes
+from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, Request, judge_of, with_votes
 from onibi.platform.captions import KeyIndex, text_hash
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.labels import Label, LabelValue, PreferenceValue
@@ -32,14 +31,12 @@ _SILENT_ROUNDS = 2  # in a row without any verdict, behind which what an annotat
 _FIRST_PAUSE_SECONDS = 1.0
 _WORTH = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
-Item: TypeAlias = AnnotationRequest | PairRequest
-
 
 @dataclass(frozen=True)
 class Work:
     """What an annotator is to be asked."""
 
-    items: tuple[Item, ...]
+    items: tuple[Request, ...]
     """In order: of keys the most met first, each vote after the one before."""
     known: int
     """What it has answered already, and is not asked again."""
@@ -160,7 +157,7 @@ def carry_out(
     outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table)
     began = time.monotonic()
 
-    def judged(batch: Sequence[Item]) -> Iterator[Verdict]:
+    def judged(batch: Sequence[Request]) -> Iterator[Verdict]:
         if should_stop():
             raise KeyboardInterrupt
         verdicts = _verdicts(annotator, batch)
@@ -203,8 +200,8 @@ def carry_out(
 
 
 def _ask_all(
-    items: Sequence[Item],
-    judged: Callable[[Sequence[Item]], Iterator[Verdict]],
+    items: Sequence[Request],
+    judged: Callable[[Sequence[Request]], Iterator[Verdict]],
     pause: Callable[[float], None],
     patience_seconds: float,
     outcome: Outcome,
@@ -213,7 +210,7 @@ def _ask_all(
     waiting, waited, silent_rounds = list(items), 0.0, 0
     unreadable: Counter[object] = Counter()
     while waiting and silent_rounds < _SILENT_ROUNDS:
-        again: list[Item] = []
+        again: list[Request] = []
         heard_before = outcome.answered + outcome.invalid
         while waiting:
             batch, waiting = _split(waiting)
@@ -278,7 +275,7 @@ def labelled_keys(captions: StoredCaptions, verdicts: Iterable[Verdict]) -> Labe
     )
 
 
-def _split(waiting: list[Item]) -> tuple[list[Item], list[Item]]:
+def _split(waiting: list[Request]) -> tuple[list[Request], list[Request]]:
     """The next batch, and what is left. A batch asks one vote of a key: its label names the key alone."""
     first = waiting[0]
     end = min(_BATCH_ITEMS, len(waiting))
@@ -288,7 +285,7 @@ def _split(waiting: list[Item]) -> tuple[list[Item], list[Item]]:
     return waiting[:end], waiting[end:]
 
 
-def _verdicts(annotator: Annotator, batch: Sequence[Item]) -> Iterator[Verdict]:
+def _verdicts(annotator: Annotator, batch: Sequence[Request]) -> Iterator[Verdict]:
     requests = [item for item in batch if isinstance(item, AnnotationRequest)]
     pairs = [item for item in batch if isinstance(item, PairRequest)]
     if requests:
@@ -311,7 +308,7 @@ def _is_readable(verdict: Verdict) -> bool:
     return verdict.value not in (LabelValue.INVALID, PreferenceValue.INVALID)
 
 
-def _name_of(item: Item | Verdict) -> object:
+def _name_of(item: Request | Verdict) -> object:
     """What an item and its verdict have in common."""
     if isinstance(item, AnnotationRequest):
         return text_hash(item.key_text), item.vote

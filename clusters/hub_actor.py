@@ -14,11 +14,11 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from onibi.actors.annotation_worker import Request
 from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator import Request
 from onibi.platform.annotator_health import AnnotatorHealth
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.fragment import CaptionText

@@ -21,7 +21,7 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator import AnnotationRequest, Request
 from onibi.platform.captions import text_hash
 from onibi.platform.labels import Judge
 
@@ -53,7 +53,7 @@ class AnnotationClaims:
         self._rests_until = -math.inf
         self._told = False
 
-    def claim(self, judge: Judge, requests: Sequence[AnnotationRequest | PairRequest]) -> list[bool]:
+    def claim(self, judge: Judge, requests: Sequence[Request]) -> list[bool]:
         """Which of these questions to a judge are this process's to ask now; all of them where claims cannot be told.
 
         Those of another process are not while their lease lasts and, on the same machine, while it lives.
@@ -80,7 +80,7 @@ class AnnotationClaims:
         self._told = False
         return mine
 
-    def release(self, judge: Judge, requests: Sequence[AnnotationRequest | PairRequest]) -> None:
+    def release(self, judge: Judge, requests: Sequence[Request]) -> None:
         """Let others ask what this process claimed and got no answer to."""
         rows: list[tuple[object, ...]] = [(_question(judge, request), self._asker) for request in requests]
         self._change("DELETE FROM claims WHERE question = ? AND asker = ?", rows)
@@ -136,7 +136,7 @@ class AnnotationClaims:
         self._rests_until = self._clock() + _REST_SECONDS
 
 
-def _question(judge: Judge, request: AnnotationRequest | PairRequest) -> bytes:
+def _question(judge: Judge, request: Request) -> bytes:
     """Tells one question from another, in 16 bytes; a pair is the same in either order."""
     if isinstance(request, AnnotationRequest):
         what = [str(text_hash(request.key_text)), str(request.vote)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.annotation_settings import AnnotationSettings
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator import AnnotationRequest, PairRequest, Request
 from onibi.platform.caption_queue import CaptionQueue, Rank
 from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
 from onibi.platform.desk_report import CaptionReportRow, caption_report, desk_statistics
@@ -145,22 +145,20 @@ class AnnotationDesk:
             for pair in taken
         ]
 
-    def waits_for(self, request: AnnotationRequest | PairRequest, judge: Judge) -> bool:
+    def waits_for(self, request: Request, judge: Judge) -> bool:
         """Whether a taken request is in flight still, under the lease that it was taken with."""
         return self._dockets[judge].holds(request)
 
-    def renew(
-        self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge
-    ) -> list[AnnotationRequest | PairRequest]:
+    def renew(self, requests: Iterable[Request], judge: Judge) -> list[Request]:
         """Taken requests that are in flight still, under leases that begin now."""
         return [self._dockets[judge].renew(each, self._clock()) for each in requests if self.waits_for(each, judge)]
 
-    def note_asked(self, requests: Sequence[AnnotationRequest | PairRequest], times: Literal[1, -1]) -> None:
+    def note_asked(self, requests: Sequence[Request], times: Literal[1, -1]) -> None:
         """Taken requests were not asked after all (-1), or are asked now."""
         for request in requests:
             self._counters["asked_keys" if isinstance(request, AnnotationRequest) else "asked_pairs"] += times
 
-    def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], judge: Judge | None = None) -> None:
+    def give_back(self, requests: Iterable[Request], judge: Judge | None = None) -> None:
         """Taken requests that their annotator will not answer: they wait again at once, unless they were handed on."""
         self._dockets[self.judges[0] if judge is None else judge].give_back(requests, self._clock())
 

@@ -35,6 +35,10 @@ class PairRequest:
     """As that of an ``AnnotationRequest``."""
 
 
+Request = AnnotationRequest | PairRequest
+"""What the desk asks an annotator."""
+
+
 class Annotator(Protocol):
     """Judges caption keys against a goal. One file in ``actors/annotators`` and one line in its registry."""
 

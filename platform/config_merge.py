@@ -48,12 +48,11 @@ def _kinds_first(overrides: Sequence[str]) -> list[str]:
 
     One that empties (``a={}``) drops the kind as well, and stays before all that follow it.
     """
-    empties = [text.partition("=")[2].strip() == "{}" for text in overrides]
-    ranks = [
-        0 if emptying else 1 if text.partition("=")[0].strip().endswith(".kind") else 2
-        for text, emptying in zip(overrides, empties, strict=True)
-    ]
-    stretches = itertools.accumulate(map(int, empties))
+    ranks = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        ranks.append(0 if value.strip() == "{}" else 1 if key.strip().endswith(".kind") else 2)
+    stretches = itertools.accumulate(int(rank == 0) for rank in ranks)
     order = sorted(zip(stretches, ranks, range(len(overrides)), strict=True))
     return [overrides[at] for _, _, at in order]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator import AnnotationRequest, Request
 from onibi.platform.caption_queue import CaptionQueue
 from onibi.platform.captions import KeyIndex
 from onibi.platform.pair_queue import PairQueue
@@ -29,7 +29,7 @@ class Docket:
         if further.size:
             self.keys.offer_further(map(KeyIndex, further.tolist()))
 
-    def give_back(self, requests: Iterable[AnnotationRequest | PairRequest], now: float) -> None:
+    def give_back(self, requests: Iterable[Request], now: float) -> None:
         """Taken requests that will not be answered: they wait again, but for those that were handed on meanwhile."""
         for request in requests:
             if isinstance(request, AnnotationRequest):
@@ -37,13 +37,13 @@ class Docket:
             else:
                 self.pairs.give_back({(request.first.key, request.second.key): request.lease})
 
-    def holds(self, request: AnnotationRequest | PairRequest) -> bool:
+    def holds(self, request: Request) -> bool:
         """Whether a request is in flight under the lease that it was taken with."""
         if isinstance(request, AnnotationRequest):
             return self.keys.holds(request.key, request.lease)
         return self.pairs.holds((request.first.key, request.second.key), request.lease)
 
-    def renew(self, request: AnnotationRequest | PairRequest, now: float) -> AnnotationRequest | PairRequest:
+    def renew(self, request: Request, now: float) -> Request:
         """A request in flight under a lease that begins now."""
         if isinstance(request, AnnotationRequest):
             return replace(request, lease=self.keys.renew(request.key, now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -10,12 +11,11 @@ from collections.abc import Callable, Sequence
 from onibi.platform.annotation_claims import AnnotationClaims
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator import Request
 from onibi.platform.labels import Judge
 
 log = logging.getLogger(__name__)
 
-Request = AnnotationRequest | PairRequest
 _LOOK_SECONDS = 1.0  # between two looks at questions that another run asks
 
 
@@ -71,11 +71,10 @@ class SharedAnnotations:
         self._elsewhere[judge] = self._desk.renew(self._elsewhere.get(judge, ()), judge)
         mine = self._freed(claims, judge, count)
         while len(mine) < count and (taken := self._desk_takes(judge, count - len(mine))):
-            free = claims.claim(judge, taken)
-            others = [request for request, is_mine in zip(taken, free, strict=True) if not is_mine]
-            mine += [request for request, is_mine in zip(taken, free, strict=True) if is_mine]
+            free, others = _claimed(claims, judge, taken)
             self._desk.note_asked(others, -1)
             self._elsewhere[judge] += others
+            mine += free
         if mine:
             # Only now: an answer that was put on disk before its asker's claim ended is seen here for sure.
             self.read()
@@ -105,10 +104,8 @@ class SharedAnnotations:
             return []
         self._looked[judge] = now
         looked_at, rest = waiting[:count], waiting[count:]
-        free = claims.claim(judge, looked_at)
-        freed = [request for request, is_free in zip(looked_at, free, strict=True) if is_free]
-        # The others go behind: the next look is at those that this one left out.
-        self._elsewhere[judge] = rest + [each for each, is_free in zip(looked_at, free, strict=True) if not is_free]
+        freed, others = _claimed(claims, judge, looked_at)
+        self._elsewhere[judge] = rest + others  # behind: the next look is at those that this one left out
         self._desk.note_asked(freed, 1)
         return freed
 
@@ -116,3 +113,12 @@ class SharedAnnotations:
         if self._desk.asks == "pairs":
             return [*self._desk.take_pairs(count, judge)]
         return [*self._desk.take(count, judge)]
+
+
+def _claimed(
+    claims: AnnotationClaims, judge: Judge, requests: Sequence[Request]
+) -> tuple[list[Request], list[Request]]:
+    """Those that are this run's to ask now, and those that another one asks."""
+    mine = claims.claim(judge, requests)
+    others = [not is_mine for is_mine in mine]
+    return list(itertools.compress(requests, mine)), list(itertools.compress(requests, others))
