@@ -72,11 +72,12 @@ def build_learner(
             feed.restore(state)
         if number == 0 and not feed.begins_together:
             feed.rebase()
+    if group is not None and feed.begins_together:
+        begin = torch.from_numpy(feed.common_begin())
+        group.copy_from_first([begin])
+        feed.begin_at(begin.numpy())
+    drawn_at_start = feed.drawn_rows
     if group is not None:
-        if feed.begins_together:
-            begin = torch.from_numpy(feed.common_begin())
-            group.copy_from_first([begin])
-            feed.begin_at(begin.numpy())
         group.all_agree()  # none draws before the first one has set the limiter's count
     source = PrefetchedFeed(feed, ahead, copies.send) if ahead else feed
     loop = LearnerLoop(
@@ -90,4 +91,4 @@ def build_learner(
         sources=sources,
     )
     table_log = None if number or plan.table_log is None else TableLog(Path(plan.table_log), incarnation)
-    return LearnerParts(learner, source, loop, group, sources, table_log)
+    return LearnerParts(learner, source, loop, drawn_at_start, group, sources, table_log)

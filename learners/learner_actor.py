@@ -39,6 +39,7 @@ class LearnerParts:
     learner: Learner
     feed: ReplayFeed | PrefetchedFeed
     loop: LearnerLoop
+    drawn_at_start: int = 0  # what the limiter's count was before anyone drew
     group: WorkerGroup | None = None
     sources: RewardSources | None = None  # of bonuses, caps and schedules
     table_log: TableLog | None = None  # told which reward table took effect when
@@ -49,7 +50,7 @@ class LearnerNews:
     """What a slice of training brought. ``metrics`` are means since the last slice."""
 
     updates: int
-    drawn_rows: int  # by this process
+    drawn_rows: int  # by all learners since their start
     waited_seconds: float  # for the limiter, since the start of this process
     metrics: dict[str, float]
     figures: dict[str, float]  # of drawing, up to now
@@ -60,7 +61,7 @@ class LearnerSnapshot:
     """A consistent picture between two updates: for checkpoints and evaluations."""
 
     updates: int
-    drawn_rows: int  # by this process
+    drawn_rows: int  # by all learners since their start
     weights: Weights
     learner_state: dict[str, NDArray[Any]]
     feed_state: FeedState
@@ -101,7 +102,6 @@ class LearnerActor:
             return
         try:
             self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()))
-            self._drawn_at_start = self._parts.feed.drawn_rows
         except Exception as error:  # noqa: BLE001
             self._fault = error
 
@@ -173,7 +173,8 @@ class LearnerActor:
 
     def _drawn_rows(self) -> int:
         # The feed's own count is the limiter's: a restore re-bases it.
-        return self._built().feed.drawn_rows - self._drawn_at_start
+        parts = self._built()
+        return parts.feed.drawn_rows - parts.drawn_at_start
 
     def _built(self) -> LearnerParts:
         if self._fault is not None:

@@ -150,7 +150,7 @@ def load_checkpoint(folder: Path, which: Which = "last") -> Checkpoint:
     """Read a checkpoint and check every byte of it against its manifest.
 
     ``last`` and ``best`` skip what is damaged, with a warning, and take the one saved before; ``best`` without a mark
-    is ``last``. A step is that one or none.
+    is ``last``. A step is that one or none. A run may go on saving, and deleting what is old, meanwhile.
 
     Raises: CheckpointError where no whole checkpoint is there.
     """
@@ -165,6 +165,8 @@ def load_checkpoint(folder: Path, which: Which = "last") -> Checkpoint:
         try:
             return _read(entry.path)
         except _Damaged as fault:
+            if not entry.path.exists():  # its writer deleted it while it was read, so there is a newer one
+                return load_checkpoint(folder, which)
             faults.append(f"{entry.path}: {fault}")
             if not isinstance(which, int):
                 log.warning("%s: damaged checkpoint skipped (%s); the one saved before is used", entry.path, fault)

@@ -89,3 +89,17 @@ def test_only_weights_that_the_hub_took_count_as_arrived(monkeypatch, failure):
 def test_a_learner_that_was_never_built_says_so():
     with pytest.raises(TrainingError, match="never built"):
         LearnerActor.__ray_actor_class__(None, 1).train(0.1)
+
+
+def test_rows_that_another_learner_drew_before_this_one_trained_are_counted():
+    feed = SimpleNamespace(drawn_rows=100, figures=dict)
+    loop = SimpleNamespace(ready=lambda: False, report=lambda: LearnerReport(0, {}), table_version=-1)
+
+    def build(_publish):
+        drawn = feed.drawn_rows
+        feed.drawn_rows += 16  # by the other one, as soon as it is let
+        return LearnerParts(None, feed, loop, drawn)
+
+    actor = LearnerActor.__ray_actor_class__(Hub(), 1)
+    actor.build(build)
+    assert actor.train(0.01).drawn_rows == 16

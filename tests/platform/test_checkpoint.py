@@ -10,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -219,6 +221,28 @@ def test_where_older_ones_cannot_be_removed_the_new_one_still_counts_as_written(
         assert save_checkpoint(tmp_path, 2, parts_of(2), keep_last=1).is_dir()
         assert step_in(tmp_path) == 2
     assert "older checkpoints could not be removed" in caplog.text
+
+
+@pytest.mark.parametrize("same_step", [False, True])
+def test_a_reader_finds_a_whole_one_while_its_run_saves_and_deletes(tmp_path, caplog, same_step):
+    save_checkpoint(tmp_path, 1, parts_of(1), keep_last=1)
+    ended = threading.Event()
+
+    def save():
+        for count in range(2, 60):
+            step = 1 if same_step else count
+            save_checkpoint(tmp_path, step, parts_of(step), keep_last=1)
+        ended.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(save)
+        found = []
+        while not ended.is_set() and not writer.done():
+            found.append(step_in(tmp_path))
+        writer.result()
+    assert found == sorted(found)
+    assert found[-1] == 1 if same_step else found[-1] > 50
+    assert caplog.messages == []  # what was deleted is not called damaged
 
 
 def test_an_empty_folder_says_that_no_checkpoint_is_there(tmp_path):
