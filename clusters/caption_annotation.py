@@ -1,7 +1,8 @@
 """Judging captions that are stored already: what is left to ask, what that costs, and asking it (no Ray).
 
 Verdicts go into an annotation table as they come, so whatever ends the work, the next call goes on where it ended: what
-a judge has answered is not asked again, in another run or by another command either.
+a judge has answered is not asked again, in another run or by another command either, not even one that asks it at the
+same time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onibi.clusters.verdict_keeper import DiskRefusedError, Verdict, VerdictKeeper
+from onibi.clusters.work_claims import WorkClaims, is_readable, name_of
 from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, Request, judge_of, with_votes
@@ -29,6 +31,7 @@ _BATCH_ITEMS = 256  # handed to an annotator at once; it cuts them into calls as
 _ATTEMPTS = 3  # of an item whose reply could not be read
 _SILENT_ROUNDS = 2  # in a row without any verdict, behind which what an annotator leaves out is given up
 _FIRST_PAUSE_SECONDS = 1.0
+_LOOK_SECONDS = 1.0  # between two looks at what somebody else asks
 _WORTH = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
 
@@ -49,6 +52,10 @@ class Outcome:
     total: int
     answered: int = 0
     """Items with a verdict that can be read."""
+    elsewhere: int = 0
+    """How many of those a run or another command was answered meanwhile."""
+    asked_elsewhere: int = 0
+    """Items that one of them asks now."""
     invalid: int = 0
     """Replies that could not be read."""
     unreadable: int = 0
@@ -121,7 +128,7 @@ def pair_work(
         PairRequest(first=requests[first], second=requests[second])
         for first, second in itertools.islice(_pairs(count, rng), pairs)
     ]
-    open_items = tuple(pair for pair in wanted if _name_of(pair) not in known)
+    open_items = tuple(pair for pair in wanted if name_of(pair) not in known)
     return Work(open_items, len(wanted) - len(open_items))
 
 
@@ -155,6 +162,7 @@ def carry_out(
     Raises: ConfigError, CaptionError: the annotator's own, which no waiting mends.
     """
     outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table)
+    claims = WorkClaims(table, judge_of(annotator))
     began = time.monotonic()
 
     def judged(batch: Sequence[Request]) -> Iterator[Verdict]:
@@ -172,6 +180,7 @@ def carry_out(
             if verdict is None:
                 break
             keeper.keep(verdict)
+            claims.renew()
             _count(outcome, verdict)
             outcome.seconds = time.monotonic() - began
             on_progress(outcome)
@@ -182,15 +191,17 @@ def carry_out(
         keeper.flush()
         with waiting():
             sleep(seconds)
+        on_progress(outcome)
 
     try:
-        _ask_all(work.items, judged, pause, patience_seconds, outcome)
+        _ask_all(work.items, claims, judged, pause, patience_seconds, outcome)
     except KeyboardInterrupt:
         outcome.stopped_by = "interrupted"
     except (BudgetSpentError, DiskRefusedError) as error:
         outcome.stopped_by = str(error)
     finally:
         lost = keeper.close()
+        claims.close()
     for verdict in lost:
         _count(outcome, verdict, -1)
     if lost:
@@ -201,6 +212,7 @@ def carry_out(
 
 def _ask_all(
     items: Sequence[Request],
+    claims: WorkClaims,
     judged: Callable[[Sequence[Request]], Iterator[Verdict]],
     pause: Callable[[float], None],
     patience_seconds: float,
@@ -211,18 +223,28 @@ def _ask_all(
     unreadable: Counter[object] = Counter()
     while waiting and silent_rounds < _SILENT_ROUNDS:
         again: list[Request] = []
+        elsewhere: list[Request] = []
+        asked = False
         heard_before = outcome.answered + outcome.invalid
         while waiting:
             batch, waiting = _split(waiting)
-            missing = {_name_of(item): item for item in batch}
+            batch, others, answered = claims.claim(batch)
+            outcome.elsewhere += answered
+            outcome.answered += answered
+            elsewhere += others
+            outcome.asked_elsewhere = len(elsewhere)
+            if not batch:
+                continue
+            asked = True
+            missing = {name_of(item): item for item in batch}
             heard: set[object] = set()
             fault: AnnotatorError | None = None
             try:
                 for verdict in judged(batch):
-                    name = _name_of(verdict)
+                    name = name_of(verdict)
                     heard.add(name)
-                    unreadable[name] += not _is_readable(verdict)
-                    if _is_readable(verdict) or unreadable[name] == _ATTEMPTS:
+                    unreadable[name] += not is_readable(verdict)
+                    if is_readable(verdict) or unreadable[name] == _ATTEMPTS:
                         missing.pop(name, None)
             except BudgetSpentError:
                 raise
@@ -241,8 +263,11 @@ def _ask_all(
                 return
             pause(seconds)
             waited += seconds
-        silent_rounds = silent_rounds + 1 if outcome.answered + outcome.invalid == heard_before else 0
-        waiting = again
+        if asked:
+            silent_rounds = silent_rounds + 1 if outcome.answered + outcome.invalid == heard_before else 0
+        if elsewhere and not again:
+            pause(_LOOK_SECONDS)
+        waiting = again + elsewhere
     outcome.unreadable = sum(count >= _ATTEMPTS for count in unreadable.values())
 
 
@@ -296,27 +321,12 @@ def _verdicts(annotator: Annotator, batch: Sequence[Request]) -> Iterator[Verdic
 
 def _count(outcome: Outcome, verdict: Verdict, by: int = 1) -> None:
     """Count a verdict; by -1: take it back, but for what was paid."""
-    outcome.answered += by * _is_readable(verdict)
-    outcome.invalid += by * (not _is_readable(verdict))
+    outcome.answered += by * is_readable(verdict)
+    outcome.invalid += by * (not is_readable(verdict))
     outcome.verdicts[verdict.value.value] = outcome.verdicts.get(verdict.value.value, 0) + by
     if by > 0:
         outcome.tokens += verdict.tokens
         outcome.cost += verdict.cost
-
-
-def _is_readable(verdict: Verdict) -> bool:
-    return verdict.value not in (LabelValue.INVALID, PreferenceValue.INVALID)
-
-
-def _name_of(item: Request | Verdict) -> object:
-    """What an item and its verdict have in common."""
-    if isinstance(item, AnnotationRequest):
-        return text_hash(item.key_text), item.vote
-    if isinstance(item, Label):
-        return item.key_hash, item.vote
-    if isinstance(item, PairRequest):
-        return frozenset((text_hash(item.first.key_text), text_hash(item.second.key_text)))
-    return frozenset((item.first_hash, item.second_hash))
 
 
 def _pairs(count: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:

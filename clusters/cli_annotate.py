@@ -262,43 +262,51 @@ def _carry_out(judge: Annotator, work: Work, table: AnnotationTable, patience: f
             work,
             table,
             patience_seconds=patience,
-            on_progress=lambda outcome: show(outcome.answered, outcome.invalid),
+            on_progress=show,
             waiting=interruption.waiting,
             should_stop=lambda: interruption.asked,
         )
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, int], None]]:
+def _progress(total: int) -> Iterator[Callable[[Outcome], None]]:
     """A bar on a terminal; a line every ten seconds elsewhere."""
     import time
 
     from rich.progress import MofNCompleteColumn, TextColumn
 
-    bar = progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[unread]}"))
+    bar = progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[notes]}"))
     if bar.console.is_terminal:
         with bar:
-            task = bar.add_task("judging", total=total, unread="")
+            task = bar.add_task("judging", total=total, notes="")
 
-            def advance(answered: int, invalid: int) -> None:
-                bar.update(task, completed=answered, unread=f"{invalid} unreadable" if invalid else "")
+            def advance(outcome: Outcome) -> None:
+                bar.update(task, completed=outcome.answered, notes=_notes(outcome))
 
             yield advance
         return
     told_at = time.monotonic()
 
-    def tell(answered: int, invalid: int) -> None:
+    def tell(outcome: Outcome) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _LINE_SECONDS:
             told_at = time.monotonic()
-            print(f"{answered:,} of {total:,} judged, {invalid:,} replies unreadable", file=sys.stderr)
+            print(f"{outcome.answered:,} of {total:,} judged {_notes(outcome)}".rstrip(), file=sys.stderr)
 
     yield tell
+
+
+def _notes(outcome: Outcome) -> str:
+    notes = [f"{outcome.invalid:,} replies unreadable"] if outcome.invalid else []
+    notes += [f"{outcome.asked_elsewhere:,} asked by another run or command"] if outcome.asked_elsewhere else []
+    return ", ".join(notes)
 
 
 def _outcome_text(outcome: Outcome, place: Path) -> str:
     given = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(outcome.verdicts.items()))
     lines = [f"{outcome.answered:,} of {outcome.total:,} judged in {outcome.seconds:.1f} s ({given or 'nothing'})"]
+    if outcome.elsewhere:
+        lines.append(f"  {outcome.elsewhere:,} of them were answered to another run or command meanwhile")
     if outcome.tokens:
         lines.append(f"  {outcome.tokens:,} tokens" + (f", {outcome.cost:,.4f} in money" if outcome.cost else ""))
     lines.append(f"  kept in {place}")

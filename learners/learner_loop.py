@@ -36,8 +36,8 @@ class BatchSource(Protocol):
     def draw(self) -> Batch:
         """The next batch; counted as drawn."""
 
-    def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
-        """New priorities [B] of a drawn batch; how many were applied."""
+    def update_priorities(self, batch: Batch, priorities: ArrayLike, reward_version: int = 0) -> int:
+        """New priorities [B] of a drawn batch, made with the reward table of that version; how many were applied."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class LearnerLoop:
         before = self.updates
         updated = self._learn(batch, mixed)
         if updated.priorities is not None:
-            self._source.update_priorities(batch, updated.priorities)
+            self._source.update_priorities(batch, updated.priorities, self.table_version)
         learnt = time.perf_counter()
         if updated.metrics:
             # Looked at as often as the learner looks: every update would cost more than it tells.

@@ -147,7 +147,8 @@ class ReplayFeed:
         """Metrics of drawing, by name.
 
         Overtaken draws were made again; lost rows were overwritten before they were drawn, which none should be; rows
-        left out were drawn for nothing, see ``is_stuck``; late priorities came after their row was overwritten.
+        left out were drawn for nothing, see ``is_stuck``; late priorities came after their row was overwritten; draws
+        by stale priorities were by one made with an older reward table than the newest priorities.
         """
         figures = {"replay/overtaken_draws": float(self._sampler.overtaken)}
         if self._fifo is not None:
@@ -156,6 +157,7 @@ class ReplayFeed:
             figures["replay/left_out_rows"] = float(self._left_out_rows)
         if self._prioritized is not None:
             figures["replay/late_priorities"] = float(self._prioritized.late_updates)
+            figures["replay/stale_priority_draws"] = float(self._prioritized.stale_draws)
             figures["replay/importance_exponent"] = self._prioritized.importance_exponent
         return figures
 
@@ -211,19 +213,22 @@ class ReplayFeed:
         self._left_out_rows += (self.draw() if batch is None else batch).drawn_rows
         self._waits_for_others = 0
 
-    def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
-        """New priorities [B] of a drawn batch; call it before the batch's arrays are used again.
+    def update_priorities(self, batch: Batch, priorities: ArrayLike, reward_version: int = 0) -> int:
+        """New priorities [B] of a drawn batch, made with the reward table of that version; call it before the batch's
+        arrays are used again.
 
         Returns: how many were applied; those of rows that were overwritten are not, and without priorities none is.
         Raises: ReplayError for a priority that is NaN, infinite or negative.
         """
-        return self.give_priorities(batch.lane, batch.generation, priorities)
+        return self.give_priorities(batch.lane, batch.generation, priorities, reward_version)
 
-    def give_priorities(self, lane: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> int:
+    def give_priorities(
+        self, lane: ArrayLike, generation: ArrayLike, priorities: ArrayLike, reward_version: int = 0
+    ) -> int:
         """As ``update_priorities``, by the names [B] of what was drawn, for whoever cannot keep the batch."""
         if self._prioritized is None:
             return 0
-        return self._prioritized.update(lane, generation, priorities)
+        return self._prioritized.update(lane, generation, priorities, reward_version)
 
     def state(self) -> FeedState:
         """For a checkpoint."""

@@ -26,6 +26,7 @@ class _NewPriorities:
     lane: NDArray[np.int64]
     generation: NDArray[np.int64]
     priorities: NDArray[np.float64]
+    reward_version: int
 
 
 class PrefetchedFeed:
@@ -103,13 +104,16 @@ class PrefetchedFeed:
         with self._feed_in_use:
             self._feed.leave_out(batch)
 
-    def update_priorities(self, batch: Batch, priorities: ArrayLike) -> int:
-        """New priorities [B] of a batch, applied before the thread's next draw.
+    def update_priorities(self, batch: Batch, priorities: ArrayLike, reward_version: int = 0) -> int:
+        """New priorities [B] of a batch, made with the reward table of that version; applied before the thread's next
+        draw.
 
         Returns: 0, as none is applied yet. What is wrong with them is raised by a later ``may_draw``.
         """
         self._priorities.append(
-            _NewPriorities(batch.lane.copy(), batch.generation.copy(), np.array(priorities, np.float64))
+            _NewPriorities(
+                batch.lane.copy(), batch.generation.copy(), np.array(priorities, np.float64), reward_version
+            )
         )
         return 0
 
@@ -166,4 +170,4 @@ class PrefetchedFeed:
     def _apply_priorities(self) -> None:
         while self._priorities:
             new = self._priorities.popleft()
-            self._feed.give_priorities(new.lane, new.generation, new.priorities)
+            self._feed.give_priorities(new.lane, new.generation, new.priorities, new.reward_version)

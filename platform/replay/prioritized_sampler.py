@@ -90,6 +90,11 @@ class PrioritizedSampler(WindowSampler):
         return self._priorities.replaced
 
     @property
+    def stale_draws(self) -> int:
+        """Starts drawn by a priority that was made with older rewards than the newest priorities were."""
+        return self._table.stale_draws
+
+    @property
     def total(self) -> float:
         """Σ p^α over the starts taken in so far."""
         return self._table.total
@@ -103,8 +108,11 @@ class PrioritizedSampler(WindowSampler):
         np.copyto(out.weight, importance_weights(self._draws.probability, self._importance_exponent))
         return out
 
-    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike) -> int:
+    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike, reward_version: int = 0) -> int:
         """Give starts new priorities: ``windows.lane``, ``windows.generation`` and one number from 0 each, all [m].
+
+        ``reward_version`` is of the reward table that they were made with: a new one makes older priorities stale,
+        which ``stale_draws`` counts.
 
         May come late, repeatedly, and in any order: a row that was overwritten is left alone and counted
         (``late_updates``). Of a row named twice the last priority holds.
@@ -112,7 +120,7 @@ class PrioritizedSampler(WindowSampler):
         Raises: ReplayError where shapes disagree, a lane is foreign, or a priority is NaN, infinite or negative;
             nothing is changed then.
         """
-        return self._priorities.update(lane, generation, priority)
+        return self._priorities.update(lane, generation, priority, reward_version)
 
     def state(self) -> dict[str, Any]:
         """From which ``restore`` goes on exactly, given the same ring contents.

@@ -136,6 +136,11 @@ class SequenceSampler:
         """Priorities that came after their sequence was overwritten, and were ignored."""
         return self._priorities.late_updates
 
+    @property
+    def stale_draws(self) -> int:
+        """As ``PrioritizedSampler.stale_draws``."""
+        return self._table.stale_draws
+
     def allocate(self, empty: Empty = np.empty) -> Sequences:
         """Sequences for ``draw(out=...)`` to fill, in memory that ``empty(shape, dtype)`` makes (``observation``
         only).
@@ -165,9 +170,9 @@ class SequenceSampler:
         self.drawn_rows += out.drawn_rows
         return out
 
-    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike) -> int:
+    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike, reward_version: int = 0) -> int:
         """As ``PrioritizedSampler.update``, one priority for each sequence."""
-        return self._priorities.update(lane, generation, priority)
+        return self._priorities.update(lane, generation, priority, reward_version)
 
     def state(self) -> dict[str, Any]:
         """From which ``restore`` goes on exactly, given the same ring contents; plain values but for ``table``, which

@@ -84,7 +84,7 @@ class StartPriorities:
             given[~good] = self._table.largest
         return given
 
-    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike) -> int:
+    def update(self, lane: ArrayLike, generation: ArrayLike, priority: ArrayLike, reward_version: int = 0) -> int:
         """See ``PrioritizedSampler.update``."""
         lanes, rows = np.asarray(lane, np.int64), np.asarray(generation, np.int64)
         values = np.asarray(priority, np.float64)
@@ -101,6 +101,6 @@ class StartPriorities:
                 f"{self._reader.path}: priorities of lanes {np.unique(lanes).tolist()[:8]} came in, this sampler draws "
                 f"from {self._lanes.tolist()[:8]}; update the sampler that the windows came from"
             )
-        applied = self._table.update(place, rows, values, rows >= self._reader.oldest_now()[lanes])
+        applied = self._table.update(place, rows, values, rows >= self._reader.oldest_now()[lanes], reward_version)
         self.late_updates += len(lanes) - applied
         return applied

@@ -16,6 +16,8 @@ _NO_ROW = -1
 _REDRAWS = 64
 _WAITING_MOST = 64
 """Updates that may wait for the next draw."""
+_UNRATED = np.iinfo(np.int32).max
+"""Reward version of a first priority: it was made without any reward, so none is newer."""
 _LARGEST = 1e200
 """A priority may not be larger after the exponent: sums of a whole ring must stay finite."""
 
@@ -38,11 +40,15 @@ class StartTable:
         self._row = np.full(lanes * slots, _NO_ROW, np.int64)
         self._first = self._row if look_back == 0 else np.full(lanes * slots, _NO_ROW, np.int64)
         self._held = np.zeros(lanes, np.int64)  # no start below it is in the table
+        self._version = np.full(lanes * slots, _UNRATED, np.int32)  # of the rewards that a priority was made with
+        self._newest_version = -1
         # New values that the tree has not seen: one walk up the tree for several batches' updates costs a fraction of
         # one for each.
         self._waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
         self.largest = 1.0
         """Largest priority ever set, at least 1: what new starts get."""
+        self.stale_draws = 0
+        """Draws by a priority that was made with older rewards than the newest priorities were."""
 
     @property
     def total(self) -> float:
@@ -63,6 +69,7 @@ class StartTable:
         leaf = place * self._slots + row % self._slots
         self._row[leaf] = row
         self._first[leaf] = first
+        self._version[leaf] = _UNRATED
         self._tree.set(leaf, self._powered(priority))
 
     def drop(self, oldest: NDArray[np.int64], taken: NDArray[np.int64]) -> None:
@@ -86,8 +93,10 @@ class StartTable:
         row: NDArray[np.int64],
         priority: NDArray[np.float64],
         current: NDArray[np.bool_],
+        reward_version: int = 0,
     ) -> int:
-        """New priorities, [m] each, where ``current``; of a start named twice the last one holds.
+        """New priorities, [m] each, where ``current``, made with rewards of one version; of a start named twice the
+        last one holds.
 
         Returns: how many were applied: starts that are not in the table any more are left alone.
         Raises: ReplayError for a priority that is none, current or not: nothing is changed then.
@@ -101,6 +110,8 @@ class StartTable:
             leaf, value, priority = leaf[known], value[known], priority[known]
         if len(leaf):
             self._waiting.append((leaf, value))
+            self._version[leaf] = reward_version
+            self._newest_version = max(self._newest_version, reward_version)
             if len(self._waiting) == _WAITING_MOST:
                 self._settle()
             self.largest = max(self.largest, float(priority.max()))
@@ -129,11 +140,16 @@ class StartTable:
             missing = np.flatnonzero(value == 0)  # rounding at a border between shares
             missing_count = len(missing)
             if not missing_count:
+                self.stale_draws += int(
+                    np.count_nonzero(np.take(self._version, leaf, mode="clip") < self._newest_version)
+                )
                 return leaf // self._slots, self._row[leaf], self._first[leaf], value / total
         raise AssertionError("a sum tree with a positive total found empty leaves only")
 
     def state(self) -> dict[str, Any]:
-        """Arrays of the starts held (``leaf``, ``row``, ``first`` int64; ``value`` float64) and plain values."""
+        """Arrays of the starts held (``leaf``, ``row``, ``first`` int64; ``value`` float64; ``version`` int32) and
+        plain values.
+        """
         self._settle()
         leaf = np.flatnonzero(self._row != _NO_ROW)
         return {
@@ -141,6 +157,9 @@ class StartTable:
             "row": self._row[leaf],
             "first": self._first[leaf],
             "value": self._tree.values[leaf].copy(),
+            "version": self._version[leaf],
+            "newest_version": self._newest_version,
+            "stale_draws": self.stale_draws,
             "held": self._held.copy(),
             "largest": self.largest,
             "exponent": self._exponent,
@@ -163,6 +182,9 @@ class StartTable:
         self._row[:], self._first[:] = _NO_ROW, _NO_ROW
         self._row[leaf] = np.asarray(state["row"], np.int64)
         self._first[leaf] = np.asarray(state["first"], np.int64)
+        self._version[:] = _UNRATED
+        self._version[leaf] = np.asarray(state.get("version", _UNRATED), np.int32)  # older checkpoints have none
+        self._newest_version, self.stale_draws = int(state.get("newest_version", -1)), int(state.get("stale_draws", 0))
         self._held, self.largest = held.copy(), float(state["largest"])
 
     def _settle(self) -> None:

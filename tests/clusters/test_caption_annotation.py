@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,8 +23,10 @@ from onibi.clusters.caption_annotation import (
     labelled_keys,
     pair_work,
 )
+from onibi.platform.annotation_claims import AnnotationClaims
 from onibi.platform.annotation_estimate import AnnotationEstimate
 from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotator import judge_of
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.labels import LabelValue, PreferenceValue
 from onibi.platform.stored_captions import StoredCaptions, StoredKey
@@ -135,6 +140,49 @@ def test_a_judge_that_answers_a_part_of_each_batch_is_asked_about_the_rest_until
 
     outcome = labels(table, Slow())
     assert (outcome.answered, outcome.left, outcome.why_left) == (6, 0, "")
+
+
+def test_two_commands_at_once_share_the_work_and_ask_nothing_twice(tmp_path):
+    class Slow(Judge):
+        def annotate(self, requests, goal):
+            for label in super().annotate(requests, goal):
+                time.sleep(0.005)
+                yield label
+
+    keys = tuple(StoredKey(f"You see {number}.", f"raw {number}", 1) for number in range(600))
+    captions, judges = StoredCaptions("here", keys), [Slow(), Slow()]
+    tables = [AnnotationTable(tmp_path / "table") for _ in judges]
+    with ThreadPoolExecutor(2) as pool:
+        works = [label_work(captions, *each, votes=1) for each in zip(judges, tables, strict=True)]
+        outcomes = list(pool.map(partial(carry_out, patience_seconds=9), judges, works, tables))
+    asked = [[text for text, _ in judge.asked] for judge in judges]
+    assert sorted(asked[0] + asked[1]) == sorted(key.text for key in keys), "each once"
+    assert min(map(len, asked)) >= 88
+    assert [(outcome.answered, outcome.left, outcome.why_left) for outcome in outcomes] == [(600, 0, "")] * 2
+    assert [outcome.elsewhere for outcome in outcomes] == [600 - len(texts) for texts in asked]
+    for table in tables:
+        table.close()
+    assert len(AnnotationTable(tmp_path / "table").labels()) == 600
+
+
+def test_what_another_run_asks_is_waited_for_and_asked_once_that_gives_it_up(table, tmp_path):
+    judge, seen = Judge(), []
+    work = label_work(CAPTIONS, judge, table, votes=1)
+    run, run_table = AnnotationClaims(table.folder, 60.0), AnnotationTable(table.folder)
+    assert all(run.claim(judge_of(judge), work.items[:4]))
+
+    def sleep(_seconds):
+        if len(judge.asked) == 2 and not run_table.labels(goal=judge.goal)[2:]:
+            run_table.append(LexiconAnnotator(LexiconSettings()).annotate(work.items[:1], judge.goal))
+            run.close()
+
+    outcome = carry_out(
+        judge, work, table, patience_seconds=0, sleep=sleep, on_progress=lambda o: seen.append(replace(o))
+    )
+    assert [text for text, _ in judge.asked] == [*TEXTS[4:], *TEXTS[1:4]]
+    assert (outcome.answered, outcome.elsewhere, outcome.left, outcome.asked_elsewhere) == (6, 1, 0, 0)
+    assert max(told.asked_elsewhere for told in seen) == 4
+    run_table.close()
 
 
 def test_what_is_left_is_told_with_its_reason(table):

@@ -21,6 +21,7 @@ from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.reward_settings import ExtrinsicSettings, RewardSettings
+from onibi.platform.reward_table import RewardTable
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)
@@ -126,6 +127,18 @@ def test_priorities_of_an_update_choose_what_is_drawn_next(kind, make_feed):
         loop.update()
     share = learner.starts[learner.favourite] / sum(learner.starts.values())
     assert share > 0.4, "the one start of priority 1 among starts of 0.0001"
+
+
+def test_priorities_bear_the_version_of_the_table_that_they_were_made_with(make_feed):
+    learner, feed = Recorder(), make_feed("sequences")
+    given = []
+    loop = loop_of(learner, feed, [])
+    feed.update_priorities = lambda _batch, _priorities, version: given.append(version)
+    loop.update()
+    no_captions = np.zeros((0, 1), np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint8)
+    loop.set_table(RewardTable(7, *no_captions))
+    loop.update()
+    assert given == [-1, 7]
 
 
 def test_without_priorities_every_start_is_drawn_alike(make_feed):
