@@ -157,7 +157,8 @@ ROWS = {
 _SF = ("sf-native", "sf-single")
 TARGETS = (
     Target("appo, native, against Sample Factory", "onibi-native", _SF, 8.0),
-    Target("appo, single environments, against Sample Factory", "onibi-sync", _SF, 4.0),
+    Target("appo, single environments, against Sample Factory's", "onibi-sync", ("sf-single",), 4.0),
+    Target("appo, single environments, against Sample Factory's best", "onibi-sync", _SF, 4.0),
     Target("appo, native, against RLlib's APPO and IMPALA", "onibi-native", ("rllib-appo", "rllib-impala"), 20.0),
     Target("dqn against RLlib's DQN", "onibi-dqn", ("rllib-dqn",), 10.0),
     Target("appo, NetHack, against Sample Factory", "onibi-nethack", ("sf-nethack-native", "sf-nethack-single"), 1.5),
