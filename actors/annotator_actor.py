@@ -138,6 +138,7 @@ class AnnotatorActor:
     ) -> None:
         self._make_annotator, self._name, self._number = make_annotator, name, number
         self._settings, self._table = settings, table
+        self._niceness = os.nice(0) + settings.niceness
         self._stopping = threading.Event()
 
     def run(self, hub: Any) -> None:
@@ -148,7 +149,7 @@ class AnnotatorActor:
             RayError: the hub is gone.
         """
         # Of this thread and those that it starts, so of all that judges and of nothing of Ray's.
-        os.nice(self._settings.niceness)
+        os.nice(max(0, self._niceness - os.nice(0)))
         table = self._shared_table(ray.get(hub.table_id.remote()))
         worker = AnnotationWorker(
             self._name, self._make_annotator(), table, time.monotonic, random.Random(f"{os.getpid()} {self._number}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,16 @@ def _figures(figures: dict[str, Any], lane: int) -> dict[str, float]:
         for name, values in figures.items()
         if not name.startswith("_") and bool(figures.get(f"_{name}", np.ones(lane + 1))[lane])
     }
+
+
+def successes_of(figures: Sequence[Mapping[str, float]]) -> list[float]:
+    """``success`` of episodes by their figures, each from 0 to 1; empty where none tells it.
+
+    Many environments tell it of won episodes alone: where any episode tells it, the others are lost.
+    """
+    if not any("success" in each for each in figures):
+        return []
+    return [each.get("success", 0.0) for each in figures]
 
 
 def _success(infos: dict[str, Any], lane: int) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_state import state_of
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.pay_watch import PayWatch
@@ -24,7 +25,9 @@ def make_ledger(plan: RunPlan, checkpoint: Checkpoint | None) -> EpisodeLedger:
     if intrinsic is None:
         return EpisodeLedger(0.0)
     discount: float = settings.learner.discount  # type: ignore[attr-defined]
-    ledger = EpisodeLedger(intrinsic.count_power, PayWatch(settings.rewards, discount, settings.alarms.half_life_steps))
+    env_steps = 0 if checkpoint is None else state_of(checkpoint).env_steps
+    watch = PayWatch(settings.rewards, discount, settings.alarms.half_life_steps, env_steps)
+    ledger = EpisodeLedger(intrinsic.count_power, watch)
     if checkpoint is not None and PAID in checkpoint.tables:
         ledger.restore(checkpoint.tables[PAID]["paid"].to_numpy())
     return ledger

@@ -13,7 +13,7 @@ from onibi.clusters.role_calls import PROCESS_DIED, start_actor
 from onibi.clusters.run_journal import RunJournal
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.serial_run import evaluate_weights
-from onibi.platform.errors import EnvironmentFault, OnibiError
+from onibi.platform.errors import CaptionError, EnvironmentFault, OnibiError
 from onibi.platform.policy import Weights
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Evaluator:
         except PROCESS_DIED as error:
             self._leave_out("died", error)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EnvironmentFault):
+            if isinstance(error.cause, EnvironmentFault | CaptionError):
                 self._leave_out("raised", error.cause)
             elif isinstance(error.cause, OnibiError):
                 raise error.cause from error

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, share_interval
-from onibi.clusters.run_plan import plan_run
+from onibi.clusters.reward_model_plan import make_reward_learner, pay_by_model, reward_model_state
+from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk, restore_learner, state_of
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
@@ -114,7 +116,7 @@ def evaluate(
     settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config))
     plan = plan_run(settings)
     checkpoint = load_checkpoint(folder.checkpoints, int(which) if which.isdigit() else which)  # type: ignore[arg-type]
-    learner = plan.make_learner()
+    learner = plan.make_cpu_learner()  # games take longer than a GPU could save, and this machine may have none
     restore_learner(learner, checkpoint)
     weights = learner.weights(weights_version(state_of(checkpoint).session, learner.updates))
     # Both are paid by one table, and that is the last one of the run: later labels would favour neither, but hide less.
@@ -122,7 +124,7 @@ def evaluate(
     envs = min(_EVALUATION_LANES, episodes)
     players = []
     for name, played_weights in (("trained", weights), ("random", None))[: 2 if against else 1]:
-        rewards = _frozen_rewards(plan, settings, newest)
+        rewards = _frozen_rewards(plan, newest)
         played = play(plan.make_evaluation(played_weights, envs, seed), envs, episodes, rewards)
         players.append(_report(name, played, rewards is not None))
     judge = settings.evaluation.judge
@@ -136,29 +138,43 @@ def _lies_above(trained: PlayerReport, other: PlayerReport, figure: str) -> bool
     return upper is not None and lower is not None and intervals_apart(lower, upper)
 
 
-def _frozen_rewards(plan: object, settings: RunSettings, checkpoint: Checkpoint) -> FrozenRewards | None:
-    if settings.rewards.intrinsic is None:
+def _frozen_rewards(plan: RunPlan, checkpoint: Checkpoint) -> FrozenRewards | None:
+    """What captions paid when the checkpoint was saved."""
+    intrinsic = plan.settings.rewards.intrinsic
+    if intrinsic is None:
         return None
-    desk = make_desk(plan, clock=lambda: 0.0)  # type: ignore[arg-type]
+    desk = make_desk(plan, clock=lambda: 0.0)
     desk.restore(dict(checkpoint.tables))
+    desk.advance(state_of(checkpoint).env_steps)
+    learnt = reward_model_state(checkpoint)
+    model = None if learnt is None else make_reward_learner(plan, learnt)
+    if model is not None:
+        pay_by_model(desk, model)
     table = desk.table(newer_than=-1)
     assert table is not None, "a desk's first table is version 1"
-    return FrozenRewards(desk.captions, table, settings.rewards.intrinsic.count_power)
+    return FrozenRewards(desk.captions, table, intrinsic.count_power)
 
 
 def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> PlayerReport:
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    successes = [episode.figures["success"] for episode in episodes if "success" in episode.figures]
+    successes = successes_of([episode.figures for episode in episodes])
     return PlayerReport(
         name=name,
         episodes=len(episodes),
         episode_return=bootstrap_interval([episode.episode_return for episode in episodes], rng),
         length=float(np.mean([episode.length for episode in episodes])),
-        success=share_interval(round(sum(successes)), len(successes)) if successes else None,
+        success=_success_interval(successes, rng) if successes else None,
         intrinsic_return=bootstrap_interval([each.intrinsic_return for each in episodes], rng)
         if has_captions
         else None,
     )
+
+
+def _success_interval(successes: list[float], rng: np.random.Generator) -> Interval:
+    """Of the share of successes, Wilson's; of successes that are shares themselves, as that of a return."""
+    if set(successes) <= {0.0, 1.0}:
+        return share_interval(int(sum(successes)), len(successes))
+    return bootstrap_interval(successes, rng)
 
 
 def _shown(interval: Interval) -> str:

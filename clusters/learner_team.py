@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _ROLE = "learner"
 _SLICE_SECONDS = 0.25  # of training between two answers
+_STOP_SECONDS, _LAST_SNAPSHOT_SECONDS = 10.0, 300.0
 _SLICES_ASKED = 2  # one is trained while the next one waits: the coordinator's own work is no pause of the learner
 
 
@@ -46,6 +48,7 @@ class LearnerTeam:
         self._metrics: dict[str, float] = {}
         self._answers: Counter[str] = Counter()
         self._asked = 0  # slices, of each
+        self._snapshots: list[Any] = []  # asked for: the first one's, then what others alone know
 
     @staticmethod
     def includes(role: str) -> bool:
@@ -88,6 +91,7 @@ class LearnerTeam:
         if self._prepared != node:
             self.prepare(plan.settings.placement, node)
         self._prepared = self.news = None
+        self._snapshots = []
         self._metrics = {}
         for number, handle in enumerate(self.handles.values()):
             handle.build.remote(functools.partial(build_learner, plan, ring, incarnation, checkpoint, number))
@@ -129,10 +133,19 @@ class LearnerTeam:
                 if not isinstance(error.cause, LearnerLostError):
                     raise error.cause from error
 
-    def snapshot(self) -> LearnerSnapshot | None:
-        """State of all after the same update; None where one of them has just died: the watch replaces them."""
-        first, *others = self.handles.values()
-        asked = [first.snapshot.remote(), *(other.feed_state.remote() for other in others)]
+    def snapshot(self, wait_seconds: float = 0.0) -> LearnerSnapshot | None:
+        """State of all after the same update, between two slices.
+
+        Returns: None where it does not come within ``wait_seconds``, so to be called again: they may be in a long
+            update, or for ever in one; or where one of them has just died: the watch replaces them.
+        """
+        if not self._snapshots:
+            first, *others = self.handles.values()
+            self._snapshots = [first.snapshot.remote(), *(other.feed_state.remote() for other in others)]
+        asked = self._snapshots
+        if len(ray.wait(asked, num_returns=len(asked), timeout=wait_seconds)[0]) < len(asked):
+            return None
+        self._snapshots = []
         try:
             snapshot, *feeds = ray.get(asked)
         except PROCESS_DIED as error:
@@ -144,6 +157,23 @@ class LearnerTeam:
             raise
         whole: LearnerSnapshot = dataclasses.replace(snapshot, other_feeds=tuple(feeds))
         return whole
+
+    def last_snapshot(self, should_stop: Callable[[], bool] = lambda: False) -> LearnerSnapshot | None:
+        """``snapshot`` at the end of a run, waited for unless ``should_stop``: the update at hand may be a long one.
+
+        Returns: None where it never comes; then what was learnt since the last checkpoint is lost, and that is logged.
+        """
+        began, is_told = time.monotonic(), False
+        while not should_stop() and (waited := time.monotonic() - began) < _LAST_SNAPSHOT_SECONDS:
+            if (snapshot := self.snapshot(_SLICE_SECONDS)) is not None:
+                return snapshot
+            if not self._snapshots:
+                break  # it died
+            if waited > _STOP_SECONDS and not is_told:
+                is_told = True
+                log.warning("learner: in an update still; its state is waited for (%.0f s)", _LAST_SNAPSHOT_SECONDS)
+        log.warning("learner: it gave no last state; what it learnt since the last checkpoint is lost")
+        return None
 
     def end(self) -> None:
         """End their processes."""

@@ -30,7 +30,7 @@ from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
 from onibi.clusters.rollout_team import RolloutTeam
 from onibi.clusters.run_journal import RunJournal, RunResult
-from onibi.clusters.run_meter import RunCounters, RunMeter
+from onibi.clusters.run_meter import RunCounters, RunMeter, figures_of_look
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import (
@@ -45,7 +45,7 @@ from onibi.clusters.run_state import (
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.errors import LearnerLostError, OnibiError, TrainingError
+from onibi.platform.errors import LearnerLostError, NoCaptionsError, OnibiError, TrainingError
 from onibi.platform.process_usage import ProcessUsage
 from onibi.platform.replay.shard_actor import ShardActor
 
@@ -105,7 +105,7 @@ class RayRun:
                 if finished:
                     finished = self._evaluate_last()
                 else:
-                    self._save(self._learners.snapshot())
+                    self._save(self._learners.last_snapshot())
                 report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
         finally:
             self._end_roles()
@@ -215,12 +215,15 @@ class RayRun:
             is_free = self._evaluator.finish(self._state.seconds, wait_seconds=0)
             period = self._settings.evaluation.period_env_steps
             due = period is not None and self._state.env_steps >= max(self._state.next_evaluation, period)
-            if is_free and due:
-                self._begin_evaluation()
+            plays = is_free and due
+            saves = now - last_checkpoint >= self._settings.checkpoint.period_seconds
+            # A learner may take long to answer, or never: the watch goes on meanwhile.
+            if (plays or saves) and (snapshot := self._learners.snapshot()) is not None:
                 last_checkpoint = now
-            if now - last_checkpoint >= self._settings.checkpoint.period_seconds:
-                last_checkpoint = now
-                self._save(self._learners.snapshot())
+                if plays:
+                    self._begin_evaluation(snapshot)
+                else:
+                    self._save(snapshot)
 
     def _handles(self) -> dict[str, Any]:
         """Actors by role, but for the evaluator's, which plays and does not answer."""
@@ -254,7 +257,8 @@ class RayRun:
     def _replace(self, role: str, error: ray.exceptions.RayError) -> None:
         """Start a role again whose process died or whose environment raised; give up where that will not help."""
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        check_stores_live(cause, self._stores())
+        if not isinstance(cause, ray.exceptions.ActorUnavailableError):  # out of reach for a moment
+            check_stores_live(cause, self._stores())
         if LabelTeam.includes(role):
             note = self._annotators.lost(role, cause)
             if note is not None:
@@ -268,9 +272,11 @@ class RayRun:
         self._deaths.append(now)
         while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
             self._deaths.popleft()
-        # A fault before the first row is a wrong setting; later ones may be an environment's whims.
+        # A fault before the first row is a wrong setting, as the lack of captions is; others may be an environment's
+        # whims.
         learns = LearnerTeam.includes(role)
-        if fault and (learns or self._state.env_steps == self._state.inserted_base):
+        lasts = learns or isinstance(cause, NoCaptionsError) or self._state.env_steps == self._state.inserted_base
+        if fault and lasts:
             raise cause
         if not fault and not lost and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
@@ -312,17 +318,7 @@ class RayRun:
         news = self._learners.news
         self._meter.add_episodes(look["episodes"])
         self._journal.tell_fault(look["log_failure"])
-        row = self._meter.row(self._counters())
-        row |= {
-            "replay/readable_rows": float(look["readable_rows"]),
-            "replay/repeated_fragments": float(look["repeated"]),
-            "replay/insert_waited_seconds": look["waited_seconds"],
-            "replay/log_waited_seconds": look["log_waited_seconds"],
-            **(look["log"] | look["pacing"]),
-        }
-        if look["policy_updates"]:
-            lags = [max(0, self._state.updates - updates) for updates in look["policy_updates"]]
-            row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
+        row = self._meter.row(self._counters()) | figures_of_look(look, self._state.updates)
         if news is not None:
             row |= {**self._learners.take_metrics(), **news.figures, "learner/waited_seconds": news.waited_seconds}
         if self._rollouts is not None:
@@ -352,14 +348,13 @@ class RayRun:
             self._checkpoint = self._journal.last_checkpoint()
         return saved
 
-    def _begin_evaluation(self) -> None:
+    def _begin_evaluation(self, snapshot: LearnerSnapshot | None) -> None:
         """Save a checkpoint and have it played; the evaluator works while training goes on."""
         period = self._settings.evaluation.period_env_steps
         if period is not None:
             self._state = dataclasses.replace(
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
-        snapshot = self._learners.snapshot()
         if snapshot is None or not self._save(snapshot):
             return
         intrinsic = self._settings.rewards.intrinsic
@@ -369,9 +364,12 @@ class RayRun:
     def _evaluate_last(self) -> bool:
         """Play what was learnt. Returns: False where ``should_stop`` broke that off: resuming the run plays it then."""
         if not self._await_evaluation():
-            self._save(self._learners.snapshot())
+            self._save(self._learners.last_snapshot())
             return False
-        self._begin_evaluation()
+        snapshot = self._learners.last_snapshot(self._should_stop)
+        if snapshot is None and self._should_stop():
+            return False
+        self._begin_evaluation(snapshot)
         return self._await_evaluation()
 
     def _await_evaluation(self) -> bool:

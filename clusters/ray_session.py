@@ -100,3 +100,10 @@ def _check_room(plan: RunPlan) -> None:
             f"placement.inference asks for {inference[1]:g}, annotators ask for {annotator_gpus:g}; Ray has "
             f"{there.get('GPU', 0.0):g}. Set them to 0 to stay on the CPU."
         )
+    for setting in ("learner_resources", "rollout_resources"):
+        for name, amount in getattr(placement, setting).items():
+            if amount > there.get(name, 0.0) + 1e-9:
+                raise ConfigError(
+                    f"placement.{setting} asks for {amount:g} of {name!r}, Ray has {there.get(name, 0.0):g}. Start a "
+                    f"node that has it (ray start --resources '{{\"{name}\": 1}}'), or leave it out."
+                )

@@ -85,6 +85,13 @@ def with_reward_model(parts: CheckpointParts, state: ModelState | None) -> Check
     return dataclasses.replace(parts, tensors={**parts.tensors, _TENSORS: state})
 
 
+def pay_by_model(desk: AnnotationDesk, learner: RewardLearner) -> None:
+    """Let a desk pay by what a restored model has learnt; it must have heard of the run's labels and env steps."""
+    data = desk.training_data(newer_than=-1)
+    if data is not None:
+        desk.set_scores(learner.current_scores(data))
+
+
 class SerialRewardModel:
     """The reward model of a serial run: learns in this process, every ``reward_model.period_env_steps``.
 
@@ -104,9 +111,7 @@ class SerialRewardModel:
         self._next = 0  # env steps
         if checkpoint is None or self._learner is None or state is None:
             return
-        data = desk.training_data(newer_than=-1)
-        if data is not None:
-            desk.set_scores(self._learner.current_scores(data))
+        pay_by_model(desk, self._learner)
 
     def turn(self, env_steps: int) -> None:
         """Learn what is new, where it is time. Raises: NonFiniteError where learning diverges."""

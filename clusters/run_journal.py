@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.logging import RichHandler
 
+from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.run_profile import RoleProfile, write_profile
@@ -202,8 +203,8 @@ class RunJournal:
         }
         if self._settings.rewards.intrinsic is not None:
             row["intrinsic_return_mean"] = float(np.mean([episode.intrinsic_return for episode in episodes]))
-        if any("success" in episode.figures for episode in episodes):
-            row["success_rate"] = float(np.mean([episode.figures.get("success", 0.0) for episode in episodes]))
+        if successes := successes_of([episode.figures for episode in episodes]):
+            row["success_rate"] = float(np.mean(successes))
         for name in self._settings.rewards.bonuses:  # those that actors pay; a module's is not known by episode
             if any(f"return_{name}" in episode.figures for episode in episodes):
                 row[f"return_{name}"] = float(np.mean([each.figures.get(f"return_{name}", 0.0) for each in episodes]))

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from onibi.actors.episodes import successes_of
 from onibi.platform.fragment import EpisodeStatistics
 
 _EPISODES_SHOWN = 100
 _SHORTEST_SECONDS = 0.1
 """That a rate is told of: right after the start, one fragment in a millisecond would read as a hundred thousand a
 second."""
+
+
+def figures_of_look(look: Mapping[str, Any], updates: int) -> dict[str, float]:
+    """Metrics of what the shard tells at a look, with the lag of the weights that act behind ``updates``."""
+    row = {
+        "replay/readable_rows": float(look["readable_rows"]),
+        "replay/repeated_fragments": float(look["repeated"]),
+        "replay/insert_waited_seconds": look["waited_seconds"],
+        "replay/log_waited_seconds": look["log_waited_seconds"],
+        **look["log"],
+        **look["pacing"],
+    }
+    if look["policy_updates"]:
+        lags = [max(0, updates - acting) for acting in look["policy_updates"]]
+        row |= {"actors/policy_lag_mean": sum(lags) / len(lags), "actors/policy_lag_max": float(max(lags))}
+    return row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +62,12 @@ class RunMeter:
         seconds, steps = counters.seconds - last.seconds, counters.env_steps - last.env_steps
         if seconds >= _SHORTEST_SECONDS:
             self._last = counters
-            self._rates = {
-                "actors/env_steps_per_second": steps / seconds,
-                "learner/updates_per_second": (counters.updates - last.updates) / seconds,
-            }
-            if steps > 0:
-                self._rates["replay/samples_per_insert"] = (counters.drawn_rows - last.drawn_rows) / steps
+            self._rates = {"actors/env_steps_per_second": steps / seconds}
+            updates, drawn_rows = counters.updates - last.updates, counters.drawn_rows - last.drawn_rows
+            if updates >= 0 and drawn_rows >= 0:  # a learner that was replaced counts again from its checkpoint
+                self._rates["learner/updates_per_second"] = updates / seconds
+                if steps > 0:
+                    self._rates["replay/samples_per_insert"] = drawn_rows / steps
         return {
             "time/seconds": counters.seconds,
             "actors/env_steps": float(counters.env_steps),
@@ -67,7 +85,9 @@ class RunMeter:
             "actors/episode_length": float(np.mean([episode.length for episode in episodes])),
             "actors/intrinsic_return": float(np.mean([paid for _, paid in self._episodes])),
         }
-        for figure in sorted({name for episode in episodes for name in episode.extra}):
+        if successes := successes_of([episode.extra for episode in episodes]):
+            row["actors/success_rate"] = float(np.mean(successes))
+        for figure in sorted({name for episode in episodes for name in episode.extra} - {"success"}):
             values = [episode.extra[figure] for episode in episodes if figure in episode.extra]
-            row["actors/success_rate" if figure == "success" else f"actors/{figure}"] = float(np.mean(values))
+            row[f"actors/{figure}"] = float(np.mean(values))
         return row

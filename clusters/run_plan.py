@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,16 +30,14 @@ from onibi.platform.errors import ConfigError, EnvironmentFault, SpecError
 from onibi.platform.features import FeaturesFactory
 from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
-from onibi.platform.remote_policy import Ask, halves_of, remote_policy
-from onibi.platform.replay.draws import SlabDraws
+from onibi.platform.remote_policy import Ask, remote_policy
 from onibi.platform.replay.frame_stack import FrameStack, frame_stack
 from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 
+_FIRST_INCARNATION = 1
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION, ROLE_BONUSES = range(6)
-
-log = logging.getLogger(__name__)
 
 
 def role_seed(settings: RunSettings, role: int, *numbers: int) -> int:
@@ -107,7 +104,8 @@ class RunPlan:
         identity = RolloutIdentity(
             actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed, session=self.session
         )
-        return self._rollout(policy, envs, identity)
+        # One that replaces another may begin with a player that has learnt to be silent.
+        return self._rollout(policy, envs, identity, patient=incarnation > _FIRST_INCARNATION or self.session > 0)
 
     def make_evaluation(self, weights: Weights | None, envs: int, seed: int) -> Rollout:
         """A rollout that plays greedily with ``weights``, or uniformly at random without; its seeds train nobody."""
@@ -118,7 +116,7 @@ class RunPlan:
                 policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
         games = role_seed(self.settings, ROLE_EVALUATION, seed)
         identity = RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=games)
-        return self._rollout(policy, envs, identity, weights)
+        return self._rollout(policy, envs, identity, weights, patient=True)
 
     def make_learner(self) -> Learner:
         """The learner, untrained; deterministic under the run's seed.
@@ -135,60 +133,16 @@ class RunPlan:
             )
         return self._make_learner(self.settings.learner, "cuda" if gpus > 0 else "cpu")
 
-    def check_serial(self) -> None:
-        """Whether one process can be all actors and the learner.
+    def make_cpu_learner(self) -> Learner:
+        """The learner on the CPU, without what only a GPU can do: to play with, or to see whether settings fit.
 
-        Raises: ConfigError where the ring has not lanes for all at once, or several learners are asked for.
+        Raises: ConfigError, SpecError.
         """
-        if self.settings.placement.learners > 1:
-            raise ConfigError(
-                f"placement.learners is {self.settings.placement.learners}: a serial run has one. Set it to 1, or "
-                "leave --serial out."
-            )
-        if self.groups < self.settings.actors.count:
-            raise ConfigError(
-                f"replay.max_actors is {self.groups}, actors.count {self.settings.actors.count}: a serial run steps "
-                "all actors in turn and none of them ever leaves. Set replay.max_actors to null, or leave --serial out."
-            )
-
-    def check_learner(self) -> None:
-        """Make the learner once where a run is started: what its settings lack is told before anything starts.
-
-        On the CPU, as the GPU may be another machine's: without what only a GPU can do. Raises: ConfigError, SpecError.
-        """
-        placement = self.settings.placement
         learner: Any = self.settings.learner
-        if placement.learners > 1:
-            self._check_learners()
-        if placement.inference is not None:
-            halves_of(self.policy_factory)
-        if placement.learner_gpus > 0 and hasattr(learner, "acceleration"):
+        if self.settings.placement.learner_gpus > 0 and hasattr(learner, "acceleration"):
             eager = replace(learner.acceleration, compile="none", precision="fp32")
             learner = replace(learner, acceleration=eager)
-        self._make_learner(learner, "cpu")
-        from onibi.clusters.value_support import coarse_support  # with torch, which the learner has loaded
-
-        if coarse := coarse_support(self.settings):
-            log.warning("%s", coarse)
-
-    def _check_learners(self) -> None:
-        learners, envs = self.settings.placement.learners, self.settings.actors.rollout.envs_per_actor
-        place = f"placement.learners is {learners}"
-        if isinstance(self.needs.draws, SlabDraws) and envs % learners:
-            raise ConfigError(
-                f"{place}, actors.rollout.envs_per_actor {envs}: learners that draw each row once need equal shares of "
-                f"an actor's environments. Set envs_per_actor to a multiple of {learners}."
-            )
-        if learners > envs:
-            raise ConfigError(
-                f"{place}, actors.rollout.envs_per_actor {envs}: each learner draws from environments of its own, so "
-                f"an actor needs one for each. Set envs_per_actor to {learners} or more, or learners to {envs}."
-            )
-        if self.settings.learner.acceleration.compile == "graphs":  # type: ignore[attr-defined]
-            raise ConfigError(
-                f"{place}, but learner.acceleration.compile is graphs: gradients are exchanged outside of a graph. "
-                "Set compile to none or default, or learners to 1."
-            )
+        return self._make_learner(learner, "cpu")
 
     def _make_learner(self, chosen: Settings, device: str) -> Learner:
         import torch
@@ -258,11 +212,13 @@ class RunPlan:
         folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
         return replace(self, annotation_table=str(folder.absolute()))
 
-    def _rollout(self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None) -> Rollout:
+    def _rollout(
+        self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None, *, patient: bool
+    ) -> Rollout:
         settings = self.settings
         env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
-        captioner = _make_captioner(settings)
+        captioner = _make_captioner(settings, patient=patient)
         bonuses = RowBonuses(settings.rewards.bonuses, self.spec, envs, self.features)
         if weights is not None:
             bonuses.load(weights.bonuses)
@@ -382,9 +338,12 @@ def _make_view(settings: RunSettings, space: Any) -> View:
     return view
 
 
-def _make_captioner(settings: RunSettings) -> Captioner:
-    owner = load_class(CAPTIONERS, settings.captioner.kind)  # type: ignore[attr-defined]
-    captioner: Captioner = owner(settings.captioner)
+def _make_captioner(settings: RunSettings, *, patient: bool = False) -> Captioner:
+    """The captioner; a patient one takes silence for a player's choice, not for a fault of the settings."""
+    chosen: Any = settings.captioner
+    if patient and hasattr(chosen, "give_up_calls"):
+        chosen = replace(chosen, give_up_calls=None)
+    captioner: Captioner = load_class(CAPTIONERS, chosen.kind)(chosen)
     return captioner
 
 

@@ -198,8 +198,8 @@ def open_shard(
         log.warning("%s: the machine was started anew since this ring was made; it is made again", path)
         remove_ring(path)
         kept = False
-    if kept and read_header(path).layout.spec.states != plan.spec.states:
-        log.warning("%s: it keeps states of other steps than are asked for now; it is made again", path)
+    if kept and (changes := _changes(read_header(path).layout, _layout(plan, run_id))):
+        log.warning("%s: it was made with other settings (%s); it is made again", path, ", ".join(changes))
         remove_ring(path)
         kept = False
     if kept:
@@ -242,8 +242,8 @@ def _filling(plan: RunPlan) -> RingFilling | None:
     )
 
 
-def _create_ring(plan: RunPlan, path: Path, run_id: str, filling: RingFilling | None) -> RingWriter:
-    layout = RingLayout(
+def _layout(plan: RunPlan, run_id: str) -> RingLayout:
+    return RingLayout(
         spec=plan.spec,
         groups=plan.groups,
         lanes_per_group=plan.settings.actors.rollout.envs_per_actor,
@@ -251,6 +251,20 @@ def _create_ring(plan: RunPlan, path: Path, run_id: str, filling: RingFilling | 
         window_rows=plan.needs.draws.window_rows + (0 if plan.stack is None else plan.stack.look_back),
         run_id=run_id,
     )
+
+
+def _changes(there: RingLayout, wanted: RingLayout) -> list[str]:
+    """What keeps a ring from being gone on with, by name."""
+    changes = [name for name in ("groups", "lanes_per_group", "slots") if getattr(there, name) != getattr(wanted, name)]
+    if there.spec != wanted.spec:
+        changes.append("columns")
+    if there.window_rows < wanted.window_rows:
+        changes.append("window_rows")
+    return changes
+
+
+def _create_ring(plan: RunPlan, path: Path, run_id: str, filling: RingFilling | None) -> RingWriter:
+    layout = _layout(plan, run_id)
     if path.parent.is_dir():
         make_room(path.parent, layout.offsets().file_bytes)
     return RingWriter.of_layout(path, layout, None if filling is None else filling.fill)

@@ -40,7 +40,7 @@ from onibi.clusters.run_state import (
 from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.errors import ConfigError, EnvironmentFault
+from onibi.platform.errors import CaptionError, ConfigError, EnvironmentFault
 from onibi.platform.policy import Weights
 from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
@@ -86,6 +86,7 @@ class SerialRun:
         self._desk = make_desk(plan, clock=lambda: float(self._state.env_steps))
         if checkpoint is not None:
             self._desk.restore(dict(checkpoint.tables))
+            self._desk.advance(self._state.env_steps)
         self._annotation = SerialAnnotation(plan, self._desk)
         self._reward_model = SerialRewardModel(plan, self._desk, checkpoint)
         self._recorded = _recorded_tables(plan, checkpoint)
@@ -292,7 +293,7 @@ class SerialRun:
         weights, rewards, env_steps = self._loop.weights(), self._frozen_rewards(), self._state.env_steps
         try:
             episodes = evaluate_weights(self._plan, weights, rewards, env_steps, self._should_stop)
-        except EnvironmentFault as error:
+        except (EnvironmentFault, CaptionError) as error:
             self._journal.note("evaluator raised; that evaluation is left out")
             log.warning("evaluator: %s; that evaluation is left out", error)
             return True

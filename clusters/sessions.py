@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from onibi.clusters.figures import bytes_text, count_text, duration_text
+from onibi.clusters.plan_checks import check_learner, check_serial
 from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
@@ -53,9 +54,9 @@ def train(
     plan = plan_run(read_run_settings(config, overrides))
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotators()  # a lexicon that cannot be read, likewise
-    plan.check_learner()  # and a learner whose settings do not fit the rewards
+    check_learner(plan)  # and a learner whose settings do not fit the rewards
     if serial:
-        plan.check_serial()
+        check_serial(plan)
     else:
         _check_distributed(plan.settings)
     wanted = name or (Path(str(config)).stem if not isinstance(config, Mapping) else "run")
@@ -92,7 +93,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
     if serial is None:
         serial = folder.record().serial
     if serial:
-        plan.check_serial()
+        check_serial(plan)
     else:
         _check_distributed(plan.settings)
     reached = _newest_step(folder)

@@ -59,6 +59,10 @@ class CaptionError(OnibiError):
     """Captions, keys or labels contradict each other."""
 
 
+class NoCaptionsError(CaptionError):
+    """An environment gave no caption at all, in a run that asks for them."""
+
+
 class AnnotatorError(OnibiError):
     """An annotator cannot judge now, as its server is gone, say: it is asked again later, and training goes on."""
 

@@ -63,15 +63,17 @@ class PayWatch:
         settings: what the run pays.
         discount: γ of the learner.
         half_life_steps: env steps after which what was paid counts half.
+        env_steps: that were made before, for coefficients that follow a schedule.
     """
 
-    def __init__(self, settings: RewardSettings, discount: float, half_life_steps: int) -> None:
+    def __init__(self, settings: RewardSettings, discount: float, half_life_steps: int, env_steps: int = 0) -> None:
         self._settings, self._discount = settings, discount
         self._half_life_steps = half_life_steps
-        self._env_steps = 0
+        self._env_steps = env_steps
         self._recent: NDArray[np.float64] = np.zeros(0)
         self._open: dict[int, list[float]] = {}  # episode id -> [discounted total, new keys]
         self._finished: list[EpisodePay] = []
+        self._tells_success = False
 
     def book(self, rows: PaidRows) -> None:
         """Book a fragment's step rows."""
@@ -100,7 +102,9 @@ class PayWatch:
         """Take episodes that ended; those that never do are forgotten, oldest first, past 65,536 open ones."""
         for episode in episodes:
             discounted, keys = self._open.pop(episode.episode_id, (0.0, 0.0))
-            succeeded = episode.extra.get("success", episode.episode_return) > 0
+            self._tells_success |= "success" in episode.extra  # many environments tell it of won episodes alone
+            otherwise = 0.0 if self._tells_success else episode.episode_return
+            succeeded = episode.extra.get("success", otherwise) > 0
             self._finished.append(EpisodePay(succeeded, discounted, round(keys)))
         while len(self._open) > _OPEN_EPISODES_MAX:
             self._open.pop(next(iter(self._open)))

@@ -10,7 +10,7 @@ from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
-from onibi.platform.errors import CaptionError
+from onibi.platform.errors import NoCaptionsError
 from onibi.platform.fragment import CaptionText
 
 
@@ -50,7 +50,8 @@ class InfoCaptioner:
     def captions(self, raw: Any, infos: Mapping[str, Any]) -> list[CaptionText]:
         """[E] captions; environments without an entry said nothing.
 
-        Raises: CaptionError where an entry is not text, or none came in the first ``give_up_calls`` calls.
+        Raises: CaptionError where an entry is not text, NoCaptionsError where none came in the first ``give_up_calls``
+            calls.
         """
         envs = envs_of(raw)
         texts = infos.get(self.settings.info_key)
@@ -70,7 +71,7 @@ class InfoCaptioner:
             return
         self._silent_calls += 1
         if self._silent_calls >= limit:
-            raise CaptionError(
+            raise NoCaptionsError(
                 f"no info[{self.settings.info_key!r}] in the first {limit} steps; the infos have "
                 f"{sorted(infos) or 'no keys'}. Let the environment give captions, name their key in "
                 "captioner.info_key, or set captioner.kind=none"

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
+
+from onibi.clusters.run_plan import plan_run
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.config import read_settings
+from onibi.platform.errors import NoCaptionsError
 
 CORRIDOR = "onibi.actors.environments.corridor:make"
 
@@ -155,6 +161,34 @@ def test_captions_that_never_come_end_the_run_with_what_the_infos_hold(onibi, wo
     assert "no info['caption'] in the first 20 steps" in message[0]
     assert "captioner.kind=none" in message[0]
     assert list(workshop.rings.iterdir()) == []
+
+
+def test_only_the_first_players_of_a_run_must_hear_something_soon(workshop):
+    """A trained one may have learnt to be silent, in an evaluation or in place of one that died."""
+    settings = workshop.settings(captioner={"kind": "info", "give_up_calls": 20, "info_key": "nothing"})
+    plan = plan_run(read_settings(RunSettings, settings))
+    for patient in (
+        plan.make_evaluation(None, 2, 0),
+        plan.make_rollout(0, 2, 0),
+        replace(plan, session=1).make_rollout(0, 1, 0),
+    ):
+        for _ in range(5):
+            patient.collect(lambda _version: None)
+        patient.close()
+    first = plan.make_rollout(0, 1, 0)
+    first.collect(lambda _version: None)
+    first.collect(lambda _version: None)
+    with pytest.raises(NoCaptionsError, match="in the first 20 steps"):
+        first.collect(lambda _version: None)
+    first.close()
+
+
+@pytest.mark.slow
+def test_captions_that_never_come_end_a_run_under_ray_though_rows_have_come(workshop):
+    with pytest.raises(NoCaptionsError, match="in the first 40 steps"):
+        workshop.train(
+            serial=False, captioner={"kind": "info", "give_up_calls": 40, "info_key": "nothing"}, actors__count=1
+        )
 
 
 def test_a_gpu_that_is_not_there_is_one_message_and_leaves_no_run(onibi, workshop, tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.cli import app
-from onibi.clusters.judgement import more_episodes_note
+from onibi.clusters.judgement import _report, more_episodes_note
 from onibi.platform.run_folder import find_run
 
 
@@ -118,3 +119,30 @@ def test_the_help_tells_the_defaults_and_what_best_means():
         assert f"Default: {default}." in told
     assert "[default: (" not in told
     assert "best is the one that the run's own evaluations scored highest, by its evaluation.judge" in told
+
+
+def test_success_that_is_told_of_won_episodes_alone_counts_the_others_as_lost():
+    played = [PlayedEpisode(1.0, 5, 0.0, {"success": 1.0}), *[PlayedEpisode(0.0, 5, 0.0, {})] * 3]
+    assert _report("trained", played, has_captions=False).success.mean == 0.25
+    assert _report("trained", played[1:], has_captions=False).success is None
+
+
+def test_shares_of_success_are_not_rounded_to_whole_ones():
+    played = [PlayedEpisode(1.0, 5, 0.0, {"success": share}) for share in (0.25, 0.25, 0.5, 1.0)]
+    assert _report("trained", played, has_captions=False).success.mean == 0.5
+
+
+def test_a_run_that_learnt_on_a_gpu_is_evaluated_on_a_machine_without_one(workshop):
+    workshop.train()
+    run = find_run(workshop.runs, "run")
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    settings["placement"]["learner_gpus"] = 1.0
+    settings["learner"]["acceleration"] |= {"precision": "bf16", "compile": "graphs"}
+    run.config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert "trained: 8 episodes" in evaluate(run, "--episodes", 8)
+
+
+def test_labels_that_were_held_back_pay_once_the_run_is_past_that(workshop):
+    workshop.train(annotation={"delay_steps": 400}, environment__kwargs={"rooms": 3, "room_length": 2})
+    report = json.loads(evaluate(find_run(workshop.runs, "run"), "--episodes", 8, "--json"))
+    assert report["players"][0]["intrinsic_return"]["mean"] > 0.3

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -137,3 +138,49 @@ def test_what_a_learner_cannot_go_on_with_is_raised_at_the_end_as_well(small_ray
     team, _ = team_of("learner")
     with pytest.raises(NonFiniteError, match="NaN everywhere"):
         team.stop({answered.remote(NonFiniteError("NaN everywhere")): "learner"}, 60.0)
+
+
+@ray.remote(num_cpus=0)
+class InALongUpdate:
+    """Stands for a learner's process whose update takes ``seconds``."""
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+
+    def snapshot(self):
+        time.sleep(self._seconds)
+        return "its state"
+
+
+def test_a_learner_in_a_long_update_holds_nobody_up_and_is_asked_once(small_ray, monkeypatch, caplog):
+    team = LearnerTeam(hub=None)
+    team.handles = {"learner": InALongUpdate.remote(3_600.0)}
+    assert team.snapshot() is None
+    asked = team._snapshots
+    assert team.snapshot(0.1) is None
+    assert team._snapshots is asked
+    monkeypatch.setattr(learner_team, "_LAST_SNAPSHOT_SECONDS", 0.6)
+    monkeypatch.setattr(learner_team, "_STOP_SECONDS", 0.1)
+    assert team.last_snapshot() is None
+    assert "in an update still; its state is waited for" in caplog.text
+    assert "what it learnt since the last checkpoint is lost" in caplog.text
+    monkeypatch.setattr(learner_team, "_LAST_SNAPSHOT_SECONDS", 3_600.0)
+    assert team.last_snapshot(lambda: True) is None
+    team.end()
+
+
+def test_at_the_end_a_learner_that_dies_is_not_waited_for(small_ray, caplog):
+    team = LearnerTeam(hub=None)
+    team.handles = {"learner": InALongUpdate.remote(3_600.0)}
+    assert team.snapshot() is None
+    ray.kill(team.handles["learner"])
+    assert team.last_snapshot() is None
+    assert "it gave no last state" in caplog.text
+
+
+def test_the_state_comes_once_the_update_is_made(small_ray, monkeypatch):
+    monkeypatch.setattr(learner_team.dataclasses, "replace", lambda state, **_: state)
+    team = LearnerTeam(hub=None)
+    team.handles = {"learner": InALongUpdate.remote(0.5)}
+    assert team.last_snapshot() == "its state"
+    team.end()

@@ -20,8 +20,9 @@ from onibi.platform.errors import ConfigError
 def plan_of(workshop):
     """A run of 1.5 CPUs besides its annotators."""
 
-    def plan(**changes):
-        settings = workshop.settings(actors__count=2, placement={"rollout_cpus": 0.5, "learner_cpus": 0.35}, **changes)
+    def plan(placement=None, **changes):
+        placement = {"rollout_cpus": 0.5, "learner_cpus": 0.35, **(placement or {})}
+        settings = workshop.settings(actors__count=2, placement=placement, **changes)
         return plan_run(read_settings(RunSettings, settings))
 
     return plan
@@ -41,6 +42,13 @@ MODEL = {"kind": "transformers", "model": "nobody/nothing", "prompt": "general"}
 )
 def test_a_run_whose_annotators_ray_could_never_place_is_refused(small_ray, plan_of, changes, told):
     with pytest.raises(ConfigError, match=told), ray_session(plan_of(**changes)):
+        pass
+
+
+@pytest.mark.parametrize("setting", ["learner_resources", "rollout_resources"])
+def test_a_custom_resource_that_no_node_has_is_refused(small_ray, plan_of, setting):
+    told = rf"placement\.{setting} asks for 0\.5 of 'laerner', Ray has 0\. Start a node that has it"
+    with pytest.raises(ConfigError, match=told), ray_session(plan_of({setting: {"laerner": 0.5}})):
         pass
 
 

@@ -7,7 +7,11 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from onibi.clusters.cli import app
+from onibi.clusters.run_state import state_of
+from onibi.clusters.serial_run import SerialRun
+from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
+from onibi.platform.replay.ring_layout import read_header
 from onibi.platform.run_folder import find_run
 
 
@@ -99,3 +103,49 @@ def test_observations_that_are_tuples_or_hold_texts_beside_train(workshop, tmp_p
     changes = {"view": {"kind": "leaves", "keys": ["b"]}} if space == "text beside" else {}
     result = workshop.train(environment={"id": "odd_spaces:Odd", "kwargs": {"space": space}}, **changes)
     assert result.updates > 20
+
+
+class Killed(BaseException):
+    """Ends a session as kill -9 would, but for the memory."""
+
+
+@pytest.mark.parametrize(
+    ("change", "lanes", "slots"),
+    [
+        ("replay.capacity_rows=4000", 4, 1_000),
+        ("actors.count=1", 2, 1_000),
+        ("actors.rollout.envs_per_actor=4", 8, 250),
+        ("learner.n_steps=40", 4, 500),
+        ("replay.capacity_rows=2000", 4, 500),
+    ],
+)
+def test_after_a_kill_the_ring_is_made_again_where_settings_ask_for_one(workshop, monkeypatch, change, lanes, slots):
+    collect = SerialRun._collect
+
+    def killed_later(session, rollout, meter):
+        collect(session, rollout, meter)
+        if session._loop.updates > 20:
+            session._save()
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SerialRun, "_collect", killed_later)
+        patched.setattr(SerialRun, "_close", lambda session: session._opened.close())
+        with pytest.raises(Killed):
+            workshop.train()
+    (ring,) = workshop.rings.glob("*.ring")
+    made, layouts = read_header(ring).created_unix_ns, []
+    steps = state_of(load_checkpoint(workshop.runs / "run" / "checkpoints")).env_steps
+
+    def noted(session, *arguments):
+        collect(session, *arguments)
+        layouts.append((read_header(ring).layout, read_header(ring).created_unix_ns))
+
+    monkeypatch.setattr(SerialRun, "_collect", noted)
+    result = workshop.resume(overrides=[change, "budget.max_env_steps=700"])
+    layout, began = layouts[-1]
+    assert result.status == "finished"
+    assert 700 <= result.env_steps < 700 + 64
+    assert steps < 600
+    assert (layout.lanes, layout.slots) == (lanes, slots)
+    assert (began == made) == (change == "replay.capacity_rows=2000"), "the same settings go on with the same ring"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onibi.clusters import evaluate
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
 
@@ -54,6 +55,8 @@ def test_a_serial_run_pays_what_its_model_has_learnt_and_repeats_bit_for_bit(wor
     assert first.paid.sum() > 0
     if kind == "classification":  # every key was labelled, and nothing is held out
         assert first.figures["reward_table/paid_keys"] == first.figures["annotation/keys_helpful"]
+    (player,) = evaluate("a", runs_folder=workshop.runs, episodes=8).players
+    assert player.intrinsic_return.mean > 0.05, "an evaluation is paid by what the model has learnt"
     models = [model_of(workshop, name) for name in "ab"]
     assert models[0].keys() == models[1].keys()
     assert all(np.array_equal(models[0][name], models[1][name]) for name in models[0])

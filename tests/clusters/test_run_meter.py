@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onibi.clusters.run_meter import RunCounters, RunMeter
+from onibi.platform.fragment import EpisodeStatistics
 
 
 def counters(seconds, steps, updates=0, drawn=0):
@@ -37,3 +38,22 @@ def test_two_looks_in_a_row_tell_the_same_rate():
 
 def test_samples_an_insert_are_not_told_where_nothing_was_inserted():
     assert "replay/samples_per_insert" not in RunMeter(counters(0.0, 5)).row(counters(1.0, 5, 9, 90))
+
+
+def test_a_learner_that_counts_again_from_its_checkpoint_has_no_negative_rate():
+    meter = RunMeter(counters(0.0, 0, 1_000, 8_000))
+    row = meter.row(counters(1.0, 100, 100, 800))
+    assert "learner/updates_per_second" not in row
+    assert "replay/samples_per_insert" not in row
+    assert meter.row(counters(2.0, 200, 150, 1_200))["learner/updates_per_second"] == 50.0
+
+
+def test_success_that_is_told_of_won_episodes_alone_counts_the_others_as_lost():
+    meter = RunMeter(counters(0.0, 0))
+    ended = [EpisodeStatistics(0, number, 1.0, 5, terminated=True) for number in range(4)]
+    meter.add_episodes((episode, 0.0) for episode in ended)
+    assert "actors/success_rate" not in meter.row(counters(1.0, 10))
+    meter.add_episodes([(EpisodeStatistics(0, 5, 1.0, 5, True, {"success": 1.0, "score": 3.0}), 0.0)])
+    row = meter.row(counters(2.0, 20))
+    assert row["actors/success_rate"] == 0.2
+    assert row["actors/score"] == 3.0, "of those that tell it"

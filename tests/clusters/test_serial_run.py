@@ -143,9 +143,9 @@ def test_each_session_draws_its_own_random_numbers(workshop, monkeypatch):
     seeds = []
     make = RunPlan._rollout
 
-    def noted(plan, policy, envs, identity, *rest):
+    def noted(plan, policy, envs, identity, *rest, **how):
         seeds.append(identity.seed)
-        return make(plan, policy, envs, identity, *rest)
+        return make(plan, policy, envs, identity, *rest, **how)
 
     monkeypatch.setattr(RunPlan, "_rollout", noted)
     workshop.train(budget__max_env_steps=150)

@@ -80,3 +80,33 @@ def test_a_run_whose_environments_are_slower_than_its_patience_is_given_up(small
     with pytest.raises(TrainingError, match=r"0 rows inserted.*longer than budget\.patience_seconds \(1\)"):
         waited_for(workshop, budget={"max_env_steps": 40, "max_seconds": None, "patience_seconds": 1.0})
     assert list(workshop.rings.iterdir()) == []
+
+
+ENDLESS = """
+import math, time, torch
+from torch import nn
+
+class Endless(nn.Module):
+    def __init__(self, observation):
+        super().__init__()
+        self.layer = nn.Linear(sum(math.prod(leaf.shape) for leaf in observation), 4)
+
+    def forward(self, observation):
+        rows = torch.cat([leaf.reshape(len(leaf), -1).float() for leaf in observation.values()], 1)
+        if torch.is_grad_enabled() and len(rows) > 8:
+            time.sleep(3600)
+        return self.layer(rows)
+"""
+
+
+@pytest.mark.slow
+def test_a_learner_that_never_ends_its_update_does_not_keep_the_watch_from_giving_the_run_up(workshop):
+    (workshop.runs.parent / "endless_network.py").write_text(ENDLESS, encoding="utf-8")
+    process = workshop.start(
+        serial=False,
+        learner__network={"kind": "custom", "path": "endless_network:Endless"},
+        budget={"max_env_steps": 10**6, "patience_seconds": 6.0},
+        checkpoint__period_seconds=0.5,
+    )
+    assert process.wait(120) == 1
+    assert "longer than budget.patience_seconds (6)" in " ".join(workshop.log_of().split())

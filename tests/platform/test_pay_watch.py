@@ -145,3 +145,22 @@ def test_a_ledger_goes_on_from_what_was_paid_before():
     ledger.add(Fragment(0, 0, 0, np.array([1], np.int32), columns), np.full((1, 2), 1, np.uint32), TABLE)
     assert ledger.paid_by_key.tolist() == [6.0, 0.0, 0.0]
     assert ledger.take_pay().best_keys == (), "nobody watches"
+
+
+def test_where_won_episodes_alone_tell_success_the_others_count_as_lost_whatever_they_return():
+    watch = PayWatch(settings(), discount=0.5, half_life_steps=10)
+    watch.close([ended(1, success=1.0), ended(2, episode_return=5.0)])
+    assert [episode.succeeded for episode in watch.take().episodes] == [True, False]
+
+
+def test_a_resumed_watch_goes_on_with_its_schedules():
+    schedule = {"start": 1.0, "end": 0.0, "env_steps": 100}
+    falling = settings(extrinsic={"coefficient": schedule, "clip": 1.0}, intrinsic=None)
+    totals = []
+    for env_steps in (0, 100):
+        watch = PayWatch(falling, discount=0.5, half_life_steps=10, env_steps=env_steps)
+        watch.book(rows([7], [0], [1.0]))
+        watch.close([ended(7)])
+        totals.append(watch.take().episodes[0].discounted_total)
+    assert totals[0] > 0
+    assert totals[1] == 0

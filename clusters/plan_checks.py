@@ -1,0 +1,65 @@
+"""What a plan lacks for the way in which it is to run, told before anything starts."""
+
+from __future__ import annotations
+
+import logging
+
+from onibi.clusters.run_plan import RunPlan
+from onibi.platform.errors import ConfigError
+from onibi.platform.remote_policy import halves_of
+from onibi.platform.replay.draws import SlabDraws
+
+log = logging.getLogger(__name__)
+
+
+def check_serial(plan: RunPlan) -> None:
+    """Whether one process can be all actors and the learner.
+
+    Raises: ConfigError where the ring has not lanes for all at once, or several learners are asked for.
+    """
+    if plan.settings.placement.learners > 1:
+        raise ConfigError(
+            f"placement.learners is {plan.settings.placement.learners}: a serial run has one. Set it to 1, or leave "
+            "--serial out."
+        )
+    if plan.groups < plan.settings.actors.count:
+        raise ConfigError(
+            f"replay.max_actors is {plan.groups}, actors.count {plan.settings.actors.count}: a serial run steps all "
+            "actors in turn and none of them ever leaves. Set replay.max_actors to null, or leave --serial out."
+        )
+
+
+def check_learner(plan: RunPlan) -> None:
+    """Make the learner once where a run is started: what its settings lack is told before anything starts.
+
+    On the CPU, as the GPU may be another machine's. Raises: ConfigError, SpecError.
+    """
+    if plan.settings.placement.learners > 1:
+        _check_learners(plan)
+    if plan.settings.placement.inference is not None:
+        halves_of(plan.policy_factory)
+    plan.make_cpu_learner()
+    from onibi.clusters.value_support import coarse_support  # with torch, which the learner has loaded
+
+    if coarse := coarse_support(plan.settings):
+        log.warning("%s", coarse)
+
+
+def _check_learners(plan: RunPlan) -> None:
+    learners, envs = plan.settings.placement.learners, plan.settings.actors.rollout.envs_per_actor
+    place = f"placement.learners is {learners}"
+    if isinstance(plan.needs.draws, SlabDraws) and envs % learners:
+        raise ConfigError(
+            f"{place}, actors.rollout.envs_per_actor {envs}: learners that draw each row once need equal shares of an "
+            f"actor's environments. Set envs_per_actor to a multiple of {learners}."
+        )
+    if learners > envs:
+        raise ConfigError(
+            f"{place}, actors.rollout.envs_per_actor {envs}: each learner draws from environments of its own, so an "
+            f"actor needs one for each. Set envs_per_actor to {learners} or more, or learners to {envs}."
+        )
+    if plan.settings.learner.acceleration.compile == "graphs":  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"{place}, but learner.acceleration.compile is graphs: gradients are exchanged outside of a graph. Set "
+            "compile to none or default, or learners to 1."
+        )
