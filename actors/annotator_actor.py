@@ -18,6 +18,7 @@ from onibi.actors.annotation_worker import AnnotationWorker
 from onibi.platform.annotation_settings import AnnotationSettings
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import Annotator
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.labels import Label, Preference
 from onibi.platform.process_usage import ProcessUsage, process_usage
 
@@ -149,6 +150,7 @@ class AnnotatorActor:
             RayError: the hub is gone.
         """
         # Of this thread and those that it starts, so of all that judges and of nothing of Ray's.
+        tell_warnings(f"annotator {self._name}", hub.note.remote)
         os.nice(max(0, self._niceness - os.nice(0)))
         table = self._shared_table(ray.get(hub.table_id.remote()))
         worker = AnnotationWorker(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +22,14 @@ from onibi.platform.policy import Policy, PolicyStep, Weights
 from onibi.platform.random_actions import random_actions
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.spec import ReplaySpec
+
+log = logging.getLogger(__name__)
+
+LONG_SECONDS = 300.0  # of an evaluation, after which it is told why it may never end
+ENDLESS = (
+    "A player that stands still in an environment without a time limit never ends an episode. "
+    "environment.max_episode_steps sets a limit, evaluation.episodes how many are played"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +123,13 @@ def play(
         # A table of its own to intern into; the one that came may be shared, or read-only memory of Ray's.
         own = CaptionTable.from_arrow(rewards.captions.to_arrow())
         rewards = dataclasses.replace(rewards, captions=own)
+    began, is_told = time.monotonic(), False
     try:
         while min(map(len, played)) < per_lane and not should_stop():
+            if not is_told and time.monotonic() - began > LONG_SECONDS:
+                is_told = True
+                told = sum(map(len, played))
+                log.warning("%d episodes of an evaluation took %.0f s so far. %s", told, LONG_SECONDS, ENDLESS)
             fragment = rollout.collect(_no_news)
             paid = _pay(fragment, rewards, ledger)
             for episode in fragment.episodes:

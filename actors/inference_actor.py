@@ -13,6 +13,7 @@ import ray
 from onibi.actors.joined_inference import InferenceSettings, JoinedInference
 from onibi.platform.errors import OnibiError
 from onibi.platform.forward_policy import Forward, Rows
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import Weights
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.remote_policy import Answer
@@ -42,6 +43,7 @@ class InferenceActor:
 
     async def run(self, hub: Any) -> None:
         """Take each newer version of the weights from ``hub``, until :meth:`stop`."""
+        tell_warnings("inference", hub.note.remote)
         if await hub.is_untrained.remote():
             self._may_act.set()
         while not self._stopping:

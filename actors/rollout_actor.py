@@ -13,6 +13,7 @@ import ray
 from onibi.actors.inference_actor import InferenceCalls, StoppedAskingError
 from onibi.actors.rollout import Rollout
 from onibi.platform.fragment_batch import to_batch
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import Weights
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.remote_policy import Ask
@@ -109,6 +110,7 @@ class RolloutActor:
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
         """
+        tell_warnings(f"rollout {self._actor}", hub.note.remote)
         lease = self._lease(shard)
         if lease is None:
             return

@@ -22,6 +22,7 @@ from onibi.platform.annotator import Request
 from onibi.platform.annotator_health import AnnotatorHealth
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.fragment import CaptionText
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.labels import Judge, Label, Preference
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.process_usage import ProcessUsage, process_usage
@@ -84,13 +85,14 @@ class HubActor:
         desk_state: dict[str, pa.Table] | None,
         weights_to_come: bool,
     ) -> None:
+        self._notes: list[str] = []
+        tell_warnings("hub", self._notes.extend)
         self._desk = make_desk(time.monotonic)
         if desk_state is not None:
             self._desk.restore(desk_state)
         self._judges = judges
         self._labels = None if annotation_table is None else AnnotationTable(Path(annotation_table))
         self._health = AnnotatorHealth(judges)
-        self._notes: list[str] = []
         self._weights_version: int = NO_WEIGHTS
         self._weights_to_come = weights_to_come
         self._weights: list[Any] = []
@@ -158,9 +160,14 @@ class HubActor:
         self._health.tell(annotator, worker, figures)
         self._notes += notes
 
+    async def note(self, notes: Sequence[str]) -> None:
+        """What a person should hear of any role."""
+        self._notes += notes
+
     async def notes(self) -> list[str]:
         """What a person should hear, since the last call."""
-        notes, self._notes = self._notes, []
+        notes = self._notes.copy()
+        del self._notes[: len(notes)]  # the same list: other threads add to it
         return notes
 
     async def advance(self, env_steps: int) -> None:

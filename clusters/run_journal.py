@@ -42,6 +42,9 @@ from onibi.platform.tracking import TrackedRun, open_tracker
 log = logging.getLogger(__name__)
 
 _CAPTIONS_SHOWN, _CAPTIONS_FILE = 12, "captions.csv"
+_SHORT_RUN_SECONDS = 3_600.0
+"""Up to this age every interval is a row of the history; then one of each 3,600th of the run's age is, so that a run of
+a week has 22,000 rows and not 600,000, which nobody could load."""
 _TRACKER_SECONDS = 60.0  # for what is left to send at the end
 
 
@@ -99,6 +102,8 @@ class RunJournal:
         self._folder, self._settings = folder, settings
         self._history, self._evaluations = History(folder.history), History(folder.evaluations)
         self._rows: dict[str, float] = {}
+        self._unwritten: dict[str, float] = {}  # of the newest intervals: each figure's last value
+        self._next_row_seconds = 0.0
         self._notes: list[str] = []
         self._faults: set[str] = set()
         self._alarms = HackAlarms(settings.alarms)
@@ -161,12 +166,21 @@ class RunJournal:
     def interval(self, row: dict[str, float], held_back: str = "") -> None:
         """Figures of one interval, from the run meter and the roles; which side the limiter holds back now, and why."""
         self._rows.update(row)
-        env_steps = int(row["actors/env_steps"])
-        self._history.append(row)
-        self._tracker.log(row, env_steps)
+        self._unwritten |= row
+        seconds = row.get("time/seconds", 0.0)
+        if seconds >= self._next_row_seconds:
+            self._write_row()
+            if seconds > _SHORT_RUN_SECONDS:
+                self._next_row_seconds = seconds * (1.0 + 1.0 / _SHORT_RUN_SECONDS)
         if self._display is not None:
             notes, self._notes = self._notes, []
             self._display.update(self._rows, notes, held_back)
+
+    def _write_row(self) -> None:
+        row, self._unwritten = self._unwritten, {}
+        if row:
+            self._history.append(row)
+            self._tracker.log(row, int(row["actors/env_steps"]))
 
     def save(self, env_steps: int, parts: CheckpointParts, keep: Collection[int] = ()) -> bool:
         """Write a checkpoint, named by its env steps. False where the disk refused: the run goes on, and says so.
@@ -236,6 +250,7 @@ class RunJournal:
     def abandon(self) -> None:
         """The session failed: leave what was written, end display and tracking, and say so in the record."""
         self._end_display()
+        self._write_row()
         self._history.close()
         self._evaluations.close()
         self._tracker.close("FAILED", _TRACKER_SECONDS / 6)
@@ -260,6 +275,7 @@ class RunJournal:
     ) -> RunResult:
         """Write curve and captions table, hand everything to MLflow, and end the run."""
         self._end_display()
+        self._write_row()
         self._history.close()
         self._evaluations.close()
         # Keys that came after the last reward table have been paid nothing.

@@ -15,6 +15,7 @@ from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.learners.weights_outbox import WeightsOutbox
 from onibi.platform.errors import TrainingError
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
@@ -74,6 +75,7 @@ class LearnerActor:
     """Loads torch when it is made, and what it learns with in :meth:`build`. Args: hub: handle. threads: of torch."""
 
     def __init__(self, hub: Any, threads: int) -> None:
+        tell_warnings("learner", hub.note.remote)
         self._hub = hub
         self._reference: Any = None
         self._outbox = WeightsOutbox(self._send, _PUBLISH_SECONDS)

@@ -11,6 +11,7 @@ import ray
 from numpy.typing import NDArray
 
 from onibi.learners.reward_models.reward_learner import RewardLearner
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.process_usage import ProcessUsage, process_usage
 
 _WAIT_SECONDS = 2.0
@@ -57,6 +58,7 @@ class RewardModelActor:
         """
         import torch
 
+        tell_warnings("reward model", hub.note.remote)
         torch.set_num_threads(1)
         self._state = self._state or state
         learner = self._make_learner(self._state)

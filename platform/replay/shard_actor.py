@@ -21,6 +21,7 @@ from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.errors import LeaseError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.fragment_batch import from_batch
+from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.actor_leases import ActorLeases
@@ -68,6 +69,7 @@ class ShardActor:
         ledger: EpisodeLedger,
         lane_timeout_seconds: float,
     ) -> None:
+        tell_warnings("shard", hub.note.remote)
         self._caption_ids: dict[int, int] = {}
         # Raised by `start`: of an exception in a constructor Ray tells no more than its text, traceback and all.
         self._fault: Exception | None = None

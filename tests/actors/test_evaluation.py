@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from onibi.actors import evaluation
 from onibi.actors.evaluation import FrozenRewards, MixedWithRandom, PlayedEpisode, play
 from onibi.platform.captions import CaptionTable
 from onibi.platform.fragment import CaptionText, KeyText
@@ -111,6 +112,16 @@ def test_an_evaluation_that_is_stopped_gives_what_was_played(make_scripted_env, 
     rollout = make_rollout(make_scripted_env(AutoresetMode.NEXT_STEP, ENVS), fragment_steps=10)
     played = play(rollout, ENVS, 1_000, None, should_stop)
     assert 3 <= len(played) <= 30
+
+
+def test_an_evaluation_that_takes_long_says_once_why_it_may_never_end(
+    make_scripted_env, make_rollout, monkeypatch, caplog
+):
+    monkeypatch.setattr(evaluation, "LONG_SECONDS", 0.0)
+    rollout = make_rollout(make_scripted_env(AutoresetMode.NEXT_STEP, ENVS), fragment_steps=10)
+    play(rollout, ENVS, 30, None)
+    (told,) = caplog.messages
+    assert "environment.max_episode_steps sets a limit" in told
 
 
 def test_judges_read_their_own_figure():

@@ -12,9 +12,10 @@ from onibi.actors.captioners.text import TextCaptioner, TextCaptionerSettings
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.captions import EMPTY_TEXT, CaptionTable
 from onibi.platform.config import read_settings
 from onibi.platform.errors import CaptionError, ConfigError
+from onibi.platform.fragment import CaptionText, KeyText
 
 
 def texts(raw, **settings):
@@ -69,6 +70,13 @@ def broken(raw, infos):
     return raw["nothing"]
 
 
+def torn(raw, infos):
+    return [
+        CaptionText("A lamp\ud800", (KeyText("A lamp\ud800", askable=False),)),
+        CaptionText("Grün", (KeyText("Grün"),)),
+    ]
+
+
 class Remembering:
     """Tells what is new, and is told when episodes begin."""
 
@@ -99,6 +107,14 @@ def test_a_function_of_ones_own_gives_captions():
     first, second = captioner("tell").captions(raw, {})
     assert (first.text, first.keys[0].text) == ("3 lamps burn.", "# lamps burn.")
     assert second is EMPTY_TEXT
+
+
+def test_text_that_has_no_utf8_form_is_cleaned_for_it_could_not_be_stored():
+    table = CaptionTable(keys_per_caption=1, key_version="1")
+    table.intern(captioner("torn").captions(np.zeros((2, 1)), {}))
+    stored = CaptionTable.from_arrow(table.to_arrow())
+    assert stored.caption(1) == CaptionText("A lamp?", (KeyText("A lamp?", askable=False),))
+    assert stored.caption(2).text == "Grün"
 
 
 def test_a_maker_makes_a_captioner_that_is_told_where_episodes_begin():

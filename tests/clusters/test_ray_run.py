@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -295,7 +296,8 @@ def test_what_a_learners_building_raises_is_told_by_its_first_slice_of_training(
     def build(publish):
         raise ConfigError("no bins can be placed")
 
-    learner = LearnerActor.__ray_actor_class__(None, 1)
+    hub = SimpleNamespace(note=SimpleNamespace(remote=lambda _notes: None))
+    learner = LearnerActor.__ray_actor_class__(hub, 1)
     learner.build(build)
     with pytest.raises(ConfigError, match="no bins can be placed"):
         learner.train(0.1)

@@ -68,3 +68,20 @@ def test_a_session_that_fails_while_it_ends_is_told_as_failed_with_its_own_error
         workshop.train(budget__max_env_steps=200)
     assert failure.value.__context__ is None, "giving the run up afterwards brings no error of its own"
     assert find_run(workshop.runs, "run").record().status == "failed"
+
+
+def test_the_history_of_a_long_run_has_rows_farther_and_farther_apart_and_loses_no_figure(journal, workshop):
+    for second in range(1, 3_601):
+        journal.interval({"time/seconds": float(second), "actors/env_steps": 10.0 * second})
+    hour = len(workshop.history())
+    assert hour == 3_600
+    for second in range(3_601, 36_001):
+        rare = {"learner/rare": float(second)} if second % 997 == 0 else {}
+        journal.interval({"time/seconds": float(second), "actors/env_steps": 10.0 * second, **rare})
+    rows = workshop.history()[hour:]
+    assert 3_600 * 1.5 < len(rows) < 3_600 * 2.5  # 3,600 · ln 10 = 8,289 at most, and intervals are whole seconds
+    told = [row["learner/rare"] for row in rows if "learner/rare" in row]
+    given = [float(second) for second in range(3_988, 36_001, 997)]
+    assert told in (given, given[:-1]), "the last one may wait for its row still"
+    gaps = [later["time/seconds"] - row["time/seconds"] for row, later in zip(rows, rows[1:], strict=False)]
+    assert max(gaps) <= 11.0

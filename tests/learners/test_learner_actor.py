@@ -23,6 +23,7 @@ class Hub:
         self.published, self._failure = [], failure
         self.table_after = SimpleNamespace(remote=lambda *_: SimpleNamespace(future=Future))
         self.publish_weights = SimpleNamespace(remote=self._publish)
+        self.note = SimpleNamespace(remote=lambda _notes: None)
 
     def _publish(self, version, _references):
         self.published.append(version)
@@ -88,7 +89,7 @@ def test_only_weights_that_the_hub_took_count_as_arrived(monkeypatch, failure):
 
 def test_a_learner_that_was_never_built_says_so():
     with pytest.raises(TrainingError, match="never built"):
-        LearnerActor.__ray_actor_class__(None, 1).train(0.1)
+        LearnerActor.__ray_actor_class__(Hub(), 1).train(0.1)
 
 
 def test_rows_that_another_learner_drew_before_this_one_trained_are_counted():
