@@ -7,7 +7,7 @@ travel between processes as text or 64-bit hash, and are dense indices only with
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NewType
 
@@ -40,6 +40,17 @@ def text_hash(text: str) -> int:
     return int.from_bytes(digest, "little") or 1
 
 
+_CAPTIONS = pa.schema({"hash": pa.uint64(), "text": pa.string(), "keys": pa.list_(pa.string())})
+_KEYS = pa.schema({"hash": pa.uint64(), "text": pa.string(), "askable": pa.bool_(), "example": pa.string()})
+_CHUNKS_MOST = 64
+
+
+def _extended(stored: pa.Table, new: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """``stored`` with rows behind it, not in ever more pieces."""
+    table = pa.concat_tables([stored, pa.table(dict(new), schema=stored.schema)])
+    return table.combine_chunks() if table.column(0).num_chunks > _CHUNKS_MOST else table
+
+
 class CaptionTable:
     """Interns captions and keys, append-only: an index once given keeps its meaning for the whole run.
 
@@ -61,6 +72,9 @@ class CaptionTable:
         self._caption_keys = np.full((256, keys_per_caption), NO_KEY, np.int32)
         self._caption_sightings = np.zeros(256, np.int64)
         self._key_sightings = np.zeros(256, np.int64)
+        # What to_arrow has written so far, and would write again: texts never change, and may be hundreds of thousands.
+        self._captions_stored = _CAPTIONS.empty_table()
+        self._keys_stored = _KEYS.empty_table()
         self._add_caption(0, EMPTY_TEXT)
 
     def __len__(self) -> int:
@@ -171,26 +185,40 @@ class CaptionTable:
     def to_arrow(self) -> dict[str, pa.Table]:
         """``captions`` (hash, text, keys, sightings), ``keys`` (hash, text, askable, example, sightings), by index."""
         metadata = {"keys_per_caption": str(self.keys_per_caption), "key_version": self.key_version}
-        captions = pa.table(
-            {
-                "hash": pa.array([text_hash(caption.text) for caption in self._captions], pa.uint64()),
-                "text": pa.array([caption.text for caption in self._captions], pa.string()),
-                "keys": pa.array(
-                    [[key.text for key in caption.keys] for caption in self._captions], pa.list_(pa.string())
-                ),
-                "sightings": pa.array(self.caption_sightings, pa.int64()),
-            }
+        captions, keys = (
+            stored.append_column("sightings", pa.array(sightings, pa.int64())).replace_schema_metadata(metadata)
+            for stored, sightings in (
+                (self._stored_captions(), self.caption_sightings),
+                (self._stored_keys(), self.key_sightings),
+            )
         )
-        keys = pa.table(
+        return {"captions": captions, "keys": keys}
+
+    def _stored_captions(self) -> pa.Table:
+        new = self._captions[len(self._captions_stored) :]
+        self._captions_stored = _extended(
+            self._captions_stored,
             {
-                "hash": pa.array([text_hash(key.text) for key in self._keys], pa.uint64()),
-                "text": pa.array([key.text for key in self._keys], pa.string()),
-                "askable": pa.array([key.askable for key in self._keys], pa.bool_()),
-                "example": pa.array(self._examples, pa.string()),
-                "sightings": pa.array(self.key_sightings, pa.int64()),
-            }
+                "hash": [text_hash(caption.text) for caption in new],
+                "text": [caption.text for caption in new],
+                "keys": [[key.text for key in caption.keys] for caption in new],
+            },
         )
-        return {"captions": captions.replace_schema_metadata(metadata), "keys": keys.replace_schema_metadata(metadata)}
+        return self._captions_stored
+
+    def _stored_keys(self) -> pa.Table:
+        begin = len(self._keys_stored)
+        new = self._keys[begin:]
+        self._keys_stored = _extended(
+            self._keys_stored,
+            {
+                "hash": [text_hash(key.text) for key in new],
+                "text": [key.text for key in new],
+                "askable": [key.askable for key in new],
+                "example": self._examples[begin:],
+            },
+        )
+        return self._keys_stored
 
     @classmethod
     def from_arrow(cls, tables: dict[str, pa.Table]) -> CaptionTable:

@@ -157,3 +157,22 @@ def test_a_missing_column_is_named():
         CaptionTable.from_arrow({**table, "keys": table["keys"].drop_columns(["askable"])})
     with pytest.raises(CaptionError, match="'keys' is missing"):
         CaptionTable.from_arrow({"captions": table["captions"]})
+
+
+def test_a_table_that_is_stored_again_and_again_while_it_grows_is_as_one_stored_at_once():
+    growing, whole = CaptionTable(2, "test-1"), CaptionTable(2, "test-1")
+    captions = [
+        CaptionText(
+            f"Text {number}, {number % 7}", (KeyText(f"Text {number}"), KeyText(f"{number % 7}", number % 2 < 9))
+        )
+        for number in range(200)
+    ]
+    for begin in range(0, 200, 2):
+        indices = growing.intern(captions[begin : begin + 2])
+        growing.count_sightings(indices)
+        growing.to_arrow()
+    whole.count_sightings(whole.intern(captions))
+    stored = growing.to_arrow()
+    assert all(stored[name].equals(table, check_metadata=True) for name, table in whole.to_arrow().items())
+    assert stored["captions"].column("text").num_chunks < 70
+    assert stored["captions"].column("sightings").to_pylist() == [0] + [1] * 200
