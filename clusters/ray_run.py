@@ -171,11 +171,6 @@ class RayRun:
         others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
         self._running = others | self._learners.start(self._plan, self._ring, self._shard_node, incarnation, checkpoint)
 
-    def _run(self, role: str) -> None:
-        """Set a role to work; its reference is among those that the watch waits for."""
-        assert self._rollouts is not None, "its roles are started with it"
-        self._running[self._rollouts.run(role)] = role
-
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
         budget = self._settings.budget
@@ -243,6 +238,8 @@ class RayRun:
     def _hear(self) -> None:
         """Wait a moment for a role to answer, and deal with what it says."""
         self._running |= self._annotators.due()
+        if self._rollouts is not None:
+            self._running |= self._rollouts.due()
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_HEARING_SECONDS)
         for reference in ready:
             role = self._running.pop(reference)
@@ -264,8 +261,9 @@ class RayRun:
             if note is not None:
                 self._journal.note(note)
             return
+        assert self._rollouts is not None, "its roles are started with it"
         if is_restarting(cause) and not LearnerTeam.includes(role):
-            self._run(role)
+            self._rollouts.run_later(role)
             return
         lost = isinstance(cause, LearnerLostError)
         fault, now = isinstance(cause, OnibiError) and not lost, time.monotonic()
@@ -291,7 +289,7 @@ class RayRun:
             self._learner_deaths += 1
             self._start_learners(self._checkpoint)
         else:
-            self._run(role)
+            self._running[self._rollouts.run(role)] = role
 
     def _stores(self) -> dict[str, Any]:
         """Roles that nobody replaces, by what they are called in a message."""

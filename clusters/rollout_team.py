@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from onibi.clusters.run_plan import RunPlan
 from onibi.platform.remote_policy import halves_of
 
 _ROLLOUT, _INFERENCE = "rollout", "inference"
+_RESTART_SECONDS = 0.25
 
 
 class RolloutTeam:
@@ -26,6 +28,7 @@ class RolloutTeam:
     def __init__(self, plan: RunPlan, shard: Any, hub: Any) -> None:
         acting, settings, placement = plan.for_actors(), plan.settings, plan.settings.placement
         self._shard, self._hub = shard, hub
+        self._again_at: dict[str, float] = {}  # by role: when one whose process Ray starts again may be asked again
         self._inference: Any = None
         if placement.inference is not None:
             self._inference = start_actor(
@@ -64,6 +67,17 @@ class RolloutTeam:
     def start(self) -> dict[Any, str]:
         """Set all to work. Returns: reference → role, for the watch."""
         return {self.run(role): role for role in self.handles}
+
+    def run_later(self, role: str) -> None:
+        """Set one to work whose process Ray is starting again: a call fails at once until that is done."""
+        self._again_at[role] = time.monotonic() + _RESTART_SECONDS
+
+    def due(self) -> dict[Any, str]:
+        """Set to work who waited long enough. Returns: as ``start``."""
+        due = [role for role, at in self._again_at.items() if at <= time.monotonic()]
+        for role in due:
+            del self._again_at[role]
+        return {self.run(role): role for role in due}
 
     def run(self, role: str) -> Any:
         """Set one role to work, again where its process was replaced. Returns: the reference to wait for."""

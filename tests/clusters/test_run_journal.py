@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from onibi.actors.evaluation import PlayedEpisode
@@ -83,5 +85,5 @@ def test_the_history_of_a_long_run_has_rows_farther_and_farther_apart_and_loses_
     told = [row["learner/rare"] for row in rows if "learner/rare" in row]
     given = [float(second) for second in range(3_988, 36_001, 997)]
     assert told in (given, given[:-1]), "the last one may wait for its row still"
-    gaps = [later["time/seconds"] - row["time/seconds"] for row, later in zip(rows, rows[1:], strict=False)]
+    gaps = [later["time/seconds"] - row["time/seconds"] for row, later in itertools.pairwise(rows)]
     assert max(gaps) <= 11.0
