@@ -126,7 +126,9 @@ def import_log(
 @app.command(name="query")
 def query_log(
     run: LogName,
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over rows, captions, episodes, texts and labels.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="One SELECT over rows, captions, episodes, texts and labels.")
+    ],
     output_format: Annotated[
         Literal["table", "csv", "json", "arrow"],
         typer.Option("--format", help="A table for reading, CSV, JSON lines, or an Arrow file in --output."),

@@ -66,7 +66,7 @@ class PayWatch:
         env_steps: that were made before, for coefficients that follow a schedule.
     """
 
-    def __init__(self, settings: RewardSettings, discount: float, half_life_steps: int, env_steps: int = 0) -> None:
+    def __init__(self, settings: RewardSettings, discount: float, half_life_steps: int, *, env_steps: int) -> None:
         self._settings, self._discount = settings, discount
         self._half_life_steps = half_life_steps
         self._env_steps = env_steps

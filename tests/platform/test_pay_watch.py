@@ -39,7 +39,7 @@ def rows(episodes, steps, rewards, paid=None, new_keys=None, by_key=None):
 
 
 def test_totals_are_discounted_from_the_episodes_start_with_clip_and_coefficients():
-    watch = PayWatch(settings(), discount=0.5, half_life_steps=10)
+    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0)
     watch.book(rows([7, 7, 8], [0, 1, 0], [0.0, 3.0, 1.0], paid=[1.0, 0.5, 0.0], new_keys=[1, 1, 0]))
     watch.book(rows([7], [2], [0.0], paid=[1.0], new_keys=[0]))
     watch.close([ended(7, success=1.0)])
@@ -58,13 +58,13 @@ def test_totals_are_discounted_from_the_episodes_start_with_clip_and_coefficient
      (ended(1, episode_return=0.5), True), (ended(1), False)],
 )  # fmt: skip
 def test_success_is_the_tasks_figure_else_a_return_above_zero(episode, succeeded):
-    watch = PayWatch(settings(), 0.9, 10)
+    watch = PayWatch(settings(), 0.9, 10, env_steps=0)
     watch.close([episode])
     assert watch.take().episodes[0].succeeded is succeeded
 
 
 def test_what_was_paid_long_ago_counts_less():
-    watch = PayWatch(settings(), 0.9, half_life_steps=4)
+    watch = PayWatch(settings(), 0.9, half_life_steps=4, env_steps=0)
     watch.book(rows([1, 1], [0, 1], [0, 0], by_key=[8.0, 0.0]))
     watch.book(rows([1] * 4, range(4), [0] * 4, by_key=[0.0, 3.0, 2.0]))
     figures = watch.take()
@@ -75,7 +75,7 @@ def test_what_was_paid_long_ago_counts_less():
 
 
 def test_only_the_best_paid_keys_are_told_and_all_are_summed():
-    watch = PayWatch(settings(), 0.9, 1_000)
+    watch = PayWatch(settings(), 0.9, 1_000, env_steps=0)
     watch.book(rows([1], [0], [0], by_key=np.arange(2 * BEST_KEYS)))
     figures = watch.take()
     assert len(figures.best_keys) == BEST_KEYS
@@ -84,7 +84,7 @@ def test_only_the_best_paid_keys_are_told_and_all_are_summed():
 
 
 def test_a_run_without_captions_is_watched_for_its_ends_alone():
-    watch = PayWatch(settings(intrinsic=None), 0.5, 10)
+    watch = PayWatch(settings(intrinsic=None), 0.5, 10, env_steps=0)
     watch.book(rows([1, 1], [0, 1], [0.5, 1.0]))
     watch.close([ended(1, episode_return=1.5)])
     figures = watch.take()
@@ -95,7 +95,7 @@ def test_a_run_without_captions_is_watched_for_its_ends_alone():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_ledger_books_what_a_plain_loop_finds(seed):
     rng = np.random.default_rng(seed)
-    watch = PayWatch(settings(), 0.9, 1_000_000)
+    watch = PayWatch(settings(), 0.9, 1_000_000, env_steps=0)
     ledger = EpisodeLedger(3.0, watch)
     totals, keys, by_key, step = {1: 0.0, 2: 0.0}, {1: 0, 2: 0}, np.zeros(3), [0, 0]
     for number in range(6):
@@ -148,7 +148,7 @@ def test_a_ledger_goes_on_from_what_was_paid_before():
 
 
 def test_where_won_episodes_alone_tell_success_the_others_count_as_lost_whatever_they_return():
-    watch = PayWatch(settings(), discount=0.5, half_life_steps=10)
+    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0)
     watch.close([ended(1, success=1.0), ended(2, episode_return=5.0)])
     assert [episode.succeeded for episode in watch.take().episodes] == [True, False]
 
