@@ -37,6 +37,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from onibi.platform.config_merge import overridden
 from onibi.platform.config_words import describe_found, describe_hint, dotted, is_union, nearest, whole_where_needed
 from onibi.platform.errors import ConfigError
+from onibi.platform.user_code import raised_at
 from onibi.platform.yaml_document import Document, KeyPath, by_line
 
 _REGISTRY, _DEFAULT_KIND, _OPTIONAL, _EACH = (
@@ -81,13 +82,19 @@ def selected_each(registry: Mapping[str, str]) -> Any:
 
 
 def load_class(registry: Mapping[str, str], kind: str) -> Any:
-    """The class registered under ``kind``, imported now.
+    """The class registered under ``kind``, imported now; of a kind ``module:Class`` that class, which is the user's.
 
     Raises:
-        ConfigError: the kind is unknown (with the nearest and all known ones), or needs a package that is missing.
+        ConfigError: the kind is unknown (with the nearest and all known ones), or needs a package that is missing; the
+            user's class cannot be imported, or has no settings.
     """
+    if ":" in kind:
+        return _own_class(kind)
     if kind not in registry:
-        raise ConfigError(f"kind {kind!r} is unknown.{nearest(kind, registry)} Allowed: {', '.join(sorted(registry))}.")
+        raise ConfigError(
+            f"kind {kind!r} is unknown.{nearest(kind, registry)} Allowed: {', '.join(sorted(registry))}, or "
+            "module:Class for one of your own."
+        )
     module_name, _, class_name = registry[kind].partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -100,6 +107,25 @@ def load_class(registry: Mapping[str, str], kind: str) -> Any:
             "onibi[transformers]) or choose another kind."
         ) from error
     return getattr(module, class_name)
+
+
+def _own_class(path: str) -> Any:
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise ConfigError(
+            f"kind {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. Its module must be "
+            "installed, on PYTHONPATH, or in the folder where onibi is called."
+        ) from error
+    settings = getattr(found, "Settings", None)
+    is_section = isinstance(settings, type) and issubclass(settings, Settings) and dataclasses.is_dataclass(settings)
+    if not is_section or "kind" not in {field.name for field in dataclasses.fields(settings)}:
+        raise ConfigError(
+            f"kind {path!r} has no class Settings that is a frozen dataclass, a subclass of onibi.platform.config."
+            "Settings, and has the field kind: subclass one of Onibi's own, as DqnSettings."
+        )
+    return found
 
 
 def read_settings(
@@ -248,7 +274,12 @@ def _read_kind(
     except ConfigError as error:
         faults.append(_Fault((*path, "kind"), f"{dotted(path)}: {error}"))
         return _FAULTY
-    return _read_section(owner.Settings, value, path, faults)
+    if kind in registry:
+        return _read_section(owner.Settings, value, path, faults)
+    # A subclass of Onibi's settings need not name itself: its kind is where it lies.
+    rest = {name: item for name, item in value.items() if name != "kind"}
+    section = _read_section(owner.Settings, rest, path, faults)
+    return section if section is _FAULTY else dataclasses.replace(section, kind=kind)
 
 
 def _read_value(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:
