@@ -118,7 +118,7 @@ def _own_class(path: str) -> Any:
             f"kind {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. Its module must be "
             "installed, on PYTHONPATH, or in the folder where onibi is called."
         ) from error
-    settings = getattr(found, "Settings", None)
+    settings: Any = getattr(found, "Settings", None)
     is_section = isinstance(settings, type) and issubclass(settings, Settings) and dataclasses.is_dataclass(settings)
     if not is_section or "kind" not in {field.name for field in dataclasses.fields(settings)}:
         raise ConfigError(
@@ -277,7 +277,7 @@ def _read_kind(
     if kind in registry:
         return _read_section(owner.Settings, value, path, faults)
     # A subclass of Onibi's settings need not name itself: its kind is where it lies.
-    rest = {name: item for name, item in value.items() if name != "kind"}
+    rest = {name: item for name, item in (value or {}).items() if name != "kind"}
     section = _read_section(owner.Settings, rest, path, faults)
     return section if section is _FAULTY else dataclasses.replace(section, kind=kind)
 
