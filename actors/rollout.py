@@ -75,7 +75,7 @@ class RolloutIdentity:
 class Rollout:
     """Steps a vector environment with a policy and cuts what happens into fragments.
 
-    Row k holds o_k, a_k and what a_k caused, the caption of o_{k+1} included (contracts §1). In NEXT_STEP
+    Row k holds o_k, a_k and what a_k caused, the caption of o_{k+1} included (docs/replay.md). In NEXT_STEP
     environments the reset step becomes the final row of the episode that ended; in SAME_STEP and DISABLED ones the
     final observation gets a row of its own, so lanes may bring different numbers of rows.
 

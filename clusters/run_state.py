@@ -166,6 +166,10 @@ def make_limiter(plan: RunPlan) -> Limiter:
         fragment_rows=fragment_rows,
         batch_rows=draws.batch_rows * plan.settings.placement.learners,
         capacity_rows=replay.capacity_rows,
+        # A ring may have room for more actors than the run has: what they would fill stays empty.
+        reachable_rows=min(plan.settings.actors.count, plan.groups)
+        * rollout.envs_per_actor
+        * (lane_slots(replay.capacity_rows, plan.lanes) - 1),
     )
 
 

@@ -1,4 +1,4 @@
-"""The annotation desk: captions come in, requests go out, labels come back, reward tables leave (design §4).
+"""The annotation desk: captions come in, requests go out, labels come back, reward tables leave (docs/annotation.md).
 
 Plain state without threads, processes or clocks of its own; the run loop calls it, in serial mode directly.
 """

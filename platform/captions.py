@@ -1,4 +1,4 @@
-"""Captions and their keys: texts on the outside, dense indices on the inside (contracts §7).
+"""Captions and their keys: texts on the outside, dense indices on the inside (docs/annotation.md).
 
 A *caption* is the raw text of a step. A *key* is one of its normalised sentences: what is counted and labelled. Both
 travel between processes as text or 64-bit hash, and are dense indices only within one run.

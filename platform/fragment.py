@@ -1,4 +1,4 @@
-"""A fragment: what one actor sends at once, E lanes × T rows and the head observations (contracts §2)."""
+"""A fragment: what one actor sends at once, E lanes × T rows and the head observations (docs/replay.md)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class KeyText:
 
 @dataclass(frozen=True)
 class CaptionText:
-    """A raw caption with the keys it splits into, at most K (contracts §7)."""
+    """A raw caption with the keys it splits into, at most K (docs/annotation.md)."""
 
     text: str
     keys: tuple[KeyText, ...]

@@ -1,4 +1,4 @@
-"""A fragment as one Arrow record batch: what crosses processes (contracts §2). No copy either way for whole arrays."""
+"""A fragment as one Arrow record batch: what crosses processes. No copy either way for whole arrays."""
 
 from __future__ import annotations
 

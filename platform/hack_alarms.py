@@ -1,10 +1,10 @@
-"""Alarms on rewards that are hacked: an agent that is paid for something else than getting on (design §4, oni.md §4).
+"""Alarms on rewards that are hacked: an agent that is paid for something else than getting on (docs/annotation.md).
 
     one_key        one key was paid more than ``one_key_share`` of all that was paid lately, of two keys more than ¾:
                    where two things help, one of them is always paid more than half
     new_keys       more and more keys pay per episode while success does not rise: an agent that collects captions
     failures_paid  failed episodes were paid as much as successful ones, discounted as the learner discounts: where that
-                   is so, living on is worth as much as succeeding (oni.md §3, "Sizing")
+                   is so, living on is worth as much as succeeding
     heard          more than ``heard_share`` of the pay of the best-paid keys is for what was perceived, not done
 
 An alarm is up when its condition has held for ``hold_episodes`` episodes without a break: what an agent happens to find

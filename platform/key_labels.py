@@ -105,6 +105,12 @@ class KeyLabels:
         own = [label for (judge, _), label in labels.items() if judge in self._judges]
         return own[-1] if own else next(reversed(labels.values()), None)
 
+    def newest_seconds(self, key: int) -> float:
+        """When the newest label of a labelled key came, in seconds since 1970."""
+        newest = self.newest(key)
+        assert newest is not None, "the key is labelled"
+        return newest.time_seconds
+
 
 def labelled_keys(
     captions: CaptionTable, keys: KeyLabels, preferences: Iterable[Preference], version: int
@@ -132,6 +138,7 @@ def labelled_keys(
         sightings=captions.key_sightings[:count],
         label_key=labelled,
         label_score=keys.score[labelled],
+        label_seconds=np.array([keys.newest_seconds(key) for key in labelled.tolist()], np.float64),
         pair_first=np.array([first for first, _, _ in pairs], np.int32),
         pair_second=np.array([second for _, second, _ in pairs], np.int32),
         pair_preference=np.array([value for _, _, value in pairs], np.float32),

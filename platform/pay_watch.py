@@ -1,4 +1,4 @@
-"""What a run pays, and for what: the figures by which reward hacks show (design §4, "Hacks are watched").
+"""What a run pays, and for what: the figures by which reward hacks show (docs/annotation.md).
 
 Beside the sum of each episode's caption reward this counts, while rows are inserted:
 

@@ -1,4 +1,4 @@
-"""What an actor needs of a policy, and what a learner publishes (contracts §6)."""
+"""What an actor needs of a policy, and what a learner publishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward mixer: components stay apart until here, and each one declares its bounds (design §4).
+"""The reward mixer: components stay apart until here, and each one declares its bounds (docs/rewards.md).
 
     r = a_ext · clip(s · r_ext, −clip, clip)  +  a_int · maxⱼ value[keyⱼ] / Nⱼ^β  +  a_bonus · min(bonus, clip)  +  …
         └── component ``extrinsic`` ──────┘      └── component ``intrinsic`` ─┘      └── one for each bonus ──┘

@@ -1,4 +1,4 @@
-"""Reward tables: what each caption key is worth now, and the reward of rows under it (design §4, oni.md §1).
+"""Reward tables: what each caption key is worth now, and the reward of rows under it (docs/annotation.md).
 
 A table is published like weights. A row's reward is computed when the row is trained on, so a label that comes late
 re-labels every row that is already in replay.

@@ -34,6 +34,8 @@ class LabelledKeys:
     """[m], its second key."""
     pair_preference: NDArray[np.float32]
     """[m], 1 where the first helps more, 0 where the second does, 0.5 for a tie."""
+    label_seconds: NDArray[np.float64] | None = None
+    """[n], seconds since 1970 of each key's newest label; None: keys were labelled in the order of ``label_key``."""
 
     def __post_init__(self) -> None:
         keys = (len(self.key_texts),)
@@ -44,6 +46,8 @@ class LabelledKeys:
             "pair_second": (self.pair_second.shape, self.pair_first.shape),
             "pair_preference": (self.pair_preference.shape, self.pair_first.shape),
         }
+        if self.label_seconds is not None:
+            shapes["label_seconds"] = (self.label_seconds.shape, self.label_key.shape)
         wrong = [f"{name} {found}, expected {want}" for name, (found, want) in shapes.items() if found != want]
         if wrong:
             raise CaptionError(f"labelled keys {self.version}: " + "; ".join(wrong))

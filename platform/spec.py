@@ -51,8 +51,13 @@ class StateSpec(ArraySpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StackedSpec(ArraySpec):
+    """A leaf as networks see it under a frame stack: the first axis of ``shape`` counts frames, the oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplaySpec:
-    """The row layout of a run (contracts §1).
+    """The row layout of a run (docs/replay.md).
 
     Args:
         observation: one leaf per column; names are ``observation`` for a bare Box, ``observation.KEY`` for a Dict.

@@ -1,4 +1,4 @@
-"""From scores of caption keys to what they are worth: the chain behind every reward table (design §4, oni.md §1).
+"""From scores of caption keys to what they are worth: the chain behind every reward table (docs/annotation.md).
 
     raw score → member normalisation → aggregate over members → transform → threshold → control
 

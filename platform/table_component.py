@@ -1,4 +1,4 @@
-"""Table components of the reward: what a caption is worth, by a table over its keys (design §4, oni.md §1).
+"""Table components of the reward: what a caption is worth, by a table over its keys (docs/annotation.md).
 
     r = coefficient · maxⱼ value[keyⱼ] / Nⱼ^count_power
 

@@ -1,4 +1,4 @@
-"""Captions of NetHack and MiniHack: the game's message line, cut into sentences that count as keys (contracts §7).
+"""Captions of NetHack and MiniHack: the game's message line, cut into sentences, its keys (docs/annotation.md).
 
     b"You kill the newt!  g - 3 rocks.  What do you want to eat? [fgh or ?*] "
       ├ "You kill the newt!"                asked

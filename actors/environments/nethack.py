@@ -1,4 +1,4 @@
-"""What NLE and MiniHack tell otherwise than Gymnasium, put right in one wrapper (`oni.md` traps 1 and 2)."""
+"""What NLE and MiniHack tell otherwise than Gymnasium, put right in one wrapper."""
 
 from __future__ import annotations
 

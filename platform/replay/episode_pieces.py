@@ -1,4 +1,4 @@
-"""Where the episode piece of each new row begins, told by the ``role`` of the row before alone (contracts §3)."""
+"""Where the episode piece of each new row begins, told by the ``role`` of the row before alone (docs/replay.md)."""
 
 from __future__ import annotations
 

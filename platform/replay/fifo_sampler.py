@@ -1,4 +1,4 @@
-"""Each row once, in the order of its lane: slabs for on-policy learners (contracts §3)."""
+"""Each row once, in the order of its lane: slabs for on-policy learners (docs/replay.md)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class FifoSampler:
 
     Where neighbouring lanes are in step (NEXT_STEP actors) a column is one strided copy. Rows that the writer overwrote
     before they were handed out are gone and counted in ``lost_rows``; the lane then goes on half a ring behind its
-    newest row, for at the oldest one the writer would overtake it again.
+    newest row, for at the oldest one the writer would overtake it again. So are those that were released with their
+    actor's lanes; there the lane goes on with the first row of the next actor.
     """
 
     def __init__(
@@ -110,7 +111,8 @@ class FifoSampler:
                 f"{len(self._lanes)} lanes and 1 to {reader.slots // 2} rows (half of a lane's slots)"
             )
         self._observation, self._extra = chosen_columns(reader, columns)
-        self._position = np.zeros(len(self._lanes), np.int64)  # next row of each lane
+        self._position = reader.restored[0, self._lanes]  # next row of each lane
+        self._floor = np.zeros(len(self._lanes), np.int64)  # a row of each lane, up to the next, that begins a piece
         self._piece_goes_on = np.zeros(len(self._lanes), np.bool_)  # the row before was handed out and is no final one
         self._turn = 0
         self.drawn_rows = 0
@@ -165,8 +167,9 @@ class FifoSampler:
             places, turn = self._choose()
             ordinal = np.arange(self._batch) - np.searchsorted(places, places)  # 0, and 1, 2 … of a lane met again
             begin = self._position[places] + ordinal * self._rows
-            self._copy(self._lanes[places], begin, out)
-            late = first_read(begin, self._look_back) < self._reader.oldest_now()[self._lanes[places]]
+            self._copy(self._lanes[places], begin, self._floor[places], out)
+            reach = first_read(begin, self._look_back, self._floor[places])
+            late = reach < self._reader.oldest_now()[self._lanes[places]]
             if not late.any():
                 break
             self.overtaken += int(np.count_nonzero(late))
@@ -184,6 +187,8 @@ class FifoSampler:
         last = np.append(places[1:] != places[:-1], True)  # which pieces are the last ones of their lanes
         self._position[places[last]] = begin[last] + self._rows
         self._piece_goes_on[places[last]] = ~final[last, -1]
+        behind = np.arange(1, self._rows + 1)
+        np.maximum.at(self._floor, places, np.where(final, begin[:, None] + behind, 0).max(axis=1))
         self._turn = turn
         drawn = out.drawn_rows
         self.drawn_rows += drawn
@@ -194,6 +199,7 @@ class FifoSampler:
         """Plain values (JSON holds them) from which ``restore`` goes on exactly, given the same ring contents."""
         return {
             "position": self._position.tolist(),
+            "floor": self._floor.tolist(),
             "piece_goes_on": self._piece_goes_on.tolist(),
             "turn": self._turn,
             "drawn_rows": self.drawn_rows,
@@ -212,6 +218,7 @@ class FifoSampler:
                 f"{cursor.tolist()[:8]}; restore it with the ring it was taken from, or start a new sampler"
             )
         self._position = position.copy()
+        self._floor = np.asarray(state.get("floor", np.zeros_like(position)), np.int64)  # older checkpoints have none
         self._piece_goes_on = np.asarray(state["piece_goes_on"], np.bool_)
         self._turn = int(state["turn"])
         self.drawn_rows, self.final_rows = int(state["drawn_rows"]), int(state["final_rows"])
@@ -237,19 +244,39 @@ class FifoSampler:
     def begin_at(self, rows: NDArray[np.int64]) -> None:
         """Go on with row ``rows[lane]`` of every lane, [lanes of the ring]; an episode piece begins there."""
         self._position = rows[self._lanes]
+        self._floor = np.minimum(self._floor, self._position)
         self._piece_goes_on[:] = False
 
     def _unread(self) -> NDArray[np.int64]:
-        """[L'] rows that each lane has for a slab, after what the writer overwrote was given up."""
+        """[L'] rows that each lane has for a slab, after what cannot be drawn any more was given up."""
         snapshot = self._reader.snapshot()
         cursor, oldest = snapshot.cursor[self._lanes], snapshot.oldest[self._lanes]
-        lapped = first_read(self._position, self._look_back) < oldest
-        if lapped.any():
-            after = np.minimum(np.maximum(oldest + self._look_back, cursor - self._reader.slots // 2), cursor)[lapped]
-            self.lost_rows += int((after - self._position[lapped]).sum())
-            self._position[lapped] = after
-            self._piece_goes_on[lapped] = False
-        return cursor - self._position
+        short = first_read(self._position, self._look_back, self._floor) < oldest
+        if short.any():
+            self._floor = np.where(short & self._begins(oldest), oldest, self._floor)
+            there = np.maximum(self._position, oldest)
+            whole = first_read(there, self._look_back, self._floor) >= oldest
+            after = np.where(whole, there, oldest + self._look_back)
+            lapped = (self._position < oldest) & (self._floor < oldest)
+            after = np.where(lapped, np.maximum(after, cursor - self._reader.slots // 2), after)
+            after = np.where(short, np.minimum(after, cursor), self._position)
+            self.lost_rows += int((after - self._position).sum())
+            self._piece_goes_on[after > self._position] = False
+            self._position = after
+        unread: NDArray[np.int64] = cursor - self._position
+        return unread
+
+    def _begins(self, oldest: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[L'] whether a lane's oldest row is known to begin a piece: those before it were released, not overwritten,
+        and the last of them is final.
+        """
+        slots = self._reader.slots
+        begins: NDArray[np.bool_]
+        begins = self._reader.columns["role"][self._lanes * slots + (oldest - 1) % slots] == ROLE_FINAL
+        # Asked after the read: a commit writes less than a quarter of a lane, so that row was untouched until now.
+        cursor = self._reader.snapshot().cursor[self._lanes]
+        begins &= cursor - oldest < slots - slots // 4 - 2
+        return begins
 
     def _choose(self) -> tuple[NDArray[np.int64], int]:
         """Places of the slab's lanes, ascending, and whose turn it is after them; one that gives several pieces is
@@ -274,7 +301,7 @@ class FifoSampler:
             pieces -= 1
         return np.sort(chosen), int(chosen[-1] + 1) % len(self._lanes)
 
-    def _copy(self, lanes: NDArray[np.int64], begin: NDArray[np.int64], out: Slab) -> None:
+    def _copy(self, lanes: NDArray[np.int64], begin: NDArray[np.int64], floor: NDArray[np.int64], out: Slab) -> None:
         slots, t = self._reader.slots, self._rows
         wide = [(c, out.observation[c.name], t + 1) for c in self._observation if not self._frames_of(c)]
         wide += [(column, out.extra[column.name], t) for column in self._extra]
@@ -295,7 +322,7 @@ class FifoSampler:
                     copy_rows(into[:, before_wrap:], part[:, : rows - before_wrap])
         if self._stack is not None:
             reach = begin[:, None] + np.arange(t + 1)
-            flat = stacked_rows(self._reader, lanes[:, None], reach, self._stack.frames).reshape(-1)
+            flat = stacked_rows(self._reader, lanes[:, None], reach, self._stack.frames, floor[:, None]).reshape(-1)
             for column in self._observation:
                 if self._frames_of(column):
                     target = out.observation[column.name].reshape(-1, *column.shape)

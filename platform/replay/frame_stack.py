@@ -12,7 +12,7 @@ from pydantic import Field
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
 from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.spec import ACTION_MASK, ROLE_FINAL, ReplaySpec
+from onibi.platform.spec import ACTION_MASK, ROLE_FINAL, ArraySpec, ReplaySpec, StackedSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +44,13 @@ class FrameStack:
         return (self.frames,) if leaf in self.leaves else ()
 
     def seen(self, spec: ReplaySpec) -> ReplaySpec:
-        """The row layout as networks see it: stacked leaves have one axis more than stored."""
-        return replace(
-            spec,
-            observation=tuple(
-                replace(leaf, shape=(*self.shape_of(leaf.name), *leaf.shape)) for leaf in spec.observation
-            ),
-        )
+        """The row layout as networks see it: stacked leaves have one axis more than stored, and say so."""
+        return replace(spec, observation=tuple(self._seen(leaf) for leaf in spec.observation))
+
+    def _seen(self, leaf: ArraySpec) -> ArraySpec:
+        if leaf.name not in self.leaves:
+            return leaf
+        return StackedSpec(**vars(leaf) | {"shape": (self.frames, *leaf.shape)})
 
 
 def frame_stack(settings: FrameStackSettings, spec: ReplaySpec) -> FrameStack | None:
@@ -67,7 +67,13 @@ def frame_stack(settings: FrameStackSettings, spec: ReplaySpec) -> FrameStack | 
     return FrameStack(frames=settings.frames, leaves=leaves)
 
 
-def stacked_rows(reader: RingReader, lane: NDArray[np.int64], row: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+def stacked_rows(
+    reader: RingReader,
+    lane: NDArray[np.int64],
+    row: NDArray[np.int64],
+    frames: int,
+    floor: NDArray[np.int64] | int = 0,
+) -> NDArray[np.int64]:
     """Flat indices [..., k] of the rows whose observations are stacked, the oldest first.
 
     Where an episode piece begins is told by the ``role`` of the row before, or by row 0. Down to ``row − (k − 1)`` rows
@@ -78,6 +84,7 @@ def stacked_rows(reader: RingReader, lane: NDArray[np.int64], row: NDArray[np.in
         lane: [...] broadcast with ``row``.
         row: [...] rows whose stacks are asked for; step rows, final rows or heads.
         frames: k.
+        floor: [...] rows where a piece is known to begin, although the final row before may be overwritten.
     """
     role, slots = reader.columns["role"], reader.slots
     base = lane * slots
@@ -87,12 +94,14 @@ def stacked_rows(reader: RingReader, lane: NDArray[np.int64], row: NDArray[np.in
     for back in range(2, frames + 1):
         before = current - 1
         goes_on = np.take(role, base + before % slots, mode="clip") != ROLE_FINAL
-        goes_on &= before >= 0
+        goes_on &= before >= floor
         current = np.where(goes_on, before, current)
         at[..., -back] = base + current % slots
     return at
 
 
-def first_read(row: NDArray[np.int64], look_back: int) -> NDArray[np.int64]:
-    """The first row that a draw of ``row`` may read: ``look_back`` rows before it, or row 0."""
-    return np.maximum(row - look_back, 0) if look_back else row
+def first_read(row: NDArray[np.int64], look_back: int, floor: NDArray[np.int64] | int = 0) -> NDArray[np.int64]:
+    """The first row that a draw of ``row`` may read: ``look_back`` rows before it, or ``floor`` as in ``stacked_rows``,
+    which is not above ``row``.
+    """
+    return np.maximum(row - look_back, floor) if look_back else row

@@ -92,7 +92,7 @@ def _share(takes: Sequence[Take], turn: Iterator[int]) -> None:
         if number >= len(takes):
             return
         source, index, target = takes[number]
-        # Without mode="clip" np.take buffers its output (contracts §3).
+        # Without mode="clip" np.take buffers its output (docs/replay.md).
         np.take(source, index, axis=0, out=target, mode="clip")
 
 

@@ -1,4 +1,4 @@
-"""How far actors and learner may run apart: inserted step rows against drawn training rows (contracts §5)."""
+"""How far actors and learner may run apart: inserted step rows against drawn training rows (docs/replay.md)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.replay.draws import SlabDraws
+from onibi.platform.replay.ring_folder import remedy, room
 
 _MINIMUM_ROWS = 1_000
 _SAMPLES_PER_INSERT = 8.0
@@ -58,7 +59,13 @@ class Limiter:
 
     @classmethod
     def from_settings(
-        cls, settings: LimiterSettings, *, fragment_rows: int, batch_rows: int, capacity_rows: int
+        cls,
+        settings: LimiterSettings,
+        *,
+        fragment_rows: int,
+        batch_rows: int,
+        capacity_rows: int,
+        reachable_rows: int | None = None,
     ) -> Limiter:
         """Check the settings against what will be inserted and drawn at once.
 
@@ -66,6 +73,8 @@ class Limiter:
             fragment_rows: step rows of the largest fragment, over all its lanes.
             batch_rows: rows of one draw; one window start is one row, whatever its n.
             capacity_rows: rows that the whole ring can hold.
+            reachable_rows: of them, those that the run's actors can fill: actors × lanes of each × (slots − 1). Groups
+                that no actor has hold none. None: every group has an actor.
         Raises: ConfigError, with the sum that does not come out.
         """
         ratio = settings.samples_per_insert
@@ -87,6 +96,12 @@ class Limiter:
                 f"replay.limiter.minimum_rows is {minimum}, more than half of the ring's "
                 f"{capacity_rows} rows: lanes of "
                 "unequal length might never reach it. Lower it or raise replay.capacity_rows"
+            )
+        if reachable_rows is not None and minimum > reachable_rows:
+            raise ConfigError(
+                f"replay.limiter.minimum_rows is {minimum}, but the lanes of the run's actors hold {reachable_rows} of "
+                f"the ring's {capacity_rows} rows at most: the learner would wait for ever. Lower it, raise "
+                "replay.capacity_rows, or set replay.max_actors to actors.count"
             )
         return cls(
             ratio=ratio,
@@ -232,12 +247,25 @@ class DrawnWord:
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Make the word, 0; an existing one keeps its value."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:  # of an existing one, too: its maker may have been killed before this line
-            os.posix_fallocate(descriptor, 0, cls._BYTES)
-        finally:
-            os.close(descriptor)
+        """Make the word, 0; an existing one keeps its value.
+
+        Raises: ReplayError where there is no room for it; no new file stays then.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:  # of an existing one, too: its maker may have been killed before this line
+                os.posix_fallocate(descriptor, 0, cls._BYTES)
+            except OSError:
+                if not os.fstat(descriptor).st_size:
+                    path.unlink(missing_ok=True)
+                raise
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise ReplayError(
+                f"too little {room(path.parent)} for the replay ring ({error.strerror}): its count of drawn rows, "
+                f"{path}, needs {cls._BYTES} bytes. {remedy(path.parent)}"
+            ) from error
 
     @property
     def value(self) -> int:

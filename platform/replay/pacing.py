@@ -15,7 +15,7 @@ Side = Literal["none", "actors", "learner"]
 """A side of the limiter; actors insert, the learner draws. The one that is stalled waits for the other."""
 
 RECHECK_SECONDS = 0.005
-"""How often the first in line asks again; contracts §5 allow 0.1."""
+"""How often the first in line asks again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ import logging
 import os
 from pathlib import Path
 
+from onibi.platform.replay.memory_limit import headroom_bytes
+
 log = logging.getLogger(__name__)
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs", "devtmpfs"}
@@ -29,19 +31,27 @@ def in_memory(path: Path) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that a process may still reserve in a folder."""
+    """Bytes that a process may still reserve in a folder; in memory no more than its memory limit leaves."""
     status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
+    free = status.f_bavail * status.f_frsize
+    return _within_limit(free) if in_memory(folder) else free
 
 
 def available_memory_bytes() -> int:
-    """What the machine can still give without swapping: for page cache, too; 0 where the system does not tell."""
+    """What the machine, or this process's memory limit, can still give without swapping: for page cache, too; 0 where
+    the system does not tell.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else 0
+    return _within_limit(found[0]) if found else 0
+
+
+def _within_limit(free: int) -> int:
+    left = headroom_bytes()
+    return free if left is None else min(free, left)
 
 
 def room(folder: Path) -> str:
@@ -53,8 +63,8 @@ def remedy(folder: Path) -> str:
     """What to do where a folder is too small for a ring."""
     if in_memory(folder):
         return (
-            "Lower replay.capacity_rows, enlarge the folder's memory (docker run --shm-size=...), or set replay.folder "
-            "to a folder on a disk"
+            "Lower replay.capacity_rows, enlarge the folder's memory (docker run --shm-size=...) and the container's "
+            "memory limit where it has one (--memory=...), or set replay.folder to a folder on a disk"
         )
     return "Lower replay.capacity_rows, or set replay.folder to a folder on a larger disk"
 

@@ -1,4 +1,4 @@
-"""The reader's side of a ring: consistent snapshots, the end check, and the mapped columns (contracts §3)."""
+"""The reader's side of a ring: consistent snapshots, the end check, and the mapped columns (docs/replay.md)."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class RingReader:
         self.layout = header.layout
         self.created_unix_ns = header.created_unix_ns
         """Tells this ring from all others, an earlier or later one of the same run included."""
+        self._borrowed = ring is not None
         self._ring = ring or MappedRing(path, self.layout, writable=False)
         self._words = self._ring.words
         self.columns: dict[str, NDArray[Any]] = self._ring.columns
@@ -149,8 +150,11 @@ class RingReader:
         return self._words["oldest"].tobytes()
 
     def close(self) -> None:
-        """Forget the memory; it is unmapped when the last array handed out is gone."""
-        self._ring.release()
+        """Forget the memory; it is unmapped when the last array handed out is gone. A mapping that another one owns
+        stays.
+        """
+        if not self._borrowed:
+            self._ring.release()
         self._words, self.columns, self.states = {}, {}, {}
 
     def _vouching_words(self) -> tuple[bytes, ...]:

@@ -1,4 +1,4 @@
-"""The one writer of a ring's words and rows: the commit protocol of contracts §3."""
+"""The one writer of a ring's words and rows: the commit protocol (docs/replay.md)."""
 
 from __future__ import annotations
 

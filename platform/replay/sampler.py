@@ -1,4 +1,4 @@
-"""Uniform draws of n-step windows from a ring that is written meanwhile (contracts §3 and §4)."""
+"""Uniform draws of n-step windows from a ring that is written meanwhile (docs/replay-sampling.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences of rows for learners with a memory, masks instead of special cases (contracts §4)."""
+"""Sequences of rows for learners with a memory, masks instead of special cases (docs/replay-sampling.md)."""
 
 from __future__ import annotations
 

@@ -6,21 +6,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onibi.platform.captions import text_hash
 from onibi.platform.errors import CaptionError, LeaseError, ReplayError, SpecError
-from onibi.platform.fragment import CaptionHash, CaptionText, EpisodeStatistics, Fragment
+from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
+from onibi.platform.replay.fragment_captions import FragmentCaptions
 from onibi.platform.replay.fragment_texts import FragmentTexts
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
-from onibi.platform.replay.ring_file import drawn_path
+from onibi.platform.replay.ring_file import drawn_path, remove_ring
 from onibi.platform.replay.ring_layout import RingLayout, lane_slots
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
@@ -77,12 +76,21 @@ class Shard:
     """Takes fragments of all actors of a node into its ring. Group = actor; lane = group × envs_per_actor + env."""
 
     def __init__(self, writer: RingWriter, limiter: Limiter, resolve: Resolve) -> None:
-        """Take over an open writer; use ``create`` or ``reopen``."""
-        self._writer, self._limiter, self._resolve = writer, limiter, resolve
-        DrawnWord.create(drawn_path(writer.path))
+        """Take over an open writer; use ``create`` or ``reopen``.
+
+        Raises: ReplayError where there is no room for the drawn word: the writer is closed then, a new ring removed.
+        """
+        self._writer, self._limiter = writer, limiter
+        try:
+            DrawnWord.create(drawn_path(writer.path))
+        except ReplayError:
+            new = not writer.committed().any()
+            writer.close()
+            if new:
+                remove_ring(writer.path)
+            raise
         self._drawn = DrawnWord(drawn_path(writer.path), writable=False)
-        self._caption_ids: dict[CaptionHash, int] = {0: 0}
-        self._unresolved: dict[CaptionHash, CaptionText] = {}  # met in a fragment
+        self._captions = FragmentCaptions(writer.path, resolve)
         self._texts = FragmentTexts(writer.path, writer.layout.spec)
         self._episodes: list[EpisodeStatistics] = []
         self._envs = np.zeros(writer.layout.groups, np.int64)
@@ -161,10 +169,10 @@ class Shard:
         return self._texts.to_arrow()
 
     def may_register(self, group: int) -> bool:
-        """Whether ``register`` and ``retire`` would not wait for the log's disk now. Raises: as ``log_figures``."""
+        """Whether ``register`` and ``retire`` would not wait for the log now. Raises: as ``log_figures``."""
         if self._log is not None:
             self._log.check()
-        return self._log is None or self._log.has_room(*self._whole(group))
+        return self._log is None or self._log.has_copied(self._lanes_of_group(group))
 
     def register(self, actor: int, envs: int) -> Lease:
         """Begin a new incarnation of an actor: open episodes of its lanes are closed, older incarnations refused from
@@ -237,9 +245,10 @@ class Shard:
             raise ReplayError(
                 f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])"
             )
-        columns["caption_id"] = self._resolved(fragment, hashes)
+        columns["caption_id"], new_captions = self._captions.take(fragment, hashes)
         new_texts = self._texts.take(fragment)
         if self._log is not None:
+            self._log.learn(new_captions)
             self._log.learn_texts(new_texts)
             self._log.wait_for_room(*self._lanes_of(fragment))
         outcome = self._writer.insert(
@@ -315,7 +324,7 @@ class Shard:
             gaps=self._gaps,
             foreign_heads=self._foreign_heads,
             refused=self._refused,
-            captions=len(self._caption_ids) - 1,
+            captions=len(self._captions),
         )
 
     def committed(self) -> list[int]:
@@ -349,12 +358,11 @@ class Shard:
     def _wait_for_log(self, group: int) -> None:
         """Return when all rows of a group are copied for the log: released ones could not be any more."""
         if self._log is not None:
-            self._log.wait_for_room(*self._whole(group))
+            self._log.wait_for_copy(self._lanes_of_group(group))
 
-    def _whole(self, group: int) -> tuple[int, NDArray[np.int64]]:
-        """First lane, and the rows per lane for which there is room only when none is left to copy."""
-        layout = self._writer.layout
-        return group * layout.lanes_per_group, np.full(layout.lanes_per_group, layout.slots - 2, np.int64)
+    def _lanes_of_group(self, group: int) -> slice:
+        lanes = self._writer.layout.lanes_per_group
+        return slice(group * lanes, (group + 1) * lanes)
 
     def _lanes_of(self, fragment: Fragment) -> tuple[int, NDArray[np.int64]]:
         """First lane and rows per lane, within what a ring accepts: whether the fragment fits is told by the writer."""
@@ -368,33 +376,3 @@ class Shard:
         first = group * self._writer.layout.lanes_per_group
         ended = [replace(episode, lane=first + episode.lane) for episode in episodes]
         self._log.note(first, self._writer.record("cursor")[group, :envs], ended)
-
-    def _resolved(self, fragment: Fragment, hashes: NDArray[Any]) -> NDArray[np.uint32]:
-        """[E, R] caption ids of a fragment; rows behind a lane's head count as empty."""
-        for caption in fragment.new_captions:
-            hashed = text_hash(caption.text)
-            if hashed not in self._caption_ids:
-                self._unresolved[hashed] = caption
-        ids = np.zeros(hashes.shape, np.uint32)
-        behind = np.arange(hashes.shape[1]) < fragment.rows_per_lane[:, None]
-        spoken = np.flatnonzero((hashes != 0) & behind)
-        if not len(spoken):
-            return ids
-        distinct, inverse = np.unique(hashes.reshape(-1)[spoken], return_inverse=True)
-        names: list[CaptionHash] = distinct.tolist()
-        unknown = [name for name in names if name not in self._caption_ids]
-        if missing := [name for name in unknown if name not in self._unresolved]:
-            raise CaptionError(
-                f"{self.path}: fragment {fragment.sequence} of actor {fragment.actor} has {len(missing)} caption "
-                f"hashes without a text (first {missing[0]:#018x}). An actor sends each text in new_captions once "
-                "after it registers; register it again"
-            )
-        if unknown:
-            found = self._resolve([self._unresolved[name] for name in unknown])
-            for name, caption_id in zip(unknown, found.tolist(), strict=True):
-                self._caption_ids[name] = caption_id
-                if self._log is not None:
-                    self._log.learn({caption_id: self._unresolved[name]})
-                self._unresolved.pop(name)
-        ids.reshape(-1)[spoken] = np.array([self._caption_ids[name] for name in names], np.uint32)[inverse]
-        return ids

@@ -1,4 +1,4 @@
-"""States that are kept every few steps of an episode alone: a second ring beside the rows' (contracts §1).
+"""States that are kept every few steps of an episode alone: a second ring beside the rows' (docs/replay.md).
 
     rows       | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | …      of a lane; with period 4 the steps 4, 8, … keep their state
     entries    |       0       |       1       |   2 …      row k's lies in entry k // 4 mod entries, named by its row

@@ -37,17 +37,18 @@ class Trajectories:
 class TrajectoryIntake:
     """Sums rewards as rows come in, and keeps a list of the trajectories that have ended.
 
-    Finished is a piece whose begin was seen and whose last step terminated or truncated. Not finished are: the one that
-    is being played, one that was cut by a gap or a dead actor, one whose first rows were overwritten, or one of the
-    ``look_back`` rows before these.
+    Finished is a piece that was seen to begin with step 0 of its episode, and whose last step terminated or truncated.
+    Not finished are: the one that is being played, what a gap or a dead actor left of one, before it or behind it, one
+    whose first rows were overwritten, or one of the ``look_back`` rows before these.
     """
 
     def __init__(self, reader: RingReader, lanes: NDArray[np.int64], look_back: int = 0) -> None:
         self._look_back = look_back
         self._pieces = EpisodePieces(len(lanes))
-        self._intake = RowIntake(reader, lanes, ("role", "reward", "terminated", "truncated"))
+        self._intake = RowIntake(reader, lanes, ("role", "step", "reward", "terminated", "truncated"))
         self._sum = np.zeros(len(lanes))  # of the open piece's rewards
         self._ended = np.zeros(len(lanes), np.bool_)  # whether the lane's newest row ended its episode
+        self._entire = np.zeros(len(lanes), np.bool_)  # whether the open piece began with its episode
         self._known = Trajectories(**_empty())
 
     @property
@@ -71,13 +72,16 @@ class TrajectoryIntake:
             total = np.add.reduceat(columns["reward"].astype(np.float64), first) + np.where(goes_on, self._sum[lane], 0)
             ended = (columns["terminated"] | columns["truncated"]) != 0
             ended_before = np.where(last > first, ended[np.maximum(last - 1, 0)], goes_on & self._ended[lane])
-            whole = (columns["role"][last] == ROLE_FINAL) & ended_before & (marks.begin[first] != UNKNOWN)
+            entire = np.where(goes_on, self._entire[lane], columns["step"][first] == 0)
+            entire &= marks.begin[first] != UNKNOWN
+            whole = (columns["role"][last] == ROLE_FINAL) & ended_before & entire
             news = {"place": lane, "begin": marks.begin[first], "end": row[last], "episode_return": total}
             known = Trajectories(
                 **{name: np.concatenate([getattr(known, name), news[name][whole]]) for name in _FIELDS}
             )
             self._sum[lane] = total  # of the lane's last piece: numpy stores in order
             self._ended[lane] = ended[last]
+            self._entire[lane] = entire
         kept = first_read(known.begin, self._look_back) >= rows.oldest[known.place]
         if not kept.all():
             known = Trajectories(**{name: getattr(known, name)[kept] for name in _FIELDS})
@@ -91,6 +95,7 @@ class TrajectoryIntake:
             "pieces": self._pieces.state(),
             "sum": self._sum.tolist(),
             "ended": self._ended.tolist(),
+            "entire": self._entire.tolist(),
             **{name: getattr(self._known, name).tolist() for name in _FIELDS},
         }
 
@@ -100,6 +105,8 @@ class TrajectoryIntake:
         self._pieces.restore(state["pieces"])
         self._sum = np.asarray(state["sum"], np.float64)
         self._ended = np.asarray(state["ended"], np.bool_)
+        # Older checkpoints have none: what was open then is left out.
+        self._entire = np.asarray(state.get("entire", np.zeros_like(self._ended)), np.bool_)
         dtypes = _empty()
         self._known = Trajectories(**{name: np.asarray(state[name], dtypes[name].dtype) for name in _FIELDS})
 

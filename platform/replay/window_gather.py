@@ -1,4 +1,4 @@
-"""What lies behind chosen starts: n-step windows, gathered in two passes (contracts §3 and §4)."""
+"""What lies behind chosen starts: n-step windows, gathered in two passes (docs/replay-sampling.md)."""
 
 from __future__ import annotations
 

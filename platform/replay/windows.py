@@ -1,4 +1,4 @@
-"""What a draw returns: windows of n steps, without any return computed (contracts §4)."""
+"""What a draw returns: windows of n steps, without any return computed (docs/replay-sampling.md)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ NOBODY = lambda version: None  # noqa: E731
 
 
 def reference(scripted, lane: int, vector_steps: int, mode: AutoresetMode):
-    """Rows of one lane and its finished episodes, as contracts §1 tell them."""
+    """Rows of one lane and its finished episodes, as docs/replay.md tells them."""
     env_class, _, choose = scripted
     env = env_class(lane)
     rows, episodes = [], []

@@ -253,7 +253,12 @@ def test_a_folder_that_turns_read_only_in_mid_run_ends_the_log_or_the_run(
                 time.sleep(0.01)
             # counted first: the writer's next seal may fail at once, and then asking raises
             told.append(session._shard.log_figures().segments)
-            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+            # Refused as busy while a segment is being written.
+            command, tries = ["mount", "-o", "remount,ro", str(small_disk)], 200
+            while subprocess.run(command, check=False, capture_output=True).returncode and tries:
+                tries -= 1
+                time.sleep(0.01)
+            assert tries, "the file system did not become read-only"
 
     monkeypatch.setattr(SerialRun, "_collect", turn_read_only)
     log = {

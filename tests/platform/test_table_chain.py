@@ -1,4 +1,4 @@
-"""The chain against plain loops written from the formulas of oni.md §1, in float64."""
+"""The chain against plain loops written from the formulas of docs/annotation.md, in float64."""
 
 from __future__ import annotations
 

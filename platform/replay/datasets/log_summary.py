@@ -92,7 +92,7 @@ def summarize(opened: ReplayLog) -> LogSummary:
         log.warning("%s", fault)
     return LogSummary(
         location=opened.location,
-        run_ids=tuple(sorted({manifest.run_id for manifest in opened.manifests.values()})),
+        run_ids=tuple(sorted({segment.run_id for segment in segments})),
         segments=len(segments),
         shards=len({segment.shard for segment in segments}),
         lanes=len({(segment.shard, lane) for segment in segments for lane in segment.lanes}),

@@ -73,7 +73,7 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
             temporary / "data", observation_space, action_space, data_format="hdf5", jpeg_encoding=False
         )
         schema = base64.b64encode(rows_schema(spec).serialize()).decode()
-        run_id = next(iter(log.manifests.values())).run_id
+        run_id = log.segments[0].run_id
         storage.update_metadata(
             {
                 "dataset_id": dataset_id(folder.name),
@@ -273,13 +273,18 @@ def _box(column: ArraySpec) -> Any:
     from gymnasium import spaces
 
     dtype = np.dtype(column.dtype)
+    low: float
+    high: float
     if dtype.kind == "f":
-        least, most = -np.inf, np.inf
+        low = -np.inf if column.low is None else column.low
+        high = np.inf if column.high is None else column.high
     else:
-        least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    low = np.full(column.shape, least if column.low is None else column.low, dtype)
-    high = np.full(column.shape, most if column.high is None else column.high, dtype)
-    return spaces.Box(low, high, column.shape, dtype.type)
+        least, most = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        # A column's bounds are floats: those of 64-bit integers are rounded outward, beyond what the type holds.
+        low = least if column.low is None else max(least, int(column.low))
+        high = most if column.high is None else min(most, int(column.high))
+    shape = column.shape
+    return spaces.Box(np.full(shape, low, dtype), np.full(shape, high, dtype), shape, dtype.type)
 
 
 def _new_folder(location: str) -> Path:

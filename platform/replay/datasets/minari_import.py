@@ -90,6 +90,7 @@ class _Source:
 
     def __post_init__(self) -> None:
         self.ids = {caption.text: number for number, caption in self.captions.items()}
+        self._next_id = 1 + max(self.captions, default=0)
 
     @property
     def ours(self) -> bool:
@@ -118,8 +119,8 @@ class _Source:
         for text in texts:
             word = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text or "")
             if word and word not in self.ids:
-                number = 1 + max(self.captions, default=0)
-                self.ids[word], self.captions[number] = number, CaptionText(word, (KeyText(word),))
+                self.ids[word], self.captions[self._next_id] = self._next_id, CaptionText(word, (KeyText(word),))
+                self._next_id += 1
             found.append(self.ids[word] if word else 0)
         return np.array(found, np.uint32)
 

@@ -121,7 +121,7 @@ def import_parquet(location: str, log_location: str) -> Transfer:
 def _write_rows(log: ReplayLog, shard: int, spec: ReplaySpec, filesystem: Any, path: str) -> int:
     from pyarrow import parquet
 
-    run_id = next(manifest.run_id for (number, _), manifest in log.manifests.items() if number == shard)
+    run_id = next(segment.run_id for segment in log.segments if segment.shard == shard)
     said = {"format": _FORMAT_VERSION, "run_id": run_id, "shard": shard}
     schema = rows_schema(spec)
     schema = schema.with_metadata({**schema.metadata, DATASET_METADATA: json.dumps(said).encode()})

@@ -120,17 +120,21 @@ class RingFilling:
 
 
 class _FilledLane:
-    """One lane of the ring; its rows are numbered from 0, as in any ring."""
+    """One lane of the ring. Its rows are numbered from 0, which begins an episode in any ring; from 1 where the log's
+    first row does not: to readers it then looks like a lane whose older rows were overwritten.
+    """
 
     def __init__(self, ring: MappedRing, lane: int) -> None:
         self._ring, self._lane, self._slots = ring, lane, ring.layout.slots
-        self._cursor, self._next_generation = 0, -1
+        self._cursor, self._begin, self._next_generation = 0, 0, -1
         self.rows = self.steps = self.lost_steps = 0
 
     def add(self, rows: LaneRows, columns: Mapping[str, NDArray[Any]]) -> None:
         """Put the next rows behind those that are there, over the oldest ones where it is full."""
         if self._cursor and int(rows.generation[0]) != self._next_generation:
             self._end(np.array([self._cursor - 1]))
+        if not self._cursor:
+            self._cursor = self._begin = int(columns["step"][0] != 0)
         number = np.arange(self._cursor, self._cursor + len(rows))
         kept = slice(max(0, len(rows) - self._slots), None)
         at = self._places(number[kept])
@@ -146,7 +150,7 @@ class _FilledLane:
             return
         self._end(np.array([self._cursor - 1]))
         words, layout = self._ring.words, self._ring.layout
-        group, oldest = self._lane // layout.lanes_per_group, max(0, self._cursor + 1 - self._slots)
+        group, oldest = self._lane // layout.lanes_per_group, max(self._begin, self._cursor + 1 - self._slots)
         at = self._places(np.arange(oldest, self._cursor))
         role = self._ring.columns["role"][at]
         self.rows, self.steps = len(at), int(np.count_nonzero(role == ROLE_STEP))

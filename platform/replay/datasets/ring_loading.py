@@ -55,12 +55,18 @@ def load_into_ring(
         run_id: that the ring's header names; the log's where None.
         resolve: gives the captions the ids of a run's own table. None: they keep the log's.
         states: that a learner reads; a log holds none, so they are all 0.
-    Raises: ReplayError where the file exists or there is too little memory; SegmentError where a segment is damaged:
-        then there is no ring.
+    Raises: ReplayError where the log has no sealed rows, the file exists, or there is too little memory; SegmentError
+        where a segment is damaged: then there is no ring.
     """
     if capacity_rows is not None and capacity_rows < 1:
         raise ReplayError(f"capacity_rows is {capacity_rows}; allowed: 1 or more, or None for all rows of the log")
     places = sorted({(segment.shard, lane) for segment in log.segments for lane in segment.lanes})
+    if not places:
+        raise ReplayError(
+            f"{log.location}: no rows are sealed in this log ({len(log.torn)} files of unfinished segments, "
+            f"{len(log.unreadable)} damaged manifests): there is nothing to load. Wait until its run seals some, or "
+            "look at it with `onibi replay verify`"
+        )
     wanted = _longest_lane(log) + 1 if capacity_rows is None else capacity_rows // len(places)
     filling = RingFilling(
         log,
@@ -74,7 +80,7 @@ def load_into_ring(
         lanes_per_group=1,
         slots=max(wanted, smallest_slots(0, window_rows)),
         window_rows=window_rows,
-        run_id=run_id or next(iter(log.manifests.values())).run_id,
+        run_id=run_id or log.segments[0].run_id,
     )
     RingWriter.of_layout(path, layout, filling.fill).close()
     return LoadedRing(

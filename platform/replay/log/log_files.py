@@ -1,7 +1,7 @@
 """Where a log's files lie: a local folder, or anything with an address that pyarrow.fs or fsspec reaches.
 
 A file is immutable once it has its name. On a local disk it gets the name when its content is on the disk (write,
-fsync the file, rename, fsync the folder: contracts §9); in an object store an upload that has ended is the file.
+fsync the file, rename, fsync the folder: docs/replay-log.md); in an object store an upload that has ended is the file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,8 +74,14 @@ class FolderDisk:
         self.path = path
 
     def names(self) -> dict[str, int]:
-        """Files and their bytes."""
-        return {entry.name: entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file()}
+        """Files and their bytes, without those that are renamed or removed meanwhile."""
+        found = {}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # a run seals and removes segments while its log is read
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
+        return found
 
     def read(self, name: str) -> bytes:
         """All of a file."""

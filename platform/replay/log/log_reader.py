@@ -8,7 +8,7 @@ Whole groups may be removed by the run's retention while a log is read; what is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from onibi.platform.replay.log.segment_format import (
     ROWS,
     TEXTS,
     Manifest,
+    SealedFile,
     check_rows,
     decode,
     file_name,
@@ -45,13 +46,15 @@ class Segment:
 
     shard: int
     number: int
+    run_id: str
+    files: Mapping[str, SealedFile]  # by name
     rows_path: str
     captions_path: str | None
     episodes_path: str | None
     texts_path: str | None = None
     rows: int
     bytes: int  # of its Arrow files
-    lanes: dict[int, tuple[int, int]]  # first and last generation
+    lanes: Mapping[int, tuple[int, int]]  # first and last generation
     created_unix_ns: int
 
 
@@ -85,12 +88,11 @@ class ReplayLog:
         groups = {name: group for name in sorted(names) if (group := group_of(name)) is not None}
         sealed = {group for name, group in groups.items() if name == file_name(MANIFEST, *group)}
         self.torn: tuple[str, ...] = tuple(name for name, group in groups.items() if group not in sealed)
-        self.manifests: dict[tuple[int, int], Manifest] = {}
-        unreadable = []
+        segments, unreadable = [], []
         for group in sorted(sealed):
             name = file_name(MANIFEST, *group)
             try:
-                self.manifests[group] = Manifest.from_json(self._read(name), self._where(name))
+                segments.append(self._segment(Manifest.from_json(self._read(name), self._where(name))))
             except SegmentError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue  # the run that writes the log has removed its oldest segment since the names were read
@@ -100,7 +102,7 @@ class ReplayLog:
             log.warning("%s: %d manifests are damaged, their segments are left out", self.location, len(unreadable))
         if not groups:
             raise ReplayError(f"{self.location}: no segment of a replay log is here; is this a run's replay folder?")
-        self.segments: tuple[Segment, ...] = tuple(map(self._segment, self.manifests.values()))
+        self.segments: tuple[Segment, ...] = tuple(segments)
         self.on_rows: Callable[[int], None] = lambda _rows: None
         """Called with the rows of each segment that is read, for whoever shows how far a reading is."""
 
@@ -140,15 +142,14 @@ class ReplayLog:
 
         Raises: SegmentError where the file is missing, damaged, or not what its manifest says.
         """
-        manifest = self.manifests[segment.shard, segment.number]
-        table = self._table(manifest, ROWS)
+        table = self._table(segment, ROWS)
         assert table is not None, "a manifest without a rows file is refused"
-        check_rows(table, manifest, segment.rows_path)
+        check_rows(table, segment.lanes, segment.rows_path)
         return table
 
     def captions(self) -> pa.Table:
         """Every caption that rows of the log name, once, by id: ``CAPTION_SCHEMA``. Raises: SegmentError."""
-        tables = [table for manifest in self.manifests.values() if (table := self._table(manifest, CAPTIONS))]
+        tables = [table for segment in self.segments if (table := self._table(segment, CAPTIONS))]
         if not tables:
             return CAPTION_SCHEMA.empty_table()
         every = pa.concat_tables(tables).combine_chunks()
@@ -163,15 +164,15 @@ class ReplayLog:
         A hash in the rows whose text is not here belongs to a text that died with its process.
         """
         texts = TextTable()
-        for manifest in self.manifests.values():
-            table = self._table(manifest, TEXTS)
+        for segment in self.segments:
+            table = self._table(segment, TEXTS)
             if table is not None:
-                self._merge(texts, table, manifest)
+                self._merge(texts, table, segment)
         return texts.to_arrow()
 
     def episodes(self) -> pa.Table:
         """Figures of all finished episodes: ``EPISODE_SCHEMA``. Raises: SegmentError."""
-        tables = [table for manifest in self.manifests.values() if (table := self._table(manifest, EPISODES))]
+        tables = [table for segment in self.segments if (table := self._table(segment, EPISODES))]
         return pa.concat_tables(tables) if tables else EPISODE_SCHEMA.empty_table()
 
     def verify(self) -> list[Damage]:
@@ -182,25 +183,25 @@ class ReplayLog:
         found = list(self.unreadable)
         newest: dict[tuple[int, int], int] = {}
         layout: ReplaySpec | None = None
-        for manifest in self.manifests.values():
+        for segment in self.segments:
             for kind in (ROWS, CAPTIONS, TEXTS, EPISODES):
-                name = file_name(kind, manifest.shard, manifest.number)
+                name = file_name(kind, segment.shard, segment.number)
                 try:
-                    table = self._table(manifest, kind)
+                    table = self._table(segment, kind)
                     if kind == ROWS and table is not None:
-                        spec = check_rows(table, manifest, self._where(name))
+                        spec = check_rows(table, segment.lanes, self._where(name))
                         layout = layout or spec
                         if spec != layout:
                             raise SegmentError(f"{self._where(name)}: its rows have another layout than those before")
                     if kind == TEXTS and table is not None:
-                        self._merge(TextTable(), table, manifest)
+                        self._merge(TextTable(), table, segment)
                 except SegmentError as error:
                     found.append(Damage(name=name, fault=str(error)))
-            for lane, (first, last) in manifest.lanes.items():
-                place = manifest.shard, lane
+            for lane, (first, last) in segment.lanes.items():
+                place = segment.shard, lane
                 if first <= newest.get(place, -1):
                     fault = f"lane {lane} begins at row {first}, an earlier segment ends at {newest[place]}: rows twice"
-                    found.append(Damage(name=file_name(MANIFEST, manifest.shard, manifest.number), fault=fault))
+                    found.append(Damage(name=file_name(MANIFEST, segment.shard, segment.number), fault=fault))
                 newest[place] = max(last, newest.get(place, -1))
         return found
 
@@ -214,6 +215,8 @@ class ReplayLog:
         return Segment(
             shard=manifest.shard,
             number=manifest.number,
+            run_id=manifest.run_id,
+            files=manifest.files,
             rows_path=rows_path,
             captions_path=path(CAPTIONS),
             episodes_path=path(EPISODES),
@@ -224,22 +227,22 @@ class ReplayLog:
             created_unix_ns=manifest.created_unix_ns,
         )
 
-    def _table(self, manifest: Manifest, kind: str) -> pa.Table | None:
-        name = file_name(kind, manifest.shard, manifest.number)
-        if name not in manifest.files:
+    def _table(self, segment: Segment, kind: str) -> pa.Table | None:
+        name = file_name(kind, segment.shard, segment.number)
+        if name not in segment.files:
             return None
-        table = decode(self._read(name), manifest.files[name], self._where(name))
+        table = decode(self._read(name), segment.files[name], self._where(name))
         if kind in _SCHEMAS and not table.schema.equals(_SCHEMAS[kind]):
             raise SegmentError(f"{self._where(name)}: {table.schema.names[:8]} are not the columns of {kind}")
         if kind == ROWS:
             self.on_rows(table.num_rows)
         return table
 
-    def _merge(self, texts: TextTable, table: pa.Table, manifest: Manifest) -> None:
+    def _merge(self, texts: TextTable, table: pa.Table, segment: Segment) -> None:
         try:
             texts.merge(table)
         except SpecError as error:
-            raise SegmentError(f"{self._where(file_name(TEXTS, manifest.shard, manifest.number))}: {error}") from error
+            raise SegmentError(f"{self._where(file_name(TEXTS, segment.shard, segment.number))}: {error}") from error
 
     def _names(self) -> dict[str, int]:
         try:

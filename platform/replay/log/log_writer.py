@@ -24,7 +24,7 @@ from onibi.platform.errors import ReplayError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.replay.log.log_files import LogFiles, local_folder
 from onibi.platform.replay.log.ring_follower import RingFollower
-from onibi.platform.replay.log.segment_format import Manifest, RingOrigin
+from onibi.platform.replay.log.ring_origin import ring_origin
 from onibi.platform.replay.log.segment_writer import OpenedLog, RetentionSettings, Rows, SegmentWriter
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.text_table import text_columns
@@ -126,7 +126,7 @@ class LogWriter:
         texts = self.opened.texts
         self._texts = dict(zip(texts["text_hash"].to_pylist(), texts["text"].to_pylist(), strict=True))
         self._texts_lost = False
-        self._origin, self._other_generations, next_row = _origin(self.opened.last, reader)
+        self._origin, self._other_generations, next_row = ring_origin(self.opened, reader)
         capacity = max(1, settings.segment_bytes // reader.spec.row_bytes)
         self._slots = reader.slots
         self._follower = RingFollower(reader, capacity, next_row, np.array(self._origin.first_generation, np.int64))
@@ -136,6 +136,7 @@ class LogWriter:
         self._episodes: list[EpisodeStatistics] = []
         self._wake = threading.Condition()
         self._unsealed_since: float | None = clock() if self._handed_rows else None
+        self._sealing_since: float | None = None
         self._hurry = self._closing = False
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._work, name="replay-log", daemon=True)
@@ -193,6 +194,31 @@ class LogWriter:
     def wait_for_room(self, first_lane: int, rows: NDArray[np.int64]) -> None:
         """Return when ``has_room``. Raises: ReplayError after a fault with ``on_error: stop``."""
         while not self.has_room(first_lane, rows):
+            self.check()
+            with self._wake:
+                self._wake.wait(0.1)
+
+    def has_copied(self, lanes: slice) -> bool:
+        """Whether these lanes' rows may be released: all of them are copied, or the log is off.
+
+        With ``overflow: drop`` also where the disk does not keep up: sealing has lasted for ``seal_seconds``, or the
+        buffers are full. After a fault with ``on_error: stop`` as ``has_room``.
+        """
+        if self._fault is not None:
+            return self._settings.on_error == "continue"
+        if bool((self._follower.next_row[lanes] >= self._cursor[lanes]).all()):
+            return True
+        since = self._sealing_since if self._settings.overflow == "drop" else None
+        if since is not None and (self._follower.full or self._clock() - since >= self._settings.seal_seconds):
+            return True
+        with self._wake:
+            self._hurry = True
+            self._wake.notify_all()
+        return False
+
+    def wait_for_copy(self, lanes: slice) -> None:
+        """Return when ``has_copied``. Raises: ReplayError after a fault with ``on_error: stop``."""
+        while not self.has_copied(lanes):
             self.check()
             with self._wake:
                 self._wake.wait(0.1)
@@ -285,6 +311,7 @@ class LogWriter:
 
     def _seal(self, looked: float, *, rest: bool) -> None:
         """Seal the buffers. ``rest``: the ring holds rows from before ``looked`` that did not fit."""
+        self._sealing_since = self._clock()
         with self._wake:
             episodes, self._episodes = self._episodes, []
         rows = self._follower.take()
@@ -306,6 +333,7 @@ class LogWriter:
             self._unsealed_since = looked if rest or newer else None
         if count:
             self._segments.retain()
+        self._sealing_since = None
 
     def _named_texts(self, rows: Rows) -> dict[int, str]:
         """Texts of the rows' Text columns, by hash; what died with its process stays a hash, and that is said once."""
@@ -355,30 +383,6 @@ def location_of(settings: LogSettings, run_folder: Path, run_id: str) -> str | N
 def lost_caption(index: int) -> CaptionText:
     """Stands for a caption whose text died with the process that knew it."""
     return CaptionText(text=f"(caption {index} was lost with its process)", keys=())
-
-
-def _next_generations(last: Manifest | None, lanes: int) -> NDArray[np.int64]:
-    """[lanes] the generation with which each lane of the log goes on."""
-    known = np.zeros(lanes, np.int64)
-    given = () if last is None else last.next_generation[:lanes]
-    known[: len(given)] = given
-    return known
-
-
-def _origin(last: Manifest | None, ring: RingReader) -> tuple[RingOrigin, tuple[int, ...], NDArray[np.int64]]:
-    """How the ring's row numbers become the log's; next generations of lanes that this ring does not have; and [L] the
-    ring's first rows that are not in the log.
-    """
-    known, others = _next_generations(last, ring.lanes), () if last is None else last.next_generation[ring.lanes :]
-    if last and (last.ring.created_unix_ns, len(last.ring.first_generation)) == (ring.created_unix_ns, ring.lanes):
-        return last.ring, others, np.maximum(known - last.ring.first_generation, 0)
-    # Another ring: its rows do not go on where the last one's ended. One number stays free, and says so. Rows that it
-    # was given from this log are not logged again; another log that it is new to begins with them.
-    begin, behind = ring.restored
-    next_row = np.where(known > 0, behind, begin)
-    first = np.where(known > 0, known + 1 - next_row, 0)
-    origin = RingOrigin(created_unix_ns=ring.created_unix_ns, first_generation=tuple(first.tolist()))
-    return origin, others, next_row
 
 
 def log_metrics(figures: LogFigures) -> dict[str, float]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,52 @@ def encode(table: pa.Table, compression: str | None) -> pa.Buffer:
     return sink.getvalue()
 
 
-@dataclass(frozen=True, kw_only=True)
+class LaneSpans(Mapping[int, tuple[int, int]]):
+    """First and last generation of each lane of a segment, {lane: (first, last)}: 20 bytes a lane, for a reader holds
+    those of every segment of a log.
+    """
+
+    __slots__ = ("_first", "_lane", "_last")
+
+    def __init__(self, spans: Mapping[int, tuple[int, int]]) -> None:
+        """Raises: OverflowError where a lane or generation does not fit its integer."""
+        ordered = sorted(spans.items())
+        self._lane = np.array([lane for lane, _ in ordered], np.int32)
+        self._first = np.array([first for _, (first, _) in ordered], np.int64)
+        self._last = np.array([last for _, (_, last) in ordered], np.int64)
+
+    @classmethod
+    def of_rows(cls, lane: NDArray[np.int32], generation: NDArray[np.int64]) -> LaneSpans:
+        """Of rows in any order. Args: lane, generation: [N]."""
+        order = np.lexsort((generation, lane))
+        lane, generation = lane[order], generation[order]
+        first = np.flatnonzero(np.r_[True, lane[1:] != lane[:-1]][: len(lane)])
+        last = np.r_[first[1:], len(lane)][: len(first)] - 1
+        places = zip(lane[first].tolist(), generation[first].tolist(), generation[last].tolist(), strict=True)
+        return cls({each: (begin, end) for each, begin, end in places})
+
+    def __getitem__(self, lane: int) -> tuple[int, int]:
+        at = int(np.searchsorted(self._lane, lane))
+        if at == len(self._lane) or self._lane[at] != lane:
+            raise KeyError(lane)
+        return int(self._first[at]), int(self._last[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._lane.tolist())
+
+    def __len__(self) -> int:
+        return len(self._lane)
+
+    def __repr__(self) -> str:
+        return repr(dict(self.items()))
+
+    def items(self) -> ItemsView[int, tuple[int, int]]:
+        """All at once: one look-up after the other is slow."""
+        spans = zip(self._first.tolist(), self._last.tolist(), strict=True)
+        return dict(zip(self._lane.tolist(), spans, strict=True)).items()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SealedFile:
     """One file of a group as its manifest has it."""
 
@@ -161,7 +206,7 @@ class Manifest:
     number: int
     created_unix_ns: int
     files: dict[str, SealedFile]
-    lanes: dict[int, tuple[int, int]]  # first and last generation in this segment
+    lanes: Mapping[int, tuple[int, int]]  # first and last generation in this segment
     next_generation: tuple[int, ...]  # of each lane of the log, after this segment
     ring: RingOrigin
 
@@ -183,7 +228,7 @@ class Manifest:
             "shard": self.shard,
             "number": self.number,
             "created_unix_ns": self.created_unix_ns,
-            "files": {name: vars(file) for name, file in self.files.items()},
+            "files": {name: asdict(file) for name, file in self.files.items()},
             "lanes": {str(lane): list(span) for lane, span in self.lanes.items()},
             "next_generation": list(self.next_generation),
             "ring": {
@@ -223,7 +268,7 @@ class Manifest:
                     each: SealedFile(**{key: int(value) for key, value in file.items()})
                     for each, file in body["files"].items()
                 },
-                lanes={int(lane): (int(first), int(last)) for lane, (first, last) in body["lanes"].items()},
+                lanes=LaneSpans({int(lane): (int(first), int(last)) for lane, (first, last) in body["lanes"].items()}),
                 next_generation=tuple(map(int, body["next_generation"])),
                 ring=RingOrigin(
                     created_unix_ns=int(body["ring"]["created_unix_ns"]),
@@ -255,21 +300,38 @@ def decode(content: bytes, file: SealedFile, where: str) -> pa.Table:
             f"{where}: {len(content)} bytes with CRC-32 {crc32:#010x}, its manifest says {file.bytes} with "
             f"{file.crc32:#010x}; the file is damaged. {_RESTORE}"
         )
+    table = arrow_table(content, where)
+    if table.num_rows != file.rows:
+        raise SegmentError(f"{where}: {table.num_rows} rows, its manifest says {file.rows}")
+    return table
+
+
+def arrow_table(content: bytes, where: str) -> pa.Table:
+    """The table of an Arrow file that no manifest speaks for. Raises: SegmentError where it is none."""
     try:
         with pa.ipc.open_file(pa.py_buffer(content)) as reader:
             table = reader.read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise SegmentError(f"{where}: not an Arrow file ({error}); {_RESTORE}") from error
-    if table.num_rows != file.rows:
-        raise SegmentError(f"{where}: {table.num_rows} rows, its manifest says {file.rows}")
     return table
 
 
-def check_rows(table: pa.Table, manifest: Manifest, where: str) -> ReplaySpec:
-    """Compare a rows table with its manifest: schema, lanes, and generations that never fall or repeat in a lane.
+def check_rows(table: pa.Table, lanes: Mapping[int, tuple[int, int]], where: str) -> ReplaySpec:
+    """Compare a rows table with its manifest's ``lanes``; see ``spec_and_spans``.
 
     Returns: the row layout. Raises: SegmentError.
+    """
+    spec, found = spec_and_spans(table, where)
+    if found != lanes:
+        raise SegmentError(f"{where}: it holds the lanes {_short(found)}, its manifest says {_short(lanes)}")
+    return spec
+
+
+def spec_and_spans(table: pa.Table, where: str) -> tuple[ReplaySpec, LaneSpans]:
+    """The row layout of a rows table and the spans of its lanes.
+
+    Raises: SegmentError where it has no layout, or the generations of a lane fall or repeat.
     """
     try:
         spec = spec_of_segment(table.schema)
@@ -278,19 +340,10 @@ def check_rows(table: pa.Table, manifest: Manifest, where: str) -> ReplaySpec:
     lane = table.column("lane").to_numpy()
     generation = table.column("generation").to_numpy()
     order = np.lexsort((np.arange(len(lane)), lane))  # by lane, rows of a lane as they lie in the file
-    lane, generation = lane[order], generation[order]
-    same = lane[1:] == lane[:-1]
-    if (np.diff(generation)[same] <= 0).any():
+    ordered = lane[order]
+    if (np.diff(generation[order])[ordered[1:] == ordered[:-1]] <= 0).any():
         raise SegmentError(f"{where}: a lane's generations do not rise from row to row")
-    first = np.flatnonzero(np.r_[True, ~same][: len(lane)])
-    last = np.r_[first[1:], len(lane)] - 1
-    found = {
-        int(lane[begin]): (int(generation[begin]), int(generation[end]))
-        for begin, end in zip(first, last[: len(first)], strict=True)
-    }
-    if found != manifest.lanes:
-        raise SegmentError(f"{where}: it holds the lanes {_short(found)}, its manifest says {_short(manifest.lanes)}")
-    return spec
+    return spec, LaneSpans.of_rows(lane, generation)
 
 
 def _short(lanes: Mapping[int, tuple[int, int]]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,9 +24,11 @@ from onibi.platform.replay.log.segment_format import (
     MANIFEST,
     ROWS,
     TEXTS,
+    LaneSpans,
     Manifest,
     RingOrigin,
     SealedFile,
+    arrow_table,
     captions_table,
     decode,
     encode,
@@ -33,6 +36,7 @@ from onibi.platform.replay.log.segment_format import (
     file_name,
     group_of,
     rows_table,
+    spec_and_spans,
     spec_of_segment,
 )
 from onibi.platform.replay.row_table import rows_schema
@@ -40,6 +44,11 @@ from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, texts_table
 from onibi.platform.spec import ReplaySpec
 
 log = logging.getLogger(__name__)
+
+UNKNOWN_ROWS = 1 << 40
+"""Numbers that every lane leaves free for a group of which nothing can be read: a group has far fewer rows."""
+_MOST_LANES, _MOST_GENERATIONS = 1 << 20, 1 << 62
+_FILE_KINDS = (ROWS, CAPTIONS, TEXTS, EPISODES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +77,32 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedLog:
-    """What an opening for writing found. ``last`` is the newest group that can be read."""
+    """What an opening for writing found. ``last`` is the newest group whose manifest can be read."""
 
     torn: tuple[str, ...] = ()  # names of files that were removed
     unreadable: tuple[str, ...] = ()  # manifests that are damaged; their groups stay as they are
     last: Manifest | None = None
+    next_generation: tuple[int, ...] = ()  # of each lane, behind all rows that can be read
+    unknown_rows: int = 0  # further numbers that every lane leaves free, for groups of which nothing can be read
     captions: dict[int, CaptionText] = field(default_factory=dict)
     texts: pa.Table = field(default_factory=TEXT_SCHEMA.empty_table)  # of Text columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What retention has to know of a sealed group. A log has thousands, and a manifest names every lane."""
+
+    number: int
+    rows: int
+    stored_bytes: int
+    created_unix_ns: int
+    kinds: tuple[str, ...]  # of its Arrow files
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Group:
+        shard, number = manifest.shard, manifest.number
+        kinds = tuple(kind for kind in _FILE_KINDS if file_name(kind, shard, number) in manifest.files)
+        return cls(number, manifest.rows, manifest.stored_bytes, manifest.created_unix_ns, kinds)
 
 
 class SegmentWriter:
@@ -111,20 +139,12 @@ class SegmentWriter:
         self._spec = replace(spec, states=())  # they are not logged
         self._retention, self._wall_clock = retention, wall_clock
         self._compression = None if compression == "none" else compression
-        self._sealed: list[Manifest] = []
+        self._sealed: deque[_Group] = deque()
+        self.rows = self.stored_bytes = 0
+        """In the log now: rows, and bytes of its Arrow files."""
         self.next_number = 0
         self.removed_groups = 0
         self.opened = self._open()
-
-    @property
-    def rows(self) -> int:
-        """Rows in the log now."""
-        return sum(manifest.rows for manifest in self._sealed)
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the log's Arrow files now."""
-        return sum(manifest.stored_bytes for manifest in self._sealed)
 
     @property
     def segments(self) -> int:
@@ -180,7 +200,7 @@ class SegmentWriter:
             number=number,
             created_unix_ns=created,
             files={name: SealedFile.of(content, count) for name, (content, count) in contents.items()},
-            lanes=_spans(rows.lane, rows.generation),
+            lanes=LaneSpans.of_rows(rows.lane, rows.generation),
             next_generation=tuple(next_generation),
             ring=ring,
         )
@@ -190,7 +210,7 @@ class SegmentWriter:
         except (OSError, pa.ArrowException):
             self._take_back(file_name(MANIFEST, self._shard, number), list(contents))
             raise
-        self._sealed.append(manifest)
+        self._add(manifest)
         return manifest
 
     def retain(self) -> int:
@@ -208,8 +228,10 @@ class SegmentWriter:
                 break
             # The manifest first, for good: a group without its other files would be damage, the others are only torn.
             self._files.remove([file_name(MANIFEST, self._shard, oldest.number)])
-            self._sealed.pop(0)
-            self._files.remove(list(oldest.files))
+            self._sealed.popleft()
+            self.rows -= oldest.rows
+            self.stored_bytes -= oldest.stored_bytes
+            self._files.remove([file_name(kind, self._shard, oldest.number) for kind in oldest.kinds])
             removed += 1
         self.removed_groups += removed
         return removed
@@ -227,41 +249,57 @@ class SegmentWriter:
         mine = {name: number for name, (shard, number) in groups.items() if shard == self._shard}
         sealed = {number for name, number in mine.items() if name == file_name(MANIFEST, self._shard, number)}
         torn = sorted(name for name, number in mine.items() if number not in sealed or name.endswith(".part"))
-        unreadable = []
+        last: Manifest | None = None
+        unreadable: list[int] = []
+        captions: dict[int, CaptionText] = {}
+        texts = TextTable()
         for number in sorted(sealed):
-            name = file_name(MANIFEST, self._shard, number)
-            where = f"{self._files.location.rstrip('/')}/{name}"
             try:
-                self._sealed.append(Manifest.from_json(self._files.read(name), where))
+                last = self._manifest(number)
             except SegmentError as error:
                 log.error("%s", error)
-                unreadable.append(name)
-        self._check_owner()
+                unreadable.append(number)
+                continue
+            self._check_run(last)
+            self._add(last)
+            self._learn(last, captions, texts)
+        self._check_layout()
         if torn:
             self._files.remove(torn)
             log.warning("%s: %d files of torn groups removed: %s", self._files.location, len(torn), ", ".join(torn[:4]))
         self.next_number = max(mine.values(), default=-1) + 1
+        newer = [number for number in unreadable if last is None or number > last.number]
+        following, unknown_rows = self._following(last, newer)
         return OpenedLog(
             torn=tuple(torn),
-            unreadable=tuple(unreadable),
-            last=self._sealed[-1] if self._sealed else None,
-            captions=self._known_captions(),
-            texts=self._known_texts(),
+            unreadable=tuple(file_name(MANIFEST, self._shard, number) for number in unreadable),
+            last=last,
+            next_generation=following,
+            unknown_rows=unknown_rows,
+            captions=captions,
+            texts=texts.to_arrow(),
         )
 
-    def _check_owner(self) -> None:
-        others = {manifest.run_id for manifest in self._sealed} - {self._run_id}
-        if others:
+    def _add(self, manifest: Manifest) -> None:
+        self._sealed.append(_Group.of(manifest))
+        self.rows += manifest.rows
+        self.stored_bytes += manifest.stored_bytes
+
+    def _manifest(self, number: int) -> Manifest:
+        name = file_name(MANIFEST, self._shard, number)
+        return Manifest.from_json(self._files.read(name), f"{self._files.location.rstrip('/')}/{name}")
+
+    def _check_run(self, manifest: Manifest) -> None:
+        if manifest.run_id != self._run_id:
             raise ReplayError(
-                f"{self._files.location} is the replay log of run {others.pop()!r}, not of {self._run_id!r}. Set "
+                f"{self._files.location} is the replay log of run {manifest.run_id!r}, not of {self._run_id!r}. Set "
                 "replay.log.url to another place, or resume that run"
             )
-        for manifest in reversed(self._sealed):
-            name = file_name(ROWS, self._shard, manifest.number)
-            try:
-                table = decode(self._files.read(name), manifest.files[name], name)
-            except (SegmentError, FileNotFoundError) as error:
-                log.error("%s: %s", self._files.location, error)
+
+    def _check_layout(self) -> None:
+        for group in reversed(self._sealed):
+            table = self._table(self._manifest(group.number), ROWS)
+            if table is None:
                 continue
             if spec_of_segment(table.schema) != self._spec:
                 raise ReplayError(
@@ -270,43 +308,61 @@ class SegmentWriter:
                 )
             return
 
-    def _known_captions(self) -> dict[int, CaptionText]:
-        known: dict[int, CaptionText] = {}
-        for table in self._tables(CAPTIONS):
-            for row in table.to_pylist():
-                keys = tuple(KeyText(text, askable) for text, askable in zip(row["keys"], row["askable"], strict=True))
-                known[row["caption_id"]] = CaptionText(row["text"], keys)
-        return known
-
-    def _known_texts(self) -> pa.Table:
-        known = TextTable()
-        for table in self._tables(TEXTS):
+    def _learn(self, manifest: Manifest, captions: dict[int, CaptionText], texts: TextTable) -> None:
+        """Add a group's captions and texts to those that are known."""
+        table = self._table(manifest, CAPTIONS)
+        for row in table.to_pylist() if table is not None else ():
+            keys = tuple(KeyText(text, askable) for text, askable in zip(row["keys"], row["askable"], strict=True))
+            captions[row["caption_id"]] = CaptionText(row["text"], keys)
+        table = self._table(manifest, TEXTS)
+        if table is not None:
             try:
-                known.merge(table)
+                texts.merge(table)
             except SpecError as error:
                 log.error("%s: %s", self._files.location, error)
-        return known.to_arrow()
 
-    def _tables(self, kind: str) -> Iterator[pa.Table]:
-        """The tables of one kind that can be read."""
-        for manifest in self._sealed:
-            name = file_name(kind, self._shard, manifest.number)
-            if name not in manifest.files:
-                continue
+    def _table(self, manifest: Manifest, kind: str) -> pa.Table | None:
+        """A table of a group; None where it has no such file, or one that cannot be read, which is told."""
+        name = file_name(kind, self._shard, manifest.number)
+        if name not in manifest.files:
+            return None
+        try:
+            return decode(self._files.read(name), manifest.files[name], name)
+        except (SegmentError, FileNotFoundError) as error:
+            log.error("%s: %s", self._files.location, error)
+            return None
+
+    def _following(self, last: Manifest | None, newer: Sequence[int]) -> tuple[tuple[int, ...], int]:
+        """``next_generation`` and ``unknown_rows`` of the log.
+
+        A manifest that is damaged now may be restored from a copy later: no row of its group may share a name with one
+        that is sealed from now on.
+
+        Args:
+            newer: groups behind ``last`` whose manifests cannot be read.
+        """
+        following = [] if last is None else list(last.next_generation)
+        unknown_rows = 0
+        for number in newer:
             try:
-                yield decode(self._files.read(name), manifest.files[name], name)
+                spans = self._unvouched_spans(number, following)
             except (SegmentError, FileNotFoundError) as error:
-                log.error("%s: %s", self._files.location, error)
+                log.error("%s; %d row numbers of every lane are left free for it", error, UNKNOWN_ROWS)
+                unknown_rows += UNKNOWN_ROWS
+                continue
+            for lane, (_, newest) in spans.items():
+                following.extend([0] * (lane + 1 - len(following)))
+                following[lane] = newest + 1
+        return tuple(following), unknown_rows
 
-
-def _spans(lane: NDArray[np.int32], generation: NDArray[np.int64]) -> dict[int, tuple[int, int]]:
-    """First and last generation of each lane."""
-    if not len(lane):
-        return {}
-    order = np.lexsort((generation, lane))
-    lane, generation = lane[order], generation[order]
-    first = np.flatnonzero(np.r_[True, lane[1:] != lane[:-1]])
-    last = np.r_[first[1:], len(lane)] - 1
-    return {
-        int(lane[begin]): (int(generation[begin]), int(generation[end])) for begin, end in zip(first, last, strict=True)
-    }
+    def _unvouched_spans(self, number: int, following: Sequence[int]) -> LaneSpans:
+        """Of a rows file without its manifest's checksum. Raises: SegmentError where they cannot be right."""
+        name = file_name(ROWS, self._shard, number)
+        spec, spans = spec_and_spans(arrow_table(self._files.read(name), name), name)
+        if spec != self._spec:
+            raise SegmentError(f"{name}: its rows are of another layout; the file is damaged")
+        for lane, (first, newest) in spans.items():
+            least = following[lane] if lane < len(following) else 0
+            if not (0 <= lane < _MOST_LANES and least <= first and newest < _MOST_GENERATIONS):
+                raise SegmentError(f"{name}: rows {first} to {newest} of lane {lane}; the file is damaged")
+        return spans

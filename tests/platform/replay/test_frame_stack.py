@@ -109,6 +109,18 @@ class Play:
         )
         self.sequence[group] += 1
 
+    def hand_over(self, group: int, position) -> int:
+        """Another actor takes the group's lanes. Returns: rows from ``position`` [LANES] on that are released."""
+        lanes = range(group * ENVS, (group + 1) * ENVS)
+        for lane in lanes:
+            self.cut(lane)
+            self.open = [*self.open[:lane], False, *self.open[lane + 1 :]]
+            self.number[lane] += 50
+        self.writer.register(group)
+        self.writer.retire(group)
+        self.incarnation[group], self.sequence[group] = self.writer.register(group), 0
+        return sum(len(self.rows[lane]) - int(position[lane]) for lane in lanes)
+
     def observation(self, lane: int, row: int) -> int:
         rows = self.rows[lane]
         return self.number[lane] if row == len(rows) else rows[row][0]
@@ -144,7 +156,7 @@ def check(play: Play, kind: str, batch, frames: int) -> int:
         frame = np.stack([leaf["observation.frame"] for leaf, _ in leaves])
         clock = np.stack([leaf["observation.clock"] for leaf, _ in leaves])
     elif kind == "slabs":
-        rows = batch.generation[:, None] + np.arange(5)
+        rows = batch.generation[:, None] + np.arange(batch.used.shape[1] + 1)
         lanes = np.broadcast_to(batch.lane[:, None], rows.shape)
         frame, clock = batch.observation["observation.frame"], batch.observation["observation.clock"]
     else:
@@ -206,6 +218,30 @@ def test_every_row_with_all_its_frames_is_drawn_and_no_other(kind, make_play):
         batch = sampler.draw()
         seen |= set(zip(batch.lane.tolist(), batch.generation.tolist(), strict=True))
     assert seen == expected
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("asked", [True, False], ids=["asked meanwhile", "not asked meanwhile"])
+def test_slabs_bring_every_row_with_all_its_frames_also_of_lanes_that_went_to_another_actor(asked, frames, make_play):
+    play, drawn = make_play(13), [[] for _ in range(LANES)]
+    stack = None if frames == 1 else FrameStack(frames=frames, leaves=("observation.frame",))
+    sampler = make_sampler(play.reader, SlabDraws(rows=2, batch_lanes=1), np.random.default_rng(0), stack=stack)
+    released = 0
+    for turn in range(123):  # the ring goes round more than once
+        play.fragment()
+        handed_over = turn % 8 == 7
+        if handed_over:
+            released += play.hand_over(turn // 8 % GROUPS, sampler._position)
+        while (asked or not handed_over) and sampler.ready:
+            slab = sampler.draw()
+            if stack is not None:
+                check(play, "slabs", slab, frames)
+            drawn[int(slab.lane[0])] += range(int(slab.generation[0]), int(slab.generation[0]) + 2)
+    rows = sum(map(len, play.rows))
+    waiting = rows - int(sampler._position.sum())
+    assert sampler.lost_rows == released > 0, "none but those that nobody may read any more"
+    assert sum(map(len, drawn)) + released + waiting == rows
+    assert all(each == sorted(set(each)) for each in drawn)
 
 
 @pytest.mark.parametrize("frames", [2, 5])

@@ -87,6 +87,16 @@ def test_minimum_that_the_ring_might_never_hold_is_refused():
         Limiter.from_settings(LimiterSettings(minimum_rows=600), fragment_rows=8, batch_rows=8, capacity_rows=1_000)
 
 
+def test_minimum_that_the_runs_actors_can_never_hold_is_refused():
+    """8 groups of 4 lanes x 250 slots, and 2 actors: 2 x 4 x 249 rows at most."""
+    ring = {"fragment_rows": 64, "batch_rows": 32, "capacity_rows": 8_000}
+    settings = LimiterSettings(minimum_rows=1_993)
+    with pytest.raises(ConfigError, match=r"minimum_rows is 1993, but .* hold 1992 of the ring's 8000 rows at most"):
+        Limiter.from_settings(settings, **ring, reachable_rows=2 * 4 * 249)
+    assert Limiter.from_settings(settings, **ring, reachable_rows=1_993).minimum_rows == 1_993
+    assert Limiter.from_settings(settings, **ring).minimum_rows == 1_993
+
+
 @pytest.mark.parametrize("wrong", [{"samples_per_insert": 0.0}, {"minimum_rows": 0}, {"tolerance_rows": 0.0}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -174,3 +174,14 @@ def test_columns_handed_out_are_not_written_to_by_later_draws(ring, insert):
         for array, copied in batch:
             np.testing.assert_array_equal(array, copied)
     writer.close()
+
+
+def test_a_reader_that_is_closed_releases_its_own_mapping_and_not_the_writers(ring, insert):
+    writer = RingWriter.open(ring, "r")
+    borrowed, own = writer.reader(), RingReader(ring)
+    mapped = own._ring
+    borrowed.close(), own.close()
+    assert (borrowed.columns, own.columns, mapped.columns) == ({}, {}, {})
+    insert(writer, 0, writer.register(0), 0)
+    assert fresh_snapshot(ring).readable_rows == writer.reader().snapshot().readable_rows > 0
+    writer.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
@@ -281,3 +283,31 @@ def test_numbers_of_rows_that_are_no_integers_are_refused(rows, shard):
     fragment.columns["caption_hash"][:] = 0
     with pytest.raises(ReplayError, match="in integers"):
         shard.insert(dataclasses.replace(fragment, rows_per_lane=np.full(ENVS, STEPS + 0.5)))
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a new ring", "a ring with rows"])
+def test_without_room_for_the_drawn_word_a_new_ring_is_removed_and_one_with_rows_stays(
+    rows, ring_path, captions, monkeypatch, kept
+):
+    made = {"run_id": "run", "limiter": LIMITER, "resolve": captions}
+    sizes = {"max_actors": 1, "envs_per_actor": ENVS, "capacity_rows": 400, "window_rows": 3}
+    if kept:
+        shard = Shard.create(ring_path, rows.SPEC, **sizes, **made)
+        shard.insert(Actor(rows, shard.register(0, ENVS)).fragment())
+        shard.close()
+        drawn_path(ring_path).unlink()
+    reserve = os.posix_fallocate
+
+    def full(descriptor, offset, size):
+        if size == DrawnWord._BYTES:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(descriptor, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ReplayError, match=r"too little shared memory .*\(No space left on device\).*drawn"):
+        Shard.reopen(ring_path, **made) if kept else Shard.create(ring_path, rows.SPEC, **sizes, **made)
+    assert list(ring_path.parent.iterdir()) == ([ring_path] if kept else [])
+    monkeypatch.undo()
+    again = Shard.reopen(ring_path, **made) if kept else Shard.create(ring_path, rows.SPEC, **sizes, **made)
+    assert again.counters().readable_rows == (ENVS * STEPS if kept else 0)
+    again.close()

@@ -184,3 +184,48 @@ def test_an_actor_that_comes_while_the_disk_stands_still_is_asked_to_come_again_
     assert (again.actor, again.incarnation) == (0, 2)
     shard.close()
     assert ReplayLog(folder).dataset().count_rows() >= 21 * ENVS * STEPS
+
+
+def test_with_drop_too_a_released_row_is_copied_first_while_the_disk_keeps_up(rows, ring_path, shard, tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    settings = LogSettings(overflow="drop")
+    log = LogWriter(settings, LocalFiles(str(folder), FolderDisk(folder)), ring_path, run_id="run", captions={})
+    shard.attach_log(log)
+    for _ in range(5):
+        insert(rows, shard, shard.register(0, ENVS), 0)
+        shard.retire(0)
+    shard.close()
+    figures = log.figures()
+    assert (figures.dropped_rows, figures.sealed_rows) == (0, 5 * ENVS * (STEPS + 1))  # and the heads, made final
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_with_drop_nobody_waits_for_a_disk_that_stands_still(rows, ring_path, shard, tmp_path, full):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    reached, may_write = threading.Event(), threading.Event()
+
+    class StandingDisk(FolderDisk):
+        def write(self, name, content):
+            reached.set()
+            may_write.wait(60)
+            super().write(name, content)
+
+    # Full: the first 1,024 bytes of rows are sealed at once. Not full: what is there is sealed after a while.
+    settings = LogSettings(overflow="drop", **({"segment_bytes": 1024} if full else {"seal_seconds": 0.05}))
+    files = LocalFiles(str(folder), StandingDisk(folder))
+    log = LogWriter(settings, files, ring_path, run_id="run", captions={})
+    shard.attach_log(log)
+    lease = shard.register(0, ENVS)
+    for sequence in range(3):
+        insert(rows, shard, lease, sequence)
+    assert reached.wait(10)
+    insert(rows, shard, lease, 3)
+    shard.retire(0)
+    assert readable(shard) == [0] * 4
+    may_write.set()
+    shard.close()
+    figures = log.figures()
+    assert figures.dropped_rows > 0
+    assert figures.sealed_rows + figures.dropped_rows == figures.rows == ENVS * (4 * STEPS + 1)

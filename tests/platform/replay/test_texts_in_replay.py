@@ -133,7 +133,7 @@ def test_every_row_of_the_log_has_its_texts_in_its_own_segment(bench):
     assert len(log.segments) > 5
     for segment in log.segments:  # so that retention may remove any other
         named = set(log.read(segment)[TOLD].to_pylist())
-        table = log._table(log.manifests[segment.shard, segment.number], "texts")
+        table = log._table(segment, "texts")
         assert named <= set(table["text_hash"].to_pylist())
         assert segment.texts_path.endswith(f"texts-0000-{segment.number:08d}.arrow")
 
@@ -214,15 +214,16 @@ def test_a_text_that_does_not_fit_its_hash_is_damage(bench):
     teller.insert()
     bench.shard.close()
     log = ReplayLog(bench.folder)
-    (name,) = [name for name in next(iter(log.manifests.values())).files if name.startswith("texts")]
-    from onibi.platform.replay.log.segment_format import SealedFile, encode
+    (name,) = [name for name in log.segments[0].files if name.startswith("texts")]
+    from onibi.platform.replay.log.segment_format import Manifest, SealedFile, encode
     from onibi.platform.replay.text_table import texts_table
 
-    manifest = next(iter(log.manifests.values()))
     content = encode(texts_table({77: "another text"}), None)
+    path = bench.folder / "manifest-0000-00000000.json"
+    manifest = Manifest.from_json(path.read_bytes(), path.name)
     manifest.files[name] = SealedFile.of(content, 1)
     (bench.folder / name).write_bytes(content)
-    (bench.folder / "manifest-0000-00000000.json").write_bytes(manifest.to_json())
+    path.write_bytes(manifest.to_json())
     found = ReplayLog(bench.folder).verify()
     assert [each.name for each in found] == [name]
     assert "another text" in found[0].fault

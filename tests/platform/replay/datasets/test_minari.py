@@ -14,10 +14,13 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from onibi.platform.errors import ConfigError, SegmentError, SpecError
-from onibi.platform.replay.datasets.minari_export import dataset_id, export_minari, nest
-from onibi.platform.replay.datasets.minari_import import find_minari, import_minari
+from onibi.platform.fragment import CaptionText
+from onibi.platform.replay.datasets.minari_export import dataset_id, export_minari, nest, spaces_of
+from onibi.platform.replay.datasets.minari_import import _Source, find_minari, import_minari
 from onibi.platform.replay.datasets.row_columns import row_columns
 from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.schema import observation_specs
+from onibi.platform.spec import ReplaySpec
 
 CARTPOLE_SEEDS = range(3)
 
@@ -305,3 +308,27 @@ def test_a_bare_leaf_is_the_observation_and_beside_others_a_key_of_its_own():
     assert nest({"observation.a.b": 1, "observation.a.c": 2}) == {"a": {"b": 1, "c": 2}}
     with pytest.raises(SpecError, match="place of another"):
         nest({"observation": 1, "observation.observation": 2})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint64"])
+def test_the_whole_range_of_an_integer_stays_the_whole_range(dtype):
+    """2**63 - 1 and 2**64 - 1 are no floats: the column's bound is the next one above, which the type does not hold."""
+    whole = spaces.Box(np.iinfo(dtype).min, np.iinfo(dtype).max, (2,), np.dtype(dtype))
+    spec = ReplaySpec(observation=observation_specs(whole), actions=2)
+    assert spaces_of(spec, {})[0] == whole
+
+
+def test_captions_that_a_dataset_brings_are_numbered_without_a_look_at_all_of_them():
+    class Captions(dict):
+        looks = 0
+
+        def __iter__(self):
+            self.looks += 1
+            return super().__iter__()
+
+    captions = Captions({3: CaptionText("a key", ())})
+    source = _Source(None, None, None, 0, None, captions)
+    looks = captions.looks
+    assert source.caption_ids(["a door", "", "a key", b"a wall", "a door"]).tolist() == [4, 0, 3, 5, 4]
+    assert [captions[number].text for number in (3, 4, 5)] == ["a key", "a door", "a wall"]
+    assert captions.looks == looks

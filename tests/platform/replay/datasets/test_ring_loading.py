@@ -10,9 +10,12 @@ import pytest
 from onibi.platform.errors import ReplayError, SegmentError
 from onibi.platform.replay.datasets.parquet_files import export_parquet, import_parquet
 from onibi.platform.replay.datasets.ring_loading import load_into_ring
+from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.sequence_sampler import SequenceSampler
+from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler
 from onibi.platform.spec import ROLE_FINAL
 
 
@@ -144,4 +147,38 @@ def test_a_ring_that_is_there_is_left_alone(log, ring_path):
 def test_a_ring_without_rows_is_refused(log, ring_path, capacity_rows):
     with pytest.raises(ReplayError, match=r"capacity_rows is .*; allowed: 1 or more"):
         load_into_ring(log, ring_path, window_rows=1, capacity_rows=capacity_rows)
+    assert not ring_path.exists()
+
+
+@pytest.mark.parametrize(("first_step", "begin"), [(0, 0), (5, 1)])
+def test_a_lane_that_the_log_knows_from_mid_episode_on_begins_no_episode_there(
+    logs, tmp_path, ring_path, first_step, begin
+):
+    lane = logs.Lane(0, np.random.default_rng(3))
+    lane.episode(1, 6, first_step=first_step)
+    lane.episode(2, 4)
+    lane.episode(3, 1, end="none", final=False)
+    logs.seal(str(tmp_path / "log"), [lane], segments=2)
+    loaded = load_into_ring(ReplayLog(tmp_path / "log"), ring_path, window_rows=6)
+    assert loaded.rows == len(lane.rows)
+    reader, rng = RingReader(ring_path), np.random.default_rng(0)
+    common = {"n_steps": 1, "batch_size": 256, "rng": rng}
+    found = TrajectoryWeightedSampler(reader, **common, temperature=0.1, by_length=False).trajectories()
+    assert [int(reader.columns["step"][row]) for row in found.begin] == ([] if begin else [0]) + [0]
+    stack = FrameStack(frames=3, leaves=("observation.vector",))
+    windows = UniformSampler(reader, **common, stack=stack).draw()
+    # With the begin known all steps are drawn, else those with two frames before them.
+    known = {*range(begin + 2 if begin else 0, begin + 6), *range(begin + 7, begin + 11)}
+    assert set(windows.generation.tolist()) == known
+    sequences = SequenceSampler(reader, length=2, burn_in=3, batch_size=256, rng=rng).draw()
+    short = {int(row) for row, burn_in in zip(sequences.generation, sequences.burn_in, strict=True) if burn_in < 3}
+    assert short == {*(() if begin else (0, 1, 2)), *range(begin + 7, begin + 10)}
+    reader.close()
+
+
+@pytest.mark.parametrize("capacity_rows", [None, 100])
+def test_a_log_without_sealed_rows_is_refused(tmp_path, ring_path, capacity_rows):
+    (tmp_path / "rows-0000-00000000.arrow").write_bytes(b"torn")
+    with pytest.raises(ReplayError, match=r"no rows are sealed in this log \(1 files"):
+        load_into_ring(ReplayLog(tmp_path), ring_path, window_rows=1, capacity_rows=capacity_rows)
     assert not ring_path.exists()

@@ -1,4 +1,4 @@
-"""A disk that forgets what was not fsynced, cut off after every single operation of a writer (contracts §9).
+"""A disk that forgets what was not fsynced, cut off after every single operation of a writer (docs/replay-log.md).
 
 kill -9 keeps the page cache, so kills prove nothing about fsync. Here the operations go to a model of a disk: content
 counts once its file was synced, names once the folder was; of the rest, nothing, everything or any part may survive.

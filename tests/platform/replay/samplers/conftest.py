@@ -33,6 +33,7 @@ class Row:
     terminated: bool = False
     truncated: bool = False
     first_priority: float = 0.0
+    step: int = 0  # of its episode
 
     @property
     def is_step(self) -> bool:
@@ -45,8 +46,8 @@ def state_spec(period: int) -> StateSpec:
 
 
 def keeps_state(row: Row, period: int) -> bool:
-    """By the row's ``step`` as ``columns_of`` has it."""
-    return bool(period) and row.is_step and row.number % 1000 > 0 and row.number % 1000 % period == 0
+    """Whether a policy's state before this row is kept."""
+    return bool(period) and row.is_step and row.step > 0 and row.step % period == 0
 
 
 def columns_of(lanes: list[list[Row]], heads: list[Row]) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def columns_of(lanes: list[list[Row]], heads: list[Row]) -> dict[str, Any]:
         columns["caption_count"][here] = np.where(acts, [number % 3, number % 11], 0).T
         columns["observation"][here] = np.stack([number, -number], axis=1)
         columns["role"][here] = [row.role for row in (*rows, head)]
-        columns["step"][here] = number % 1000
+        columns["step"][here] = [row.step for row in (*rows, head)]
         columns["episode_id"][here] = 0
     return columns
 
@@ -76,14 +77,14 @@ class Environment:
 
     def __init__(self, rng: np.random.Generator, lane: int, mode: str, end: float) -> None:
         self.rng, self.mode, self.end = rng, mode, end
-        self.number = 1 + lane * 1_000_000
+        self.number, self.step = 1 + lane * 1_000_000, 0
         self.pending_final = self.idle = False
 
     def head(self) -> Row:
-        return Row(self.number)
+        return Row(self.number, step=self.step)
 
     def reset(self) -> None:
-        self.number += 1
+        self.number, self.step = self.number + 1, 0
         self.pending_final = self.idle = False
 
     def advance(self) -> list[Row]:
@@ -101,8 +102,9 @@ class Environment:
             terminated=terminated,
             truncated=truncated,
             first_priority=float(np.float32(self.rng.random())),
+            step=self.step,
         )
-        self.number += 1
+        self.number, self.step = self.number + 1, self.step + 1
         if not (terminated or truncated):
             return [step]
         if self.mode == NEXT_STEP:

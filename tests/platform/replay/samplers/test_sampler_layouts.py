@@ -112,7 +112,7 @@ class Watch:
                 known = since < begin or begin == since == 0
                 for k in range(begin if known else since, end):
                     first = max(begin, k - burn_in) if known else k - burn_in
-                    if self.layout.row(lane, k).number % 1000 % period == 0 and first >= self.layout.oldest[lane]:
+                    if self.layout.row(lane, k).step % period == 0 and first >= self.layout.oldest[lane]:
                         starts[lane, k] = first
         return starts
 
@@ -123,7 +123,8 @@ class Watch:
             for begin, end, ended in self.layout.pieces(lane):
                 known = since < begin or begin == since == 0
                 finished = ended and end > begin and (rows[end - 1].terminated or rows[end - 1].truncated)
-                if finished and known and begin >= self.layout.oldest[lane]:
+                whole = known and rows[begin].step == 0  # behind a lost fragment an episode's later part begins a piece
+                if finished and whole and begin >= self.layout.oldest[lane]:
                     found[lane, begin, end] = sum(row.reward for row in rows[begin:end])
         return found
 
