@@ -58,6 +58,12 @@ def _check_learners(plan: RunPlan) -> None:
             f"{place}, actors.rollout.envs_per_actor {envs}: each learner draws from environments of its own, so an "
             f"actor needs one for each. Set envs_per_actor to {learners} or more, or learners to {envs}."
         )
+    gpus = plan.settings.placement.learner_gpus
+    if 0 < gpus < 1:
+        raise ConfigError(
+            f"{place}, placement.learner_gpus {gpus}: each learner needs a GPU of its own, as nccl exchanges no "
+            "gradients between two processes on one. Set learner_gpus to 1, or to 0 for the CPU, or learners to 1."
+        )
     if plan.settings.learner.acceleration.compile == "graphs":  # type: ignore[attr-defined]
         raise ConfigError(
             f"{place}, but learner.acceleration.compile is graphs: gradients are exchanged outside of a graph. Set "

@@ -79,7 +79,7 @@ class ReplaySettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PlacementSettings(Settings):
-    """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores (contracts §10)."""
+    """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores."""
 
     rollout_cpus: NotNegative = 0.5  # of each rollout actor
     # Processes that make each update together, on a batch each; on the shard's node.

@@ -44,6 +44,15 @@ class AccelerationSettings(Settings):
         """Whether it is one plain float32 step a batch, on the CPU: what gradients by hand are for."""
         return device.type == "cpu" and (self.precision, self.compile, self.accumulation) == ("fp32", "none", 1)
 
+    def refuse_accumulation(self, steps: int) -> None:
+        """For settings of learners that make several steps of a batch. Raises: ValueError where they would be added."""
+        if self.accumulation > 1 and steps > 1:
+            raise ValueError(
+                f"acceleration.accumulation is {self.accumulation}, which makes one gradient step of several drawn "
+                f"slabs, but epochs x minibatches makes {steps} steps of each: set accumulation to 1, or epochs and "
+                "minibatches to 1"
+            )
+
     def refuse_gather_threads(self) -> None:
         """For settings of learners that draw slabs. Raises: ValueError where ``gather_threads`` would not act."""
         if self.gather_threads > 1:

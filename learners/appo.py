@@ -78,6 +78,7 @@ class AppoSettings(ActorCriticSettings):
                 f"minibatches is {self.minibatches}, which does not divide batch_lanes {self.batch_lanes}: each "
                 "minibatch is a number of whole lanes"
             )
+        self.acceleration.refuse_accumulation(self.epochs * self.minibatches)
         if self.value_clip is not None and self.value_loss in BINNED_LOSSES:
             raise ValueError(f"value_clip is read by mse and huber, not by {self.value_loss}: leave it out")
         if self.value_clip is not None and self.epochs * self.minibatches == 1:
@@ -149,7 +150,7 @@ class AppoLearner:
         before = self.updates
         for part in self._parts():
             result, learnt = self._program.step(inputs if part is None else lanes_of(inputs, part))
-        if result.applied:
+        if not result.skipped:
             shared.learn_statistics(inputs)
         period = settings.metrics_period_updates
         if self.updates // period == before // period:

@@ -176,7 +176,7 @@ class DqnLearner(QLearner[QNetwork]):
         """
         inputs = self._inputs(windows, reward, terms)
         result, learnt = self._program.step(inputs)
-        if result.applied:
+        if not result.skipped:
             self._network.learn_statistics(inputs["observation"])
             self._gradient.share_buffers(self._network)
         if result.completed:

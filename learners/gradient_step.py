@@ -49,6 +49,11 @@ class StepResult:
     finite: Tensor
     gradient_norm: Tensor
 
+    @property
+    def skipped(self) -> bool:
+        """Whether the batch was left out as not finite: neither learnt from nor kept for a later step."""
+        return self.completed and not self.applied
+
 
 class GradientStep:
     """Adam over a module's parameters, with all that stands between a loss and it.
@@ -192,23 +197,29 @@ class GradientStep:
             state[f"counters.{name}"] = torch.tensor(count, dtype=torch.int64)
         if self._gathered and self._losses is not None:
             state["counters.gathered"] = torch.tensor(self._gathered, dtype=torch.int64)
+            state["counters.accumulation"] = torch.tensor(self._acceleration.accumulation, dtype=torch.int64)
             state["optimizer.gathered_losses"] = self._losses
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that ``state_dict`` gave; other names in it are not looked at.
 
-        Raises: CheckpointError where counters are missing.
+        Gradients that wait there for further batches are forgotten where ``accumulation`` is another one now: they are
+        shares of a mean over so many batches. Raises: CheckpointError where counters are missing.
         """
         missing = [name for each in _COUNTERS if (name := f"counters.{each}") not in state]
         if missing:
             raise CheckpointError(f"the checkpoint lacks the learner's {missing}; take an older checkpoint.")
+        accumulation = self._acceleration.accumulation
         self._gathered = int(state.get("counters.gathered", torch.tensor(0)))
-        losses = state.get("optimizer.gathered_losses")
+        former = int(state.get("counters.accumulation", torch.tensor(accumulation)))  # checkpoints once lacked it
+        if former != accumulation or self._gathered >= accumulation:
+            self._gathered = 0
+        losses = state.get("optimizer.gathered_losses") if self._gathered else None
         self._losses = None if losses is None else losses.clone().to(self._device)
         for name in self._named:
             self._restore_moments(name, state)
-            self._layout.put_gradient(name, state.get(f"optimizer.gathered.{name}"))
+            self._layout.put_gradient(name, state.get(f"optimizer.gathered.{name}") if self._gathered else None)
         counters = (int(state[f"counters.{name}"]) for name in _COUNTERS)
         self.updates, self.skipped_updates, self._skips_in_a_row = counters
 

@@ -100,7 +100,7 @@ class ImpalaLearner:
         """
         inputs = self._shared.inputs(slab, reward)
         result, learnt = self._program.step(inputs)
-        if result.applied:
+        if not result.skipped:
             self._shared.learn_statistics(inputs)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update()

@@ -84,7 +84,9 @@ class _Recorded(Generic[Details]):
             for group, members in inputs.items()
         }
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):  # nothing is computed here, so the memory may still hold anything
+        # Of this thread alone: the one that draws batches ahead may allocate meanwhile, which "global" makes an error.
+        # Nothing is computed here, so the memory may still hold anything.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = move(self._inputs)
 
     def replay(self, inputs: Inputs) -> tuple[Tensor, Tensor, Details]:

@@ -83,6 +83,7 @@ class PqnSettings(Settings):
         check_scalar_loss(self.value_loss, "pqn")
         check_loss_options(self.value_loss, self.support, self.huber_delta, None)
         self.acceleration.refuse_gather_threads()
+        self.acceleration.refuse_accumulation(self.epochs * self.minibatches)
         if self.rows * self.batch_lanes % self.minibatches:
             raise ValueError(
                 f"minibatches is {self.minibatches}, but {self.rows} rows x {self.batch_lanes} lanes do not part into "

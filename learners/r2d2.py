@@ -150,7 +150,7 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         assert isinstance(batch, Sequences), f"drawn as needs() asks, not {type(batch).__name__}"
         inputs = self._inputs(batch, reward)
         result, learnt = self._program.step(inputs)
-        if result.applied:
+        if not result.skipped:
             self._learn_statistics(batch)
             self._gradient.share_buffers(self._network)
         if result.completed:
@@ -195,13 +195,16 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         rows = {name: rows_from(column, burn_in, length) for name, column in inputs["rows"].items()}
         learned = rows["used"]
         action = torch.where(learned, rows["action"], 0).flatten()
-        # Encoders and cores run in bf16 where that is chosen; heads, values and losses never do.
+        # Encoders and cores run in bf16 where that is chosen; heads, values and losses never do. Each pass has its own
+        # context, which keeps the weights that it made in bf16: those of the burn-in, made without gradient, may pass
+        # none on to a pass that comes after it (pytorch issue 158232).
         with self._gradient.autocast():
             start, target_start = self._warmed_up(inputs, previous)
-            previous = rows_from(previous, burn_in, length + 1)
+        previous = rows_from(previous, burn_in, length + 1)
+        with self._gradient.autocast():
             features = self._network.unroll(observation, previous, start).flatten(0, 1)
-            with torch.no_grad():
-                target_features = self._target.unroll(observation, previous, target_start).flatten(0, 1)
+        with torch.no_grad(), self._gradient.autocast():
+            target_features = self._target.unroll(observation, previous, target_start).flatten(0, 1)
         fractions = draws["fractions"][: len(action)] if "fractions" in draws else None
         outputs = self._network.outputs(features[: len(action)], fractions)
         prediction = outputs[torch.arange(len(action), device=action.device), action]

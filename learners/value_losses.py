@@ -12,7 +12,6 @@ symlog (Hafner et al. 2023, arXiv 2301.04104), read in value units and therefore
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from onibi.learners.distributional_losses import categorical_projection, quantile_huber, quantile_midpoints
+from onibi.learners.gaussian_targets import centred_hl_gauss_target, centring_error, hl_gauss_target
 from onibi.learners.shapes import check_shapes
 from onibi.learners.support import Support, SupportSettings, resolve_sigma, resolve_support
-from onibi.learners.value_rescaling import symlog
+from onibi.platform.errors import ConfigError
 
 ScalarLossName = Literal["hl_gauss", "two_hot", "mse", "huber"]
 ValueLossName = Literal["hl_gauss", "two_hot", "mse", "huber", "c51", "quantile", "iqn"]
@@ -37,12 +37,9 @@ _OPTION_READERS = {
     "huber_delta": ("huber", "quantile", "iqn"),
     "quantiles": ("quantile", "iqn"),
 }
-_TAIL_END = 9.0
-"""erfc of little more is a subnormal number: nothing beside 1, and several times slower to compute with."""
 _LEAST_PROBABILITY = 1e-36
 """What log p is taken of at least: p log p tends to 0, and ``xlogy`` takes twice as long."""
-_CENTRING_STEPS = 3
-"""Of the search for a Gaussian whose mean over symlog bins is the target: they leave less than 10⁻³ of a bin."""
+_LARGEST_CENTRING_ERROR = 0.01
 _INITIAL_SPREAD = 1e-3
 """Probability spread over all bins at the start: 0 would start logits at −∞, much more would start values above 0."""
 _DEFAULT_HUBER_DELTA = 1.0
@@ -84,48 +81,6 @@ def two_hot_target(value: Tensor, atoms: Tensor) -> Tensor:
     """
     check_shapes("B", value=value)
     return categorical_projection(value[:, None], torch.ones_like(value)[:, None], atoms)
-
-
-def hl_gauss_target(value: Tensor, edges: Tensor, sigma: float) -> Tensor:
-    """Probabilities of the bins  p_i = [Φ((e_i − y)/σ) − Φ((e_{i−1} − y)/σ)] / [Φ((e_m − y)/σ) − Φ((e_0 − y)/σ)].
-
-    Args:
-        value: [B] float32 y, clamped to [e_0, e_m] (outside, the quotient tends to 0/0).
-        edges: [m + 1] float32, rising.
-        sigma: σ > 0 in value units.
-    Returns: [B, m] float32 without gradient, rows sum to 1. Raises: ValueError where shapes disagree.
-    """
-    check_shapes("B", value=value)
-    check_shapes("edge", edges=edges)
-    clamped = value.detach().clamp(edges[0], edges[-1])
-    distance = ((edges - clamped[:, None]) / (sigma * math.sqrt(2.0))).clamp(-_TAIL_END, _TAIL_END)
-    # Φ(b) − Φ(a) cancels in float32 where both are near 1: erfc(|x|) takes the difference between small numbers. With
-    # the sign of x that difference is right in each tail, and 2 short in the bin that y lies in, where alone it is < 0.
-    tail = torch.erfc(distance.abs()).copysign(distance)
-    mass = tail[:, :-1] - tail[:, 1:]
-    mass = mass - 2.0 * (0.5 * mass).floor()
-    return mass / mass.sum(dim=1, keepdim=True)
-
-
-def centred_hl_gauss_target(value: Tensor, edges: Tensor, centres: Tensor, sigma: float) -> Tensor:
-    """HL-Gauss over symlog bins, with Σ_i p_i z_i = y in value units.
-
-    A Gaussian around symlog(y) would read too high, as bins grow outwards: its place is moved until the mean is y. So
-    the mean over noisy targets is read as it is, without the bias of transforming the targets and inverting the mean.
-
-    Args:
-        value: [B] float32 y in value units, clamped to the support.
-        edges: [m + 1] float32 in symlog units, rising.
-        centres: [m] float32 z in value units.
-        sigma: σ > 0 in symlog units.
-    Returns: [B, m] float32 without gradient, rows sum to 1. Raises: ValueError where shapes disagree.
-    """
-    wanted = symlog(value.detach()).clamp(edges[0], edges[-1])
-    place = wanted
-    for _ in range(_CENTRING_STEPS):
-        read = symlog(hl_gauss_target(place, edges, sigma) @ centres)
-        place = (place + wanted - read).clamp(edges[0], edges[-1])
-    return hl_gauss_target(place, edges, sigma)
 
 
 def cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
@@ -375,13 +330,28 @@ def build_value_head(
         huber_delta: None for 1.
         quantiles: None for 32.
         value_bounds: least and largest discounted return; read where the support is auto.
-    Raises: ConfigError where no support can be placed.
+    Raises: ConfigError where no support can be placed, or symlog bins are too wide to be taught over.
     """
     delta = _DEFAULT_HUBER_DELTA if huber_delta is None else huber_delta
     if name not in BINNED_LOSSES:
         return ValueHead(name, None, 0.0, delta, _DEFAULT_QUANTILES if quantiles is None else quantiles)
     resolved = resolve_support(support, value_bounds)
-    return ValueHead(name, resolved, resolve_sigma(support, resolved), delta)
+    head = ValueHead(name, resolved, resolve_sigma(support, resolved), delta)
+    if name == "hl_gauss" and resolved.spacing == "symlog":
+        _check_centring(head, resolved)
+    return head
+
+
+def _check_centring(head: ValueHead, support: Support) -> None:
+    assert head.centres is not None, "it has bins"
+    error = centring_error(torch.tensor(support.edges, dtype=torch.float32), head.centres, head.sigma)
+    if error > _LARGEST_CENTRING_ERROR:
+        raise ConfigError(
+            f"learner.support: {support.bins} symlog bins from {support.low:g} to {support.high:g} with a Gaussian of "
+            f"{head.sigma / support.width:g} bins: the value read would miss its target by {error:.2g} of a bin "
+            f"({_LARGEST_CENTRING_ERROR} at most). Raise support.bins, lower support.sigma_bins, or take value_loss: "
+            "two_hot."
+        )
 
 
 def chosen_head_form(name: ValueLossName, support: SupportSettings, quantiles: int | None) -> HeadForm:

@@ -59,7 +59,7 @@ class CnnEncoder(ImageEncoder):
 
     Args:
         settings: widths and norms.
-        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 read as 0 … 1.
+        observation: the leaves; images are read as ``ImageEncoder`` says.
     Raises: SpecError where no leaf is an image, or one is too small for the convolutions.
     """
 

@@ -25,7 +25,8 @@ _EXAMPLE = "my_package.networks:MyEncoder"
 class CustomNetworkSettings(Settings):
     """``path`` names what is called as ``path(observation_specs, **arguments)`` and returns an ``nn.Module``.
 
-    Its ``forward`` takes a dict of leaves, each [B, ...] in the stored dtype, and returns [B, features] float32.
+    Its ``forward`` takes a dict of these leaves and no others (so no action mask), each [B, ...] in the stored dtype,
+    and returns [B, features] float32.
     """
 
     kind: Literal["custom"] = "custom"
@@ -53,6 +54,7 @@ class CustomEncoder(nn.Module):
 
     def __init__(self, settings: CustomNetworkSettings, observation: tuple[ArraySpec, ...]) -> None:
         super().__init__()
+        self._names = tuple(spec.name for spec in observation)
         self.module = _make(settings, observation)
         self.features = _probe(self.module, settings.path, observation)
 
@@ -64,11 +66,15 @@ class CustomEncoder(nn.Module):
         """Passed on where the module has a method of this name."""
         learn = getattr(self.module, "learn_statistics", None)
         if learn is not None:
-            learn(observation)
+            learn(self._own(observation))
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → [B, features] float32."""
-        return self.module(observation)  # type: ignore[no-any-return]
+        return self.module(self._own(observation))  # type: ignore[no-any-return]
+
+    def _own(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The leaves that the module was made for: an action mask, noise or a core's state come beside them."""
+        return {name: observation[name] for name in self._names}
 
 
 def _make(settings: CustomNetworkSettings, observation: tuple[ArraySpec, ...]) -> nn.Module:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from onibi.learners.networks.leaves import channels_last, flat_leaf, is_image, largest_pixel
+from onibi.learners.networks.leaves import channels_last, flat_leaf, image_form, is_image, largest_pixel
 from onibi.learners.networks.mlp import FlatInput, Trunk
 from onibi.platform.config import Settings
 from onibi.platform.errors import SpecError
@@ -19,8 +19,8 @@ class ImageEncoder(nn.Module):
 
     Args:
         kind: the encoder's name in errors.
-        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 are
-            read as 0 … 1, Booleans (0 and 1) as they are.
+        observation: the leaves; uint8 leaves with two or three axes, or stacks of such frames, are images, pixels
+            0 … 255 are read as 0 … 1, Booleans (0 and 1) as they are.
         tower: makes the module for one leaf: [B, channels, height, width] float32 → [B, features], with ``features``.
         hidden: widths of the layers behind.
         layer_norm: LayerNorm in them.
@@ -44,9 +44,7 @@ class ImageEncoder(nn.Module):
                 f"learner.network.kind={kind} reads uint8 images of 5 × 5 pixels or more; the observation has {found}. "
                 "Set learner.network.kind to mlp, or let the environment give pixels as uint8."
             )
-        self._images = tuple(
-            (spec.name, len(spec.shape) == 2, channels_last(spec), largest_pixel(spec)) for spec in images
-        )
+        self._images = tuple((spec.name, image_form(spec), channels_last(spec), largest_pixel(spec)) for spec in images)
         self.towers = nn.ModuleList(tower(spec) for spec in images)
         others = [flat_leaf(spec) for spec in observation if not is_image(spec)]
         self.others = FlatInput(others) if others else None
@@ -67,13 +65,12 @@ class ImageEncoder(nn.Module):
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Each leaf [B, ...] → [B, features] float32."""
         parts = []
-        for (name, grey, last, largest), tower in zip(self._images, self.towers, strict=True):
+        for (name, (channels, height, width), last, largest), tower in zip(self._images, self.towers, strict=True):
             pixels = observation[name].float() / largest
-            if grey:
-                pixels = pixels[:, None]
-            elif last:
-                pixels = pixels.permute(0, 3, 1, 2)
-            parts.append(tower(pixels))
+            if last:
+                each = pixels.shape[-1]  # channels of a frame
+                pixels = pixels.reshape(-1, channels // each, height, width, each).permute(0, 1, 4, 2, 3)
+            parts.append(tower(pixels.reshape(-1, channels, height, width)))
         if self.others is not None:
             parts.append(self.others(observation))
         return self.trunk(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.spec import ACTION_MASK, ArraySpec
+from onibi.platform.spec import ACTION_MASK, ArraySpec, StackedSpec
 
 _LARGEST_ONE_HOT = 512
 _SMALLEST_IMAGE_SIDE = 5
@@ -26,8 +27,17 @@ def leaf_name(spec: ArraySpec) -> str:
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether a leaf is read by convolutions: uint8 with two axes (grey) or three, of which one holds the channels."""
-    return spec.dtype == "uint8" and len(spec.shape) in (2, 3) and min(image_form(spec)[1:]) >= _SMALLEST_IMAGE_SIDE
+    """Whether a leaf is read by convolutions: uint8 frames with two axes (grey) or three, one of them the channels."""
+    frame = spec.shape[stack_axes(spec) :]
+    return spec.dtype == "uint8" and len(frame) in (2, 3) and min(image_form(spec)[1:]) >= _SMALLEST_IMAGE_SIDE
+
+
+def stack_axes(spec: ArraySpec) -> int:
+    """How many axes before a frame's own count frames: that of a frame stack, and the first of four, which an image
+    cannot have: the environment stacked frames itself.
+    """
+    stacked = int(isinstance(spec, StackedSpec))
+    return stacked + int(len(spec.shape) - stacked == 4)
 
 
 def largest_pixel(spec: ArraySpec) -> float:
@@ -36,16 +46,22 @@ def largest_pixel(spec: ArraySpec) -> float:
 
 
 def image_form(spec: ArraySpec) -> tuple[int, int, int]:
-    """(channels, height, width) of an image. Of three axes the shorter of first and last one holds the channels."""
-    if len(spec.shape) == 2:
-        return 1, spec.shape[0], spec.shape[1]
-    first, middle, last = spec.shape
-    return (first, middle, last) if first < last else (last, first, middle)
+    """(channels, height, width) of an image, the channels of all frames of a stack one behind the other.
+
+    Of a frame's three axes the shorter of first and last one holds the channels.
+    """
+    axes = stack_axes(spec)
+    frames, frame = math.prod(spec.shape[:axes]), spec.shape[axes:]
+    if len(frame) == 2:
+        return frames, frame[0], frame[1]
+    first, middle, last = frame
+    return (frames * first, middle, last) if first < last else (frames * last, first, middle)
 
 
 def channels_last(spec: ArraySpec) -> bool:
-    """Whether the last axis holds the channels."""
-    return len(spec.shape) == 3 and spec.shape[0] >= spec.shape[2]
+    """Whether the last axis holds a frame's channels."""
+    frame = spec.shape[stack_axes(spec) :]
+    return len(frame) == 3 and frame[0] >= frame[2]
 
 
 @dataclass(frozen=True)

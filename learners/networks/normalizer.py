@@ -29,20 +29,23 @@ class RunningNormalizer(nn.Module):
 
     @torch.no_grad()
     def learn(self, batch: Tensor) -> None:
-        """Merge a batch [B, F] into the statistics. A batch with a value that is not finite is left out."""
+        """Merge a batch [B, F] into the statistics.
+
+        A batch that they would not be finite with is left out: one with a value that is not finite itself, or so large
+        (about 1e19) that its square is not.
+        """
         if not len(batch):
             return
-        sound = torch.isfinite(batch).all()
-        rows = torch.where(sound, float(len(batch)), 0.0).to(self.count)
-        clean = torch.nan_to_num(batch, nan=0.0, posinf=0.0, neginf=0.0)
-        total = self.count + rows
-        share = (rows / total.clamp(min=1.0)).to(self.mean)
-        delta = clean.mean(dim=0) - self.mean
-        spread = clean.var(dim=0, correction=0) - self.variance
+        total = self.count + len(batch)
+        share = (len(batch) / total).to(self.mean)
+        delta = batch.mean(dim=0) - self.mean
+        spread = batch.var(dim=0, correction=0) - self.variance
         # With no row seen before (share 1) this is the batch's own variance: the initial ones have no weight.
-        self.variance += share * spread + share * (1.0 - share) * delta**2
-        self.mean += share * delta
-        self.count.copy_(total)
+        variance = self.variance + (share * spread + share * (1.0 - share) * delta**2)
+        mean = self.mean + share * delta
+        sound = torch.isfinite(mean).all() & torch.isfinite(variance).all()  # decided on the device
+        for kept, found in ((self.variance, variance), (self.mean, mean), (self.count, total)):
+            kept.copy_(torch.where(sound, found, kept))
 
     def forward(self, features: Tensor) -> Tensor:
         """[..., F] → [..., F] float32."""

@@ -31,10 +31,6 @@ class NumpyCore:
         self._bias, self._back_bias = np.zeros(0, np.float32), np.zeros(0, np.float32)
         self._norm: tuple[Floats, Floats] | None = None
 
-    def initial_state(self, envs: int) -> Floats:
-        """[E, S] zeros."""
-        return np.zeros((envs, self.state_size), np.float32)
-
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take the arrays by their names in the torch module. Raises: ValueError where they are of another size."""
         cell = self._prefix + "cell."

@@ -35,10 +35,6 @@ class RecurrentCore(nn.Module):
         self.features = settings.size
         self.state_size = state_size(settings)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """[B, S] float32 zeros, where the parameters are."""
-        return next(self.cell.parameters()).new_zeros((batch_size, self.state_size), dtype=torch.float32)
-
     def step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every row.
 

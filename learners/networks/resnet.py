@@ -43,7 +43,7 @@ class ResnetEncoder(ImageEncoder):
 
     Args:
         settings: widths and norms.
-        observation: the leaves; uint8 leaves with two or three axes are images, pixels 0 … 255 read as 0 … 1.
+        observation: the leaves; images are read as ``ImageEncoder`` says.
     Raises: SpecError where no leaf is an image.
     """
 

@@ -49,7 +49,8 @@ class RewardLearner:
         self.ensemble = Ensemble(settings, self.encoder, seed)
         self._seed = seed
         self._version = 0
-        self._learned_items = 0  # labels or pairs that steps were owed for
+        self._learned_items = 0  # labels or pairs that there were the last time
+        self._new_items = 0  # of all rounds together
         self._owed_steps = 0
         self._loss = float("nan")
         self._tokens: NDArray[Any] | None = None
@@ -121,15 +122,16 @@ class RewardLearner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything by flat name, for a checkpoint; no random state, as draws follow from seed and step."""
-        progress = torch.tensor([self._version, self._learned_items, self._owed_steps], dtype=torch.int64)
-        return self.ensemble.state_dict() | {_PROGRESS: progress}
+        progress = [self._version, self._learned_items, self._owed_steps, self._new_items]
+        return self.ensemble.state_dict() | {_PROGRESS: torch.tensor(progress, dtype=torch.int64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave. Raises: CheckpointError where it is of another model."""
         if _PROGRESS not in state:
             raise CheckpointError(f"the saved reward model lacks {_PROGRESS!r}; it has {sorted(state)[:5]} …")
         self.ensemble.load_state_dict(state)
-        self._version, self._learned_items, self._owed_steps = (int(each) for each in state[_PROGRESS])
+        self._version, self._learned_items, self._owed_steps, *new = (int(each) for each in state[_PROGRESS])
+        self._new_items = new[0] if new else self._learned_items  # checkpoints once had three numbers
         self._scores = self._scores[:, :0]
 
     def start_from(self, parameters: Mapping[str, Tensor], reference: ReferenceRows) -> None:
@@ -155,13 +157,18 @@ class RewardLearner:
         self._hashes = np.concatenate([self._hashes, hashes])
 
     def _owe(self, items: int) -> None:
-        new = items - self._learned_items
-        if new < 0:  # another prompt's labels took the place of the old ones
-            new = items
+        """Owe the steps of the label batches that new items begin, however few of them come at a time.
+
+        Of the first batch each portion is owed the steps of a whole one: a run may never hear of more keys than that,
+        and must learn those that it has heard of.
+        """
+        size, before = self.settings.label_batch, self._new_items
+        self._new_items += max(0, items - self._learned_items)  # fewer than before bring nothing new
         self._learned_items = items
-        if self.settings.frozen:
+        if self.settings.frozen or self._new_items == before:
             return
-        self._owed_steps += self.settings.steps_per_label_batch * -(-new // self.settings.label_batch)
+        begun = -(-before // size) if before >= size else 0
+        self._owed_steps += self.settings.steps_per_label_batch * (-(-self._new_items // size) - begun)
 
     def _train(self, items: Items, steps: int) -> None:
         settings, tokens = self.settings, self._tokens

@@ -25,6 +25,8 @@ class Items:
     """[n], or [0] for labels."""
     target: NDArray[np.float32]
     """[n], label or preference."""
+    arrival: NDArray[np.float64]
+    """[n], rises with the time at which the label or preference came."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -34,9 +36,14 @@ class Items:
         """Distinct keys in them."""
         return len(np.unique(np.concatenate([self.first, self.second])))
 
-    def chosen(self, which: NDArray[np.bool_] | slice) -> Items:
+    def chosen(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Items:
         """Some of them."""
-        return Items(self.first[which], self.second[which] if len(self.second) else self.second, self.target[which])
+        second = self.second[which] if len(self.second) else self.second
+        return Items(self.first[which], second, self.target[which], self.arrival[which])
+
+    def newest(self, count: int) -> Items:
+        """Those that came last, in the order that they have here."""
+        return self.chosen(np.sort(np.argsort(self.arrival, kind="stable")[-count:]))
 
     def hashes(self, key_hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """[n], one for each."""
@@ -48,11 +55,13 @@ def items_of(data: LabelledKeys, kind: str, *, soft_labels: bool) -> Items:
     """Labels of a classification, pairs of a ranking; keys that are never asked are left out."""
     if kind == "ranking":
         first, second = data.pair_first.astype(np.int64), data.pair_second.astype(np.int64)
-        pairs = Items(first, second, data.pair_preference.astype(np.float32))
+        # Pairs come in the order in which they were judged.
+        pairs = Items(first, second, data.pair_preference.astype(np.float32), np.arange(len(first), dtype=np.float64))
         return pairs.chosen(data.askable[first] & data.askable[second])
     keys, score = data.label_key.astype(np.int64), data.label_score.astype(np.float32)
     label = score if soft_labels else (score >= HELPFUL_SCORE).astype(np.float32)
-    return Items(keys, np.zeros(0, np.int64), label).chosen(data.askable[keys])
+    arrival = np.arange(len(keys), dtype=np.float64) if data.label_seconds is None else data.label_seconds
+    return Items(keys, np.zeros(0, np.int64), label, arrival).chosen(data.askable[keys])
 
 
 def split(items: Items, key_hashes: NDArray[np.uint64], settings: RewardModelSettings) -> tuple[Items, Items]:
@@ -63,7 +72,7 @@ def split(items: Items, key_hashes: NDArray[np.uint64], settings: RewardModelSet
         measures = measures | away[items.second]
     training = items.chosen(~measures)
     if settings.training_items is not None:
-        training = training.chosen(slice(-settings.training_items, None))
+        training = training.newest(settings.training_items)
     return training, items.chosen(measures)
 
 

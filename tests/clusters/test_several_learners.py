@@ -137,6 +137,7 @@ def test_when_one_of_two_learners_is_killed_both_go_on_from_the_last_checkpoint(
     [
         ({"actors__rollout__envs_per_actor": 1}, r"placement.learners is 2, actors.rollout.envs_per_actor 1"),
         ({"learner__acceleration": {"compile": "graphs"}, "placement__learner_gpus": 1.0}, r"compile is graphs"),
+        ({"placement__learner_gpus": 0.5}, r"learners is 2, placement.learner_gpus 0.5: each learner needs a GPU of"),
         (
             {**SLABS, "actors__rollout__envs_per_actor": 3},
             r"envs_per_actor 3: learners that draw each row once need equal shares.*a multiple of 2",

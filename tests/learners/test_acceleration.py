@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -52,10 +54,70 @@ def test_bf16_moves_the_parameters_nearly_as_fp32_does_and_keeps_them_in_float32
 
 
 def test_accumulation_makes_one_step_of_several_gradients(kind, specs, make_batch):
-    of_a_batch = learnt(kind, specs["flat"], make_batch, {}, batches=1).updates  # appo makes several
-    for batches in (2, 3):
-        learner = learnt(kind, specs["flat"], make_batch, {"accumulation": 3}, batches=batches)
-        assert learner.updates == batches * of_a_batch // 3
+    owner, spec = load_class(LEARNERS, kind), specs["flat"]
+    once = {"epochs": 1, "minibatches": 1} if kind == "pqn" else {}
+    options = {**SMALL.get(kind, {}), **once, "metrics_period_updates": 1, "acceleration": {"accumulation": 3}}
+    settings = read_settings(owner.Settings, options)
+    learner = owner(settings, spec, BOUNDS, 0, "cpu")
+    for number in range(6):
+        batch = make_batch(spec, owner.needs(settings), np.random.default_rng(number))
+        metrics = learner.update(batch, batch.reward).metrics
+        assert learner.updates == (number + 1) // 3
+        assert bool(metrics) == (number % 3 == 2)
+        assert not metrics or metrics["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("steps", [{"epochs": 2, "minibatches": 1}, {"epochs": 1, "minibatches": 2}])
+@pytest.mark.parametrize("slabs", ["appo", "pqn"])
+def test_accumulation_is_refused_where_a_slab_makes_several_steps(slabs, steps):
+    settings = load_class(LEARNERS, slabs).Settings
+    with pytest.raises(ConfigError, match=r"accumulation is 2, .* makes 2 steps of each"):
+        read_settings(settings, {**steps, "acceleration": {"accumulation": 2}})
+    read_settings(settings, {**steps, "acceleration": {"accumulation": 1}})
+
+
+def test_statistics_are_learnt_of_every_batch_that_is_accumulated(kind, specs, make_batch):
+    owner, spec = load_class(LEARNERS, kind), specs["flat"]
+    once = {"epochs": 1, "minibatches": 1} if kind == "pqn" else {}
+    network = {"kind": "mlp", "normalize_observation": True}
+    rows = []
+    for accumulation in (1, 3):
+        options = {**SMALL.get(kind, {}), **once, "network": network, "acceleration": {"accumulation": accumulation}}
+        settings = read_settings(owner.Settings, options)
+        learner = owner(settings, spec, BOUNDS, 0, "cpu")
+        for number in range(4):
+            batch = make_batch(spec, owner.needs(settings), np.random.default_rng(number))
+            learner.update(batch, batch.reward)
+        state = learner.state_dict()
+        rows += [float(state[name]) for name in state if name.endswith("normalizer.count") and "target" not in name]
+    assert rows[0] == rows[1] > 0
+
+
+def test_r2d2_makes_its_burn_in_and_its_rows_in_autocast_contexts_of_their_own(specs, make_batch):
+    learner = learnt("r2d2", specs["flat"], make_batch, {"precision": "bf16"}, batches=0)
+    contexts, passes = [], []
+
+    @contextmanager
+    def counted():
+        contexts.append(len(contexts))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+
+    def watched(part):
+        def passed(*arguments, **options):
+            passes.append((contexts[-1], torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
+            return part(*arguments, **options)
+
+        return passed
+
+    learner._gradient.autocast = counted
+    learner._network.warmed_up = watched(learner._network.warmed_up)
+    learner._network.unroll = watched(learner._network.unroll)
+    batch = make_batch(specs["flat"], learner.needs(learner.settings), np.random.default_rng(0))
+    learner.update(batch, batch.reward)
+    (burn_in, *of_burn_in), (rows, *of_rows) = passes
+    assert (of_burn_in, of_rows) == ([True, False], [True, True])
+    assert burn_in != rows
 
 
 def test_graphs_are_refused_on_the_cpu_by_every_learner(kind, specs, make_batch):

@@ -149,6 +149,20 @@ def test_rnd_pays_the_prediction_error_by_its_running_deviation(walks):
     assert int(state["network.moments.count"]) == 4 * 50 * LANES // 16 * 16
 
 
+def test_target_and_predictor_of_rnd_scale_observations_by_those_of_all_rows(walks):
+    module = RndModule(RndSettings(train_rows=LANES), walks.place())
+    walks.walk(40)
+    module.learn()
+    state = module.state()
+    places = [place for lane in walks.rows for place, _, _ in lane]  # final observations, too
+    share = np.bincount(places, minlength=PLACES) / len(places)  # each observation is a one-hot
+    for which in ("target", "predictor"):
+        scale = {name: state[f"network.{which}.encoder.normalizer.{name}"] for name in ("count", "mean", "variance")}
+        assert scale["count"] == len(places) == LANES * 40
+        np.testing.assert_allclose(scale["mean"], share, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(scale["variance"], share * (1 - share), rtol=1e-3, atol=1e-6)
+
+
 def test_before_the_first_rows_rnd_pays_nothing_at_all(walks):
     walks.walk(10)
     assert (RndModule(RndSettings(), walks.place()).pay(walks.view(), None) == 0).all()

@@ -169,6 +169,24 @@ def test_a_restored_step_goes_on_bit_for_bit_in_the_midst_of_accumulation_too(st
     assert kept.updates == restored.updates == 4
 
 
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 8])
+def test_gradients_of_another_accumulation_are_forgotten_at_a_restore(accumulation):
+    batches, network, other = batches_of(12), network_of(), network_of()
+    kept = gradient_of(network, AccelerationSettings(accumulation=4))
+    for batch in batches[:3]:  # no step yet
+        kept.step(loss_of(network, batch))
+    restored = gradient_of(network, AccelerationSettings(accumulation=accumulation))
+    state = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
+    if accumulation < 4:
+        del state["counters.accumulation"]  # of an older checkpoint; as many batches as make a step, or more
+    restored.load_state_dict(state)
+    fresh = gradient_of(other, AccelerationSettings(accumulation=accumulation))
+    for batch in batches[3:]:
+        assert restored.step(loss_of(network, batch)).completed == fresh.step(loss_of(other, batch)).completed
+        assert torch.equal(parameters_of(network), parameters_of(other))
+    assert restored.updates == fresh.updates == 9 // accumulation
+
+
 def test_a_state_names_moments_by_parameter_and_counters_by_name():
     network = network_of()
     gradient = gradient_of(network)

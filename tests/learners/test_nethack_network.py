@@ -13,7 +13,7 @@ import torch
 from onibi.learners.appo import AppoLearner, AppoSettings
 from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.networks.build import as_arrays, build_encoder, numpy_form
-from onibi.learners.networks.nethack import NethackSettings
+from onibi.learners.networks.nethack import NethackSettings, sum_of_all, sum_of_present
 from onibi.learners.r2d2 import R2d2Learner, R2d2Settings
 from onibi.learners.support import SupportSettings
 from onibi.platform.errors import SpecError
@@ -151,3 +151,34 @@ def test_an_optional_leaf_of_another_form_is_refused(leaf):
     wrong = ArraySpec(name=leaf.name, dtype="float32", shape=leaf.shape)
     with pytest.raises(SpecError, match=rf"{leaf.name}' is float32 .*reads '{leaf.name.partition('.')[2]}' as"):
         build_encoder(NethackSettings(), (MAP, wrong))
+
+
+# --- the first layer's sum ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sum_over_all_ids_is_that_over_those_that_are_present_and_so_are_its_gradients(seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 4, (9, 6), generator=generator)  # class 0 to 3 of 6 cells
+    ids[0] = 0
+    first_row = torch.arange(6) * 3 - 1
+    bag = torch.randn(18, 5, generator=generator, requires_grad=True)
+    upstream = torch.randn(9, 5, generator=generator)
+    sums = [form(ids, first_row, bag) for form in (sum_of_present, sum_of_all)]
+    torch.testing.assert_close(*sums)
+    gradients = [torch.autograd.grad(each, bag, upstream)[0] for each in sums]
+    torch.testing.assert_close(*gradients)
+    assert not sums[1][0].any()
+
+
+@pytest.mark.parametrize(
+    ("leaves", "settings"),
+    [(VIEW, {}), ((*VIEW, MAP, COLORS, ITEMS), {"normalize_blstats": True}), (VIEW, {"message_embedding": 4})],
+    ids=["view", "map and items", "words in their order"],
+)
+def test_off_the_cpu_no_shape_hangs_on_what_is_seen(make_observation, leaves, settings):
+    """Tensors of the device "meta" have shapes and no values: whatever looks at a value raises."""
+    encoder = encoder_of(*leaves, **settings).to("meta")
+    observation = observed(make_observation, leaves, 3)
+    encoder({name: torch.from_numpy(leaf).to("meta") for name, leaf in observation.items()}).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())

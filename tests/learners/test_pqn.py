@@ -172,6 +172,17 @@ def test_a_slab_that_is_not_finite_is_skipped_and_counted(specs, make_batch):
     assert (learner.updates, learner.skipped_updates) == (2, 2)
 
 
+def test_statistics_are_those_of_rows_with_an_action_and_of_no_final_ones(specs, make_batch):
+    learner = learner_of(specs["flat"], network=MlpSettings(hidden=(16,), normalize_observation=True))
+    slab = with_ends(slab_of(specs["flat"], learner, make_batch))
+    slab.observation["observation"][:, :-1][~slab.used] = 1e6
+    learner.update(slab, slab.reward)
+    normalizer = learner._network.encoder.normalizer
+    assert normalizer.count == 4 * 6 - 2
+    expected = slab.observation["observation"][:, :-1][slab.used].mean(axis=0)
+    np.testing.assert_allclose(normalizer.mean, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_slab_of_final_rows_alone_moves_no_statistics(specs, make_batch):
     network = MlpSettings(hidden=(16,), normalize_observation=True)
     learner = learner_of(specs["flat"], rows=1, batch_lanes=4, minibatches=1, network=network)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from onibi.learners.distributional_losses import categorical_projection, quantile_huber
+from onibi.learners.gaussian_targets import hl_gauss_target
 from onibi.learners.off_policy_returns import retrace_returns, vtrace_returns
 from onibi.learners.returns import generalized_advantages, lambda_returns
 from onibi.learners.support import Support
-from onibi.learners.value_losses import ValueHead, hl_gauss_target, two_hot_target
+from onibi.learners.value_losses import ValueHead, two_hot_target
 from onibi.learners.value_rescaling import rescale_value, restore_value
 
 

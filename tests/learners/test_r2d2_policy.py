@@ -70,7 +70,7 @@ def test_numpy_values_and_states_over_an_episode_are_those_of_the_unrolled_netwo
             name: torch.from_numpy(np.stack([observation[name] for observation in episode])) for name in episode[0]
         }
         with torch.no_grad():
-            start = learner._network.core.initial_state(ENVS)
+            start = torch.zeros(ENVS, learner._network.core.state_size)
             features = learner._network.unroll(together, torch.from_numpy(previous), start)
             expected = learner._network.action_values(features.flatten(0, 1)).view(12, ENVS, -1).numpy()
         np.testing.assert_allclose(np.stack(values), expected, rtol=1e-4, atol=1e-5)
@@ -90,7 +90,7 @@ def test_the_torch_policy_acts_by_the_published_weights_and_remembers(specs, mak
     with torch.no_grad():
         both = {key: torch.from_numpy(np.stack((first[key], second[key]))) for key in first}
         previous = torch.from_numpy(np.stack((np.zeros(ENVS, np.int64), before.action + 1)))
-        features = learner._network.unroll(both, previous, learner._network.core.initial_state(ENVS))
+        features = learner._network.unroll(both, previous, torch.zeros(ENVS, learner._network.core.state_size))
         values = learner._network.action_values(features[1])
     assert after.action.tolist() == values.argmax(dim=1).tolist()
     assert after.state.dtype == np.float32

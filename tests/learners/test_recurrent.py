@@ -96,7 +96,7 @@ def test_no_gradient_flows_from_one_piece_into_the_one_before():
     core, features = core_of(), random(T, B, F).requires_grad_()
     begins = torch.zeros(T, B, dtype=torch.bool)
     begins[3, 1] = True
-    outputs, _ = core.unroll(features, core.initial_state(B), begins)
+    outputs, _ = core.unroll(features, torch.zeros(B, core.state_size), begins)
     outputs[-1].sum().backward()
     reached = features.grad.abs().sum(dim=2) > 0
     assert reached[:, 0].all()
@@ -121,13 +121,11 @@ def test_a_burn_in_of_no_rows_leaves_the_state():
     assert torch.equal(core.state_after(random(0, B, F), state, torch.zeros(B, dtype=torch.int64)), state)
 
 
-def test_fresh_episodes_start_at_zero():
-    for cell, size in (("lstm", 2 * H), ("gru", H)):
-        settings = CoreSettings(cell=cell, size=H)
-        assert state_size(settings) == size
-        assert state_column(settings).shape == (size,)
-        assert core_of(cell).initial_state(3).tolist() == [[0.0] * size] * 3
-        assert NumpyCore(settings, "core.").initial_state(3).tolist() == [[0.0] * size] * 3
+@pytest.mark.parametrize(("cell", "size"), [("lstm", 2 * H), ("gru", H)])
+def test_a_state_is_as_wide_as_its_cell_wants_it(cell, size):
+    settings = CoreSettings(cell=cell, size=H)
+    assert state_size(settings) == core_of(cell).state_size == NumpyCore(settings, "core.").state_size == size
+    assert state_column(settings).shape == (size,)
 
 
 def test_states_of_another_size_are_refused():

@@ -78,8 +78,43 @@ def test_labels_are_owed_steps_by_batches_and_a_round_makes_no_more_than_it_may(
     assert (learner.ensemble.steps, learner.owed_steps) == (10, 2)
     assert learner.learn(data(labels=65, version=2)) is not None  # the two that are left
     assert (learner.ensemble.steps, learner.owed_steps) == (12, 0)
-    learner.learn(data(labels=66, version=3))  # one new label: a batch begun
+    learner.learn(data(labels=96, version=3))  # the third batch, begun before, is full
+    assert learner.ensemble.steps == 12
+    learner.learn(data(labels=97, version=4))  # a fourth one is begun
     assert learner.ensemble.steps == 16
+
+
+@pytest.mark.parametrize("portion", [1, 8, 64])
+def test_labels_are_owed_the_same_steps_however_few_of_them_come_at_a_time(portion):
+    learner = RewardLearner(dataclasses.replace(QUICK, steps_per_round=1000), "classification", 1)
+    for labels in range(32, 97, portion):
+        learner.learn(data(labels=labels, version=labels))
+    assert learner.ensemble.steps == 4 * 96 // 32
+
+
+def test_each_portion_of_the_first_batch_is_owed_a_batchs_steps_for_there_may_never_be_more_keys():
+    learner = RewardLearner(QUICK, "classification", 1)
+    for labels in (2, 3, 3, 7):
+        learner.learn(data(labels=labels, version=learner.ensemble.steps + labels))
+    assert learner.ensemble.steps == 3 * 4
+
+
+def test_fewer_labels_than_before_are_owed_nothing():
+    learner = RewardLearner(QUICK, "classification", 1)
+    for version, labels in enumerate((64, 63, 64), start=1):  # the one that comes back is new
+        learner.learn(data(labels=labels, version=version))
+        assert learner.ensemble.steps == (8, 8, 12)[version - 1]
+
+
+def test_a_checkpoint_without_the_number_of_new_labels_goes_on_from_the_labels_it_had():
+    learner = RewardLearner(QUICK, "classification", 1)
+    learner.learn(data(labels=40))
+    state = learner.state_dict()
+    former = RewardLearner(QUICK, "classification", 1)
+    former.load_state_dict({**state, "progress": state["progress"][:3]})
+    for each in (learner, former):
+        each.learn(data(labels=65, version=2))
+        assert each.ensemble.steps == 12
 
 
 @pytest.mark.parametrize("kind", ["classification", "ranking"])
@@ -122,11 +157,11 @@ def test_a_checkpoint_of_another_model_is_refused():
 
 
 def test_a_rare_class_counts_as_much_as_the_other_as_a_whole():
-    items = Items(np.arange(10), np.zeros(0, np.int64), np.array([1] * 2 + [0] * 8, np.float32))
+    items = Items(np.arange(10), np.zeros(0, np.int64), np.array([1] * 2 + [0] * 8, np.float32), np.arange(10.0))
     weight = class_weights(items, balance=True)
     assert weight[:2].sum() == pytest.approx(weight[2:].sum()) == pytest.approx(5.0)
     assert (class_weights(items, balance=False) == 1).all()
-    alone = items.chosen(slice(2))
+    alone = items.chosen(np.arange(2))
     assert (class_weights(alone, balance=True) == 1).all()
 
 
@@ -139,10 +174,29 @@ def test_only_the_newest_items_train_where_a_cap_is_set():
     assert same.first.tolist() == measuring.first.tolist()
 
 
+def test_the_newest_labels_are_those_that_came_last_and_not_those_of_the_newest_keys():
+    seconds = np.arange(len(TEXTS), dtype=np.float64)
+    seconds[[3, 50]] = [1e6, 2e6]  # two early keys were labelled after all others
+    settings = dataclasses.replace(QUICK, held_out_share=0.0, training_items=4)
+    hashes = np.array([text_hash(text) for text in TEXTS], np.uint64)
+    items = items_of(dataclasses.replace(data(), label_seconds=seconds), "classification", soft_labels=False)
+    assert split(items, hashes, settings)[0].first.tolist() == [3, 50, len(TEXTS) - 2, len(TEXTS) - 1]
+
+
 def test_soft_labels_teach_the_score_and_hard_ones_the_verdict():
     given = dataclasses.replace(data(), label_score=np.full(len(TEXTS), 0.6, np.float32))
     assert set(items_of(given, "classification", soft_labels=False).target) == {1.0}
     assert set(items_of(given, "classification", soft_labels=True).target) == {np.float32(0.6)}
+
+
+@pytest.mark.parametrize("kind", ["classification", "ranking"])
+def test_each_members_gradient_is_shortened_by_itself(kind):
+    settings = dataclasses.replace(QUICK, members=3, gradient_norm=1e-3)
+    learner = RewardLearner(settings, kind, 1)
+    assert learner.train(data(), 1) == 1
+    gradients = [each.grad.flatten(1) for each in learner.ensemble.scorer.parameters()]
+    norms = torch.cat(gradients, dim=1).norm(dim=1)  # [members], over all parameters of each
+    torch.testing.assert_close(norms, torch.full((3,), 1e-3), rtol=1e-4, atol=0)
 
 
 def test_steps_that_are_not_finite_are_left_out_and_ten_in_a_row_end_it():

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from onibi.learners.distributional_losses import quantile_huber
-from onibi.learners.support import LEAST_SYMLOG_SIGMA, Support
+from onibi.learners.gaussian_targets import centred_hl_gauss_target, hl_gauss_target
+from onibi.learners.support import LEAST_SYMLOG_SIGMA, Support, SupportSettings
 from onibi.learners.value_losses import (
     ValueHead,
-    centred_hl_gauss_target,
+    build_value_head,
     check_scalar_loss,
-    hl_gauss_target,
     two_hot_target,
 )
 from onibi.learners.value_rescaling import symexp, symlog
+from onibi.platform.errors import ConfigError
 
 # --- two_hot ---
 
@@ -62,6 +64,25 @@ def test_hl_gauss_over_symlog_bins_reads_back_the_target_in_value_units(low, hig
     assert ((read - values).abs() / bin_widths).max() < 1e-3
     uncentred = hl_gauss_target(places, edges, sigma) @ centres
     assert ((uncentred - values).abs() / bin_widths).max() > 0.01  # what the centring is for
+
+
+@pytest.mark.parametrize(
+    ("reach", "bins", "sigma_bins"),
+    [(1e4, 11, None), (3333.0, 15, None), (1e3, 51, 3.0), (1e6, 21, None), (1e6, 11, LEAST_SYMLOG_SIGMA)],
+)
+def test_symlog_bins_too_wide_to_find_a_gaussian_over_are_refused(reach, bins, sigma_bins):
+    support = SupportSettings(low=-reach, high=reach, bins=bins, spacing="symlog", sigma_bins=sigma_bins)
+    with pytest.raises(ConfigError, match=rf"{bins} symlog bins .* would miss its target by .* Raise support.bins"):
+        build_value_head("hl_gauss", support, None, None, None)
+    build_value_head("two_hot", replace(support, sigma_bins=None), None, None, None)  # needs no Gaussian
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-1e4, 1e4), (-1e6, 1e6), (0.0, 1e8), (-1e5, 10.0)])
+def test_a_head_over_symlog_bins_that_is_not_refused_decodes_to_its_targets(low, high):
+    head = build_value_head("hl_gauss", SupportSettings(low=low, high=high, spacing="symlog"), None, None, None)
+    places = torch.linspace(*(float(head.support.edges[at]) for at in (3, -4)), 1001)
+    learnt = head._encode(symexp(places), head.centres).log()
+    assert ((symlog(head.decode(learnt)) - places).abs() / head.support.width).max() < 0.01
 
 
 def test_symlog_bins_read_the_mean_of_noisy_targets_where_symlog_targets_do_not():

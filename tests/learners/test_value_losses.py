@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from onibi.learners.gaussian_targets import hl_gauss_target
 from onibi.learners.support import Support, SupportSettings, resolve_support
-from onibi.learners.value_losses import ValueHead, cross_entropy, entropy, hl_gauss_target, huber, mse
+from onibi.learners.value_losses import ValueHead, cross_entropy, entropy, huber, mse
 
 SUPPORT = Support(-10.0, 10.0, 51)
 
