@@ -17,7 +17,7 @@ from ray.util.state import list_actors
 from onibi.platform.history import read_history
 from onibi.platform.run_folder import RunFolder
 
-STEPS = 3_000
+STEPS = 8_000  # more than the limiter lets in before the learner has begun
 
 
 @pytest.fixture
