@@ -158,7 +158,9 @@ def check_loss_options(
         readers = _OPTION_READERS[option]
         if is_given and name not in readers:
             named = " and ".join(readers)
-            raise ValueError(f"{option} is read by value_loss {named} alone, not by {name}: leave it out, or set it to null")
+            raise ValueError(
+                f"{option} is read by value_loss {named} alone, not by {name}: leave it out, or set it to null"
+            )
 
 
 def check_scalar_loss(name: str, learner: str) -> None:
