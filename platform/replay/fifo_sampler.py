@@ -187,8 +187,9 @@ class FifoSampler:
         last = np.append(places[1:] != places[:-1], True)  # which pieces are the last ones of their lanes
         self._position[places[last]] = begin[last] + self._rows
         self._piece_goes_on[places[last]] = ~final[last, -1]
-        behind = np.arange(1, self._rows + 1)
-        np.maximum.at(self._floor, places, np.where(final, begin[:, None] + behind, 0).max(axis=1))
+        if self._look_back:  # else nothing reads before a slab's first row
+            behind = np.arange(1, self._rows + 1)
+            np.maximum.at(self._floor, places, np.where(final, begin[:, None] + behind, 0).max(axis=1))
         self._turn = turn
         drawn = out.drawn_rows
         self.drawn_rows += drawn
