@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ class _Panel:
     lines: tuple[_Line, ...]
     share: bool = False
     of_captions: bool = False  # says nothing of a run that hears none
+    from_zero: bool = False  # a figure that hardly moves shall look so
 
 
 _PANELS = (
@@ -96,11 +98,12 @@ _PANELS = (
             _Line("annotation/label_delay_p95_seconds", "95%", _GREY, noisy=False),
         ),
         of_captions=True,
+        from_zero=True,
     ),
     _Panel("Loss", (_Line("learner/loss", "loss", _VIOLET),)),
     _Panel("Mean Q", (_Line("learner/q_mean", "Q", _VIOLET),)),
-    _Panel("Policy lag in updates", (_Line("actors/policy_lag_mean", "mean", _GREY),)),
-    _Panel("Age of drawn rows in updates", (_Line("learner/data_age_mean_updates", "mean", _GREY),)),
+    _Panel("Policy lag in updates", (_Line("actors/policy_lag_mean", "mean", _GREY),), from_zero=True),
+    _Panel("Age of drawn rows in updates", (_Line("learner/data_age_mean_updates", "mean", _GREY),), from_zero=True),
     _Panel(
         "Time held back",
         (_Line("replay/actors_stalled", "actors", _BLUE), _Line("replay/learner_stalled", "learner", _VIOLET)),
@@ -229,11 +232,16 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
         *((("MLflow run", summary.tracking_run_id),) if summary.tracking_run_id else ()),
-        ("go on", f"{typed_as('onibi')} resume {summary.name}"),
+        ("go on", f"{typed_as('onibi')} resume {summary.name}{_runs_folder_option(summary.folder.parent)}"),
     ]
     for name, text in lines:
         table.add_row(name, Text(text))
     return table
+
+
+def _runs_folder_option(folder: Path) -> str:
+    """What ``onibi`` must be told to find runs there from here; nothing where it looks there anyway."""
+    return "" if folder.resolve() == Path("runs").resolve() else f" --runs-folder {shlex.quote(str(folder))}"
 
 
 def mlflow_command(tracking_uri: str) -> str:
@@ -343,7 +351,9 @@ def _draw(axis: Axes, panel: _Panel, history: Sequence[Row], evaluations: Sequen
     if panel.share:
         axis.set_ylim(-0.03, 1.03)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif max(abs(bound) for bound in axis.get_ylim()) >= 10_000:
+    elif panel.from_zero:
+        axis.set_ylim(bottom=0.0)
+    if not panel.share and max(abs(bound) for bound in axis.get_ylim()) >= 10_000:
         axis.yaxis.set_major_formatter(FuncFormatter(tick_text))
     if drawn > 1 or any(line.evaluated for line in panel.lines):
         axis.legend(fontsize=8, frameon=False, loc="best")

@@ -28,7 +28,7 @@ from onibi.platform.run_folder import RunFolder
 _FIGURES = {
     "rewards/best_key_share": "share of the best-paid key, lately",
     "rewards/heard_share": "share of what is heard, lately",
-    "rewards/new_keys_per_episode": "keys paid per episode",
+    "rewards/new_keys_per_episode": "helpful keys met per episode",
     "rewards/discounted_total_of_success": "discounted total of a successful episode",
     "rewards/discounted_total_of_failure": "discounted total of a failed episode",
     "actors/success_rate": "success in training",

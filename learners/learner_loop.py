@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from onibi.learners.batch_file import save_batch
 from onibi.learners.learner import Learner, Update
 from onibi.learners.publish_delay import PublishDelay
-from onibi.platform.errors import NonFiniteError
+from onibi.platform.errors import NonFiniteError, OnibiError, TrainingError
 from onibi.platform.policy import Weights, WeightsVersion, updates_of, weights_version
 from onibi.platform.replay.draws import Batch
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
 from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer
 from onibi.platform.reward_table import RewardTable
+from onibi.platform.user_code import raised_at
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources
@@ -163,6 +164,13 @@ class LearnerLoop:
         except NonFiniteError as error:
             path = save_batch(self._faults, batch, mixed.total, self.updates)
             raise NonFiniteError(f"{error} The last of these batches is kept in {path}") from error
+        except OnibiError:
+            raise
+        except Exception as error:
+            where = raised_at(error)
+            if not where or "-packages" in where:
+                raise  # a fault of Onibi
+            raise TrainingError(f"learning raised {type(error).__name__}: {error}{where}") from error
         if self._copies is not None:
             self._copies.learned()
         return updated

@@ -100,19 +100,19 @@ def caption_rewards(
 def rewards_by_key(
     table: RewardTable, caption_id: NDArray[Any], caption_count: NDArray[np.uint16], power: float
 ) -> NDArray[np.float64]:
-    """What each key paid over rows: a row's reward belongs to the key that gave its maximum, the first one of equals.
+    """What each key paid over rows: a row's reward belongs to the key that gave its maximum, to equals in equal parts.
 
     Args: as for ``caption_rewards``.
     Returns: [keys] float64, summing to the sum of ``caption_rewards``.
     """
     rows = table.caption_rows(caption_id).ravel()
     paid = _key_rewards(table, rows, caption_count.reshape(len(rows), -1), power)
-    best = paid.argmax(axis=1)
-    reward = paid[np.arange(len(rows)), best]
+    reward = paid.max(axis=1)
     pays = reward != 0
-    keys = table.caption_keys[rows[pays], best[pays]]
+    best = paid[pays] == reward[pays, None]
+    parts = np.broadcast_to((reward[pays] / best.sum(axis=1))[:, None], best.shape)
     paid_by_key: NDArray[np.float64] = np.zeros(len(table.value), np.float64)
-    np.add.at(paid_by_key, keys, reward[pays])
+    np.add.at(paid_by_key, table.caption_keys[rows[pays]][best], parts[best])
     return paid_by_key
 
 

@@ -144,6 +144,10 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in without_secrets(options).items()) or "no arguments"
         said = text_without_secrets(f"{given}: {type(error).__name__}: {error}{raised_at(error)}", options)
+        if isinstance(error, gym.error.DependencyNotInstalled) and "box2d" in str(error).lower():
+            raise EnvironmentFault(
+                f"{env_id} needs the package Box2D. Install it with: pip install 'onibi[box2d]'"
+            ) from error
         raise EnvironmentFault(f"{env_id} cannot be made with {said}. Check environment.kwargs.") from error
 
 

@@ -256,3 +256,10 @@ def test_an_observation_of_no_fixed_width_is_refused_by_name():
     with pytest.raises(SpecError, match=r"view.keys names \['plaice'\]; .*'place', 'words'"):
         LeavesView(LeavesSettings(keys=("plaice",)), env.single_observation_space)
     env.close()
+
+
+def test_a_missing_box2d_is_told_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.box2d.lunar_lander", raising=False)
+    with pytest.raises(EnvironmentFault, match=r"needs the package Box2D\. Install it with: .*'onibi\[box2d\]'"):
+        make_vector_env(EnvironmentSettings(id="LunarLander-v3"), 1)

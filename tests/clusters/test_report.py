@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -178,6 +179,14 @@ def test_the_summary_tells_what_was_trained_evaluated_and_how_to_go_on(tmp_path)
     assert "; 20 episodes" in text and "intrinsic return 0.2" in text
     assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in text
     assert "onibi resume keyroom-2" in text and "learning_curve.png" in text
+
+
+def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, told in (("runs", ""), ("my runs", " --runs-folder 'my runs'")):
+        shown = summary(tmp_path, folder=Path(folder) / "run-7", name="run-7")
+        text = text_of(summary_table(shown, np.random.default_rng(0)))
+        assert re.search(rf"onibi resume run-7{told}\s*$", text), text
 
 
 def test_the_summary_of_a_run_that_ended_at_once_leaves_out_what_is_not_there(tmp_path):

@@ -215,3 +215,16 @@ def test_a_loop_without_publisher_learns_all_the_same(make_feed):
     loop = LearnerLoop(learner, make_feed("windows"), RewardMixer(REWARDS), 0, None, 1)
     loop.update()
     assert learner.updates == 11
+
+
+class Broken(Recorder):
+    """A learner of a user's, whose module this file stands for."""
+
+    def update(self, batch, reward):
+        raise RuntimeError("shelf fell")
+
+
+def test_what_a_learner_of_ones_own_raises_is_told_with_its_line(make_feed):
+    loop = loop_of(Broken(), make_feed("windows"), [])
+    with pytest.raises(TrainingError, match=r"RuntimeError: shelf fell \(.*test_learner_loop\.py:\d+\)"):
+        loop.update()

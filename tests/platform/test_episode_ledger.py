@@ -65,9 +65,11 @@ def test_each_episode_is_paid_the_sum_of_its_steps_by_the_table_of_their_time(se
                     for place, key in enumerate(CAPTION_KEYS[caption])
                     if key >= 0
                 ]
-                best = max(paid, default=(0.0, 0), key=lambda each: each[0])
-                totals[episode] = totals.get(episode, 0.0) + best[0]
-                by_key[best[1]] += best[0]
+                best = max((each for each, _ in paid), default=0.0)
+                totals[episode] = totals.get(episode, 0.0) + best
+                equals = [key for each, key in paid if each == best]
+                for key in equals:
+                    by_key[key] += best / len(equals)
             # The head row looks like a step, and is none.
             columns["role"][lane, len(chunk)] = 0
             columns["episode_id"][lane, len(chunk)] = 1_000 * lane

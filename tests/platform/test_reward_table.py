@@ -116,15 +116,22 @@ def test_rewards_equal_those_of_a_loop(seed, power):
                 known &= key < keys and labelled[key] != UNLABELLED
                 if key < keys and counts[place][j] > 0:
                     paid.append((value[key] / float(counts[place][j]) ** power, key))
-        best = max(paid, key=lambda pair: pair[0])
-        assert reward[place] == pytest.approx(best[0], rel=1e-5)
+        best = max(pay for pay, _ in paid)
+        assert reward[place] == pytest.approx(best, rel=1e-5)
         assert mask[place] == known
-        if best[0] > 0:
-            by_key[best[1]] += best[0]
+        if best > 0:
+            equals = [key for pay, key in paid if pay == best]
+            for key in equals:
+                by_key[key] += best / len(equals)
     paid_by_key = rewards_by_key(table, ids, counts, power)
     assert paid_by_key.sum() == pytest.approx(reward.astype(np.float64).sum(), rel=1e-5)
-    # Two keys of equal pay may share differently; the seeds draw reals, so equal pay needs the same key twice.
     assert paid_by_key == pytest.approx(by_key, rel=1e-5)
+
+
+def test_keys_that_pay_alike_share_what_their_caption_was_paid():
+    whole = RewardTable(1, np.array([[0, 1], [1, 2]], np.int32), np.ones(3, np.float32), np.ones(3, np.uint8))
+    ids, counts = np.array([0, 0, 1], np.uint32), u16([[1, 1], [1, 2], [2, 1]])
+    assert rewards_by_key(whole, ids, counts, 3.0).tolist() == [1.5, 0.5, 1.0]
 
 
 def test_a_table_works_after_a_journey_between_processes(table):
