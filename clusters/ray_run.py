@@ -212,8 +212,8 @@ class RayRun:
             due = period is not None and self._state.env_steps >= max(self._state.next_evaluation, period)
             plays = is_free and due
             saves = now - last_checkpoint >= self._settings.checkpoint.period_seconds
-            # A learner may take long to answer, or never: the watch goes on meanwhile.
-            if (plays or saves) and (snapshot := self._learners.snapshot()) is not None:
+            # A learner may take long to answer, or never: then the watch goes on meanwhile.
+            if (plays or saves) and (snapshot := self._learners.snapshot(_INTERVAL_SECONDS)) is not None:
                 last_checkpoint = now
                 if plays:
                     self._begin_evaluation(snapshot)
