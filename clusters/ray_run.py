@@ -40,7 +40,7 @@ from onibi.clusters.run_state import (
     make_desk,
     renewed_parts,
     state_of,
-    told_of_new_ring,
+    told_of_ring,
 )
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
@@ -147,8 +147,7 @@ class RayRun:
         if checkpoint is not None:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
-            if not opened.ring_kept:
-                self._journal.note(told_of_new_ring(opened.readable_rows))
+            self._journal.note(told_of_ring(opened.readable_rows, opened.ring_kept))
             self._plan = dataclasses.replace(
                 self._plan, session=self._state.session, steps_before=self._state.inserted_base
             )

@@ -179,8 +179,10 @@ def captions_of(checkpoint: Checkpoint) -> list[CaptionText]:
     return [table.caption(index) for index in range(len(table))]
 
 
-def told_of_new_ring(rows: int) -> str:
-    """What is told where a run is resumed with another ring than its last session's, of so many readable rows."""
+def told_of_ring(rows: int, kept: bool) -> str:
+    """What is told where a run is resumed: whose ring it goes on with, of so many readable rows."""
+    if kept:
+        return f"the replay ring of the killed session is there still, with {rows:,} rows"
     begin = f"begins with {rows:,} rows of the log" if rows else "fills from play before learning goes on"
     return f"the replay ring is new: it {begin}"
 

@@ -35,7 +35,7 @@ from onibi.clusters.run_state import (
     restore_learner,
     ring_path,
     state_of,
-    told_of_new_ring,
+    told_of_ring,
 )
 from onibi.clusters.serial_annotation import SerialAnnotation
 from onibi.learners.learner_loop import LearnerLoop
@@ -115,8 +115,7 @@ class SerialRun:
             cover_lost_captions(self._desk, newest_caption(self._ring), self._shard.logged_captions())
             counters = self._shard.counters()
             self._state = self._state.resumed(counters.inserted_rows, kept)
-            if not kept:
-                self._journal.note(told_of_new_ring(counters.readable_rows))
+            self._journal.note(told_of_ring(counters.readable_rows, kept))
             plan = self._plan = dataclasses.replace(
                 plan, session=self._state.session, steps_before=self._state.inserted_base
             )
