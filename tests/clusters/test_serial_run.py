@@ -178,8 +178,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_the_rows_that_shared_memo
     reader.close()
     assert inserted >= state.env_steps > 0
 
+    caplog.set_level("INFO")
     result = workshop.resume(overrides=[f"budget.max_env_steps={inserted + 200}", "checkpoint.period_seconds=1000"])
     assert result.status == "finished"
+    assert "the replay ring of the killed session is there still, with" in caplog.text
     assert inserted + 200 <= result.env_steps < inserted + 200 + 32, "rows younger than the checkpoint count"
     after = state_of(checkpoint_of(workshop))
     assert after.session == state.session + 1
