@@ -17,7 +17,7 @@ from onibi.clusters.figures import UNKNOWN, count_text, share_text
 from onibi.clusters.judged_captions import SHIPPED, JudgedCaption, read_judged_captions
 from onibi.platform.annotator import AnnotationRequest, Annotator
 from onibi.platform.captions import KeyIndex, text_hash
-from onibi.platform.config import Settings, load_class, read_settings
+from onibi.platform.config import load_class, read_chosen, read_settings
 from onibi.platform.errors import AnnotatorError, ConfigError
 from onibi.platform.judge_scores import Estimate, JudgeScores, judge_scores
 from onibi.platform.labels import Label, LabelValue
@@ -126,9 +126,8 @@ def _make(kind: str, settings: Sequence[str], goal: str) -> tuple[Annotator, boo
     document: dict[str, object] = {"kind": resolved}
     if not own_goal:
         document["goal"] = goal
-    owner = load_class(ANNOTATORS, resolved)
-    made: Settings = read_settings(owner.Settings, document, source=f"--annotator {kind}", overrides=asked)
-    annotator: Annotator = owner(made)
+    made = read_chosen(ANNOTATORS, document, source=f"--annotator {kind}", overrides=asked)
+    annotator: Annotator = load_class(ANNOTATORS, resolved)(made)
     return annotator, own_goal
 
 

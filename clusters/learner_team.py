@@ -164,6 +164,7 @@ class LearnerTeam:
         Returns: None where it never comes; then what was learnt since the last checkpoint is lost, and that is logged.
         """
         began, is_told = time.monotonic(), False
+        self._snapshots = []  # one that was asked for before lacks the updates since
         while not should_stop() and (waited := time.monotonic() - began) < _LAST_SNAPSHOT_SECONDS:
             if (snapshot := self.snapshot(_SLICE_SECONDS)) is not None:
                 return snapshot

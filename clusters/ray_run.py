@@ -24,6 +24,7 @@ from onibi.clusters.role_calls import (
     deaths_told,
     first_answer,
     is_restarting,
+    last_notes,
     start_actor,
 )
 from onibi.clusters.role_usage import signs_of_life, usage_of
@@ -377,6 +378,8 @@ class RayRun:
         return True
 
     def _end_roles(self) -> None:
+        if hasattr(self, "_hub"):
+            self._journal.warn(last_notes(self._hub))  # of a run that failed they may tell why
         if hasattr(self, "_learners"):
             self._learners.end()
         if self._rollouts is not None:

@@ -10,6 +10,7 @@ import ray
 
 from onibi.platform.errors import OnibiError, TrainingError
 
+_NOTES_SECONDS = 2.0
 PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 """What Ray raises where a role's process is gone; another one may do its work."""
 
@@ -34,6 +35,18 @@ def first_answer(reference: Any, who: str) -> Any:
         if isinstance(error.cause, OnibiError):
             raise error.cause from error
         raise
+
+
+def last_notes(hub: Any) -> list[str]:
+    """What roles warned of since the hub was asked last; nothing where it does not answer soon."""
+    told = hub.notes.remote()
+    if not ray.wait([told], timeout=_NOTES_SECONDS)[0]:
+        return []
+    try:
+        notes: list[str] = ray.get(told)
+    except ray.exceptions.RayError:
+        return []
+    return notes
 
 
 def is_restarting(cause: BaseException) -> bool:

@@ -198,6 +198,7 @@ def open_shard(
         captions: those that the session resumes with, by id; None starts anew.
     Raises: ReplayError where the memory is not there, or the log's place cannot be written.
     """
+    limiter = make_limiter(plan)  # refused before a ring is touched
     path = ring_path(plan, run_id)
     kept = captions is not None and path.exists()
     if kept and may_lack_rows(path):
@@ -209,10 +210,10 @@ def open_shard(
         remove_ring(path)
         kept = False
     if kept:
-        shard = Shard.reopen(path, run_id=run_id, limiter=make_limiter(plan), resolve=resolve)
+        shard = Shard.reopen(path, run_id=run_id, limiter=limiter, resolve=resolve)
     else:
         filling = None if captions is None else _filling(plan)
-        shard = Shard(_create_ring(plan, path, run_id, filling), make_limiter(plan), resolve)
+        shard = Shard(_create_ring(plan, path, run_id, filling), limiter, resolve)
     if plan.log_location is None:
         return shard, kept
     try:

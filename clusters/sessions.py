@@ -90,6 +90,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
             folder.write_config(to_mapping(plan.settings))
         return checkpoint
 
+    make_limiter(plan)  # before a ring that was kept could be made again for settings that nothing can run with
     if serial is None:
         serial = folder.record().serial
     if serial:

@@ -8,7 +8,7 @@ from typing import Any
 from onibi.actors.annotators.auto import without_auto
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.platform.annotator import Annotator
-from onibi.platform.config import load_class, read_settings
+from onibi.platform.config import load_class, read_chosen
 from onibi.platform.errors import ConfigError
 from onibi.platform.run_folder import find_run
 
@@ -26,9 +26,7 @@ def judge_of(source: str, runs_folder: Path, named: str | None, overrides: list[
     Raises: ConfigError where there is no such annotator, or its settings are wrong.
     """
     own = _settings(_config(source, runs_folder), named)
-    kind = own["kind"]
-    owner = load_class(ANNOTATORS, kind)
-    chosen: Any = without_auto(read_settings(owner.Settings, own, source=f"annotator {kind}", overrides=overrides))
+    chosen: Any = without_auto(read_chosen(ANNOTATORS, own, source=f"annotator {own['kind']}", overrides=overrides))
     annotator: Annotator = load_class(ANNOTATORS, chosen.kind)(chosen)
     return annotator
 

@@ -165,7 +165,7 @@ def load_checkpoint(folder: Path, which: Which = "last") -> Checkpoint:
         try:
             return _read(entry.path)
         except _Damaged as fault:
-            if not entry.path.exists():  # its writer deleted it while it was read, so there is a newer one
+            if not os.path.lexists(entry.path):  # its writer deleted it while it was read, so there is a newer one
                 return load_checkpoint(folder, which)
             faults.append(f"{entry.path}: {fault}")
             if not isinstance(which, int):

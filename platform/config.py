@@ -113,7 +113,7 @@ def _own_class(path: str) -> Any:
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # whatever the user's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         raise ConfigError(
             f"kind {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. Its module must be "
             "installed, on PYTHONPATH, or in the folder where onibi is called."
@@ -153,6 +153,18 @@ def read_settings(
         count = f"{len(lines)} faults in the settings" if len(lines) > 1 else "1 fault in the settings"
         raise ConfigError(f"{count}:\n  " + "\n  ".join(lines))
     return typing.cast(S, value)
+
+
+def read_chosen(
+    registry: Mapping[str, str], section: Mapping[str, Any], *, source: str, overrides: Sequence[str] = ()
+) -> Any:
+    """Settings of the kind that a section names, read alone. Raises: ConfigError as ``read_settings``."""
+    kind = section["kind"]
+    owner = load_class(registry, kind)
+    own = kind not in registry
+    rest = {name: item for name, item in section.items() if not (own and name == "kind")}
+    found = read_settings(owner.Settings, rest, source=source, overrides=overrides)
+    return dataclasses.replace(found, kind=kind) if own else found
 
 
 def to_mapping(settings: Settings) -> dict[str, Any]:
@@ -279,7 +291,11 @@ def _read_kind(
     # A subclass of Onibi's settings need not name itself: its kind is where it lies.
     rest = {name: item for name, item in (value or {}).items() if name != "kind"}
     section = _read_section(owner.Settings, rest, path, faults)
-    return section if section is _FAULTY else dataclasses.replace(section, kind=kind)
+    try:
+        return section if section is _FAULTY else dataclasses.replace(section, kind=kind)
+    except ValueError as error:  # of the user's own check
+        faults.append(_Fault(path, f"{dotted(path)}: {error}"))
+        return _FAULTY
 
 
 def _read_value(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:

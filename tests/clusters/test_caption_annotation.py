@@ -23,6 +23,7 @@ from onibi.clusters.caption_annotation import (
     labelled_keys,
     pair_work,
 )
+from onibi.clusters.work_claims import WorkClaims
 from onibi.platform.annotation_claims import AnnotationClaims
 from onibi.platform.annotation_estimate import AnnotationEstimate
 from onibi.platform.annotation_table import AnnotationTable
@@ -183,6 +184,29 @@ def test_what_another_run_asks_is_waited_for_and_asked_once_that_gives_it_up(tab
     assert (outcome.answered, outcome.elsewhere, outcome.left, outcome.asked_elsewhere) == (6, 1, 0, 0)
     assert max(told.asked_elsewhere for told in seen) == 4
     run_table.close()
+
+
+def test_replies_to_others_that_cannot_be_read_answer_nothing(table):
+    judge = Judge()
+    work = label_work(CAPTIONS, judge, table, votes=1)
+    other = AnnotationTable(table.folder)
+    given = LexiconAnnotator(LexiconSettings()).annotate(work.items[:2], judge.goal)
+    other.append([replace(label, value=LabelValue.INVALID, score=float("nan")) for label in given])
+    outcome = carry_out(judge, work, table, patience_seconds=9)
+    assert (outcome.answered, outcome.elsewhere, len(judge.asked)) == (6, 0, 6)
+    other.close()
+
+
+def test_a_claim_is_renewed_while_a_slow_judge_answers_and_ends_with_the_work(table):
+    now, judge = [0.0], Judge()
+    work = label_work(CAPTIONS, judge, table, votes=1)
+    claims = WorkClaims(table, judge_of(judge), clock=lambda: now[0])
+    told = []
+    claims._claims.claim = lambda _judge, held: told.append(len(held)) or [True] * len(held)
+    claims.claim(work.items)
+    for now[0] in (30.0, 41.0, 60.0, 82.0):
+        claims.renew()
+    assert told == [6, 6, 6], "every third of the lease of 120 s"
 
 
 def test_what_is_left_is_told_with_its_reason(table):

@@ -70,7 +70,9 @@ def test_processes_that_were_prepared_on_the_rings_node_are_built_in_and_others_
     assert len(killed) == len(made) - 2
     assert [each.args[-1] for each in maker.built] == [0, 1], "each with its number"
     assert sorted(asked.values()) == ["learner", "learner", "learner 1", "learner 1"]
+    team._snapshots = ["of a process that is gone"]
     team.start(plan, "ring", B, 1, None)  # after a death: never in the same processes again
+    assert team._snapshots == []
     assert maker.nodes == [*made, B, B]
     assert len(killed) == len(made)
 
@@ -183,4 +185,28 @@ def test_the_state_comes_once_the_update_is_made(small_ray, monkeypatch):
     team = LearnerTeam(hub=None)
     team.handles = {"learner": InALongUpdate.remote(0.5)}
     assert team.last_snapshot() == "its state"
+    team.end()
+
+
+@ray.remote(num_cpus=0)
+class Counting:
+    """Stands for a learner whose every state is another one."""
+
+    def __init__(self):
+        self._updates = 0
+
+    def snapshot(self):
+        self._updates += 1
+        return self._updates
+
+
+def test_the_last_state_is_none_that_was_asked_for_before(small_ray, monkeypatch):
+    monkeypatch.setattr(learner_team.dataclasses, "replace", lambda state, **_: state)
+    team = LearnerTeam(hub=None)
+    team.handles = {"learner": Counting.remote()}
+    while (asked := team._snapshots) == []:
+        if team.snapshot() is not None:
+            continue
+    ray.wait(asked)
+    assert team.last_snapshot() > 1
     team.end()

@@ -6,6 +6,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
+from onibi.clusters import serial_run
 from onibi.clusters.cli import app
 from onibi.clusters.run_state import state_of
 from onibi.clusters.serial_run import SerialRun
@@ -103,6 +104,15 @@ def test_observations_that_are_tuples_or_hold_texts_beside_train(workshop, tmp_p
     changes = {"view": {"kind": "leaves", "keys": ["b"]}} if space == "text beside" else {}
     result = workshop.train(environment={"id": "odd_spaces:Odd", "kwargs": {"space": space}}, **changes)
     assert result.updates > 20
+
+
+def test_a_limiter_that_could_not_work_is_refused_before_the_ring_of_a_killed_run_is_touched(workshop, monkeypatch):
+    workshop.train()
+    touched = []
+    monkeypatch.setattr(serial_run, "open_shard", lambda *arguments: touched.append(arguments))
+    with pytest.raises(ConfigError, match=r"minimum_rows"):
+        workshop.resume(overrides=["replay.capacity_rows=150", "budget.max_env_steps=900"])
+    assert touched == []
 
 
 class Killed(BaseException):

@@ -9,6 +9,7 @@ import time
 import ray
 
 from onibi.clusters.hub_actor import HubActor
+from onibi.clusters.role_calls import last_notes
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk
@@ -33,5 +34,8 @@ def test_a_warning_of_a_learner_is_heard_at_the_hub(small_ray, workshop):
         time.sleep(0.05)
     assert heard == ["learner: this network is slow"]
     assert ray.get(hub.notes.remote()) == [], "each once"
+    ray.get(hub.note.remote(["later"]))
+    assert last_notes(hub) == ["later"]
     for actor in (learner, hub):
         ray.kill(actor)
+    assert last_notes(hub) == [], "one that is gone tells nothing"

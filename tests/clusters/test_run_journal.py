@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from onibi.actors.evaluation import PlayedEpisode
@@ -87,3 +88,15 @@ def test_the_history_of_a_long_run_has_rows_farther_and_farther_apart_and_loses_
     assert told in (given, given[:-1]), "the last one may wait for its row still"
     gaps = [later["time/seconds"] - row["time/seconds"] for row, later in itertools.pairwise(rows)]
     assert max(gaps) <= 11.0
+
+
+@pytest.mark.parametrize("end", ["close", "abandon"])
+def test_what_waits_for_its_row_is_written_at_the_end(journal, workshop, end):
+    for second in (36_000.0, 36_001.0):
+        journal.interval({"time/seconds": second, "actors/env_steps": second, "learner/loss": second})
+    assert [row["time/seconds"] for row in workshop.history()] == [36_000.0]
+    if end == "close":
+        journal.close("finished", 36_001, 1, 36_001.0, [], np.zeros(0))
+    else:
+        journal.abandon()
+    assert [row["learner/loss"] for row in workshop.history()] == [36_000.0, 36_001.0]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+
 import pytest
 
+from onibi.actors.annotators.similarity import SimilarityAnnotator, SimilaritySettings
+from onibi.clusters.annotator_benchmark import _make
 from onibi.clusters.stored_judge import judge_of
 from onibi.platform.errors import ConfigError
 from onibi.platform.run_folder import create_run
@@ -56,3 +61,23 @@ def test_without_a_kind_the_runs_own_judge_is_taken_where_it_heard_anything(judg
     assert (
         judge_of(str(tmp_path / "x.parquet"), tmp_path, "lexicon", ["lexicon=all_ones"]).settings.lexicon == "all_ones"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoudSettings(SimilaritySettings):
+    loudness: float = 1.0
+
+
+class Loud(SimilarityAnnotator):
+    """A user's annotator, chosen by where it lies."""
+
+    Settings = LoudSettings
+
+
+def test_an_annotator_of_ones_own_judges_what_is_stored_and_is_benchmarked(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_judges", sys.modules[__name__])
+    judge = judge_of("nowhere", tmp_path, "my_judges:Loud", ["loudness=2.0", "goal=Win."])
+    assert isinstance(judge, Loud)
+    assert (judge.settings.kind, judge.settings.loudness) == ("my_judges:Loud", 2.0)
+    made, _ = _make("my_judges:Loud", ["loudness=3.0"], "Win.")
+    assert (made.settings.loudness, made.goal) == (3.0, "Win.")

@@ -245,6 +245,12 @@ def test_a_reader_finds_a_whole_one_while_its_run_saves_and_deletes(tmp_path, ca
     assert caplog.messages == []  # what was deleted is not called damaged
 
 
+def test_a_link_to_nowhere_among_them_is_one_clear_error(tmp_path):
+    (tmp_path / "000000000001-000001").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        load_checkpoint(tmp_path)
+
+
 def test_an_empty_folder_says_that_no_checkpoint_is_there(tmp_path):
     with pytest.raises(CheckpointError, match="by step: none"):
         load_checkpoint(tmp_path / "absent")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from onibi.platform.config import Settings, chosen_values, load_class, read_settings, selected, to_mapping
+from onibi.platform.config import Settings, chosen_values, load_class, read_chosen, read_settings, selected, to_mapping
 from onibi.platform.errors import ConfigError
 
 
@@ -97,3 +97,16 @@ def test_what_is_wrong_with_it_is_told(section, told):
 def test_a_registered_kind_keeps_its_name():
     assert read_settings(RunSettings, {"mover": {"kind": "walk"}}).mover == WalkSettings()
     assert [field.name for field in fields(WalkSettings)] == ["kind", "pace"]
+
+
+def test_a_section_read_alone_keeps_its_own_kind_too():
+    read = read_chosen(MOVERS, {"kind": "my_movers:Hop", "pace": 2.0}, source="here", overrides=["height=3"])
+    assert read == HopSettings(kind="my_movers:Hop", pace=2.0, height=3)
+    assert read_chosen(MOVERS, {"kind": "walk"}, source="here") == WalkSettings()
+
+
+def test_a_module_that_ends_the_process_when_it_is_imported_does_not(tmp_path, monkeypatch):
+    (tmp_path / "ending.py").write_text("import sys; sys.exit(0)", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="kind 'ending:Hop' cannot be imported: SystemExit"):
+        read_settings(RunSettings, {"mover": {"kind": "ending:Hop"}})

@@ -100,8 +100,8 @@ def test_draws_by_priorities_of_an_older_table_are_counted(store, make):
 def test_a_first_priority_is_never_outdated(store):
     sampler = windows(RingReader(store.path))
     sampler.draw()
-    rate(sampler, [0, 1], 3)
-    rate(sampler, [0, 1], 4)
+    rate(sampler, [0], 3)
+    rate(sampler, [1], 4)
     for _ in range(SLOTS // ROWS + 1):  # over all that were rated
         store.fill()
     for _ in range(20):
