@@ -26,10 +26,6 @@ from onibi.platform.spec import ReplaySpec
 log = logging.getLogger(__name__)
 
 LONG_SECONDS = 300.0  # of an evaluation, after which it is told why it may never end
-ENDLESS = (
-    "A player that stands still in an environment without a time limit never ends an episode. "
-    "environment.max_episode_steps sets a limit, evaluation.episodes how many are played"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +125,13 @@ def play(
             if not is_told and time.monotonic() - began > LONG_SECONDS:
                 is_told = True
                 told = sum(map(len, played))
-                log.warning("%d episodes of an evaluation took %.0f s so far. %s", told, LONG_SECONDS, ENDLESS)
+                log.warning(
+                    "%d episodes of an evaluation took %.0f s so far. A player that stands still in an environment "
+                    "without a time limit never ends an episode. environment.max_episode_steps sets a limit, "
+                    "evaluation.episodes how many are played",
+                    told,
+                    LONG_SECONDS,
+                )
             fragment = rollout.collect(_no_news)
             paid = _pay(fragment, rewards, ledger)
             for episode in fragment.episodes:

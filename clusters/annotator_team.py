@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
-from onibi.clusters.role_calls import is_restarting, start_actor
+from onibi.clusters.role_calls import is_restarting, start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.config import Settings
 
@@ -83,13 +83,9 @@ class AnnotatorTeam:
 
     def due(self) -> dict[Any, str]:
         """Set to work who waited long enough, and tell whom Ray has no room for. Returns: as ``start``."""
-        now = time.monotonic()
-        if self._unplaced and now - self._started_at >= _PLACE_SECONDS:
+        if self._unplaced and time.monotonic() - self._started_at >= _PLACE_SECONDS:
             self._warn_of_unplaced()
-        due = [role for role, at in self._again_at.items() if at <= now]
-        for role in due:
-            del self._again_at[role]
-        return {self._set_to_work(role): role for role in due}
+        return {self._set_to_work(role): role for role in take_due(self._again_at)}
 
     def end(self, running: dict[Any, str], seconds: float) -> list[str]:
         """Let all end after the answer at hand and seal their labels; what does not answer ends with its process.

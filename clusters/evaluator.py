@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from typing import Any
 
 import ray
 
-from onibi.actors.evaluation import ENDLESS, LONG_SECONDS
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
 from onibi.clusters.role_calls import PROCESS_DIED, start_actor
 from onibi.clusters.run_journal import RunJournal
@@ -27,13 +25,14 @@ class Evaluator:
     Args:
         acting: what to build, without what actors do not need.
         journal: books what was played.
+        hub: handle.
     """
 
-    def __init__(self, acting: RunPlan, journal: RunJournal) -> None:
+    def __init__(self, acting: RunPlan, journal: RunJournal, hub: Any) -> None:
         self._journal = journal
-        self._handle = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
+        self._handle = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, hub, functools.partial(evaluate_weights, acting))
         self._played: Any = None
-        self._env_steps, self._began, self._is_told = 0, 0.0, False
+        self._env_steps = 0
 
     @property
     def playing(self) -> tuple[int, ...]:
@@ -42,7 +41,7 @@ class Evaluator:
 
     def begin(self, weights: Weights, rewards: Any, env_steps: int) -> None:
         """Play the checkpoint of ``env_steps``. ``rewards``: the reference of its FrozenRewards, or None."""
-        self._env_steps, self._began, self._is_told = env_steps, time.monotonic(), False
+        self._env_steps = env_steps
         self._played = self._handle.play.remote(weights, rewards, env_steps)
 
     def finish(self, train_seconds: float, wait_seconds: float) -> bool:
@@ -54,15 +53,6 @@ class Evaluator:
         if self._played is None:
             return True
         if not ray.wait([self._played], timeout=wait_seconds)[0]:
-            if not self._is_told and time.monotonic() - self._began > LONG_SECONDS:
-                self._is_told = True
-                log.warning(
-                    "evaluator: it has been playing the checkpoint of %d env steps for %.0f s, and no other is played "
-                    "meanwhile. %s",
-                    self._env_steps,
-                    LONG_SECONDS,
-                    ENDLESS,
-                )
             return False
         played, self._played = self._played, None
         try:

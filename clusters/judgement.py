@@ -10,7 +10,7 @@ import numpy as np
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, share_interval
-from onibi.clusters.reward_model_plan import make_reward_learner, pay_by_model, reward_model_state
+from onibi.clusters.reward_model_plan import reward_learner_of
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk, restore_learner, state_of
@@ -122,9 +122,8 @@ def evaluate(
     # Both are paid by one table, and that is the last one of the run: later labels would favour neither, but hide less.
     newest = load_checkpoint(folder.checkpoints, "last")
     envs = min(_EVALUATION_LANES, episodes)
-    players = []
+    players, rewards = [], _frozen_rewards(plan, newest)
     for name, played_weights in (("trained", weights), ("random", None))[: 2 if against else 1]:
-        rewards = _frozen_rewards(plan, newest)
         played = play(plan.make_evaluation(played_weights, envs, seed), envs, episodes, rewards)
         players.append(_report(name, played, rewards is not None))
     judge = settings.evaluation.judge
@@ -146,10 +145,7 @@ def _frozen_rewards(plan: RunPlan, checkpoint: Checkpoint) -> FrozenRewards | No
     desk = make_desk(plan, clock=lambda: 0.0)
     desk.restore(dict(checkpoint.tables))
     desk.advance(state_of(checkpoint).env_steps)
-    learnt = reward_model_state(checkpoint)
-    model = None if learnt is None else make_reward_learner(plan, learnt)
-    if model is not None:
-        pay_by_model(desk, model)
+    reward_learner_of(plan, desk, checkpoint)
     table = desk.table(newer_than=-1)
     assert table is not None, "a desk's first table is version 1"
     return FrozenRewards(desk.captions, table, intrinsic.count_power)

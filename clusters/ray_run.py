@@ -159,7 +159,7 @@ class RayRun:
         self._start_learners(checkpoint)
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
-        self._evaluator = Evaluator(self._plan.for_actors(), self._journal)
+        self._evaluator = Evaluator(self._plan.for_actors(), self._journal, self._hub)
         self._rollouts = RolloutTeam(self._plan, self._shard, self._hub)
         self._running |= self._rollouts.start()
 
@@ -346,14 +346,14 @@ class RayRun:
             self._checkpoint = self._journal.last_checkpoint()
         return saved
 
-    def _begin_evaluation(self, snapshot: LearnerSnapshot | None) -> None:
+    def _begin_evaluation(self, snapshot: LearnerSnapshot) -> None:
         """Save a checkpoint and have it played; the evaluator works while training goes on."""
         period = self._settings.evaluation.period_env_steps
         if period is not None:
             self._state = dataclasses.replace(
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
-        if snapshot is None or not self._save(snapshot):
+        if not self._save(snapshot):
             return
         intrinsic = self._settings.rewards.intrinsic
         rewards = None if intrinsic is None else self._hub.frozen_rewards.remote(intrinsic.count_power)
@@ -365,8 +365,8 @@ class RayRun:
             self._save(self._learners.last_snapshot())
             return False
         snapshot = self._learners.last_snapshot(self._should_stop)
-        if snapshot is None and self._should_stop():
-            return False
+        if snapshot is None:
+            return not self._should_stop()
         self._begin_evaluation(snapshot)
         return self._await_evaluation()
 

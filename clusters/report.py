@@ -348,12 +348,12 @@ def _draw(axis: Axes, panel: _Panel, history: Sequence[Row], evaluations: Sequen
     axis.xaxis.set_major_formatter(FuncFormatter(tick_text))
     axis.set_xlabel("env steps", fontsize=8.5, color="#3A4046")
     axis.margins(x=0.02)
+    if panel.from_zero:
+        axis.set_ylim(bottom=0.0)
     if panel.share:
         axis.set_ylim(-0.03, 1.03)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    elif panel.from_zero:
-        axis.set_ylim(bottom=0.0)
-    if not panel.share and max(abs(bound) for bound in axis.get_ylim()) >= 10_000:
+    elif max(abs(bound) for bound in axis.get_ylim()) >= 10_000:
         axis.yaxis.set_major_formatter(FuncFormatter(tick_text))
     if drawn > 1 or any(line.evaluated for line in panel.lines):
         axis.legend(fontsize=8, frameon=False, loc="best")

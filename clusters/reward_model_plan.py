@@ -85,11 +85,17 @@ def with_reward_model(parts: CheckpointParts, state: ModelState | None) -> Check
     return dataclasses.replace(parts, tensors={**parts.tensors, _TENSORS: state})
 
 
-def pay_by_model(desk: AnnotationDesk, learner: RewardLearner) -> None:
-    """Let a desk pay by what a restored model has learnt; it must have heard of the run's labels and env steps."""
-    data = desk.training_data(newer_than=-1)
-    if data is not None:
+def reward_learner_of(plan: RunPlan, desk: AnnotationDesk, checkpoint: Checkpoint | None) -> RewardLearner | None:
+    """The reward learner as a checkpoint has it; where that has learnt, the desk pays by it from now on.
+
+    Args: desk: has heard of the run's labels and env steps. Returns, Raises: as ``make_reward_learner``.
+    """
+    state = reward_model_state(checkpoint)
+    learner = make_reward_learner(plan, state)
+    data = None if learner is None or state is None else desk.training_data(newer_than=-1)
+    if learner is not None and data is not None:
         desk.set_scores(learner.current_scores(data))
+    return learner
 
 
 class SerialRewardModel:
@@ -105,13 +111,9 @@ class SerialRewardModel:
     def __init__(self, plan: RunPlan, desk: AnnotationDesk, checkpoint: Checkpoint | None) -> None:
         self._desk, self._period = desk, plan.settings.reward_model.period_env_steps
         tell_idle_reward_model(plan.settings)
-        state = reward_model_state(checkpoint)
-        self._learner = make_reward_learner(plan, state)
+        self._learner = reward_learner_of(plan, desk, checkpoint)
         self._seen = -1  # version of the labels that the model knows
         self._next = 0  # env steps
-        if checkpoint is None or self._learner is None or state is None:
-            return
-        pay_by_model(desk, self._learner)
 
     def turn(self, env_steps: int) -> None:
         """Learn what is new, where it is time. Raises: NonFiniteError where learning diverges."""

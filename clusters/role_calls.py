@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,15 @@ def last_notes(hub: Any) -> list[str]:
     except ray.exceptions.RayError:
         return []
     return notes
+
+
+def take_due(again_at: dict[str, float]) -> list[str]:
+    """Take out the roles whose time (of ``time.monotonic``) to be set to work again has come."""
+    now = time.monotonic()
+    due = [role for role, at in again_at.items() if at <= now]
+    for role in due:
+        del again_at[role]
+    return due
 
 
 def is_restarting(cause: BaseException) -> bool:

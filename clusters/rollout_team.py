@@ -9,7 +9,7 @@ import ray
 
 from onibi.actors.inference_actor import INFERENCE_OPTIONS, InferenceActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
-from onibi.clusters.role_calls import start_actor
+from onibi.clusters.role_calls import start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.remote_policy import halves_of
 
@@ -74,10 +74,7 @@ class RolloutTeam:
 
     def due(self) -> dict[Any, str]:
         """Set to work who waited long enough. Returns: as ``start``."""
-        due = [role for role, at in self._again_at.items() if at <= time.monotonic()]
-        for role in due:
-            del self._again_at[role]
-        return {self.run(role): role for role in due}
+        return {self.run(role): role for role in take_due(self._again_at)}
 
     def run(self, role: str) -> Any:
         """Set one role to work, again where its process was replaced. Returns: the reference to wait for."""

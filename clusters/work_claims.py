@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from onibi.platform.annotation_claims import AnnotationClaims
+from onibi.platform.annotation_settings import AnnotationDeskSettings
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import AnnotationRequest, PairRequest, Request
 from onibi.platform.captions import text_hash
@@ -14,7 +15,8 @@ from onibi.platform.labels import Judge, Label, LabelValue, Preference, Preferen
 
 log = logging.getLogger(__name__)
 
-_LEASE_SECONDS = 120.0  # as a run's; a judge that is silent for longer may be asked the same by somebody else
+_LEASE_SECONDS = AnnotationDeskSettings().lease_seconds
+"""As a run's by default: a judge that is silent for longer may be asked the same by somebody else."""
 _RENEWALS = 3  # of a claim within its lease
 
 
@@ -36,7 +38,7 @@ class WorkClaims:
 
     def claim(self, batch: Sequence[Request]) -> tuple[list[Request], list[Request], int]:
         """Those of a batch to ask now, those that somebody else asks, and how many somebody else was answered."""
-        free = self._claims.claim(self._judge, batch)
+        mine, others = self._claims.divide(self._judge, batch)
         # Behind the claim: an answer that was put on disk before its asker's claim ended is seen for sure.
         try:
             news = self._table.refresh([self._judge])
@@ -44,12 +46,9 @@ class WorkClaims:
             log.warning("what others were answered in %s cannot be read: %s", self._table.folder, error)
             news = []
         self._answered |= {name_of(verdict) for verdict in news if is_readable(verdict)}
-        open_items = [
-            (item, mine) for item, mine in zip(batch, free, strict=True) if name_of(item) not in self._answered
-        ]
-        self._held, self._claimed_at = [item for item, mine in open_items if mine], self._clock()
-        others = [item for item, mine in open_items if not mine]
-        return list(self._held), others, len(batch) - len(open_items)
+        mine, others = ([item for item in part if name_of(item) not in self._answered] for part in (mine, others))
+        self._held, self._claimed_at = mine, self._clock()
+        return mine, others, len(batch) - len(mine) - len(others)
 
     def renew(self) -> None:
         """To be called while a batch is asked, at least once in a lease."""

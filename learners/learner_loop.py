@@ -21,7 +21,7 @@ from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
 from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer
 from onibi.platform.reward_table import RewardTable
-from onibi.platform.user_code import raised_at
+from onibi.platform.user_code import raised_in_own_code
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources
@@ -167,8 +167,8 @@ class LearnerLoop:
         except OnibiError:
             raise
         except Exception as error:
-            where = raised_at(error)
-            if not where or "-packages" in where:
+            where = raised_in_own_code(error)
+            if not where:
                 raise  # a fault of Onibi
             raise TrainingError(f"learning raised {type(error).__name__}: {error}{where}") from error
         if self._copies is not None:

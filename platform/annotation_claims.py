@@ -9,6 +9,7 @@ holds) is asked all the same: a question asked twice costs money, one never aske
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -79,6 +80,12 @@ class AnnotationClaims:
             return everything
         self._told = False
         return mine
+
+    def divide(self, judge: Judge, requests: Sequence[Request]) -> tuple[list[Request], list[Request]]:
+        """``claim``; those that are this process's to ask now, and those that another one asks."""
+        mine = self.claim(judge, requests)
+        others = [not is_mine for is_mine in mine]
+        return list(itertools.compress(requests, mine)), list(itertools.compress(requests, others))
 
     def release(self, judge: Judge, requests: Sequence[Request]) -> None:
         """Let others ask what this process claimed and got no answer to."""

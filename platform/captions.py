@@ -51,6 +51,10 @@ def _extended(stored: pa.Table, new: Mapping[str, Sequence[Any]]) -> pa.Table:
     return table.combine_chunks() if table.column(0).num_chunks > _CHUNKS_MOST else table
 
 
+def _with_sightings(stored: pa.Table, sightings: NDArray[np.int64]) -> pa.Table:
+    return stored.append_column("sightings", pa.array(sightings, pa.int64()))
+
+
 class CaptionTable:
     """Interns captions and keys, append-only: an index once given keeps its meaning for the whole run.
 
@@ -185,14 +189,9 @@ class CaptionTable:
     def to_arrow(self) -> dict[str, pa.Table]:
         """``captions`` (hash, text, keys, sightings), ``keys`` (hash, text, askable, example, sightings), by index."""
         metadata = {"keys_per_caption": str(self.keys_per_caption), "key_version": self.key_version}
-        captions, keys = (
-            stored.append_column("sightings", pa.array(sightings, pa.int64())).replace_schema_metadata(metadata)
-            for stored, sightings in (
-                (self._stored_captions(), self.caption_sightings),
-                (self._stored_keys(), self.key_sightings),
-            )
-        )
-        return {"captions": captions, "keys": keys}
+        captions = _with_sightings(self._stored_captions(), self.caption_sightings)
+        keys = _with_sightings(self._stored_keys(), self.key_sightings)
+        return {"captions": captions.replace_schema_metadata(metadata), "keys": keys.replace_schema_metadata(metadata)}
 
     def _stored_captions(self) -> pa.Table:
         new = self._captions[len(self._captions_stored) :]

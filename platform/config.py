@@ -27,7 +27,7 @@ import functools
 import importlib
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from types import NoneType
 from typing import Any, ClassVar, TypeVar
@@ -160,11 +160,9 @@ def read_chosen(
 ) -> Any:
     """Settings of the kind that a section names, read alone. Raises: ConfigError as ``read_settings``."""
     kind = section["kind"]
-    owner = load_class(registry, kind)
-    own = kind not in registry
-    rest = {name: item for name, item in section.items() if not (own and name == "kind")}
-    found = read_settings(owner.Settings, rest, source=source, overrides=overrides)
-    return dataclasses.replace(found, kind=kind) if own else found
+    cls: type[Settings] = load_class(registry, kind).Settings
+    read = functools.partial(read_settings, cls, source=source, overrides=overrides)
+    return _named_by_place(registry, kind, section, read)
 
 
 def to_mapping(settings: Settings) -> dict[str, Any]:
@@ -286,16 +284,25 @@ def _read_kind(
     except ConfigError as error:
         faults.append(_Fault((*path, "kind"), f"{dotted(path)}: {error}"))
         return _FAULTY
-    if kind in registry:
-        return _read_section(owner.Settings, value, path, faults)
-    # A subclass of Onibi's settings need not name itself: its kind is where it lies.
-    rest = {name: item for name, item in (value or {}).items() if name != "kind"}
-    section = _read_section(owner.Settings, rest, path, faults)
     try:
-        return section if section is _FAULTY else dataclasses.replace(section, kind=kind)
+        return _named_by_place(
+            registry, kind, value or {}, lambda rest: _read_section(owner.Settings, rest, path, faults)
+        )
     except ValueError as error:  # of the user's own check
         faults.append(_Fault(path, f"{dotted(path)}: {error}"))
         return _FAULTY
+
+
+def _named_by_place(
+    registry: Mapping[str, str], kind: str, section: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Any]
+) -> Any:
+    """What ``read`` makes of a section of a kind. A subclass of Onibi's settings need not name itself: the kind of a
+    class of the user's is where it lies.
+    """
+    if kind in registry:
+        return read(section)
+    found = read({name: item for name, item in section.items() if name != "kind"})
+    return found if found is _FAULTY else dataclasses.replace(found, kind=kind)
 
 
 def _read_value(hint: Any, value: Any, path: KeyPath, faults: list[_Fault]) -> Any:

@@ -110,7 +110,7 @@ def rewards_by_key(
     reward = paid.max(axis=1)
     pays = reward != 0
     best = paid[pays] == reward[pays, None]
-    parts = np.broadcast_to((reward[pays] / best.sum(axis=1))[:, None], best.shape)
+    parts = best * (reward[pays] / best.sum(axis=1))[:, None]
     paid_by_key: NDArray[np.float64] = np.zeros(len(table.value), np.float64)
     np.add.at(paid_by_key, table.caption_keys[rows[pays]][best], parts[best])
     return paid_by_key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -71,7 +70,7 @@ class SharedAnnotations:
         self._elsewhere[judge] = self._desk.renew(self._elsewhere.get(judge, ()), judge)
         mine = self._freed(claims, judge, count)
         while len(mine) < count and (taken := self._desk_takes(judge, count - len(mine))):
-            free, others = _claimed(claims, judge, taken)
+            free, others = claims.divide(judge, taken)
             self._desk.note_asked(others, -1)
             self._elsewhere[judge] += others
             mine += free
@@ -104,7 +103,7 @@ class SharedAnnotations:
             return []
         self._looked[judge] = now
         looked_at, rest = waiting[:count], waiting[count:]
-        freed, others = _claimed(claims, judge, looked_at)
+        freed, others = claims.divide(judge, looked_at)
         self._elsewhere[judge] = rest + others  # behind: the next look is at those that this one left out
         self._desk.note_asked(freed, 1)
         return freed
@@ -113,12 +112,3 @@ class SharedAnnotations:
         if self._desk.asks == "pairs":
             return [*self._desk.take_pairs(count, judge)]
         return [*self._desk.take(count, judge)]
-
-
-def _claimed(
-    claims: AnnotationClaims, judge: Judge, requests: Sequence[Request]
-) -> tuple[list[Request], list[Request]]:
-    """Those that are this run's to ask now, and those that another one asks."""
-    mine = claims.claim(judge, requests)
-    others = [not is_mine for is_mine in mine]
-    return list(itertools.compress(requests, mine)), list(itertools.compress(requests, others))

@@ -15,6 +15,18 @@ def raised_at(error: BaseException) -> str:
 
     That of a package that was installed where no other is among the frames; "" where all are Onibi's or Gymnasium's.
     """
+    own, installed = _lines(error)
+    return own or installed
+
+
+def raised_in_own_code(error: BaseException) -> str:
+    """As ``raised_at``; "" where the user's code that was reached is that of packages alone."""
+    own, _ = _lines(error)
+    return "" if "-packages" in own else own
+
+
+def _lines(error: BaseException) -> tuple[str, str]:
+    """The lines reached last in code that was not installed, and in packages that were."""
     own, installed = "", ""
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
@@ -27,4 +39,4 @@ def raised_at(error: BaseException) -> str:
             own = f" ({file}:{line})"
         elif "-packages" in file:
             installed = f" ({file}:{line})"
-    return own or installed
+    return own, installed

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from onibi.actors.captioners.captioner import envs_of
-from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
+from onibi.actors.captioners.plain_text import Numbers, PlainTextReader, storable
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError, ConfigError
 from onibi.platform.fragment import CaptionText
@@ -97,18 +97,9 @@ class FunctionCaptioner:
                 f"environment {env}: {self.settings.path} returned {entry.text!r} with {len(entry.keys)} keys; a "
                 f"caption has 1 to captioner.keys_per_caption ({self.keys_per_caption}) of them, the empty text none"
             )
-        if _fits_utf8(entry.text) and all(_fits_utf8(key.text) for key in entry.keys):
+        if all(storable(text) == text for text in (entry.text, *(key.text for key in entry.keys))):
             return entry
-        return CaptionText(_cleaned(entry.text), tuple(replace(key, text=_cleaned(key.text)) for key in entry.keys))
-
-
-def _fits_utf8(text: str) -> bool:
-    return text.isascii() or _cleaned(text) == text
-
-
-def _cleaned(text: str) -> str:
-    """Lone surrogates, which have no UTF-8 form and so could not be stored, as question marks."""
-    return text.encode(errors="replace").decode()
+        return CaptionText(storable(entry.text), tuple(replace(key, text=storable(key.text)) for key in entry.keys))
 
 
 def _imported(settings: FunctionCaptionerSettings) -> Callable[[Any, Mapping[str, Any]], Any]:

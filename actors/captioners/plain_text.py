@@ -47,11 +47,15 @@ class PlainTextReader:
                 f"environment {env}: {place} is {text!r} ({type(text).__name__}); it must be text. Convert it in the "
                 "environment, or set captioner.kind=none"
             )
-        # A lone surrogate has no UTF-8 form: it could be neither hashed nor stored.
-        words = " ".join(text[: self._max_characters].encode(errors="replace").decode().split())
+        words = " ".join(storable(text[: self._max_characters]).split())
         key = _NUMBER.sub("#", words) if self._numbers == "normalise" else words
         caption = CaptionText(words, (KeyText(key),)) if words else EMPTY_TEXT
         if len(self._cache) >= _CACHED_TEXTS:
             self._cache.clear()
         self._cache[text] = caption
         return caption
+
+
+def storable(text: str) -> str:
+    """``text`` with question marks for lone surrogates, which have no UTF-8 form: they could not be stored."""
+    return text.encode(errors="replace").decode()

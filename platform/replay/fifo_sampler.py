@@ -167,9 +167,9 @@ class FifoSampler:
             places, turn = self._choose()
             ordinal = np.arange(self._batch) - np.searchsorted(places, places)  # 0, and 1, 2 … of a lane met again
             begin = self._position[places] + ordinal * self._rows
-            self._copy(self._lanes[places], begin, self._floor[places], out)
-            reach = first_read(begin, self._look_back, self._floor[places])
-            late = reach < self._reader.oldest_now()[self._lanes[places]]
+            floor = self._floor[places]
+            self._copy(self._lanes[places], begin, floor, out)
+            late = first_read(begin, self._look_back, floor) < self._reader.oldest_now()[self._lanes[places]]
             if not late.any():
                 break
             self.overtaken += int(np.count_nonzero(late))

@@ -147,26 +147,32 @@ def test_ages_of_rows_are_told_by_lane_from_the_writers_own_mapping(rows, shard)
     insert(rows, shard, leases[0], 5)  # the writer goes on with its mapping
 
 
+class StandingDisk(FolderDisk):
+    """Writes nothing before it may."""
+
+    def __init__(self, path) -> None:
+        super().__init__(path)
+        self.reached, self.may_write = threading.Event(), threading.Event()
+
+    def write(self, name, content):
+        self.reached.set()
+        self.may_write.wait(60)
+        super().write(name, content)
+
+
 def test_an_actor_that_comes_while_the_disk_stands_still_is_asked_to_come_again_and_holds_up_nobody(
     rows, ring_path, shard, tmp_path
 ):
     folder = tmp_path / "log"
     folder.mkdir()
-    reached, may_write = threading.Event(), threading.Event()
-
-    class StandingDisk(FolderDisk):
-        def write(self, name, content):
-            reached.set()
-            may_write.wait(60)
-            super().write(name, content)
-
-    files = LocalFiles(str(folder), StandingDisk(folder))
+    disk = StandingDisk(folder)
+    files = LocalFiles(str(folder), disk)
     settings = LogSettings(seal_seconds=0.05)  # the copier stands still with the disk
     shard.attach_log(LogWriter(settings, files, ring_path, run_id="run", captions={}))
     leases = ActorLeases(shard, 10.0, now=0.0)
     lease = leases.register(0, ENVS, 0.0)
     insert(rows, shard, lease, 0)
-    assert reached.wait(10)
+    assert disk.reached.wait(10)
     for sequence in range(1, 20):  # 80 of 100 slots: none has to wait for room
         insert(rows, shard, lease, sequence)
     assert leases.register(0, ENVS, 1.0) is None, "its own lanes, after a crash"
@@ -175,7 +181,7 @@ def test_an_actor_that_comes_while_the_disk_stands_still_is_asked_to_come_again_
     leases.heard(1, 11.5)
     assert leases.register(0, ENVS, 11.5) is None
     insert(rows, shard, lease, 20)  # nothing was taken from it
-    may_write.set()
+    disk.may_write.set()
     deadline = time.monotonic() + 30
     while (again := leases.register(0, ENVS, 12.0)) is None:
         assert leases.register(7, ENVS, 12.0) is None, "who asks for its own lanes is not silent"
@@ -204,27 +210,20 @@ def test_with_drop_too_a_released_row_is_copied_first_while_the_disk_keeps_up(ro
 def test_with_drop_nobody_waits_for_a_disk_that_stands_still(rows, ring_path, shard, tmp_path, full):
     folder = tmp_path / "log"
     folder.mkdir()
-    reached, may_write = threading.Event(), threading.Event()
-
-    class StandingDisk(FolderDisk):
-        def write(self, name, content):
-            reached.set()
-            may_write.wait(60)
-            super().write(name, content)
-
+    disk = StandingDisk(folder)
     # Full: the first 1,024 bytes of rows are sealed at once. Not full: what is there is sealed after a while.
     settings = LogSettings(overflow="drop", **({"segment_bytes": 1024} if full else {"seal_seconds": 0.05}))
-    files = LocalFiles(str(folder), StandingDisk(folder))
+    files = LocalFiles(str(folder), disk)
     log = LogWriter(settings, files, ring_path, run_id="run", captions={})
     shard.attach_log(log)
     lease = shard.register(0, ENVS)
     for sequence in range(3):
         insert(rows, shard, lease, sequence)
-    assert reached.wait(10)
+    assert disk.reached.wait(10)
     insert(rows, shard, lease, 3)
     shard.retire(0)
     assert readable(shard) == [0] * 4
-    may_write.set()
+    disk.may_write.set()
     shard.close()
     figures = log.figures()
     assert figures.dropped_rows > 0
