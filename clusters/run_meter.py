@@ -23,6 +23,7 @@ def figures_of_look(look: Mapping[str, Any], updates: int) -> dict[str, float]:
     row = {
         "replay/readable_rows": float(look["readable_rows"]),
         "replay/repeated_fragments": float(look["repeated"]),
+        "replay/lost_fragments": float(look["gaps"]),
         "replay/insert_waited_seconds": look["waited_seconds"],
         "replay/log_waited_seconds": look["log_waited_seconds"],
         **look["log"],

@@ -28,6 +28,7 @@ from onibi.platform.replay.actor_leases import ActorLeases
 from onibi.platform.replay.log.log_writer import log_metrics
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter
 from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.sending_order import SendingOrder
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
 
@@ -52,7 +53,8 @@ class OpenedShard:
 
 @ray.remote(num_cpus=0.05)
 class ShardActor:
-    """One ring and its writer. Insertions wait in the order in which they came, the first one for the limiter.
+    """One ring and its writer. Insertions wait in the order in which they came, the first one for the limiter; those of
+    one actor in the order in which it sent them.
 
     Args:
         open_shard: opens the ring in this process, given how captions are resolved; also returns whether the ring is
@@ -86,6 +88,7 @@ class ShardActor:
         self._table: RewardTable | None = None
         self._waits = WaitMeter()
         self._line = InsertionLine(self._waits)
+        self._order = SendingOrder()
         self._log_waited_seconds = 0.0
         self._last_row = math.inf
         self._first_insertion: float | None = None
@@ -121,6 +124,7 @@ class ShardActor:
             if self._registrations[actor] != mine:
                 raise LeaseError(f"actor {actor} has registered again meanwhile; this registration is void")
         self._waiting_for_lanes.discard(actor)
+        self._order.begin(lease.actor, lease.incarnation, lease.next_sequence)
         return lease
 
     async def insert_up_to(self, step_rows: float) -> None:
@@ -141,6 +145,7 @@ class ShardActor:
             self._leases.heard(fragment.actor, time.monotonic())
 
     async def _insert(self, fragment: Fragment) -> None:
+        await self._order.turn(fragment.actor, fragment.incarnation, fragment.sequence)
         async with self._line.turn(f"actor {fragment.actor}", lambda: self._may_insert(fragment.env_steps)):
             began = time.monotonic()
             while not self._shard.log_has_room(fragment):

@@ -150,8 +150,8 @@ def test_killed_roles_are_replaced_and_ctrl_c_leaves_nothing_behind(workshop):
     last = state_of(checkpoint_of(workshop))
     assert last.drawn_rows == 16 * last.updates
     assert workshop.record()["results"]["env_steps"] == last.env_steps
-    repeated = [row.get("replay/repeated_fragments", 0.0) for row in workshop.history()]
-    assert max(repeated) == 0.0
+    for figure in ("repeated", "lost"):
+        assert max(row.get(f"replay/{figure}_fragments", 0.0) for row in workshop.history()) == 0.0
 
 
 def untrained(columns):
