@@ -29,8 +29,8 @@ class Evaluator:
     """
 
     def __init__(self, acting: RunPlan, journal: RunJournal, hub: Any) -> None:
-        self._journal = journal
-        self._handle = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, hub, functools.partial(evaluate_weights, acting))
+        self._journal, self._hub = journal, hub
+        self._handle = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
         self._played: Any = None
         self._env_steps = 0
 
@@ -42,7 +42,7 @@ class Evaluator:
     def begin(self, weights: Weights, rewards: Any, env_steps: int) -> None:
         """Play the checkpoint of ``env_steps``. ``rewards``: the reference of its FrozenRewards, or None."""
         self._env_steps = env_steps
-        self._played = self._handle.play.remote(weights, rewards, env_steps)
+        self._played = self._handle.play.remote(weights, rewards, env_steps, self._hub)
 
     def finish(self, train_seconds: float, wait_seconds: float) -> bool:
         """Book what was played, if it ends within ``wait_seconds``. Returns: whether nothing is being played now.

@@ -92,11 +92,13 @@ class RayRun:
         self._profile: list[RoleProfile] = []
 
     def run(self) -> RunResult:
-        """Train until the budget is used up or ``should_stop`` says so; ends every role and removes the ring.
+        """Train until the budget is used up or ``should_stop`` says so; ends every role and removes the ring, but for
+        one of an earlier session that a failed start left as it was.
 
         Raises:
             TrainingError, EnvironmentFault, …: a role gave up; the checkpoints stay.
         """
+        failed = True
         try:
             self._start()
             with deaths_told(self._stores):
@@ -108,8 +110,9 @@ class RayRun:
                 else:
                     self._save(self._learners.last_snapshot())
                 report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
+            failed = False
         finally:
-            self._end_roles()
+            self._end_roles(failed)
         state = self._state
         return self._journal.close(
             "finished" if finished else "interrupted",
@@ -377,7 +380,7 @@ class RayRun:
                 return False
         return True
 
-    def _end_roles(self) -> None:
+    def _end_roles(self, failed: bool) -> None:
         if hasattr(self, "_hub"):
             self._journal.warn(last_notes(self._hub))  # of a run that failed they may tell why
         if hasattr(self, "_learners"):
@@ -390,7 +393,7 @@ class RayRun:
             self._evaluator.end()
         shard = getattr(self, "_shard", None)
         if shard is not None:
-            if not ray.wait([shard.close.remote()], timeout=_SEAL_SECONDS)[0]:
+            if not ray.wait([shard.close.remote(failed)], timeout=_SEAL_SECONDS)[0]:
                 log.warning("the replay shard did not close its ring; `onibi doctor` lists rings left behind")
             ray.kill(shard)
         if hasattr(self, "_hub"):

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from onibi.platform.errors import CheckpointError
 from onibi.platform.hack_alarms import HackAlarms
 from onibi.platform.history import History, read_history
 from onibi.platform.pay_watch import PayFigures
-from onibi.platform.run_folder import RunFolder, RunStatus
+from onibi.platform.run_folder import RunFolder, RunStatus, killed_runs
 from onibi.platform.tracking import TrackedRun, open_tracker
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ class RunJournal:
             tracked,
             folder.root,
             lambda run_id, uri: _keep_tracking(folder, run_id, uri),
+            lambda: killed_runs(folder.root),
         )
         self._display: ProgressDisplay | None = None
         if display:
@@ -247,14 +248,14 @@ class RunJournal:
             self._display = None
             logging.getLogger().handlers[:] = self._handlers
 
-    def abandon(self) -> None:
-        """The session failed: leave what was written, end display and tracking, and say so in the record."""
+    def abandon(self, status: Literal["failed", "interrupted"]) -> None:
+        """The session failed, or was ended at once: leave what was written, end display and tracking, record it."""
         self._end_display()
         self._write_row()
         self._history.close()
         self._evaluations.close()
-        self._tracker.close("FAILED", _TRACKER_SECONDS / 6)
-        self._record(status="failed")
+        self._tracker.close("FAILED" if status == "failed" else "KILLED", _TRACKER_SECONDS / 6)
+        self._record(status=status)
 
     def _record(self, **changes: Any) -> None:
         """Note in the run's record; a full disk must not end a run, nor hide why one ended."""

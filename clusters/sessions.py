@@ -185,8 +185,8 @@ def _session(
                 from onibi.clusters.ray_run import RayRun
 
                 return RayRun(plan, run_id, journal, should_stop, checkpoint).run()
-        except BaseException:
-            journal.abandon()
+        except BaseException as error:
+            journal.abandon("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,13 @@ class MlflowStore:
         experiment = self._client.get_experiment_by_name(self._experiment)
         for run in [] if experiment is None else self._found(experiment.experiment_id, run_id):
             self._client.set_terminated(run.info.run_id, status)
+
+    def end_others(self, run_ids: Collection[str], status: str) -> None:
+        """Mark those of some other runs as ended that MLflow shows as running."""
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        for run in self._client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
+            if run.data.tags.get(RUN_ID_TAG) in run_ids:
+                self._client.set_terminated(run.info.run_id, status)
 
     def _found(self, experiment_id: str, run_id: str) -> Sequence[Any]:
         """The MLflow run of ours, or none."""

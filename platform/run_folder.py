@@ -176,6 +176,18 @@ class RunFolder:
             os.close(descriptor)
         return False
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a process of this machine trained in it last, and is gone without a word.
+
+        Raises: ConfigError where the record cannot be read.
+        """
+        try:
+            owner = (self.path / _LOCK_FILE).read_text(encoding="utf-8", errors="replace").split()
+        except OSError:
+            return False
+        return owner[-1:] == [os.uname().nodename] and self.record().status == "running" and not self.is_held
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process: one trainer per folder. The kernel frees it when the process dies.
@@ -242,6 +254,19 @@ def list_runs(root: Path) -> list[RunFolder]:
         except ConfigError as error:
             log.warning("left out: %s", error)
     return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])]
+
+
+def killed_runs(root: Path) -> set[str]:
+    """Ids of the runs in ``root`` whose process was killed, on this machine; records that cannot be read left out."""
+    found = set()
+    for record in root.glob(f"*/{_RECORD_FILE}"):
+        folder = RunFolder(record.parent)
+        try:
+            if folder.was_killed:
+                found.add(folder.record().run_id)
+        except ConfigError:
+            continue
+    return found
 
 
 def find_run(root: Path, name: str) -> RunFolder:

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,15 +112,27 @@ class MlflowTracker:
     """Sends to MLflow from a thread of its own.
 
     A run that is resumed goes on in the same MLflow run, found by its tag ``onibi.run_id``; its params are not logged
-    again. ``started`` is called once, in that thread, with the MLflow run id and the URI (to be kept in the record).
+    again.
+
+    Args:
+        settings: where to.
+        run: what is told of the run.
+        runs_root: folder of all runs.
+        started: called once, in that thread, with the MLflow run id and the URI (to be kept in the record).
+        killed: asked once, in that thread: ids of runs whose process was killed. They could not tell MLflow so.
     """
 
     def __init__(
-        self, settings: TrackingSettings, run: TrackedRun, runs_root: Path, started: Callable[[str, str], None]
+        self,
+        settings: TrackingSettings,
+        run: TrackedRun,
+        runs_root: Path,
+        started: Callable[[str, str], None],
+        killed: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._settings = settings
         self._run = run
-        self._started = started
+        self._started, self._killed = started, killed
         self.uri = tracking_uri(settings, runs_root)
         artifacts = None if "://" in self.uri and not self.uri.startswith("sqlite:") else runs_root / "mlartifacts"
         self._store = MlflowStore(self.uri, settings.experiment, artifacts, settings.request_timeout_seconds)
@@ -200,6 +212,7 @@ class MlflowTracker:
         """The thread: open the run, then send until closed."""
         if self._persist(self._open) is not _Answer.TAKEN:
             return
+        self._end_killed()
         answer = _Answer.TAKEN
         while answer is not _Answer.NONE:
             with self._changed:
@@ -233,6 +246,13 @@ class MlflowTracker:
     def _open(self) -> None:
         run_id = self._store.open(self._run.run_id, self._run.name, self._run.tags, self._run.config)
         self._started(run_id, self._store.shown_uri)
+
+    def _end_killed(self) -> None:
+        try:
+            if killed := self._killed():
+                self._store.end_others(killed, "KILLED")
+        except Exception as error:  # noqa: BLE001 whatever MLflow or its database raises; the next session tries again
+            log.info("tracking: killed runs are not ended in MLflow (%s)", without_secrets(str(error)))
 
     def _persist(self, request: Callable[[], None]) -> _Answer:
         """Repeat a request until the server takes or refuses it; NONE where the time to close ran out before."""
@@ -273,10 +293,14 @@ class MlflowTracker:
 
 
 def open_tracker(
-    settings: TrackingSettings, run: TrackedRun, runs_root: Path, started: Callable[[str, str], None]
+    settings: TrackingSettings,
+    run: TrackedRun,
+    runs_root: Path,
+    started: Callable[[str, str], None],
+    killed: Callable[[], Collection[str]] = frozenset,
 ) -> Tracker:
     """The tracker that the settings ask for; returns at once: MLflow is imported and reached in its thread."""
-    return MlflowTracker(settings, run, runs_root, started) if settings.enabled else NullTracker()
+    return MlflowTracker(settings, run, runs_root, started, killed) if settings.enabled else NullTracker()
 
 
 def end_killed_run(settings: TrackingSettings, run_id: str, runs_root: Path) -> None:

@@ -213,14 +213,18 @@ class ShardActor:
         """The last commit of each group, for a checkpoint."""
         return self._shard.committed()
 
-    async def close(self) -> None:
-        """Seal the log and remove the ring: a run that ends in order leaves no memory behind."""
+    async def close(self, failed: bool = False) -> None:
+        """Seal the log and remove the ring: a run that ends in order leaves no memory behind. Only a ring of an earlier
+        session stays that a run has failed to go on with, before it inserted anything: another attempt will want it.
+        """
         if self._fault is not None:
             return
         for task in self._tasks:
             task.cancel()
+        untouched = self._kept and self._shard.counters().fragments == 0
         self._shard.close()
-        remove_ring(self._shard.path)
+        if not (failed and untouched):
+            remove_ring(self._shard.path)
 
     def _lease(self, actor: int, envs: int) -> Lease | None:
         now = time.monotonic()

@@ -83,7 +83,7 @@ def main() -> int:
 
     hold_threads()
     console = Console(width=140)
-    table = Table(title="Env steps per second (median of rounds, [least, most])", title_justify="left")
+    table = Table(title="Env steps per second (median of rounds, least to most)", title_justify="left")
     for column in ("environment", "setting", "bare env, one process", "whole loop", "loop / bare", "updates/s"):
         table.add_column(column)
     profiles = []

@@ -145,6 +145,7 @@ def test_killed_roles_are_replaced_and_ctrl_c_leaves_nothing_behind(workshop):
     finally:
         finish(process, kept)
     assert "Traceback" not in workshop.log_of()
+    assert "constructor arguments in the object store" not in workshop.log_of(), "Ray could not restart such a role"
     assert workshop.record()["status"] == "interrupted"
     assert list(workshop.rings.iterdir()) == []
     last = state_of(checkpoint_of(workshop))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
@@ -69,6 +71,35 @@ def test_a_run_killed_before_its_first_checkpoint_is_told_to_start_anew_and_ende
             workshop.resume()
     assert client.get_run(record.tracking_run_id).info.status == "KILLED"
     assert folder.record().status == "failed"
+
+
+SLOW = """
+import time
+from pathlib import Path
+from onibi.actors.environments import corridor
+
+class Slow(corridor.CaptionCorridor):
+    def step(self, action):
+        Path("stepping").touch()
+        time.sleep(1.0)
+        return super().step(action)
+
+def make(**settings):
+    return Slow(**settings)
+"""
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once_and_it_is_called_interrupted(workshop):
+    (workshop.runs.parent / "slow.py").write_text(SLOW)
+    process = workshop.start(environment__id="slow:make")
+    workshop.wait_for((workshop.runs.parent / "stepping").exists, 100.0, process)
+    process.send_signal(signal.SIGINT)
+    workshop.wait_for(lambda: "again to end at once" in workshop.log_of(), 60.0, process)
+    process.send_signal(signal.SIGINT)  # it is in the midst of eight seconds of steps
+    assert process.wait(60) == 130
+    assert workshop.record()["status"] == "interrupted"
+    assert workshop.checkpoints() == []
+    assert list(workshop.rings.iterdir()) == []
 
 
 def test_a_taken_name_is_told(workshop, caplog):

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from onibi.platform.errors import ConfigError
-from onibi.platform.run_folder import RunFolder, create_run, find_run, list_runs
+from onibi.platform.run_folder import RunFolder, create_run, find_run, killed_runs, list_runs
 
 HOLD = (
     "import sys; from pathlib import Path; from onibi.platform.run_folder import RunFolder\n"
@@ -151,9 +151,24 @@ def test_a_run_in_use_is_refused_with_its_process_and_free_again_after_kill_9(tm
         with pytest.raises(ConfigError, match=f"in use by process {holder.pid} ") as caught, run.lock():
             pytest.fail("two processes hold one run")
         assert "one process may train in it" in str(caught.value)
+        assert killed_runs(tmp_path) == set()
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+    assert killed_runs(tmp_path) == {run.record().run_id}
     with run.lock(), pytest.raises(ConfigError, match=f"process {os.getpid()} "), RunFolder(run.path).lock():
         pytest.fail("one process holds one run twice")
     with run.lock():  # freed at the end of the block
         pass
+    run.update(status="finished")
+    assert killed_runs(tmp_path) == set()
+
+
+def test_what_runs_elsewhere_or_has_no_readable_record_does_not_count_as_killed(tmp_path):
+    elsewhere, damaged, never_held = (create_run(tmp_path, name) for name in ("elsewhere", "damaged", "never-held"))
+    (elsewhere.path / "run.lock").write_text("12 on another-machine\n")
+    with damaged.lock():
+        pass
+    (damaged.path / "run.json").write_text("{")
+    assert never_held.record().status == "running"
+    assert killed_runs(tmp_path) == set()
+    assert killed_runs(tmp_path / "nowhere") == set()

@@ -241,6 +241,26 @@ def test_a_server_killed_midway_costs_the_run_no_time_and_no_figure(tmp_path, ca
         kill_group(server)
 
 
+def test_runs_that_were_killed_are_ended_in_mlflow_by_the_next_session_and_no_others(runs_root, caplog):
+    for name in ("dead", "alive"):
+        store = MlflowStore(tracking_uri(TrackingSettings(), runs_root), "onibi", runs_root / "mlartifacts", 15)
+        store.open(f"id-{name}", name, {}, CONFIG)
+    next_one = MlflowTracker(TrackingSettings(), run_of("next"), runs_root, lambda *_: None, lambda: {"id-dead"})
+    assert next_one.close("FINISHED", FLUSH_SECONDS)
+    client = client_of(next_one.uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'onibi'")
+    runs = client.search_runs([experiment.experiment_id])
+    ended = {run.info.run_name: run.info.status for run in runs}
+    assert (ended["dead"], ended["alive"], ended["next"]) == ("KILLED", "RUNNING", "FINISHED")
+
+    with caplog.at_level(logging.INFO):
+        asked = Path("nowhere").read_text
+        one = MlflowTracker(TrackingSettings(), run_of("one"), runs_root, lambda *_: None, asked)
+        one.log({"learner/loss": 1.0}, 1)
+        assert one.close("FINISHED", FLUSH_SECONDS)
+    assert "killed runs are not ended" in caplog.text, "and nothing else of it"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
