@@ -96,7 +96,7 @@ def log_of(workshop, store, folder, name="run"):
     return ReplayLog(store.url(f"{folder}/{ring['run_id']}"))
 
 
-def test_a_run_logs_into_a_bucket_and_goes_on_there_when_resumed(workshop, store):
+def test_a_run_logs_into_a_bucket_and_goes_on_there_when_resumed(workshop, store, caplog):
     log = {"url": store.url("logs"), "segment_bytes": 4_096, "seal_seconds": 0.1}
     result = workshop.train(budget__max_env_steps=300, replay__log=log)
     sealed = log_of(workshop, store, "logs")
@@ -104,7 +104,9 @@ def test_a_run_logs_into_a_bucket_and_goes_on_there_when_resumed(workshop, store
     assert len(sealed.segments) > 1
     assert sealed.dataset().count_rows(filter=pa.compute.field("role") == ROLE_STEP) == result.env_steps
     assert sealed.captions().num_rows > 0
-    resumed = workshop.resume(overrides=["budget.max_env_steps=500"])
+    with caplog.at_level("INFO"):
+        resumed = workshop.resume(overrides=["budget.max_env_steps=500"])
+    assert f"the replay ring is new: it begins with {sealed.rows:,} rows of the log" in caplog.text
     after = log_of(workshop, store, "logs")
     assert after.verify() == []
     assert after.rows > sealed.rows

@@ -130,9 +130,13 @@ def test_text_alone_is_refused_unless_a_network_of_the_users_own_reads_it(signpo
     assert signpost("read", alone=True, learner=reader, budget__max_env_steps=200).env_steps >= 200
 
 
-def test_a_resumed_run_goes_on_with_its_texts(signpost, workshop):
-    signpost(budget__max_env_steps=150)
-    result = workshop.resume(overrides=["budget.max_env_steps=300"])
+def test_a_resumed_run_goes_on_with_its_texts_and_learns_from_those_in_its_log(signpost, workshop, caplog):
+    reader = {"network": {"kind": "custom", "path": "signpost_envs:Reader"}}
+    signpost(learner=reader, budget__max_env_steps=150)
+    rows = ReplayLog(workshop.runs / "run" / "replay").rows
+    with caplog.at_level("INFO"):
+        result = workshop.resume(overrides=["budget.max_env_steps=300"])
+    assert f"the replay ring is new: it begins with {rows:,} rows of the log" in caplog.text
     log = ReplayLog(workshop.runs / "run" / "replay")
     assert log.verify() == []
     assert log.rows >= result.env_steps >= 300
