@@ -13,7 +13,7 @@ import pytest
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import LaneSpans, RingOrigin
-from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
+from onibi.platform.replay.log.segment_writer import UNKNOWN_ROWS, RetentionSettings, Rows, SegmentWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64"),), actions=2)
@@ -100,6 +100,19 @@ def test_spans_are_a_mapping_of_lanes(lanes):
     every = [(lane, number) for lane, (first, last) in lanes.items() for number in (last, first)]
     lane, generation = (np.array([pair[k] for pair in every], dtype) for k, dtype in ((0, np.int32), (1, np.int64)))
     assert LaneSpans.of_rows(lane, generation) == lanes
+
+
+@pytest.mark.parametrize(("rows_of", "free"), [(2, 0), (0, UNKNOWN_ROWS)])
+def test_behind_a_damaged_manifest_rows_are_believed_where_they_follow_on_the_ones_before(tmp_path, rows_of, free):
+    writer = open_writer(tmp_path)
+    for group in range(3):
+        seal(writer, group, lanes=2)
+    (tmp_path / "manifest-0000-00000002.json").write_text("{")
+    rows = [tmp_path / f"rows-0000-0000000{group}.arrow" for group in range(3)]
+    rows[2].write_bytes(rows[rows_of].read_bytes())  # those of group 0: numbers that others have
+    opened = open_writer(tmp_path).opened
+    assert opened.next_generation == ((3, 3) if not free else (2, 2))
+    assert opened.unknown_rows == free
 
 
 def test_files_that_vanish_while_a_folder_is_listed_are_left_out(tmp_path, monkeypatch):
