@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ import ray
 from onibi.clusters.annotator_team import annotator_options
 from onibi.clusters.reward_model_plan import has_reward_model
 from onibi.clusters.run_plan import RunPlan
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import ClusterError, ConfigError
 from onibi.platform.threads import ONE_THREAD, one_thread_inherited
 
 log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay ring is not in it
+_CONNECT_SECONDS = 10.0
 
 
 def only_node() -> str | None:
@@ -35,7 +37,8 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
     ``RAY_ADDRESS`` names a cluster (``ray job submit`` sets it); a process that is connected already stays so.
 
     Raises:
-        ConfigError: the cluster has too few CPUs or GPUs for the run's roles.
+        ConfigError: the cluster has too few CPUs or GPUs for the run's roles, or is no address to connect to.
+        ClusterError: it does not answer, or no cluster could be started here.
     """
     if ray.is_initialized():
         _check_room(plan)
@@ -55,13 +58,43 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
         }
     )
     log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    if address:
+        _check_address(address)
     with _signals_kept(), one_thread_inherited():
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except (Exception, SystemExit) as error:  # Ray raises what comes; where nobody answers for minutes, it exits
+            ray.shutdown()
+            raise ClusterError(
+                f"Ray at {address} (RAY_ADDRESS) cannot be joined: {error}"
+                if address
+                else f"Ray could not be started on this machine: {error} Try again when the machine is less busy, or "
+                "train in one process: --serial"
+            ) from error
     try:
         _check_room(plan)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Find a cluster that is not there within seconds; Ray tries for minutes."""
+    if "://" in address:
+        raise ConfigError(
+            f"RAY_ADDRESS is {address}; a run joins a cluster as one of its nodes, at HOST:PORT of its head (6379 by "
+            "default). From outside: onibi submit --address http://HOST:8265"
+        )
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # auto, local
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error}). Start it (ray start --head), or unset the "
+            "variable to train on this machine alone"
+        ) from error
 
 
 @contextmanager

@@ -90,5 +90,9 @@ class LearnerLostError(TrainingError):
     """Another of several learner workers is gone: all have to start again."""
 
 
+class ClusterError(OnibiError):
+    """Ray cannot be joined or started."""
+
+
 class SubmitError(OnibiError):
     """A job could not be handed to a cluster."""
