@@ -317,15 +317,17 @@ class AnnotationDesk:
 
     def _track_new_keys(self) -> None:
         before, count = len(self._keys), self.captions.key_count
-        for index in range(before, count):
-            key = self.captions.key(index)
-            self._keys.append(key.askable, self.labels.valid(text_hash(key.text)))
+        hashes = [text_hash(self.captions.key(index).text) for index in range(before, count)]
+        for index, key_hash in zip(range(before, count), hashes, strict=True):
+            self._keys.append(self.captions.key(index).askable, self.labels.valid(key_hash))
         if count > before:
             self._data_version += 1
             for judge, docket in self._dockets.items():
                 keys = np.arange(before, count, dtype=np.int32)
                 known = keys[self._keys.missing(judge, keys) == 0]
                 docket.keys.finish(map(KeyIndex, known.tolist()), self._clock())
+                for key_hash in hashes:
+                    self._finish_pairs(docket.unheard.pop(key_hash, ()))
 
     def _offer(self, captions: NDArray[Any]) -> None:
         if self.asks == "pairs":
@@ -385,10 +387,10 @@ class AnnotationDesk:
                 continue
             docket = self._dockets.get(preference.judge)
             first, second = map(self.captions.key_index, (preference.first_hash, preference.second_hash))
-            self._counters["unusable_labels"] += docket is None
-            if docket is not None and first is not None and second is not None:
-                docket.pairs.finish([(first, second)])
-                self._data_version += 1
+            if docket is None:
+                self._counters["unusable_labels"] += 1
+            else:
+                self._data_version += docket.finish_pair(preference, first, second)
 
 
 def _identity(record: Label | Preference) -> tuple[Any, ...]:

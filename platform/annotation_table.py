@@ -114,7 +114,7 @@ class AnnotationTable:
                 news += _records(file.kind, table, file.path)
             except CaptionError as error:  # of another program, as its checksum fits: the other files count still
                 self._tell(str(error))
-        return news
+        return sorted(news, key=lambda record: record.time_seconds)  # files are in no order; the newest is to count
 
     def labels(
         self, prompt_version: str | None = None, model: str | None = None, goal: str | None = None
@@ -233,8 +233,9 @@ class AnnotationTable:
             if file.rows is not None:
                 if file.rows == read:
                     return schema.empty_table()
+                content = file.path.read_bytes()
                 self._rows_read[name] = file.rows  # once, damaged or not
-                return self._read_sealed(file).slice(read)
+                return _sealed_rows(file, content).slice(read)
             start = self._bytes_read.get(name, 0)
             if start == file.path.stat().st_size:
                 return schema.empty_table()
@@ -249,12 +250,6 @@ class AnnotationTable:
         table = pa.Table.from_batches(piece.batches, schema=schema)
         self._bytes_read[name], self._rows_read[name] = piece.end, read + len(table)
         return table
-
-    def _read_sealed(self, file: TableFile) -> pa.Table:
-        content = file.path.read_bytes()
-        if f"{zlib.crc32(content):08x}" != file.checksum:
-            raise ValueError(f"its content does not fit its checksum {file.checksum}")
-        return pa.ipc.open_file(pa.py_buffer(content)).read_all()
 
     def _all(self, kind: str) -> pa.Table:
         """Every row of a kind; as another reader finds them, so that ``refresh`` goes on where it was."""
@@ -336,3 +331,9 @@ def _where(table: pa.Table, values: Mapping[str, str | None]) -> pa.Table:
         if value is not None and len(table):
             table = table.filter(pc.equal(table[column], value))
     return table
+
+
+def _sealed_rows(file: TableFile, content: bytes) -> pa.Table:
+    if f"{zlib.crc32(content):08x}" != file.checksum:
+        raise ValueError(f"its content does not fit its checksum {file.checksum}")
+    return pa.ipc.open_file(pa.py_buffer(content)).read_all()

@@ -208,13 +208,15 @@ class CaptionQueue:
         )
 
     def restore(self, state: QueueState) -> None:
-        """Replace everything by a checkpoint's state."""
+        """Replace everything by a checkpoint's state, but for parked keys: they wait again when they are met, as what
+        made their replies unreadable may be mended since.
+        """
         self._in_flight.clear()
         self._further.clear()
         self._waiting = OrderedDict((key, None) for key, _, _ in state.waiting)
         self._invalid_replies = {key: replies for key, _, replies in state.waiting if replies}
         self._first_offered = {key: first for key, first, _ in sorted(state.waiting, key=lambda entry: entry[1])}
-        self._parked = dict.fromkeys(state.parked)
+        self._parked.clear()
         self.dropped, self.expired = state.dropped, state.expired
 
     def _back(self, keys: list[KeyIndex], now: float) -> None:

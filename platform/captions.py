@@ -30,6 +30,11 @@ NO_KEY = -1
 """Pads ``caption_keys`` where a caption has fewer than K keys."""
 
 
+def storable(text: str) -> str:
+    """``text`` with question marks for lone surrogates, which have no UTF-8 form: they could not be stored."""
+    return text.encode(errors="replace").decode()
+
+
 @lru_cache(maxsize=1 << 16)
 def text_hash(text: str) -> int:
     """Unsigned 64-bit BLAKE2b of the UTF-8 text, little-endian; 0 for the empty text and for no other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onibi.platform.annotator import AnnotationRequest, Request
 from onibi.platform.caption_queue import CaptionQueue
 from onibi.platform.captions import KeyIndex
+from onibi.platform.labels import Preference
 from onibi.platform.pair_queue import PairQueue
 
 
@@ -20,6 +21,8 @@ class Docket:
 
     keys: CaptionQueue
     pairs: PairQueue
+    unheard: dict[int, list[Preference]] = field(default_factory=dict)
+    """Preferences read from elsewhere that name a key which this run has not heard yet, by that key's hash."""
 
     def offer(self, keys: NDArray[np.int32], missing: NDArray[np.int32], votes: int, now: float) -> None:
         """Keys [n] were met that lack ``missing`` [n] of ``votes`` labels: those that lack any wait."""
@@ -28,6 +31,15 @@ class Docket:
             self.keys.offer(map(KeyIndex, first.tolist()), now)
         if further.size:
             self.keys.offer_further(map(KeyIndex, further.tolist()))
+
+    def finish_pair(self, preference: Preference, first: KeyIndex | None, second: KeyIndex | None) -> bool:
+        """A readable answer on a pair, whoever asked. Returns: whether both keys are known; else it waits for them."""
+        if first is None or second is None:
+            missing = preference.first_hash if first is None else preference.second_hash
+            self.unheard.setdefault(missing, []).append(preference)
+            return False
+        self.pairs.finish([(first, second)])
+        return True
 
     def give_back(self, requests: Iterable[Request], now: float) -> None:
         """Taken requests that will not be answered: they wait again, but for those that were handed on meanwhile."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from onibi.platform.captions import text_hash
+from onibi.platform.captions import storable, text_hash
 from onibi.platform.errors import CaptionError
 
 _ORIGIN_FIELDS = (
@@ -114,6 +114,7 @@ class Label:
                 f"label of {self.key_text!r} by {self.annotator!r}: score {self.score} is outside 0 to 1; "
                 "scale the annotator's score, or return the label as invalid"
             )
+        object.__setattr__(self, "reply", storable(self.reply))  # a model's words: no file takes half a surrogate pair
 
     @property
     def judge(self) -> Judge:
@@ -139,6 +140,9 @@ class Preference:
     reply: str
     time_seconds: float
     cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reply", storable(self.reply))
 
     @property
     def judge(self) -> Judge:

@@ -24,6 +24,7 @@ from onibi.platform.labels import (
 
 _RUN_RECORD = "run.json"
 _SUFFIXES = (".parquet", ".arrow")
+_REPEATING = "replay"  # the annotator's kind
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Verdicts:
     def choose_judge(self, prompt_version: str | None, model: str | None, goal: str | None) -> Judge:
         """The one judge that fits what was asked for; None asks for nothing.
 
+        One that repeated recorded verdicts itself (``replay``) counts only where no other fits: it names the same keys.
+
         Raises: ConfigError where none or several fit; it lists them.
         """
         asked = {"prompt_version": prompt_version, "model": model, "goal": None if goal is None else _plain(goal)}
@@ -58,6 +61,8 @@ class Verdicts:
             for judge in self.judges
             if all(value is None or _plain(getattr(judge, name)) == value for name, value in asked.items())
         ]
+        own = {verdict.judge for verdict in self._all() if verdict.annotator != _REPEATING}
+        fitting = [judge for judge in fitting if judge in own] or fitting
         if len(fitting) == 1:
             return fitting[0]
         named = ", ".join(f"{name} {value!r}" for name, value in asked.items() if value is not None)

@@ -12,7 +12,8 @@ def uncertainty(scores: MemberScores | None, keys: int) -> NDArray[np.float64]:
     """How unsure the newest reward model is of each key, higher is less sure; keys without a score are least sure.
 
         N ≥ 2 members:  the standard deviation of (sᵢ − mean sᵢ) / std sᵢ over members i
-        one member:     −|p − ½|,  p = s where all s are in [0, 1], else p = 1 / (1 + exp(−(s − mean s) / std s))
+        one member:     −|p − ½|,  p = 1 / (1 + exp(−s)) where s are log-odds, of a ranking model
+                                   p = 1 / (1 + exp(−(s − mean s) / std s))
 
     Members of a ranking model have no common scale, so each is normalised over the keys that it scored.
 
@@ -30,7 +31,7 @@ def uncertainty(scores: MemberScores | None, keys: int) -> NDArray[np.float64]:
     if len(members) > 1:
         unsure[: members.shape[1]] = normal.std(axis=0)
     else:
-        is_probability = bool(np.all((members >= 0) & (members <= 1)))
-        p = members[0] if is_probability else 1 / (1 + np.exp(-normal[0]))
+        log_odds = members[0] if scores.compared is None else normal[0]
+        p = 1 / (1 + np.exp(-np.clip(log_odds, -700.0, 700.0)))
         unsure[: members.shape[1]] = -np.abs(p - 0.5)
     return unsure

@@ -54,7 +54,7 @@ def read_completion(body: bytes) -> Completion:
     if not isinstance(text, str):
         raise CompletionFault(f"the choice has no text: {body[:80]!r}")
     # Servers that know no reason send null.
-    complete = choice.get("finish_reason") in ("stop", "eos", "eos_token", None)
+    complete = choice.get("finish_reason") in ("stop", "stop_sequence", "eos", "eos_token", None)
     usage = answer.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
     return Completion(

@@ -197,7 +197,9 @@ class ModelServer:
             expected = math.ceil(most_prompt * self._tokens_per_byte) + call.reply_tokens
             if time.monotonic() > latest:
                 raise CallDropped(f"model server {self._shown_url}: slower than batch_seconds allow")
-            admission = await self._limiter.admit(expected, latest)
+            admission = await self._limiter.admit(expected, latest, lambda: not patience.given_up)
+            if patience.given_up:
+                raise CallDropped(f"model server {self._shown_url}: given up with its batch")
             if admission is None:
                 pause = self._limiter.pause_left
                 why = (
@@ -210,8 +212,6 @@ class ModelServer:
                     f"model server {self._shown_url}: {why}; what is left is asked again later",
                     wait_seconds=math.inf,
                 )
-            if patience.given_up:
-                raise CallDropped(f"model server {self._shown_url}: given up with its batch")
             reserved = await self._reserve(most_prompt, call.reply_tokens)
             used: tuple[int, int] | None = (most_prompt, call.reply_tokens)  # what an unknown end is counted as
             self._open.count += 1

@@ -51,13 +51,16 @@ class RateLimiter:
         self._open_at = 0.0
         self._turn = asyncio.Lock()
 
-    async def admit(self, tokens: int, deadline: float) -> Admission | None:
+    async def admit(
+        self, tokens: int, deadline: float, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Admission | None:
         """Wait until a request of so many tokens may go.
 
-        Returns: None where that is not before ``deadline`` (by the clock), or behind a pause that is too long to wait.
+        Returns: None where that is not before ``deadline`` (by the clock), behind a pause that is too long to wait, or
+            where the request is not wanted any more when its turn comes.
         """
         async with self._turn:
-            while True:
+            while is_wanted():
                 now = self._clock()
                 wait = self._wait_seconds(tokens, now)
                 if now + wait > deadline or self.pause_left > self._longest_pause_seconds:
@@ -68,6 +71,7 @@ class RateLimiter:
                         self._window.append(admission)
                     return admission
                 await self._sleep(wait)
+            return None
 
     def pause(self, seconds: float) -> None:
         """Admit nothing for so long: the server said so to one of us."""

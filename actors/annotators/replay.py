@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from onibi.actors.annotators.registry import ANNOTATORS
+from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
 from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, prefer_by_scores
 from onibi.platform.captions import text_hash
 from onibi.platform.config import Settings, load_class, selected
@@ -88,6 +89,35 @@ class ReplayAnnotator:
         unknown = "invalid" if self._fallback is None else self._fallback.prompt_version
         return prompt_hash("replay", self._judge.prompt_version, self._judge.model, self._judge.goal, unknown)
 
+    def keep_spending(self, file: Path) -> None:
+        """As the fallback's."""
+        self._tell_fallback("keep_spending", file)
+
+    def share_limits(self, processes: int) -> None:
+        """As the fallback's."""
+        self._tell_fallback("share_limits", processes)
+
+    def interrupt(self) -> None:
+        """As the fallback's; recorded verdicts come at once."""
+        self._tell_fallback("interrupt")
+
+    def estimate(self, items: Sequence[AnnotationRequest] | Sequence[PairRequest]) -> AnnotationEstimate:
+        """What the fallback would cost for what is not recorded; asks nobody."""
+        unknown: dict[int, AnnotationRequest] = {}
+        for item in items:
+            requests = [item] if isinstance(item, AnnotationRequest) else []
+            if isinstance(item, PairRequest):
+                hashes = text_hash(item.first.key_text), text_hash(item.second.key_text)
+                requests = [] if hashes in self._pairs else [item.first, item.second]
+            unknown |= {
+                text_hash(request.key_text): request
+                for request in requests
+                if (text_hash(request.key_text), request.vote) not in self._labels
+            }
+        if not unknown or not isinstance(self._fallback, Estimating):
+            return NOTHING
+        return self._fallback.estimate(list(unknown.values()))
+
     def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
         """Recorded labels first, then those of unknown keys. Raises: ConfigError for another goal; the fallback's."""
         self._check(goal)
@@ -140,6 +170,11 @@ class ReplayAnnotator:
         if self._fallback is not None:
             self._fallback.close()
 
+    def _tell_fallback(self, method: str, *arguments: object) -> None:
+        """Call what not every annotator has."""
+        if (told := getattr(self._fallback, method, None)) is not None:
+            told(*arguments)
+
     def _check(self, goal: str) -> None:
         if goal != self.goal:
             raise ConfigError(f"annotator replay has labels for {self.goal!r}, it was asked about {goal!r}")
@@ -181,9 +216,10 @@ class ReplayAnnotator:
 
 def _by_key(verdicts: Verdicts) -> tuple[dict[tuple[int, int], Label], dict[tuple[int, int], Preference]]:
     """The newest valid label of each key and vote, and the newest valid preference of each pair in both orders."""
-    labels = {(label.key_hash, label.vote): label for label in verdicts.labels if label.value != LabelValue.INVALID}
+    by_time = sorted(verdicts.labels, key=lambda label: label.time_seconds)  # tables of several files are in no order
+    labels = {(label.key_hash, label.vote): label for label in by_time if label.value != LabelValue.INVALID}
     pairs: dict[tuple[int, int], Preference] = {}
-    for pair in verdicts.preferences:
+    for pair in sorted(verdicts.preferences, key=lambda pair: pair.time_seconds):
         if pair.value == PreferenceValue.INVALID:
             continue
         pairs[pair.first_hash, pair.second_hash] = pair

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
+_FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*?)\n?```\Z", re.DOTALL | re.IGNORECASE)
 _LINE = re.compile(r"\A(?P<number>\d{1,4})[ \t]*[:.)][ \t]*(?P<answer>\S.*?)\Z")
 _ARROW = "=>"
 QUOTES = "\"'*`“”"
@@ -62,11 +62,9 @@ def read_reply(text: str, count: int, words: Sequence[str], *, explain: bool, co
 
 
 def _without_thoughts(text: str) -> str:
-    # Reasoning models of servers that do not take the thoughts out.
-    if not text.startswith("<think>"):
-        return text
-    _, end, answer = text.partition("</think>")
-    if not end:
+    # Reasoning models of servers that do not take the thoughts out; some have their begin in the prompt's template.
+    _, end, answer = text.rpartition("</think>")
+    if not end and text.startswith("<think>"):
         raise _Unreadable("the reply ends within its thoughts")
     return answer.strip()
 
@@ -103,9 +101,8 @@ def _json_verdict(entry: object, text: str, words: Sequence[str], explain: bool)
         if not isinstance(entry, Mapping) or set(entry) != {"analysis", "label"}:
             return Verdict(None, text, "expected an object of analysis and label")
         label = entry["label"]
-    if not isinstance(label, str) or label not in words:
-        return Verdict(None, text, f"the label is none of {', '.join(words)}")
-    return Verdict(label, text)
+    word = _word(label, words) if isinstance(label, str) else None
+    return Verdict(word, text, "" if word else f"the label is none of {', '.join(words)}")
 
 
 def _read_lines(body: str, count: int, words: Sequence[str], explain: bool) -> list[Verdict]:

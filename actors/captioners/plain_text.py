@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.captions import EMPTY_TEXT, storable
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 
@@ -38,6 +38,8 @@ class PlainTextReader:
         """
         if text is None or (isinstance(text, str) and not text):
             return EMPTY_TEXT
+        if isinstance(text, str) and len(text) > self._max_characters:
+            text = text[: self._max_characters]  # so that no cache holds the rest
         caption = self._cache.get(text) if isinstance(text, str) else None
         return self._read(text, env, place) if caption is None else caption
 
@@ -47,15 +49,10 @@ class PlainTextReader:
                 f"environment {env}: {place} is {text!r} ({type(text).__name__}); it must be text. Convert it in the "
                 "environment, or set captioner.kind=none"
             )
-        words = " ".join(storable(text[: self._max_characters]).split())
+        words = " ".join(storable(text).split())
         key = _NUMBER.sub("#", words) if self._numbers == "normalise" else words
         caption = CaptionText(words, (KeyText(key),)) if words else EMPTY_TEXT
         if len(self._cache) >= _CACHED_TEXTS:
             self._cache.clear()
         self._cache[text] = caption
         return caption
-
-
-def storable(text: str) -> str:
-    """``text`` with question marks for lone surrogates, which have no UTF-8 form: they could not be stored."""
-    return text.encode(errors="replace").decode()

@@ -9,9 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
+from onibi.actors.annotators.model_server import ServerSettings
+from onibi.actors.annotators.openai import OpenaiSettings
 from onibi.actors.annotators.replay import ReplayAnnotator, ReplaySettings
+from onibi.platform.annotation_estimate import NOTHING, Estimating
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, PairRequest, with_votes
+from onibi.platform.annotator import AnnotationRequest, Interruptible, PairRequest, with_votes
 from onibi.platform.errors import CaptionError, ConfigError
 from onibi.platform.labels import LabelValue, PreferenceValue, labels_to_arrow, preferences_to_arrow
 from onibi.platform.recorded_verdicts import read_verdicts
@@ -100,6 +103,42 @@ def test_of_several_answers_to_one_question_the_newest_readable_one_counts(keep)
     unread = replace(old, value=LabelValue.INVALID, score=math.nan)
     annotator = ReplayAnnotator(ReplaySettings(path=keep([old, *rest, newer, unread])))
     assert ask(annotator, DOOR)[DOOR].score == 0.25
+
+
+def test_the_newest_answer_counts_whatever_the_order_of_the_files(keep):
+    old, *rest = recorded()
+    newer = replace(old, value=LabelValue.UNHELPFUL, score=0.25, time_seconds=old.time_seconds + 1)
+    assert ask(ReplayAnnotator(ReplaySettings(path=keep([newer, old, *rest]))), DOOR)[DOOR].score == 0.25
+
+
+def test_a_fallback_that_costs_keeps_its_budget_limits_and_estimate(keep, tmp_path):
+    server = ServerSettings(requests_per_minute=60)
+    fallback = OpenaiSettings(base_url="http://127.0.0.1:1/v1", model="m", prompt="general", server=server)
+    annotator = ReplayAnnotator(ReplaySettings(path=keep(recorded()), fallback=fallback))
+    annotator.keep_spending(tmp_path / "spent.json")
+    annotator.share_limits(2)
+    paid = annotator._fallback
+    assert paid._spending_file == tmp_path / "spent.json"
+    assert paid._server.requests_per_minute == 30
+    assert isinstance(annotator, Estimating) and isinstance(annotator, Interruptible)
+    asked = [request(DOOR), request(NEW)]
+    assert annotator.estimate(asked) == paid.estimate([request(NEW)])
+    pairs = [PairRequest(first=request(DOOR), second=request(other)) for other in (MIND, NEW)]
+    assert annotator.estimate(pairs) == paid.estimate([request(NEW)])
+    assert annotator.estimate([request(DOOR)]) == NOTHING
+    alone = ReplayAnnotator(ReplaySettings(path=annotator.settings.path))
+    assert alone.estimate(asked) == NOTHING
+    alone.share_limits(2)
+    annotator.interrupt()
+
+
+def test_labels_that_a_replay_gave_itself_do_not_make_its_table_ambiguous(keep):
+    path = keep(recorded())
+    fallback = LexiconSettings(lexicon="all_ones")
+    annotator = ReplayAnnotator(ReplaySettings(path=path, fallback=fallback))
+    keep(list(ask(annotator, NEW, DOOR).values()))  # as a run does that keeps its labels there
+    again = ReplayAnnotator(ReplaySettings(path=path, fallback=fallback))
+    assert again.prompt_version == annotator.prompt_version
 
 
 def test_a_later_vote_of_a_new_key_is_the_fallbacks(keep):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onibi.actors.captioners.function import FunctionCaptioner, FunctionCaptionerSettings
+from onibi.actors.captioners.plain_text import PlainTextReader
 from onibi.actors.captioners.text import TextCaptioner, TextCaptionerSettings
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.clusters.run_plan import plan_run
@@ -107,6 +108,14 @@ def test_a_function_of_ones_own_gives_captions():
     first, second = captioner("tell").captions(raw, {})
     assert (first.text, first.keys[0].text) == ("3 lamps burn.", "# lamps burn.")
     assert second is EMPTY_TEXT
+
+
+def test_long_texts_are_cut_before_they_are_kept():
+    reader = PlainTextReader("keep", max_characters=10)
+    first = reader.read("0123456789" + "a" * 100_000, 0, "somewhere")
+    assert first.text == "0123456789"
+    assert reader.read("0123456789" + "b" * 100_000, 0, "somewhere") is first
+    assert max(map(len, reader._cache)) == 10
 
 
 def test_text_that_has_no_utf8_form_is_cleaned_for_it_could_not_be_stored():

@@ -19,7 +19,6 @@ from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED
 from onibi.platform.reward_training import MemberScores
-from onibi.platform.score_uncertainty import uncertainty
 
 A, B = Judge("pa", "ma", "win"), Judge("pb", "mb", "win")
 
@@ -168,24 +167,9 @@ def test_the_most_frequent_key_is_asked_first_where_the_settings_say_so():
 def test_the_most_uncertain_key_is_asked_first_where_the_settings_say_so():
     some = desk(queue=QueueSettings(order="most_uncertain"))
     some.intern([caption("door"), caption("newt"), caption("gold")])
-    some.set_scores(MemberScores(version=1, members=np.array([[0.9, 0.45, 0.2]], np.float32)))
+    some.set_scores(MemberScores(version=1, members=np.array([[3.0, 0.1, -0.5]], np.float32)))
     some.intern([caption("key")])  # not scored yet
     assert asked(some) == ["key", "newt", "gold", "door"]
-
-
-def test_uncertainty_is_the_members_deviation_on_a_common_scale():
-    # Members agree on the order of the first two keys, whatever their scales, and not on the last two.
-    members = np.array([[0.0, 1.0, 2.0, 3.0], [0.0, 10.0, 30.0, 20.0]], np.float32)
-    unsure = uncertainty(MemberScores(version=1, members=members), keys=5)
-    assert unsure[:2] == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert unsure[2] == pytest.approx(unsure[3])
-    assert unsure[2] > 0.1
-    assert math.isinf(unsure[4])
-
-
-def test_one_member_that_gives_no_probabilities_is_least_sure_in_its_middle():
-    unsure = uncertainty(MemberScores(version=1, members=np.array([[-3.0, 0.0, 3.0]], np.float32)), keys=3)
-    assert unsure.argmax() == 1
 
 
 def test_labels_held_back_are_collected_and_pay_from_the_step_that_the_settings_name():
@@ -314,6 +298,24 @@ def test_pairs_are_of_two_askable_keys_and_no_pair_is_asked_twice():
     figures = some.statistics()
     assert (figures["annotation/pairs_judged"], figures["annotation/asked_pairs"]) == (6, 6)
     assert some.take(9) == [], "keys are not asked one by one"
+
+
+def test_no_pair_is_asked_that_a_table_answered_before_its_keys_were_heard():
+    first = desk(asks="pairs")
+    first.see(first.intern([caption("a"), caption("b"), caption("c")]))
+    bought = [preference(pair) for _ in range(40) for pair in first.take_pairs(1)]
+    assert len(bought) == 3
+
+    some = desk(asks="pairs")
+    some.put(bought)
+    some.see(some.intern([caption("a"), caption("b")]))
+    again = desk(asks="pairs")
+    again.restore(some.state())
+    for each in (some, again):
+        each.see(each.intern([caption(key) for key in "abcd"]))
+        pairs = [{pair.first.key_text, pair.second.key_text} for _ in range(60) for pair in each.take_pairs(1)]
+        assert sorted("".join(sorted(pair)) for pair in pairs) == ["ad", "bd", "cd"]
+        assert each.statistics()["annotation/pairs_judged"] == 3
 
 
 def test_pairs_are_drawn_uniformly_from_the_captions_met_last():

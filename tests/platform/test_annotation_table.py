@@ -93,6 +93,27 @@ def test_what_is_appended_is_read_back_whole_by_others_while_it_is_written_and_a
     assert AnnotationTable(tmp_path).all_preferences() == [records[1]]
 
 
+def test_what_several_wrote_is_read_in_the_order_of_time_whatever_their_files_are_called(tmp_path):
+    for order in ((1.0, 2.0, 3.0), (3.0, 1.0, 2.0)) * 3:
+        folder = tmp_path / f"{len(names(tmp_path))}"
+        for time_seconds in order:
+            writer = AnnotationTable(folder)
+            writer.append([label("door", time_seconds=time_seconds)])
+            writer.close()
+        assert [each.time_seconds for each in AnnotationTable(folder).refresh()] == [1.0, 2.0, 3.0]
+
+
+def test_a_sealed_file_that_could_not_be_read_once_is_read_later(tmp_path, monkeypatch):
+    writer, reader = AnnotationTable(tmp_path), AnnotationTable(tmp_path)
+    writer.append([label("door")])
+    writer.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert reader.refresh() == []
+    assert "Input/output error" in reader.damage[0]
+    assert keys(reader.refresh()) == ["door"]
+
+
 def test_labels_are_found_by_prompt_model_and_goal(tmp_path):
     table = AnnotationTable(tmp_path)
     table.append([label("a"), label("b", prompt="p2"), label("c", model="other"), label("d", goal="lose")])

@@ -74,6 +74,18 @@ def test_a_key_is_parked_after_its_last_invalid_reply():
     assert waiting.oldest_age_seconds(now=9) == 0
 
 
+def test_a_parked_key_is_asked_again_in_a_restored_queue():
+    waiting = queue(attempts=1)
+    waiting.offer([1, 2], now=0)
+    waiting.take(1, now=0)
+    waiting.retry([2], now=0)
+    fresh = queue(attempts=1)
+    fresh.restore(waiting.state())
+    assert (fresh.parked, fresh.take(9, now=1)) == (0, [1])
+    fresh.offer([2], now=2)
+    assert fresh.take(9, now=2) == [2]
+
+
 def test_a_late_label_frees_a_parked_key():
     waiting = queue(attempts=1)
     waiting.offer([1], now=0)

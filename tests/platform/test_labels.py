@@ -31,6 +31,12 @@ def label(key="The door opens.", value=LabelValue.HELPFUL, prompt="p1", **change
     return replace(made, **changes)
 
 
+def test_half_a_surrogate_pair_in_a_reply_is_stored_as_a_question_mark():
+    made = label(reply="helpful \ud83d!")
+    assert made.reply == "helpful ?!"
+    assert LabelTable.from_arrow(LabelTable([made]).to_arrow()).get(made.key_hash, "p1") == made
+
+
 def test_the_newest_valid_label_of_a_prompt_counts():
     table = LabelTable(
         [label(), label(value=LabelValue.UNHELPFUL), label(value=LabelValue.INVALID), label(prompt="p2")]

@@ -188,6 +188,23 @@ def test_a_reply_that_can_be_read_in_no_one_way_is_invalid(name, answer, make, a
     assert figures["parse_failure_share"] == 1.0 and figures["failures"] == 0
 
 
+READABLE = {
+    "thoughts whose begin is in the prompt": "It may be so.\n</think>\n\n1: helpful",
+    "thoughts": '<think>1: unhelpful</think>{"1": "helpful"}',
+    "case": '{"1": "Helpful"}',
+    "a fence in capitals": '```JSON\n{"1": "helpful"}\n```',
+    "a full stop": '{"1": "helpful."}',
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_what_common_servers_send_is_read(name, make, ask_of, language_server):
+    language_server.behave = lambda call: call.reply(language_server.completion(READABLE[name], finish="stop_sequence"))
+    annotator = make()
+    (label,) = annotator.annotate(ask_of("The door opens."), annotator.goal)
+    assert label.value == LabelValue.HELPFUL, label.reply
+
+
 @pytest.mark.parametrize("finish", ["length", "content_filter", "tool_calls", "function_call", 7])
 def test_a_reply_that_the_server_cut_or_withheld_is_invalid_however_whole_it_looks(
     finish, make, ask_of, language_server

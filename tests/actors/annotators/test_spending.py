@@ -166,6 +166,20 @@ def test_a_limiter_without_limits_never_waits_and_a_pause_holds_for_all():
     asyncio.run(run())
 
 
+def test_requests_that_nobody_wants_any_more_take_no_part_of_the_window():
+    clock = Clock()
+
+    async def run() -> None:
+        limiter = RateLimiter(1, None, clock, clock.sleep)
+        assert await limiter.admit(1, float("inf")) is not None
+        waiting = [limiter.admit(1, float("inf"), lambda: False) for _ in range(5)]
+        assert await asyncio.gather(*waiting) == [None] * 5
+        assert clock.now == 1000.0
+        assert (await limiter.admit(1, float("inf"))).time == 1000.0 + WINDOW_SECONDS
+
+    asyncio.run(run())
+
+
 def test_a_request_above_the_token_limit_goes_when_the_window_is_empty():
     clock = Clock()
 
