@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
-from onibi.clusters.role_calls import PROCESS_DIED, start_actor
+from onibi.clusters.role_calls import PROCESS_DIED, last_notes, start_actor
 from onibi.clusters.run_journal import RunJournal
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.serial_run import evaluate_weights
@@ -17,6 +19,8 @@ from onibi.platform.errors import CaptionError, EnvironmentFault, OnibiError
 from onibi.platform.policy import Weights
 
 log = logging.getLogger(__name__)
+
+_SLICE_SECONDS, _NOTES_SECONDS = 0.25, 1.0
 
 
 class Evaluator:
@@ -68,6 +72,21 @@ class Evaluator:
                 raise
         else:
             self._journal.evaluate(self._env_steps, train_seconds, episodes)
+        return True
+
+    def wait(self, train_seconds: float, should_stop: Callable[[], bool]) -> bool:
+        """Until what is played is booked; what roles warn of meanwhile is told.
+
+        Returns: False where ``should_stop`` broke it off.
+        """
+        heard = time.monotonic()
+        while not self.finish(train_seconds, _SLICE_SECONDS):
+            if (now := time.monotonic()) - heard >= _NOTES_SECONDS:
+                heard = now
+                self._journal.warn(last_notes(self._hub))
+            if should_stop():
+                self._journal.note("the evaluation was broken off; `onibi resume` plays it")
+                return False
         return True
 
     def end(self) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from onibi.clusters.evaluator import Evaluator
 from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam
 from onibi.clusters.learner_team import LearnerTeam
+from onibi.clusters.patient_calls import PatientCalls, close_shard
 from onibi.clusters.ray_session import only_node
 from onibi.clusters.role_calls import (
     PROCESS_DIED,
@@ -27,6 +27,7 @@ from onibi.clusters.role_calls import (
     last_notes,
     start_actor,
 )
+from onibi.clusters.role_deaths import RoleDeaths
 from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
 from onibi.clusters.rollout_team import RolloutTeam
@@ -56,7 +57,6 @@ _HEARING_SECONDS = 0.25  # for an answer of any role, between two looks at the c
 _INTERVAL_SECONDS = 1.0
 _STOP_SECONDS, _SEAL_SECONDS = 10.0, 75.0  # the longer one for the shard, which seals its log
 _ANNOTATOR_SECONDS = 3.0  # what does not end in it ends with its process: its labels are on disk
-_DEATHS_ALLOWED, _DEATHS_WINDOW_SECONDS = 10, 60.0
 _MANY_CALLS: dict[str, Any] = {"max_concurrency": 10_000}  # long polls and waiting insertions, each one a coroutine
 
 
@@ -83,8 +83,9 @@ class RayRun:
         self._state = RunState() if checkpoint is None else state_of(checkpoint)
         self._checkpoint = checkpoint
         self._plan, self._run_id = plan, run_id
+        self._answer = PatientCalls(plan.settings.budget.patience_seconds, should_stop)
         self._learner_deaths = 0
-        self._deaths: deque[float] = deque()
+        self._deaths = RoleDeaths(plan.settings.actors.count)
         self._running: dict[Any, str] = {}  # reference of each role's run() → whose it is
         self._drawn_before = 0
         self._rollouts: RolloutTeam | None = None
@@ -109,7 +110,8 @@ class RayRun:
                     finished = self._evaluate_last()
                 else:
                     self._save(self._learners.last_snapshot())
-                report, paid = ray.get([self._hub.caption_report.remote(), self._shard.paid_by_key.remote()])
+                report = self._answer(self._hub.caption_report.remote(), "the hub")
+                paid = self._answer(self._shard.paid_by_key.remote(), "the replay shard")
             failed = False
         finally:
             self._end_roles(failed)
@@ -194,7 +196,7 @@ class RayRun:
             seconds = before if began is None else before + now - began
             if now - last_interval >= _INTERVAL_SECONDS or budget.is_used_up(self._state.env_steps, seconds):
                 last_interval = now
-                look = first_answer(self._shard.look.remote(), "the replay shard")
+                look = self._answer(self._shard.look.remote(), "the replay shard")
                 self._count(look["inserted_rows"])
                 if began is None and self._state.env_steps > seen_steps:
                     began = now - look["first_insertion_age_seconds"]
@@ -269,10 +271,7 @@ class RayRun:
             self._rollouts.run_later(role)
             return
         lost = isinstance(cause, LearnerLostError)
-        fault, now = isinstance(cause, OnibiError) and not lost, time.monotonic()
-        self._deaths.append(now)
-        while now - self._deaths[0] > _DEATHS_WINDOW_SECONDS:
-            self._deaths.popleft()
+        fault = isinstance(cause, OnibiError) and not lost
         # A fault before the first row is a wrong setting, as the lack of captions is; others may be an environment's
         # whims.
         learns = LearnerTeam.includes(role)
@@ -281,11 +280,7 @@ class RayRun:
             raise cause
         if not fault and not lost and not isinstance(cause, PROCESS_DIED):
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
-        if len(self._deaths) > _DEATHS_ALLOWED + 2 * self._settings.actors.count:  # a node takes many with it
-            raise TrainingError(
-                f"{len(self._deaths)} roles died within {_DEATHS_WINDOW_SECONDS:.0f} s, the last one {role} "
-                f"({str(cause).splitlines()[0]}). The last checkpoint has what was learnt; resume goes on from it."
-            ) from error
+        self._deaths.count(role, cause, learns=learns)
         self._journal.note(f"{role} {'raised' if fault else 'died'} and was replaced")
         log.warning("%s: %s; replaced", role, cause)
         if learns:
@@ -324,17 +319,20 @@ class RayRun:
             row |= {**self._learners.take_metrics(), **news.figures, "learner/waited_seconds": news.waited_seconds}
         if self._rollouts is not None:
             row |= self._rollouts.figures()
-        annotation, notes = ray.get([self._hub.statistics.remote(), self._hub.notes.remote()])
+        asked = self._hub.statistics.remote(), self._hub.notes.remote()
+        annotation, notes = (self._answer(each, "the hub") for each in asked)
         self._journal.warn(notes)
-        row |= annotation | self._journal.watch(look["pay"], lambda keys: ray.get(self._hub.key_texts.remote(keys)))
+        texts_of = lambda keys: self._answer(self._hub.key_texts.remote(keys), "the hub")  # noqa: E731
+        row |= annotation | self._journal.watch(look["pay"], texts_of)
         self._journal.interval(row, look["held_back"])
 
     def _save(self, snapshot: LearnerSnapshot | None) -> bool:
         if snapshot is None:
             return False
-        self._count(first_answer(self._shard.inserted_rows.remote(), "the replay shard"))
+        self._count(self._answer(self._shard.inserted_rows.remote(), "the replay shard"))
         self._count_learner(snapshot)
-        tables = with_pay(*ray.get([self._hub.state.remote(), self._shard.paid_by_key.remote()]))
+        asked = (self._hub.state.remote(), "the hub"), (self._shard.paid_by_key.remote(), "the replay shard")
+        tables = with_pay(*(self._answer(*each) for each in asked))
         parts = checkpoint_parts(
             self._state,
             snapshot.learner_state,
@@ -347,6 +345,7 @@ class RayRun:
         saved = self._journal.save(self._state.env_steps, self._annotators.keep(parts), keep=keep)
         if saved:
             self._checkpoint = self._journal.last_checkpoint()
+            self._deaths.checkpoint_saved()
         return saved
 
     def _begin_evaluation(self, snapshot: LearnerSnapshot) -> None:
@@ -364,21 +363,14 @@ class RayRun:
 
     def _evaluate_last(self) -> bool:
         """Play what was learnt. Returns: False where ``should_stop`` broke that off: resuming the run plays it then."""
-        if not self._await_evaluation():
+        if not self._evaluator.wait(self._state.seconds, self._should_stop):
             self._save(self._learners.last_snapshot())
             return False
         snapshot = self._learners.last_snapshot(self._should_stop)
         if snapshot is None:
             return not self._should_stop()
         self._begin_evaluation(snapshot)
-        return self._await_evaluation()
-
-    def _await_evaluation(self) -> bool:
-        while not self._evaluator.finish(self._state.seconds, _HEARING_SECONDS):
-            if self._should_stop():
-                self._journal.note("the evaluation was broken off; `onibi resume` plays it")
-                return False
-        return True
+        return self._evaluator.wait(self._state.seconds, self._should_stop)
 
     def _end_roles(self, failed: bool) -> None:
         if hasattr(self, "_hub"):
@@ -391,10 +383,8 @@ class RayRun:
             self._journal.warn(self._annotators.end(self._running, _ANNOTATOR_SECONDS))
         if hasattr(self, "_evaluator"):
             self._evaluator.end()
-        shard = getattr(self, "_shard", None)
-        if shard is not None:
-            if not ray.wait([shard.close.remote(failed)], timeout=_SEAL_SECONDS)[0]:
-                log.warning("the replay shard did not close its ring; `onibi doctor` lists rings left behind")
-            ray.kill(shard)
+        if hasattr(self, "_shard"):
+            close_shard(self._shard, failed, _SEAL_SECONDS)
         if hasattr(self, "_hub"):
+            self._journal.warn(last_notes(self._hub))  # what sealing met
             ray.kill(self._hub)

@@ -301,10 +301,14 @@ class RunJournal:
                 self._folder.artifacts,
                 error.strerror,
             )
-        self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
+        # First: whatever becomes of the wait for the tracker's server, this is how the run ended.
         self._record(
             status=status, results={"env_steps": float(env_steps), "updates": float(updates), "seconds": seconds}
         )
+        try:
+            self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
+        except KeyboardInterrupt:
+            log.warning("tracking: not waited for any longer; the run's folder has every figure")
         return result
 
     def _write_reports(self, result: RunResult) -> None:
