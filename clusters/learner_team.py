@@ -183,9 +183,13 @@ class LearnerTeam:
         self.handles = {}
 
     def _take(self, role: str, news: LearnerNews) -> None:
-        if role == _ROLE:
+        if role != _ROLE:
+            return
+        if self.news is None or news.updates >= self.news.updates:
             self.news = news
             self._metrics |= news.metrics
+        else:  # two slices are asked for at once, and their answers may come in any order
+            self._metrics = {**news.metrics, **self._metrics}
 
     def _train(self) -> dict[Any, str]:
         """Ask for as many slices as are due: ``_SLICES_ASKED`` more than all have answered."""

@@ -29,6 +29,15 @@ def check_serial(plan: RunPlan) -> None:
         )
 
 
+def check_judge(plan: RunPlan) -> None:
+    """Whether evaluations can tell what they are to judge by. Raises: ConfigError where none ever could."""
+    if plan.settings.evaluation.judge == "intrinsic_return" and plan.settings.rewards.intrinsic is None:
+        raise ConfigError(
+            "evaluation.judge is intrinsic_return, rewards.intrinsic is null: every evaluation would judge 0, and the "
+            "last checkpoint be called best. Set evaluation.judge to episode_return or success."
+        )
+
+
 def check_learner(plan: RunPlan) -> None:
     """Make the learner once where a run is started: what its settings lack is told before anything starts.
 

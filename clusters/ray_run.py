@@ -101,8 +101,8 @@ class RayRun:
         """
         failed = True
         try:
-            self._start()
             with deaths_told(self._stores):
+                self._start()
                 finished = self._train()
                 assert self._rollouts is not None, "they have trained"
                 self._rollouts.stop(self._running, _STOP_SECONDS)
@@ -291,7 +291,8 @@ class RayRun:
 
     def _stores(self) -> dict[str, Any]:
         """Roles that nobody replaces, by what they are called in a message."""
-        return {"the replay shard": self._shard, "the hub": self._hub}
+        stores = {"the replay shard": getattr(self, "_shard", None), "the hub": getattr(self, "_hub", None)}
+        return {name: handle for name, handle in stores.items() if handle is not None}
 
     def _count(self, inserted_rows: int) -> None:
         self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)
@@ -348,18 +349,19 @@ class RayRun:
             self._deaths.checkpoint_saved()
         return saved
 
-    def _begin_evaluation(self, snapshot: LearnerSnapshot) -> None:
-        """Save a checkpoint and have it played; the evaluator works while training goes on."""
+    def _begin_evaluation(self, snapshot: LearnerSnapshot) -> bool:
+        """Save a checkpoint and have it played; the evaluator works meanwhile. Returns: False where it is not saved."""
         period = self._settings.evaluation.period_env_steps
         if period is not None:
             self._state = dataclasses.replace(
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
         if not self._save(snapshot):
-            return
+            return False
         intrinsic = self._settings.rewards.intrinsic
         rewards = None if intrinsic is None else self._hub.frozen_rewards.remote(intrinsic.count_power)
         self._evaluator.begin(snapshot.weights, rewards, self._state.env_steps)
+        return True
 
     def _evaluate_last(self) -> bool:
         """Play what was learnt. Returns: False where ``should_stop`` broke that off: resuming the run plays it then."""
@@ -367,9 +369,10 @@ class RayRun:
             self._save(self._learners.last_snapshot())
             return False
         snapshot = self._learners.last_snapshot(self._should_stop)
-        if snapshot is None:
-            return not self._should_stop()
-        self._begin_evaluation(snapshot)
+        if snapshot is None and not self._should_stop():
+            raise TrainingError("the learner gave no last state; resume goes on from the checkpoint before")
+        if snapshot is None or not self._begin_evaluation(snapshot):
+            return False
         return self._evaluator.wait(self._state.seconds, self._should_stop)
 
     def _end_roles(self, failed: bool) -> None:

@@ -24,9 +24,11 @@ from rich.text import Text
 
 from onibi.clusters.compare import Interval, bootstrap_interval, share_interval
 from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, tick_text, value_text
+from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.history import ENV_STEPS, Row, column, series
+from onibi.platform.run_folder import RunFolder
 
 _BLUE, _ORANGE, _GREEN, _VIOLET, _GREY = "#0072B2", "#D55E00", "#009E73", "#8E5A9B", "#5F6770"  # told apart by all eyes
 _PANEL_INCHES, _COLUMNS, _DOTS_PER_INCH = (4.6, 2.9), 3, 130
@@ -232,11 +234,17 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
         *((("MLflow run", summary.tracking_run_id),) if summary.tracking_run_id else ()),
-        ("go on", f"{typed_as('onibi')} resume {summary.name}{_runs_folder_option(summary.folder.parent)}"),
+        ("go on", _command_to_go_on(RunFolder(summary.folder), summary.name)),
     ]
     for name, text in lines:
         table.add_row(name, Text(text))
     return table
+
+
+def _command_to_go_on(run: RunFolder, name: str) -> str:
+    if not list_checkpoints(run.checkpoints):
+        return f"no checkpoint was saved; anew: {typed_as('onibi')} train {shlex.quote(str(run.config))}"
+    return f"{typed_as('onibi')} resume {name}{_runs_folder_option(run.root)}"
 
 
 def _runs_folder_option(folder: Path) -> str:

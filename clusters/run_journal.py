@@ -248,7 +248,7 @@ class RunJournal:
             self._display = None
             logging.getLogger().handlers[:] = self._handlers
 
-    def abandon(self, status: Literal["failed", "interrupted"]) -> None:
+    def abandon(self, status: Literal["failed", "interrupted"] = "failed") -> None:
         """The session failed, or was ended at once: leave what was written, end display and tracking, record it."""
         self._end_display()
         self._write_row()

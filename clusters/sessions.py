@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from onibi.clusters.figures import bytes_text, count_text, duration_text
-from onibi.clusters.plan_checks import check_learner, check_serial
+from onibi.clusters.plan_checks import check_judge, check_learner, check_serial
 from onibi.clusters.ray_session import ray_session
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
@@ -54,6 +54,7 @@ def train(
     plan = plan_run(read_run_settings(config, overrides))
     make_limiter(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotators()  # a lexicon that cannot be read, likewise
+    check_judge(plan)
     check_learner(plan)  # and a learner whose settings do not fit the rewards
     if serial:
         check_serial(plan)

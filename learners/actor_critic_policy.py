@@ -154,6 +154,8 @@ class ActorCriticPolicy(ForwardPolicy):
 
     def _chosen(self, outputs: Rows, mask: NDArray[Any] | None, rng: np.random.Generator) -> Chosen:
         logits = outputs[OUTPUTS]
+        if not logits.flags.writeable:  # what another process computed, as Ray hands it over
+            logits = logits.copy()
         if LOG_STD in outputs:
             log_std = outputs[LOG_STD][0]  # the same for all rows
             return sample_gaussian(logits, log_std, rng) if self._sampled else likeliest_gaussian(logits, log_std)

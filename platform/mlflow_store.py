@@ -61,11 +61,19 @@ class MlflowStore:
     def open(self, run_id: str, name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
         """Find the MLflow run tagged with ``run_id`` or make it, log its params once; returns MLflow's run id."""
         self._connect()
+        return str(self._asked(self._open, run_id, name, tags, config))
+
+    def _open(self, run_id: str, name: str, tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
         client = self._client
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             location = None if self._artifacts is None else self._artifacts.absolute().as_uri()
             experiment_id = client.create_experiment(self._experiment, artifact_location=location)
+        elif experiment.lifecycle_stage == "deleted":
+            raise Refused(
+                f"its experiment {self._experiment!r} is deleted. Restore it (mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}), or set tracking.experiment"
+            )
         else:
             experiment_id = experiment.experiment_id
         # Searched before it is made: a request whose answer was lost must not leave a second run behind.
@@ -141,11 +149,11 @@ class MlflowStore:
         text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
         self._client.log_text(self._mlflow_run_id, text, "config.yaml")
 
-    def _asked(self, call: Any, *arguments: Any, **named: Any) -> None:
+    def _asked(self, call: Any, *arguments: Any, **named: Any) -> Any:
         from mlflow.exceptions import MlflowException
 
         try:
-            call(*arguments, **named)
+            return call(*arguments, **named)
         except MlflowException as error:
             if error.error_code in _FINAL_ERRORS:
                 raise Refused(str(without_secrets(str(error)))) from error

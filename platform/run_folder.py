@@ -44,7 +44,7 @@ RunStatus = Literal["running", "finished", "interrupted", "failed"]
 LAST = "last"
 """Stands for the run that was used most recently wherever a run is named."""
 
-_RESERVED = frozenset({LAST, "mlflow.db", "mlartifacts"})
+_RESERVED = frozenset({LAST, "mlflow.db", "mlartifacts", "annotations", "experiments"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RECORD_FILE, _LOCK_FILE = "run.json", "run.lock"
 _record_lock = threading.Lock()  # the tracker's thread and the run loop both update a record

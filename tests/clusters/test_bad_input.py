@@ -51,6 +51,11 @@ CASES = {
     "wrong environment arguments": ({"environment.kwargs": {"doors": 3}}, 2, ["doors=3", "environment.kwargs"]),
     "captioner without its observation": ({"captioner": {"kind": "nethack"}}, 2, ["captioner.kind", "message", "info"]),
     "reward for captions without captions": ({"captioner": {"kind": "none"}}, 2, ["rewards.intrinsic", "captioner"]),
+    "judge without captions": (
+        {"rewards.intrinsic": None, "evaluation.judge": "intrinsic_return"},
+        2,
+        ["evaluation.judge", "episode_return"],
+    ),
     "view without its observation": ({"view": {"kind": "nethack"}}, 2, ["view.kind=nethack", "blstats", "leaves"]),
     "continuous actions": (
         {"environment": {"id": "Pendulum-v1"}, "captioner": {"kind": "none"}, "rewards.intrinsic": None},

@@ -27,6 +27,7 @@ from onibi.clusters.report import (
     summary_table,
     typed_as,
 )
+from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.desk_report import CaptionReportRow
 
 EVALUATION = {
@@ -170,9 +171,21 @@ def summary(tmp_path, **changes) -> RunSummary:
     return RunSummary(**{**values, **changes})
 
 
+def saved(folder):
+    (folder / "checkpoints" / "000000723600-0001").mkdir(parents=True)
+    assert list_checkpoints(folder / "checkpoints")
+
+
+def test_a_run_without_a_checkpoint_is_told_to_begin_anew(tmp_path):
+    text = " ".join(text_of(summary_table(summary(tmp_path), np.random.default_rng(0))).split())
+    assert re.search(r"no checkpoint was saved; anew: \S*onibi train \S+config.yaml", text)
+    assert "onibi resume" not in text
+
+
 def test_the_summary_tells_what_was_trained_evaluated_and_how_to_go_on(tmp_path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "learning_curve.png").touch()
+    saved(tmp_path)
     text = " ".join(text_of(summary_table(summary(tmp_path), np.random.default_rng(0))).split())
     assert "723,600 env steps (2.40k/s), 57,000 updates, 5:02" in text
     assert "success 50% (95%: 30% to 70%)" in text  # Wilson, 10 of 20: 0.299 to 0.701
@@ -185,6 +198,7 @@ def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(t
     monkeypatch.chdir(tmp_path)
     for folder, told in (("runs", ""), ("my runs", " --runs-folder 'my runs'")):
         shown = summary(tmp_path, folder=Path(folder) / "run-7", name="run-7")
+        saved(shown.folder)
         text = text_of(summary_table(shown, np.random.default_rng(0)))
         assert re.search(rf"onibi resume run-7{told}\s*$", text), text
 

@@ -38,7 +38,9 @@ def test_threads_that_ask_for_one_name_get_different_folders(tmp_path):
     assert len(set(names)) == 8
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "last", "mlartifacts", "a b", "x" * 101, "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "../up", ".hidden", "last", "mlartifacts", "annotations", "a b", "x" * 101, "a\nb"]
+)
 def test_a_name_that_is_no_plain_file_name_is_refused_and_nothing_is_made(tmp_path, name):
     with pytest.raises(ConfigError, match="allowed are letters"):
         create_run(tmp_path / "runs", name)

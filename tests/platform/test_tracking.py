@@ -241,6 +241,19 @@ def test_a_server_killed_midway_costs_the_run_no_time_and_no_figure(tmp_path, ca
         kill_group(server)
 
 
+def test_an_experiment_that_was_deleted_is_told_by_what_to_do(tmp_path, runs_root, caplog):
+    root = tmp_path / "runs"
+    root.mkdir()
+    shutil.copy(runs_root / "mlflow.db", root)  # its tables take seconds to make
+    client = client_of(tracking_uri(TrackingSettings(), root))
+    client.delete_experiment(client.get_experiment_by_name("onibi").experiment_id)
+    with caplog.at_level(logging.WARNING):
+        tracker, _ = track(root, run_of("late"))
+        tracker.log({"learner/loss": 1.0}, 1)
+        assert not tracker.close("FINISHED", FLUSH_SECONDS)
+    assert "its experiment 'onibi' is deleted. Restore it (mlflow experiments restore" in caplog.text
+
+
 def test_runs_that_were_killed_are_ended_in_mlflow_by_the_next_session_and_no_others(runs_root, caplog):
     for name in ("dead", "alive"):
         store = MlflowStore(tracking_uri(TrackingSettings(), runs_root), "onibi", runs_root / "mlartifacts", 15)
