@@ -25,7 +25,7 @@ def experiment(
         bool, typer.Option("--list", help="List the experiments, or with NAME its arms; run nothing.")
     ] = False,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="1-5,8", help="In place of the declared ones.")
+        str | None, typer.Option("--seeds", metavar="1-5,8", help="In place of the declared ones; not with --short.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ARM", help="These arms; * stands for anything; repeatable.")
@@ -77,13 +77,16 @@ def experiment(
         from onibi.clusters.experiments.outcome import check_comparisons
         from onibi.clusters.experiments.registry import find_experiment
         from onibi.clusters.experiments.report import arms_table
-        from onibi.clusters.experiments.result_table import ResultTable
+        from onibi.clusters.experiments.result_table import ResultTable, check_place
         from onibi.clusters.experiments.schedule import Schedule
+        from onibi.platform.errors import ConfigError
 
         if name is None:
             _tell_names(show_list)
             return
         found = find_experiment(name)
+        if short and seeds is not None:
+            raise ConfigError("experiment: --short runs the first of the declared seeds; leave --seeds or --short out.")
         chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
         folder = runs_folder.expanduser() / "experiments" / found.name
         table = ResultTable(output or folder.with_suffix(".csv"))
@@ -94,6 +97,8 @@ def experiment(
             return
         if figure is not None or not thresholds:  # thresholds compare nothing
             check_comparisons(schedule)
+        if figure is not None:
+            check_place(figure)
         _run(schedule, folder, jobs)
         is_fulfilled = _tell(console, schedule, thresholds=thresholds, figure=figure)
         print(f"rows in {table.path}, runs and logs in {folder}")
@@ -137,7 +142,7 @@ def _tell(console: Console, schedule: Schedule, *, thresholds: bool, figure: Pat
         comparisons = [
             each for each in comparisons if each.difference is not None and each.comparison.test == "permutation"
         ]
-    errors = outcome.errors_of(arms, schedule.table.rows)
+    errors = outcome.errors_of(schedule, arms)
     if thresholds:
         console.print(report.threshold_table(schedule.experiment, outcome.thresholds(arms)))
     else:

@@ -80,6 +80,13 @@ def share_interval(successes: int, episodes: int) -> Interval:
     return Interval(share, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale), episodes)
 
 
+def success_interval(successes: Sequence[float], rng: np.random.Generator) -> Interval:
+    """Of the mean success of episodes: Wilson's of wins, the bootstrap's of successes that are shares themselves."""
+    if set(successes) <= {0.0, 1.0}:
+        return share_interval(int(sum(successes)), len(successes))
+    return bootstrap_interval(successes, rng)
+
+
 def intervals_apart(lower: Interval, upper: Interval) -> bool:
     """Whether ``upper`` lies wholly above ``lower``: stricter than a test of the difference at the same confidence."""
     return lower.high < upper.low

@@ -246,9 +246,7 @@ def _tracking(runs_root: Path) -> Iterable[DoctorRow]:
     if not uri.startswith(("http://", "https://")):
         yield DoctorRow("tracking", Finding.GOOD, shown)
         return
-    parts = urlsplit(uri)
-    # urllib takes user:password@ for a part of the host's name, and /health asks for neither.
-    fault = _http_fault(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health")
+    fault = _health_fault(uri)
     if fault is None:
         yield DoctorRow("tracking", Finding.GOOD, f"{shown} answers")
     else:
@@ -389,11 +387,14 @@ def _accelerator() -> str:
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
 
 
-def _http_fault(url: str) -> str | None:
+def _health_fault(uri: str) -> str | None:
     try:
+        parts = urlsplit(uri)
+        # urllib takes user:password@ for a part of the host's name, and /health asks for neither.
+        url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
         with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS) as answer:
             return None if answer.status == 200 else f"status {answer.status}"
     except URLError as error:
         return str(error.reason)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # a port of letters, or one that speaks no HTTP
         return str(error)

@@ -9,7 +9,7 @@ import numpy as np
 
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
-from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, share_interval
+from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, success_interval
 from onibi.clusters.reward_model_plan import reward_learner_of
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import RunSettings
@@ -159,18 +159,11 @@ def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> Pla
         episodes=len(episodes),
         episode_return=bootstrap_interval([episode.episode_return for episode in episodes], rng),
         length=float(np.mean([episode.length for episode in episodes])),
-        success=_success_interval(successes, rng) if successes else None,
+        success=success_interval(successes, rng) if successes else None,
         intrinsic_return=bootstrap_interval([each.intrinsic_return for each in episodes], rng)
         if has_captions
         else None,
     )
-
-
-def _success_interval(successes: list[float], rng: np.random.Generator) -> Interval:
-    """Of the share of successes, Wilson's; of successes that are shares themselves, as that of a return."""
-    if set(successes) <= {0.0, 1.0}:
-        return share_interval(int(sum(successes)), len(successes))
-    return bootstrap_interval(successes, rng)
 
 
 def _shown(interval: Interval) -> str:

@@ -65,6 +65,8 @@ def permutation_test(scores: NDArray[np.float64], others: NDArray[np.float64]) -
     below = 1 + int(np.count_nonzero(shifts >= -rounding))
     # So many exchanges, and what was seen itself, are the fewest ways that make more than 2.5%.
     needed = math.floor((1 - CONFIDENCE) / 2 * ways + 1e-9)
+    # As the p-value counts them: an end that rounding alone holds off 0 would reject what the p-value does not.
+    shifts[np.abs(shifts) <= rounding] = 0.0
     return PermutationTest(
         difference=difference,
         low=float(shifts[needed - 1]) if needed else -math.inf,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +19,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from onibi.clusters.compare import Interval, bootstrap_interval, share_interval
+from onibi.clusters.compare import Interval, bootstrap_interval, share_interval, success_interval
 from onibi.clusters.figures import UNKNOWN, count_text, duration_text, share_text, tick_text, value_text
-from onibi.platform.checkpoint import list_checkpoints
+from onibi.clusters.shell_commands import command_to_go_on, mlflow_command
 from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.history import ENV_STEPS, Row, column, series
@@ -234,38 +231,11 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
         *((("MLflow run", summary.tracking_run_id),) if summary.tracking_run_id else ()),
-        ("go on", _command_to_go_on(RunFolder(summary.folder), summary.name)),
+        ("go on", command_to_go_on(RunFolder(summary.folder), summary.name)),
     ]
     for name, text in lines:
         table.add_row(name, Text(text))
     return table
-
-
-def _command_to_go_on(run: RunFolder, name: str) -> str:
-    if not list_checkpoints(run.checkpoints):
-        return f"no checkpoint was saved; anew: {typed_as('onibi')} train {shlex.quote(str(run.config))}"
-    return f"{typed_as('onibi')} resume {name}{_runs_folder_option(run.root)}"
-
-
-def _runs_folder_option(folder: Path) -> str:
-    """What ``onibi`` must be told to find runs there from here; nothing where it looks there anyway."""
-    return "" if folder.resolve() == Path("runs").resolve() else f" --runs-folder {shlex.quote(str(folder))}"
-
-
-def mlflow_command(tracking_uri: str) -> str:
-    """What to type, or where to look, to see the run in MLflow."""
-    if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri
-    return f"{typed_as('mlflow')} ui --backend-store-uri {tracking_uri}"
-
-
-def typed_as(script: str) -> str:
-    """How to call a script of this environment in the shell: by its path, where the environment is not activated."""
-    place = Path(sys.executable).with_name(script)
-    if shutil.which(script) is not None or not place.exists():
-        return script
-    here = Path.cwd()
-    return str(place.relative_to(here)) if place.is_relative_to(here) else str(place)
 
 
 def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:
@@ -277,13 +247,21 @@ def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:
     success = _figure(evaluation, "success_rate")
     if success is not None:
         parts.append(f"success {share_text(success)}")
-        if episodes:
-            share = share_interval(round(success * episodes), episodes)
+        share = _success_interval(evaluation, success, rng)
+        if share is not None and share.is_known:
             parts[-1] += f" (95%: {share_text(share.low)} to {share_text(share.high)})"
     intrinsic = _figure(evaluation, "intrinsic_return_mean")
     if intrinsic is not None:
         parts.append(f"intrinsic return {value_text(intrinsic)}")
     return ", ".join(parts) + (f"; {episodes} episodes" if episodes else "")
+
+
+def _success_interval(evaluation: Row, mean: float, rng: np.random.Generator) -> Interval | None:
+    successes, returns = evaluation.get("successes"), evaluation.get("returns")
+    if isinstance(successes, list) and successes:
+        return success_interval(successes, rng)
+    # Evaluations of earlier versions have but the mean.
+    return share_interval(round(mean * len(returns)), len(returns)) if isinstance(returns, list) and returns else None
 
 
 def _failing_text(figures: Mapping[str, float]) -> str:
@@ -389,7 +367,7 @@ def _interval(key: str, row: Row, mean: float, rng: np.random.Generator) -> Inte
     if not isinstance(returns, list) or not returns or not np.isfinite(returns).all():
         return None
     if key == "success_rate":
-        return share_interval(round(mean * len(returns)), len(returns))
+        return _success_interval(row, mean, rng)
     return bootstrap_interval(returns, rng) if key == "return_mean" else None
 
 

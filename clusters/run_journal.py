@@ -219,7 +219,7 @@ class RunJournal:
         if self._settings.rewards.intrinsic is not None:
             row["intrinsic_return_mean"] = float(np.mean([episode.intrinsic_return for episode in episodes]))
         if successes := successes_of([episode.figures for episode in episodes]):
-            row["success_rate"] = float(np.mean(successes))
+            row |= {"success_rate": float(np.mean(successes)), "successes": successes}
         for name in self._settings.rewards.bonuses:  # those that actors pay; a module's is not known by episode
             if any(f"return_{name}" in episode.figures for episode in episodes):
                 row[f"return_{name}"] = float(np.mean([each.figures.get(f"return_{name}", 0.0) for each in episodes]))

@@ -1,4 +1,4 @@
-"""Learning curves over seeds: the interquartile mean of a group's runs with its 95% band, a panel for each task."""
+"""Learning curves over seeds: the interquartile mean of a group's runs, from three on with its 95% band, by task."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from onibi.clusters.compare import LEAST_VALUES
 from onibi.clusters.figures import tick_text
 from onibi.clusters.seed_report import SeedScore
 from onibi.clusters.seed_statistics import pointwise_band
@@ -87,7 +88,7 @@ def _draw(axis: Axes, task: str, scores: Sequence[SeedScore], colors: dict[str, 
         middle, low, high = pointwise_band(values, np.random.default_rng(0))  # the same runs give the same picture
         runs = f"{len(curves)} run{'s' if len(curves) > 1 else ''}"
         axis.plot(steps, middle, color=color, linewidth=1.9, label=f"{group}, {runs}")
-        if len(curves) > 1:
+        if len(curves) >= LEAST_VALUES:
             axis.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
     axis.grid(visible=True, color="#E4E7EA", linewidth=0.7)
     axis.set_axisbelow(True)

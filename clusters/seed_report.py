@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations, count
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 _BOOTSTRAP_SEED = 0
 _COMMON_TASKS = "tasks of both, normalized"
 _NEEDED = ("arm", "task", "group", "score", "normalized")
+
+
+_Run: TypeAlias = tuple[RunFolder, dict[str, Any]]
+"""A folder and the settings in it."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +124,18 @@ def seed_report(scores: Sequence[SeedScore], target: float | None, baseline: str
     try:
         for task in tasks:
             by_group = {group: _scores(scores, group, [task], kind="score") for group in groups}
-            reports += [_group_report(task, group, each, target) for group, each in by_group.items() if each]
             directed = {group: _scores(scores, group, [task], kind="directed") for group in groups}
+            aim = _directed_target(scores, task, target)
+            reports += [
+                _group_report(task, group, each, directed[group], aim) for group, each in by_group.items() if each
+            ]
             improvements += _improvements(task, pairs, directed)
         if len(tasks) > 1:
             by_group = {group: _scores(scores, group, tasks, kind="normalized") for group in groups}
             wide = {group: each for group, each in by_group.items() if len(each) > 1}
             reports += [
-                _group_report(f"its {len(each)} tasks, normalized", group, each, 1.0) for group, each in wide.items()
+                _group_report(f"its {len(each)} tasks, normalized", group, each, each, 1.0)
+                for group, each in wide.items()
             ]
             improvements += _improvements(_COMMON_TASKS, pairs, wide)
     except ValueError as error:
@@ -160,28 +168,72 @@ def scores_of_runs(
     """Play each run's policy in fresh episodes; its score is the mean of what its evaluations judge by.
 
     Runs whose settings differ in nothing but the seed are one group, named after the first of them.
-    Raises: ConfigError for an unknown run, CheckpointError where one has no checkpoint.
+    Raises: ConfigError for an unknown run, one that is named twice, and runs of one task that are judged by different
+        figures; CheckpointError where one has no checkpoint.
     """
-    labels: dict[str, str] = {}
+    runs = _named_runs(names, runs_folder)
+    groups = _groups(runs)
     scores = []
-    for index, name in enumerate(names):
-        folder = find_run(runs_folder, name)
-        settings = folder.read_config()
+    for index, (folder, settings) in enumerate(runs):
         report = evaluate(str(folder.path), runs_folder, checkpoint, episodes, seed + 1_000 * index, None)
         figure = settings["evaluation"]["judge"]
         interval = getattr(report.players[0], figure)
         if interval is None:
             raise ConfigError(f"{folder.name}: the task tells no {FIGURES[figure]}, by which its run is judged.")
-        group = _group_label(labels, config_hash({k: v for k, v in settings.items() if k != "seed"}), folder.name)
-        scores.append(SeedScore(group, _task_label(settings), folder.name, interval.mean, None, curve=_curve(folder)))
+        task = _task_label(settings)
+        scores.append(SeedScore(groups[index], task, folder.name, interval.mean, None, curve=_curve(folder)))
     return scores
 
 
-def _group_label(labels: dict[str, str], key: str, name: str) -> str:
-    if key not in labels:
-        label = re.sub(r"-\d+$", "", name)
-        labels[key] = label if label not in labels.values() else name
-    return labels[key]
+def _named_runs(names: Sequence[str], runs_folder: Path) -> list[_Run]:
+    """Every run once, and all of a task judged by one figure, which is seen before the first of them is played."""
+    named: dict[Path, str] = {}
+    judges: dict[str, tuple[str, str]] = {}
+    runs: list[_Run] = []
+    for name in names:
+        folder = find_run(runs_folder, name)
+        before = named.setdefault(folder.path.resolve(), name)
+        if len(named) == len(runs):
+            also = "twice" if before == name else f"as {before!r} and as {name!r}"
+            raise ConfigError(f"evaluate: the run {folder.path} is named {also}; it counts once. Name each run once.")
+        settings = folder.read_config()
+        task, judge = _task_label(settings), settings["evaluation"]["judge"]
+        other, its_judge = judges.setdefault(task, (folder.name, judge))
+        if judge != its_judge:
+            raise ConfigError(
+                f"evaluate: on {task} the run {other} is judged by {FIGURES[its_judge]} and {folder.name} by "
+                f"{FIGURES[judge]} (evaluation.judge): scores on two scales. Evaluate them apart."
+            )
+        runs.append((folder, settings))
+    return runs
+
+
+def _groups(runs: Sequence[_Run]) -> list[str]:
+    """The group of each run: those whose settings differ in the seed alone, named after the first of them."""
+    labels: dict[str, str] = {}
+    seeds: dict[tuple[str, int], str] = {}
+    found = []
+    for folder, settings in runs:
+        key = config_hash({name: value for name, value in settings.items() if name != "seed"})
+        if key not in labels:
+            labels[key] = _free_label(folder.name, set(labels.values()))
+        found.append(labels[key])
+        first = seeds.setdefault((key, settings["seed"]), folder.name)
+        if first != folder.name:
+            log.warning(
+                "%s and %s have the same settings and seed %d: they say less than two seeds do, so intervals come out "
+                "too narrow; leave one out",
+                first,
+                folder.name,
+                settings["seed"],
+            )
+    return found
+
+
+def _free_label(run: str, taken: Collection[str]) -> str:
+    """The run's name without its number, else with it, else counted up: other groups' labels are not for this one."""
+    labels = chain((re.sub(r"-\d+$", "", run), run), (f"{run} ({number})" for number in count(2)))
+    return next(label for label in labels if label not in taken)
 
 
 def _task_label(settings: Mapping[str, Any]) -> str:
@@ -228,9 +280,24 @@ def _value(score: SeedScore, kind: _Kind) -> float | None:
     return -score.score if kind == "directed" and not score.is_higher_better else score.score
 
 
-def _group_report(task: str, group: str, scores: Scores, target: float | None) -> GroupReport:
-    def of(statistic: seed_statistics.Statistic) -> Estimate:
-        return seed_statistics.estimate(scores, statistic, np.random.default_rng(_BOOTSTRAP_SEED))
+def _directed_target(scores: Sequence[SeedScore], task: str, target: float | None) -> float | None:
+    """The target on the scale of scores that count what is better as more.
+
+    Raises: ConfigError where lower is better for some runs of the task and higher for others: it has no one target.
+    """
+    if target is None:
+        return None
+    directions = {each.is_higher_better for each in scores if each.task == task}
+    if len(directions) > 1:
+        raise ConfigError(f"--target: on {task} higher is better for some runs and lower for others; leave it out.")
+    return target if directions == {True} else -target
+
+
+def _group_report(task: str, group: str, scores: Scores, directed: Scores, target: float | None) -> GroupReport:
+    """Args: ``directed`` and ``target``: of the gap, more being better."""
+
+    def of(statistic: seed_statistics.Statistic, values: Scores = scores) -> Estimate:
+        return seed_statistics.estimate(values, statistic, np.random.default_rng(_BOOTSTRAP_SEED))
 
     return GroupReport(
         task,
@@ -239,7 +306,7 @@ def _group_report(task: str, group: str, scores: Scores, target: float | None) -
         of(seed_statistics.interquartile_mean),
         of(seed_statistics.mean),
         of(seed_statistics.median),
-        None if target is None else of(seed_statistics.optimality_gap(target)),
+        None if target is None else of(seed_statistics.optimality_gap(target), directed),
     )
 
 

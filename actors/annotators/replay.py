@@ -114,9 +114,10 @@ class ReplayAnnotator:
                 for request in requests
                 if (text_hash(request.key_text), request.vote) not in self._labels
             }
-        if not unknown or not isinstance(self._fallback, Estimating):
-            return NOTHING
-        return self._fallback.estimate(list(unknown.values()))
+        fallback: object = self._fallback
+        if unknown and isinstance(fallback, Estimating):
+            return fallback.estimate(list(unknown.values()))
+        return NOTHING
 
     def annotate(self, requests: Sequence[AnnotationRequest], goal: str) -> Iterator[Label]:
         """Recorded labels first, then those of unknown keys. Raises: ConfigError for another goal; the fallback's."""

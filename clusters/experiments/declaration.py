@@ -37,7 +37,7 @@ class ShortForm:
     """What `--short` runs: by default one run of each arm, as small as is told here. Nothing is claimed of it.
 
     Args:
-        settings: of trained runs, by their dotted names, in place of the arms'.
+        settings: of trained runs and of calls with a preset, by their dotted names, in place of the arms'.
         arguments: of called functions that have them.
         arms: names; none stands for all.
         seeds: how many, the first of each arm's.
@@ -92,20 +92,31 @@ class CalledTrial:
         function: ``"module:name"``.
         arguments: of the call, plain values.
         revision: raise it when the function's code measures something else than before: old rows then no longer count.
+        preset: of the run that the function makes; it is called with ``preset=…, overrides=…`` too. Named here and not
+            among the arguments, its settings count as those of a trained run do: a changed preset makes other rows.
+        overrides: of the preset.
     """
 
     function: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 1
+    preset: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse overrides of nothing."""
+        if self.overrides and self.preset is None:
+            raise ValueError(f"the call of {self.function} has overrides {self.overrides}, but no preset to change")
 
     def changed(self, name: str, value: Any) -> CalledTrial:
         """The same with one argument set."""
         return dataclasses.replace(self, arguments={**self.arguments, name: value})
 
     def shortened(self, form: ShortForm) -> CalledTrial:
-        """The same with the form's arguments that it has."""
+        """The same with the form's arguments that it has, and with the form's settings where it has a preset."""
         known = {name: value for name, value in form.arguments.items() if name in self.arguments}
-        return dataclasses.replace(self, arguments={**self.arguments, **known})
+        told = () if self.preset is None else tuple(f"{name}={value}" for name, value in form.settings.items())
+        return dataclasses.replace(self, arguments={**self.arguments, **known}, overrides=(*self.overrides, *told))
 
 
 Trial: TypeAlias = TrainedTrial | CalledTrial
@@ -201,7 +212,7 @@ class Experiment:
         reference_seeds: of `--thresholds`.
         arms: in the table's order.
         comparisons: between arms.
-        overrides: of every trained run.
+        overrides: of every trained run, and of calls with a preset.
         short: what `--short` runs.
         picture: ``"module:function"`` that draws `--figure` as ``function(rows, path, title)`` from the final rows,
             false where there is nothing to draw; empty: the comparisons' differences.
@@ -244,6 +255,6 @@ class Experiment:
     def trial_of(self, arm: Arm, *, short: bool) -> Trial:
         """The arm's trial with the experiment's overrides, shortened where asked."""
         trial = arm.trial
-        if isinstance(trial, TrainedTrial):
+        if trial.preset is not None:
             trial = dataclasses.replace(trial, overrides=(*self.overrides, *trial.overrides))
         return trial.shortened(self.short) if short else trial

@@ -7,7 +7,7 @@ kept, and rows find their table by it. That is what a column written at insertio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onibi.actors.rollout import Rollout
 from onibi.clusters.experiments.success_curve import success_figures
+from onibi.clusters.experiments.trial_runs import check_whole
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunMeter
 from onibi.clusters.run_plan import RunPlan, plan_run
@@ -25,7 +26,6 @@ from onibi.clusters.serial_run import SerialRun
 from onibi.clusters.sessions import read_run_settings
 from onibi.learners.learner import Learner, Update
 from onibi.platform.config import to_mapping
-from onibi.platform.errors import TrainingError
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.windows import Windows
 from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer, Sources
@@ -156,19 +156,19 @@ class _FrozenRun(SerialRun):
                 reader.close()
 
 
-def run(*, seed: int, mode: Mode, preset: str, overrides: Mapping[str, Any], span: tuple[int, int]) -> dict[str, Any]:
+def run(*, seed: int, mode: Mode, preset: str, overrides: Sequence[str], span: tuple[int, int]) -> dict[str, Any]:
     """A serial run whose rewards are paid as ``mode`` says: a trial. Its folder is gone when it is over.
 
     Args:
         seed: of the run.
         mode: see ``Mode``.
         preset: of the run.
-        overrides: dotted settings and their values.
+        overrides: of the preset.
         span: env steps between which success is summed up.
     Returns: ``success_area``, ``steps_to_80``, ``env_steps``, ``updates``, ``train_seconds`` and the ``curve``.
-    Raises: TrainingError where the run did not end by its budget.
+    Raises: TrainingError where the run did not end by its budget of env steps, with an evaluation.
     """
-    settings = read_run_settings(preset, [*(f"{name}={value}" for name, value in overrides.items()), f"seed={seed}"])
+    settings = read_run_settings(preset, [*overrides, f"seed={seed}"])
     plan = plan_run(settings)
     owner: type[SerialRun] = SerialRun
     if mode != "gather":
@@ -180,8 +180,7 @@ def run(*, seed: int, mode: Mode, preset: str, overrides: Mapping[str, Any], spa
         record.write_config(to_mapping(settings))
         journal = RunJournal(record, settings, display=False)
         result: RunResult = owner(plan, record.record().run_id, journal, lambda: False).run()
-    if result.status != "finished":
-        raise TrainingError(f"relabelling, {mode}, seed {seed}: the run ended as {result.status}. Start it again.")
+    check_whole(result, settings.budget.max_env_steps, f"relabelling, {mode}, seed {seed}")
     return {
         **success_figures(result.evaluations, span),
         "env_steps": result.env_steps,

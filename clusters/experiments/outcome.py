@@ -246,16 +246,15 @@ def _array(scores: dict[int, float]) -> NDArray[np.float64]:
     return np.array(list(scores.values()), dtype=np.float64)
 
 
-def errors_of(outcomes: list[ArmOutcome], rows: list[ResultRow]) -> list[str]:
-    """One line for each run that failed, tuning runs included."""
+def errors_of(schedule: Schedule, outcomes: list[ArmOutcome]) -> list[str]:
+    """One line for each run that failed, tuning runs included; of settings that are no longer declared, none."""
     lines = [
         f"{outcome.arm.name}, seed {seed}: {error}" for outcome in outcomes for seed, error in outcome.failed.items()
     ]
-    names = {outcome.arm.name for outcome in outcomes}
-    tuning = [row for row in rows if row.get("stage") == "tuning" and row.get("status") == "failed"]
     lines += [
-        f"{row['arm']}, seed {row['seed']}, {row.get('tuned', '')}: {row['error']}"
-        for row in tuning
-        if row.get("arm") in names
+        f"{outcome.arm.name}, seed {row['seed']}, {row.get('tuned', '')}: {row['error']}"
+        for outcome in outcomes
+        for row in schedule.tuning_rows(outcome.arm)
+        if row.get("status") == "failed"
     ]
     return lines

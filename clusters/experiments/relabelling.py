@@ -42,12 +42,16 @@ _MODES = {"gather": "gather", "frozen": "frozen", "frozen-labelled": "frozen_lab
 
 
 def _arm(name: str, mode: str) -> Arm:
-    arguments = {"mode": mode, "preset": "minihack-oni", "overrides": _OVERRIDES, "span": (RELEASE, END)}
     return Arm(
         name=name,
         task="KeyRoom-S5, labels from 150 k",
         group=name,
-        trial=CalledTrial(function="onibi.clusters.experiments.frozen_rewards:run", arguments=arguments),
+        trial=CalledTrial(
+            function="onibi.clusters.experiments.frozen_rewards:run",
+            arguments={"mode": mode, "span": (RELEASE, END)},
+            preset="minihack-oni",
+            overrides=tuple(f"{setting}={value}" for setting, value in _OVERRIDES.items()),
+        ),
         figure="success_area",
         score_range=(0.0, 1.0),
         guess_seconds=260.0,
@@ -64,16 +68,13 @@ EXPERIMENT = Experiment(
     ),
     picture="onibi.clusters.experiments.success_figure:draw",
     short=ShortForm(
-        arguments={
-            "overrides": {
-                **_OVERRIDES,
-                "annotation.delay_steps": 3_000,
-                "budget.max_env_steps": 6_000,
-                "evaluation.period_env_steps": 3_000,
-                "evaluation.episodes": 8,
-            },
-            "span": (3_000, 6_000),
+        settings={
+            "annotation.delay_steps": 3_000,
+            "budget.max_env_steps": 6_000,
+            "evaluation.period_env_steps": 3_000,
+            "evaluation.episodes": 8,
         },
+        arguments={"span": (3_000, 6_000)},
         guess_seconds=60.0,
     ),
 )

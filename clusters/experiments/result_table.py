@@ -12,9 +12,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeAlias
 
 from onibi.platform.durable import write_durably
+from onibi.platform.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,14 @@ def read_rows(path: Path) -> list[ResultRow]:
     """All whole rows in order; none where there is no file.
 
     A file that was cut within its last line, or lines with too few or too many fields, lose these rows with a warning:
-    their runs are then run again.
+    their runs are then run again. Raises: ConfigError where it is there and cannot be read.
     """
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ConfigError(f"{path}: not read ({error.strerror}). Name a CSV, or one that is not there yet.") from error
     whole = text[: text.rfind("\n") + 1]
     if len(whole) < len(text):
         log.warning("%s: the last line is torn and is left out; its run is run again", path)
@@ -66,11 +70,18 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
     write_durably(path, buffer.getvalue().encode())
 
 
+def check_place(path: Path) -> None:
+    """Whether a file can be put there: asked before hours of runs, not after. Raises: ConfigError where it cannot."""
+    with _refusing(path), TemporaryFile(dir=path.parent):
+        return
+
+
 class ResultTable:
     """Rows of a file, each written as soon as it is added; other processes may add theirs to the same file.
 
     Args:
         path: the CSV; read now where it is there.
+    Raises: ConfigError where it is there and cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,15 +102,35 @@ class ResultTable:
         """Take over what others have written; rows that somebody took out of the file stay known here."""
         self._by_key |= {_key(row): row for row in read_rows(self.path)}
 
+    def check_writable(self) -> None:
+        """Whether rows can be added: what ``add`` does, without a row. Raises: ConfigError where they cannot."""
+        with _refusing(self.path), _locked(self.path):
+            check_place(self.path)
+
     def add(self, row: Mapping[str, Any]) -> ResultRow:
-        """Append a row, in place of an earlier one of the same key, and write the file with the rows of all."""
+        """Append a row, in place of an earlier one of the same key, and write the file with the rows of all.
+
+        Raises: ConfigError where the file cannot be written.
+        """
         added = {name: _text(value) for name, value in row.items()}
-        with _locked(self.path):
+        with _refusing(self.path), _locked(self.path):
             self.refresh()
             self._by_key.pop(_key(added), None)
             self._by_key[_key(added)] = added
             write_rows(self.path, self.rows)
         return added
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """A file that cannot be written is told as such, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"{path}: not writable ({reason}). Make its folder or room for it, or name another file."
+        ) from error
 
 
 @contextmanager

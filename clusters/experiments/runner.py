@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from onibi.clusters.experiments.declaration import CalledTrial
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Job, Schedule, job_message
-from onibi.platform.errors import RunInUseError
+from onibi.platform.errors import ConfigError, RunInUseError
 from onibi.platform.threads import ONE_THREAD
 
 _LOOK_SECONDS = 0.5
@@ -71,10 +71,15 @@ class ExperimentRunner:
     def run(self) -> None:
         """Until nothing is missing. On Ctrl-C, or any other exception, the processes are ended first.
 
-        Raises: RunInUseError where another process runs this experiment in the same folder.
+        Raises: RunInUseError where another process runs this experiment in the same folder, ConfigError where its
+        folder or its table cannot be written.
         """
-        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self._folder}: not made ({error.strerror}). Choose another --runs-folder.") from error
         with _locked(self._folder):
+            self._schedule.table.check_writable()  # a run whose row cannot be kept is not worth its time
             self._schedule.table.refresh()  # another process may have run some until now
             try:
                 while self._fill() or self._busy:

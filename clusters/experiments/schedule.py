@@ -7,13 +7,20 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from onibi.clusters.experiments.declaration import Arm, Experiment, TrainedTrial, Trial, evaluation_seed
+from onibi.clusters.experiments.declaration import (
+    Arm,
+    CalledTrial,
+    Experiment,
+    TrainedTrial,
+    Trial,
+    evaluation_seed,
+)
 from onibi.clusters.experiments.result_table import ResultRow, ResultTable, config_hash
-from onibi.platform.config import chosen_values
+from onibi.platform.config import Settings, chosen_values
 from onibi.platform.errors import ConfigError
 
 Stage: TypeAlias = Literal["tuning", "final", "short"]
@@ -56,20 +63,53 @@ def trial_hash(trial: Trial, *, short: bool = False) -> str:
     Settings at their defaults do not count, or every new setting of Onibi's would make all rows those of other runs. A
     default that changes is a change of the code, as any other: raise the trial's ``revision``.
 
-    Raises: ConfigError where the trial's preset is not there or its settings are not allowed.
+    Raises: ConfigError where the trial's preset is not there, its settings are not allowed, or a judge's file of the
+    user's cannot be read.
     """
-    if not isinstance(trial, TrainedTrial):
-        call = {"function": trial.function, "arguments": trial.arguments, "revision": trial.revision}
-        return config_hash({**call, **({"short": True} if short else {})})
+    told: dict[str, Any] = {"revision": trial.revision}
+    if trial.preset is not None:
+        told |= _settings_told(trial.preset, trial.overrides)
+    if isinstance(trial, CalledTrial):
+        told |= {"function": trial.function, "arguments": trial.arguments}
+    else:
+        protocol = {"episodes": trial.episodes, "checkpoint": trial.checkpoint, "evaluation_seed": evaluation_seed(0)}
+        told["evaluation"] = protocol
+        if trial.success_span is not None:
+            told["success_span"] = list(trial.success_span)
+    return config_hash({**told, **({"short": True} if short else {})})
+
+
+def _settings_told(preset: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run's settings resolve to on this machine, without its seed, and what the user's judge files say."""
+    from onibi.clusters.run_settings import judges_chosen
     from onibi.clusters.sessions import read_run_settings
 
-    mapping = chosen_values(read_run_settings(trial.preset, trial.overrides))
+    settings = read_run_settings(preset, overrides)
+    files = {}
+    if settings.rewards.intrinsic is not None:  # else no label pays, and a run is the same whoever judges
+        settings = judges_chosen(settings)  # "auto" is another judge on another machine
+        judges = {"annotator": settings.annotator, **settings.annotators}
+        files = {name: said for name, judge in judges.items() if (said := _judge_file(judge)) is not None}
+    mapping = chosen_values(settings)
     mapping.pop("seed", None)
-    protocol = {"episodes": trial.episodes, "checkpoint": trial.checkpoint, "evaluation_seed": evaluation_seed(0)}
-    told = {"settings": mapping, "evaluation": protocol, "revision": trial.revision}
-    if trial.success_span is not None:
-        told["success_span"] = list(trial.success_span)
-    return config_hash({**told, **({"short": True} if short else {})})
+    return {"settings": mapping, **({"judge_files": files} if files else {})}
+
+
+def _judge_file(judge: Settings) -> str | None:
+    """Hash of the user's own lexicon or prompt template; None of those that ship, which change with the code.
+
+    Raises: ConfigError where it cannot be read.
+    """
+    from onibi.actors.annotators.lexicon import LEXICON_FOLDER, LexiconAnnotator, LexiconSettings
+    from onibi.actors.annotators.prompt_template import read_prompt_template, shipped_prompts
+
+    if isinstance(judge, LexiconSettings):
+        is_shipped = (LEXICON_FOLDER / f"{judge.lexicon}.yaml").is_file()
+        return None if is_shipped else LexiconAnnotator(judge).prompt_version
+    prompt = getattr(judge, "prompt", None)  # of language models
+    if not isinstance(prompt, str) or prompt in shipped_prompts():
+        return None
+    return config_hash({"template": repr(read_prompt_template(prompt))})
 
 
 class Schedule:
@@ -152,6 +192,13 @@ class Schedule:
         if trial is None:
             return []
         found = (self.table.find(self._hash(trial), seed) for seed in self.seeds_of(arm))
+        return [row for row in found if row is not None]
+
+    def tuning_rows(self, arm: Arm) -> list[ResultRow]:
+        """Rows of the arm's tuning as it is declared now, failed ones included; none of older settings."""
+        if arm.tuning is None or arm.name in self.missing:
+            return []
+        found = (self.table.find(*job.key) for job in self._tuning_jobs(arm))
         return [row for row in found if row is not None]
 
     def estimates(self, in_flight: Collection[tuple[str, int]] = ()) -> list[ArmEstimate]:

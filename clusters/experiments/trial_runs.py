@@ -16,6 +16,7 @@ from onibi.platform.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from onibi.clusters.judgement import PlayerReport
+    from onibi.clusters.run_journal import RunResult
 
 Figures = dict[str, Any]
 
@@ -25,7 +26,7 @@ def run_trial(message: Mapping[str, Any]) -> Figures:
     seed = int(message["seed"])
     began = time.monotonic()
     if message["kind"] == "called":
-        figures = _call(CalledTrial(**message["trial"]), seed)
+        figures = _call(_called_trial(message["trial"]), seed)
     else:
         figures = _train(_trained_trial(message["trial"]), seed, str(message["run_name"]), Path(message["runs_folder"]))
     return {**figures, "wall_seconds": time.monotonic() - began}
@@ -35,6 +36,35 @@ def player_figures(player: PlayerReport) -> dict[str, tuple[float, float, float]
     """What a player reached: figure → (mean, low, high) of the 95% interval, infinite after too few episodes."""
     intervals = {"return": player.episode_return, "success": player.success, "intrinsic": player.intrinsic_return}
     return {name: (each.mean, each.low, each.high) for name, each in intervals.items() if each is not None}
+
+
+def check_whole(result: RunResult, max_env_steps: int | None, name: str) -> None:
+    """Whether a run is what its arm's row claims: all its env steps, with an evaluation of its last weights.
+
+    Args:
+        result: of the run.
+        max_env_steps: its budget; None: it was declared to end by the clock.
+        name: of the run, for the error.
+    Raises: TrainingError where it is not.
+    """
+    if result.status != "finished":
+        raise TrainingError(f"{name}: the run ended as {result.status}. Start the experiment again to run it anew.")
+    if max_env_steps is not None and result.env_steps < max_env_steps:
+        raise TrainingError(
+            f"{name}: the run ended by the clock after {result.env_steps} of {max_env_steps} env steps: how much it "
+            "learnt says how fast this machine is. Set budget.max_seconds=null in the arm."
+        )
+    evaluated = int(result.evaluations[-1]["env_steps"]) if result.evaluations else 0
+    if evaluated != result.env_steps:
+        raise TrainingError(
+            f"{name}: its last evaluation is of env step {evaluated}, and it took {result.env_steps}: its final "
+            "weights were not evaluated; the run's log says why. Once the cause is gone, --retry runs it again."
+        )
+
+
+def _called_trial(told: Mapping[str, Any]) -> CalledTrial:
+    """As it was before it became plain values."""
+    return CalledTrial(**{**told, "overrides": tuple(told["overrides"])})
 
 
 def _trained_trial(told: Mapping[str, Any]) -> TrainedTrial:
@@ -49,11 +79,13 @@ def _call(trial: CalledTrial, seed: int) -> Figures:
     function = imported(trial.function)
     if not callable(function):
         raise ConfigError(f"{trial.function}: is no function; allowed: function(seed=…, **arguments) -> figures.")
-    return dict(function(seed=seed, **trial.arguments))
+    settings = {} if trial.preset is None else {"preset": trial.preset, "overrides": trial.overrides}
+    return dict(function(seed=seed, **settings, **trial.arguments))
 
 
 def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figures:
     from onibi.clusters import evaluate, train
+    from onibi.clusters.sessions import read_run_settings
 
     shutil.rmtree(runs_folder / name, ignore_errors=True)  # of an attempt that was cut off: it starts from nothing
     result = train(
@@ -64,8 +96,7 @@ def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figu
         runs_folder=runs_folder,
         display=False,
     )
-    if result.status != "finished":
-        raise TrainingError(f"{name}: the run ended as {result.status}. Start the experiment again to run it anew.")
+    check_whole(result, read_run_settings(trial.preset, trial.overrides).budget.max_env_steps, name)
     report = evaluate(
         result.folder.name,
         checkpoint=trial.checkpoint,

@@ -9,20 +9,24 @@ import json
 import logging
 import os
 import queue
+import signal
 import threading
 import traceback
+from types import FrameType
 from typing import Any
 
 from onibi.platform.errors import OnibiError
 from onibi.platform.threads import hold_threads
 
 _ORPHANED_EXIT = 3
+_CALLED_OFF_EXIT = 128 + signal.SIGTERM
 
 
 def main() -> None:
     """Answer each line on standard input by one on standard output: figures, or the error that the run ended with."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not among the replies
+    signal.signal(signal.SIGTERM, _end)
     hold_threads()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -33,6 +37,15 @@ def main() -> None:
         replies.flush()
         if message["kind"] == "trained":  # one run a process: what a run leaves in memory is not the next one's
             return
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """End as an exception, so that a run which is called off takes its ring and its folders with it.
+
+    A trained run that has begun hears the signal itself; a called function has nothing of the kind.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would break into the clearing up
+    raise SystemExit(_CALLED_OFF_EXIT)
 
 
 def _answer(message: dict[str, Any]) -> dict[str, Any]:

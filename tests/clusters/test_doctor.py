@@ -147,6 +147,28 @@ def test_a_tracking_server_is_asked_and_its_password_not_shown(tmp_path, monkeyp
     assert row.finding is Finding.WARNING and "refused" in row.found and "secret" not in row.found
 
 
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:50x0", "http://[::1"])
+def test_an_address_that_is_none_is_told_as_a_server_that_does_not_answer(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (row,) = rows_of(tmp_path, "tracking")
+    assert row.finding is Finding.WARNING and "does not answer: " in row.found
+
+
+def test_a_port_that_speaks_no_http_is_told_as_a_server_that_does_not_answer(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            caller, _ = listening.accept()
+            with caller:
+                caller.recv(4_096)
+                caller.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        (row,) = rows_of(tmp_path, "tracking")
+    assert row.finding is Finding.WARNING and "SSH-2.0" in row.found
+
+
 def test_a_named_ray_cluster_must_answer(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"

@@ -10,16 +10,25 @@ import multiprocessing
 import pytest
 from rich.console import Console
 
-from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, ShortForm, TrainedTrial
+from onibi.clusters.experiments.declaration import (
+    Arm,
+    CalledTrial,
+    Comparison,
+    Experiment,
+    ShortForm,
+    TrainedTrial,
+    Tuning,
+)
 from onibi.clusters.experiments.figure import differences_png
 from onibi.clusters.experiments.outcome import (
     arm_outcomes,
     check_comparisons,
     comparison_outcomes,
+    errors_of,
     thresholds,
 )
 from onibi.clusters.experiments.report import arrival_table, comparison_table
-from onibi.clusters.experiments.result_table import ResultTable, read_rows
+from onibi.clusters.experiments.result_table import ResultTable, read_rows, write_rows
 from onibi.clusters.experiments.schedule import Schedule, total_seconds
 from onibi.platform.errors import ConfigError
 
@@ -120,6 +129,23 @@ def test_a_row_replaces_the_failed_one_of_its_key(tmp_path):
         ]
 
 
+@pytest.mark.parametrize("cut", range(0, 400, 13))
+def test_a_table_cut_anywhere_reads_as_its_whole_rows(tmp_path, cut):
+    path = tmp_path / "rows.csv"
+    rows = [{"config_hash": "ab", "seed": str(seed), "error": 'say "no", then'} for seed in range(20)]
+    write_rows(path, rows)
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    expected = max(0, content[:cut].count(b"\n") - 1)
+    assert read_rows(path) == rows[:expected]
+
+
+def test_lines_with_too_few_or_too_many_fields_are_left_out(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("config_hash,seed,score\nab,1,5\nab,2\nab,3,5,6\n,4,5\nab,5,7\n", encoding="utf-8")
+    assert [row["seed"] for row in read_rows(path)] == ["1", "5"]
+
+
 def test_rows_that_another_process_wrote_stay_when_one_of_ours_is_added(tmp_path):
     path = tmp_path / "rows.csv"
     one, two = ResultTable(path), ResultTable(path)
@@ -195,8 +221,31 @@ def test_the_short_form_has_its_own_arms_seeds_and_settings():
     shortened = experiment.trial_of(experiment.arms[1], short=True)
     assert (shortened.episodes, shortened.success_span) == (7, (100, 4_000))
     assert shortened.overrides[-1] == "budget.max_env_steps=4000"
+    called = CalledTrial(function="toy:measure", arguments={"base": 1.0}, preset="cartpole-dqn", overrides=("seed=2",))
+    assert called.shortened(form).overrides == ("seed=2", "budget.max_env_steps=4000")
+    assert toy_arm().trial.shortened(form) == toy_arm().trial, "a call without a preset has no settings"
     with pytest.raises(ValueError, match="'nobody'"):
         dataclasses.replace(experiment, short=ShortForm(arms=("nobody",)))
+
+
+def test_a_failed_run_of_a_tuning_that_is_no_longer_declared_fails_nothing(tmp_path):
+    def tuned(*values):
+        arm = toy_arm("a", tuning=Tuning(name="base", values=values, seeds=(50,)))
+        return Experiment(name="e", summary="s", seeds=(1,), arms=(arm,))
+
+    def failing(schedule):
+        for job in list(schedule.open_jobs(())):
+            value = f"base={job.trial.arguments['base']}"
+            row = {"arm": "a", "seed": job.seed, "config_hash": job.config_hash, "stage": job.stage, "tuned": value}
+            schedule.table.add(row | {"status": "failed", "error": "no such luck"})
+
+    before = filled(tmp_path, tuned(1.0), {})
+    failing(before)
+    assert errors_of(before, arm_outcomes(before)) == ["a, seed 50, base=1.0: no such luck"]
+    now = filled(tmp_path, tuned(2.0), {})
+    assert errors_of(now, arm_outcomes(now)) == []
+    failing(now)
+    assert errors_of(now, arm_outcomes(now)) == ["a, seed 50, base=2.0: no such luck"]
 
 
 def test_runs_that_never_arrive_are_shown_as_over_the_budget(tmp_path):

@@ -13,11 +13,9 @@ import pytest
 import yaml
 
 from onibi.clusters import cli_experiment
-from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, TrainedTrial, Tuning
+from onibi.clusters.experiments.declaration import Arm, CalledTrial, Comparison, Experiment, Tuning
 from onibi.clusters.experiments.registry import EXPERIMENTS, find_experiment
 from onibi.clusters.experiments.result_table import read_rows, write_rows
-from onibi.clusters.experiments.schedule import trial_hash
-from onibi.clusters.run_settings import ReplaySettings
 from onibi.platform.errors import ConfigError
 
 TOY = """
@@ -33,6 +31,12 @@ def measure(*, seed, base, pause=0.0, how="well"):
         raise RuntimeError("no such luck,\\nand a second line")
     if how == "diverges" and not Path("mended").exists():
         base = float("nan")
+    if how == "tidy":
+        try:
+            Path(f"held-{seed}").touch()
+            time.sleep(100)
+        finally:
+            Path(f"held-{seed}").unlink()
     if how == "dies":
         os.kill(os.getpid(), 9)
     print("a library prints")
@@ -52,11 +56,14 @@ MANY = made(arm("low", 1.0), arm("high", 2.0), comparisons=(
     Comparison(arm="high", other="low", expected="above", test="permutation"),))
 DIVERGING = made(arm("bad", 1.0, how="diverges"), seeds=(1,))
 SLOW = made(arm("slow", 1.0, pause=1.0), seeds=tuple(range(1, 9)))
+TIDY = made(arm("tidy", 1.0, how="tidy"), seeds=(1, 2))
 TOO_HIGH = made(arm("low", 1.0, at_least=1.15))
 FAILING = made(arm("bad", 1.0, how="raises"), arm("good", 2.0), arm("dead", 3.0, how="dies"), seeds=(1,))
 ABSENT = made(arm("good", 1.0), arm("gone", 1.0, trial=TrainedTrial(preset="cartpole-nobody")))
 TUNED = made(arm("tuned", 1.0, tuning=Tuning(name="base", values=(5.0, 7.0, 6.0), seeds=(50, 51))), seeds=(1, 2))
 TRAINED = made(arm("corridor", 1.0, trial=TrainedTrial(preset="run.yaml", episodes=4)), seeds=(1,))
+CLOCKED = made(arm("corridor", 1.0, trial=TrainedTrial(preset="run.yaml", episodes=4, overrides=(
+    "budget.max_env_steps=100000000", "budget.max_seconds=0.5"))), seeds=(1,))
 """
 
 
@@ -175,6 +182,39 @@ def test_ctrl_c_ends_every_process_and_keeps_the_rows(shop):
     assert 1 <= len(read_rows(shop.csv)) < 8
 
 
+def test_ctrl_c_lets_a_called_run_take_what_it_holds_with_it(shop):
+    process = shop.start("TIDY")
+    deadline = time.monotonic() + 60
+    while len(list(shop.folder.glob("held-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert list(shop.folder.glob("held-*")) == []
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_first_run(shop):
+    (shop.folder / "file").touch()
+    for output in ("file/rows.csv", "/proc/rows.csv"):  # neither can root
+        code, _, stderr = shop.run("PLAIN", "--output", output)
+        assert (code, shop.calls()) == (2, [])
+        assert "Traceback" not in stderr
+        assert f"onibi: {output}: not " in stderr
+
+
+def test_a_figure_that_cannot_be_written_is_told_before_the_first_run(shop):
+    code, _, stderr = shop.run("PLAIN", "--figure", "nowhere/f.png")
+    assert (code, shop.calls()) == (2, [])
+    assert "onibi: nowhere/f.png: not writable (No such file or directory). Make its folder" in stderr
+
+
+def test_seeds_and_the_short_form_exclude_each_other(shop):
+    code, _, stderr = shop.run("PLAIN", "--short", "--seeds", "1-3")
+    assert (code, shop.calls()) == (2, [])
+    assert "--short runs the first of the declared seeds" in stderr
+
+
 def test_a_run_that_fails_or_dies_is_a_row_with_its_error_and_the_others_go_on(shop):
     code, stdout, _ = shop.run("FAILING")
     assert code == 1
@@ -241,23 +281,6 @@ def test_a_torn_last_line_costs_its_own_run_alone(shop):
     assert shop.calls()[3:] == ["1.0 3"]
 
 
-@pytest.mark.parametrize("cut", range(0, 400, 13))
-def test_a_table_cut_anywhere_reads_as_its_whole_rows(tmp_path, cut):
-    path = tmp_path / "rows.csv"
-    rows = [{"config_hash": "ab", "seed": str(seed), "error": 'say "no", then'} for seed in range(20)]
-    write_rows(path, rows)
-    content = path.read_bytes()
-    path.write_bytes(content[:cut])
-    expected = max(0, content[:cut].count(b"\n") - 1)
-    assert read_rows(path) == rows[:expected]
-
-
-def test_lines_with_too_few_or_too_many_fields_are_left_out(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_text("config_hash,seed,score\nab,1,5\nab,2\nab,3,5,6\n,4,5\nab,5,7\n", encoding="utf-8")
-    assert [row["seed"] for row in read_rows(path)] == ["1", "5"]
-
-
 def test_an_arm_without_its_preset_is_named_and_not_dropped(shop):
     code, stdout, stderr = shop.run("ABSENT")
     assert code == 1
@@ -290,6 +313,14 @@ def test_a_trained_arm_is_a_serial_run_with_fresh_episodes_of_its_best_checkpoin
     assert len(row["curve"].split()) >= 3
     assert row["checkpoint"] in {point.split(":")[0] for point in row["curve"].split()}
     assert list(workshop.rings.iterdir()) == []
+
+
+def test_a_trained_run_that_the_clock_ended_is_a_failed_row(shop, workshop):
+    (shop.folder / "run.yaml").write_text(yaml.safe_dump(workshop.settings()), encoding="utf-8")
+    code, stdout, _ = shop.run("CLOCKED")
+    assert code == 1
+    assert "the run ended by the clock after" in stdout
+    assert [row["status"] for row in read_rows(shop.csv)] == ["failed"]
 
 
 @pytest.mark.parametrize(
@@ -355,34 +386,6 @@ def toy_arm(name="a", **changes):
 def test_a_declaration_that_contradicts_itself_is_refused(arms, comparisons):
     with pytest.raises(ValueError, match="experiment e"):
         Experiment(name="e", summary="s", seeds=(1, 2), arms=arms, comparisons=comparisons)
-
-
-def test_the_hash_changes_with_the_preset_and_not_with_the_seed(tmp_path):
-    preset = tmp_path / "mine.yaml"
-
-    def hash_of(text, *overrides):
-        preset.write_text(text, encoding="utf-8")
-        return trial_hash(TrainedTrial(preset=str(preset), overrides=overrides))
-
-    first = hash_of("extends: cartpole-dqn\n")
-    assert hash_of("# A word more.\nextends: cartpole-dqn\nseed: 5\n") == first
-    assert hash_of("extends: cartpole-dqn\n", "seed=9") == first
-    assert trial_hash(TrainedTrial(preset="cartpole-dqn")) == first
-    changed = hash_of("extends: cartpole-dqn\nlearner: {discount: 0.98}\n")
-    assert changed != first
-    assert hash_of("extends: cartpole-dqn\n", "learner.discount=0.98") == changed
-    # A setting that is told its default anew is as one that was never told: so new settings leave old rows alone.
-    assert hash_of("extends: cartpole-dqn\n", f"replay.folder={ReplaySettings().folder}") == first
-    assert trial_hash(TrainedTrial(preset="cartpole-dqn", episodes=21)) != first
-    assert trial_hash(TrainedTrial(preset="cartpole-dqn", revision=2)) != first
-
-
-def test_the_hash_of_a_call_changes_with_arguments_and_revision():
-    trial = CalledTrial(function="m:f", arguments={"a": 1, "b": 2})
-    assert trial_hash(CalledTrial(function="m:f", arguments={"b": 2, "a": 1})) == trial_hash(trial)
-    others = [trial.changed("a", 3), CalledTrial(function="m:g", arguments={"a": 1, "b": 2})]
-    others.append(CalledTrial(function="m:f", arguments={"a": 1, "b": 2}, revision=2))
-    assert len({trial_hash(each) for each in [trial, *others]}) == 4
 
 
 def test_a_shortened_experiment_claims_nothing_and_its_rows_do_not_count_later(shop):

@@ -65,11 +65,8 @@ def test_the_arms_of_relabelling_release_the_same_labels_at_150_000_steps_and_ho
     trials = [arm.trial for arm in relabelling.EXPERIMENT.arms]
     assert [trial.arguments["mode"] for trial in trials] == ["gather", "frozen", "frozen_labelled"]
     for trial in trials:
-        overrides = trial.arguments["overrides"]
-        assert overrides == trials[0].arguments["overrides"]
-        settings = read_run_settings(
-            trial.arguments["preset"], [f"{name}={value}" for name, value in overrides.items()]
-        )
+        assert trial.overrides == trials[0].overrides
+        settings = read_run_settings(trial.preset, trial.overrides)
         assert settings.annotation.delay_steps == 150_000
         assert settings.replay.capacity_rows >= 400_000
         assert settings.learner.value_loss == "hl_gauss"

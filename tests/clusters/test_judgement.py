@@ -82,9 +82,12 @@ def test_a_run_that_is_judged_by_its_captions_does_not_pass_by_its_return(traine
 def test_a_figure_that_the_task_does_not_tell_is_not_passed(workshop):
     rewards = {"extrinsic": {"coefficient": 1.0, "clip": 1.0}, "intrinsic": None}
     budget = {"max_env_steps": 200, "max_seconds": None}
-    evaluation = {"period_env_steps": None, "episodes": 2, "judge": "intrinsic_return"}
+    evaluation = {"period_env_steps": None, "episodes": 2}
     workshop.train(captioner={"kind": "none"}, rewards=rewards, budget=budget, evaluation=evaluation)
-    told = evaluate(find_run(workshop.runs, "run"), "--against", "random", "--episodes", 8, code=1)
+    run = find_run(workshop.runs, "run")
+    config = run.read_config()
+    run.write_config({**config, "evaluation": {**config["evaluation"], "judge": "intrinsic_return"}})
+    told = evaluate(run, "--against", "random", "--episodes", 8, code=1)
     assert "no episode told the intrinsic return, by which this run is judged (evaluation.judge): not passed" in told
 
 

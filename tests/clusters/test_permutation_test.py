@@ -39,6 +39,16 @@ def test_five_against_five_that_do_not_overlap():
     assert (found.difference, found.low, found.high) == (12.0, 10.5, 13.5)
 
 
+def test_an_end_that_rounding_alone_holds_off_0_is_0_as_the_p_value_counts_it():
+    # In 48ths: 173 against 96. The sixth least exchange is worth 0, in floats 1e-16; 7 ways of 252 are as far out.
+    x, y = np.array([29, 24, 40, 43, 37]) / 48, np.array([4, 32, 17, 29, 14]) / 48
+    found = permutation_test(x, y)
+    assert found.p_value == pytest.approx(2 * 7 / 252)
+    assert found.low == 0.0 < found.difference < found.high
+    turned = permutation_test(y, x)
+    assert (turned.high, turned.low) == (0.0, -found.high)
+
+
 def test_equal_groups_are_not_told_apart():
     found = permutation_test(np.ones(5), np.ones(5))
     assert (found.difference, found.p_value, found.low, found.high) == (0.0, 1.0, 0.0, 0.0)

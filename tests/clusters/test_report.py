@@ -23,10 +23,9 @@ from onibi.clusters.report import (
     captions_csv,
     captions_table,
     learning_curve_png,
-    mlflow_command,
     summary_table,
-    typed_as,
 )
+from onibi.clusters.shell_commands import mlflow_command, typed_as
 from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.desk_report import CaptionReportRow
 
@@ -169,6 +168,15 @@ def summary(tmp_path, **changes) -> RunSummary:
         "figures": {},
     }
     return RunSummary(**{**values, **changes})
+
+
+def test_successes_that_are_shares_have_an_interval_of_their_own(tmp_path):
+    halves = {"return_mean": 1.0, "returns": [1.0] * 20, "success_rate": 0.5, "successes": [0.5] * 20}
+    text = text_of(summary_table(summary(tmp_path, evaluation=halves), np.random.default_rng(0)))
+    assert "success 50% (95%: 50% to 50%)" in text, "all of them were half successful: that is no toss of 20 coins"
+    wins = {**halves, "successes": [1.0, 0.0] * 10}
+    text = text_of(summary_table(summary(tmp_path, evaluation=wins), np.random.default_rng(0)))
+    assert "success 50% (95%: 30% to 70%)" in text
 
 
 def saved(folder):

@@ -7,14 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from onibi.clusters import seed_curves
 from onibi.clusters.experiments.result_table import write_rows
+from onibi.clusters.judgement import FIGURES
 from onibi.clusters.seed_curves import common_grid, seed_curves_png
 from onibi.clusters.seed_report import SeedScore, scores_of_runs, scores_of_table, seed_report
 from onibi.platform.errors import ConfigError
+from onibi.platform.run_folder import create_run
 
 
 def row(arm, seed, score, **changes):
@@ -73,6 +78,22 @@ def test_where_lower_is_better_the_lower_run_is_the_improvement():
     report = seed_report([*low, *high], None, None)
     assert report.improvements[0].probability.value == 1.0
     assert report.groups[0].mean.value == pytest.approx(0.1)
+
+
+def test_where_lower_is_better_the_gap_is_how_far_runs_stay_above_the_target(tmp_path):
+    rows = [row("a", seed, score, direction="lower") for seed, score in ((1, 0.01), (2, 0.03), (3, 0.08))]
+    write_rows(tmp_path / "e.csv", rows)
+    (told,) = seed_report(scores_of_table(tmp_path / "e.csv"), 0.02, None).groups
+    assert told.gap.value == pytest.approx((0 + 0.01 + 0.06) / 3)  # 0.01 is better than the target and counts as it
+    assert 0 <= told.gap.low <= told.gap.value <= told.gap.high
+    assert told.mean.value == pytest.approx(0.04)
+
+
+def test_a_target_of_a_task_with_two_directions_is_refused():
+    scores = [SeedScore(group, "t", "1", 0.5, None, is_higher_better=group == "a") for group in "ab"]
+    with pytest.raises(ConfigError, match="--target: on t higher is better for some runs"):
+        seed_report(scores, 0.4, None)
+    assert len(seed_report(scores, None, None).groups) == 2
 
 
 def test_tasks_are_averaged_by_normalized_scores_alone():
@@ -136,6 +157,71 @@ def test_a_run_named_by_its_folder_is_played_though_another_of_its_name_lies_in_
         shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
     (score,) = scores_of_runs([str(workshop.runs.parent / "other" / "a")], workshop.runs, "last", 4, 10_000)
     assert (score.run, score.task.split(" ")[0]) == ("a", "onibi.actors.environments.corridor:make")
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """Makes run folders that hold settings alone; playing one tells 1 for every figure."""
+
+    def play(*_):
+        figures = {name: SimpleNamespace(mean=1.0) for name in FIGURES}
+        return SimpleNamespace(players=[SimpleNamespace(**figures)])
+
+    def record(name, *, runs="runs", seed=1, rate=0.1, judge="episode_return"):
+        folder = create_run(tmp_path / runs, name)
+        environment = {"id": "Toy-v0", "kwargs": {}}
+        settings = {"seed": seed, "rate": rate, "environment": environment, "evaluation": {"judge": judge}}
+        folder.write_config(settings)
+        return str(folder.path)
+
+    monkeypatch.setattr("onibi.clusters.seed_report.evaluate", play)
+    return record
+
+
+def groups_of(names, tmp_path):
+    return [(each.run, each.group) for each in scores_of_runs(names, tmp_path / "runs", "last", 4, 10_000)]
+
+
+def test_runs_of_other_settings_never_share_a_groups_name(recorded, tmp_path):
+    names = [recorded("dqn-1"), recorded("dqn-2", seed=2), recorded("dqn-3", rate=0.2)]
+    names += [recorded("dqn-3", runs="other", rate=0.3), recorded("dqn-3", runs="third", rate=0.4)]
+    assert groups_of(names, tmp_path) == [
+        ("dqn-1", "dqn"),
+        ("dqn-2", "dqn"),
+        ("dqn-3", "dqn-3"),
+        ("dqn-3", "dqn-3 (2)"),
+        ("dqn-3", "dqn-3 (3)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("again", "told"), [("dqn-1", "is named twice"), ("last", "is named as 'dqn-1' and as 'last'")]
+)
+def test_a_run_that_is_named_twice_is_refused_and_not_counted_as_two(recorded, tmp_path, again, told):
+    recorded("dqn-1")
+    with pytest.raises(ConfigError, match=f"{told}; it counts once"):
+        groups_of(["dqn-1", again], tmp_path)
+
+
+def test_a_seed_that_a_group_has_twice_is_warned_of(recorded, tmp_path, caplog):
+    groups_of([recorded("a-1"), recorded("a-2", seed=2), recorded("b-1", rate=0.2)], tmp_path)
+    assert caplog.text == ""
+    groups_of([recorded("a-3"), recorded("a-4")], tmp_path)
+    assert "a-3 and a-4 have the same settings and seed 1" in caplog.text
+
+
+def test_runs_of_one_task_that_are_judged_by_different_figures_are_refused(recorded, tmp_path):
+    names = [recorded("a-1"), recorded("b-1", judge="success")]
+    with pytest.raises(ConfigError, match=r"on Toy-v0 the run a-1 is judged by return and b-1 by success .*apart"):
+        groups_of(names, tmp_path)
+
+
+@pytest.mark.parametrize(("runs", "bands"), [(2, 0), (3, 1)])
+def test_a_band_is_drawn_of_three_runs_and_not_of_two(runs, bands):
+    scores = [SeedScore("a", "t", str(seed), 1.0, None, curve=((1.0, 0.0), (2.0, seed))) for seed in range(runs)]
+    axis = Figure().subplots()
+    seed_curves._draw(axis, "t", scores, {"a": "#0072B2"})
+    assert len(axis.collections) == bands
 
 
 @pytest.mark.slow
