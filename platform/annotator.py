@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -150,45 +150,65 @@ def with_votes(labels: Iterator[Label], requests: Sequence[AnnotationRequest]) -
         yield label if label.vote == vote else replace(label, vote=vote)
 
 
-def prefer_by_scores(annotator: Annotator, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
+def prefer_by_scores(
+    annotator: Annotator, pairs: Sequence[PairRequest], goal: str, known: dict[int, Label] | None = None
+) -> Iterator[Preference]:
     """Preferences of an annotator that judges single keys: the higher score wins, equal scores tie.
 
     Each distinct key is judged once; a pair is yielded when both its keys are, as invalid where one's label is. Tokens,
-    cost and latency of a key are counted in the first pair that it completes. Raises: what ``annotate`` raises.
+    cost and latency of a key are counted in the first pair that it completes.
+
+    Args:
+        annotator: is asked about the keys.
+        pairs: to compare.
+        goal: as of ``annotate``.
+        known: readable labels by key hash, not asked for again; new ones are added. None: those of these pairs alone.
+    Raises: what ``annotate`` raises.
     """
+    known = {} if known is None else known
+    labels, counted = dict(known), set(known)
     waiting: dict[int, list[PairRequest]] = {}
     requests: dict[int, AnnotationRequest] = {}
     for pair in pairs:
-        for request in (pair.first, pair.second):
-            key_hash = text_hash(request.key_text)
+        missing = {text_hash(one.key_text): one for one in (pair.first, pair.second)}
+        missing = {key_hash: one for key_hash, one in missing.items() if key_hash not in known}
+        if not missing:
+            yield _by_scores(pair, labels, [])
+        for key_hash, request in missing.items():
             requests.setdefault(key_hash, request)
             waiting.setdefault(key_hash, []).append(pair)
-    labels: dict[int, Label] = {}
-    counted: set[int] = set()
-    for label in annotator.annotate(list(requests.values()), goal):
+    for label in annotator.annotate(list(requests.values()), goal) if requests else ():
         labels[label.key_hash] = label
+        if label.value != LabelValue.INVALID:
+            known[label.key_hash] = label
         for pair in waiting.pop(label.key_hash, []):
             hashes = text_hash(pair.first.key_text), text_hash(pair.second.key_text)
             if all(key_hash in labels for key_hash in hashes):
-                first, second = (labels[key_hash] for key_hash in hashes)
                 new = [labels[key_hash] for key_hash in dict.fromkeys(hashes) if key_hash not in counted]
                 counted.update(hashes)
-                yield Preference(
-                    first_hash=first.key_hash,
-                    second_hash=second.key_hash,
-                    first_text=first.key_text,
-                    second_text=second.key_text,
-                    value=_preferred(first, second),
-                    annotator=label.annotator,
-                    model=label.model,
-                    prompt_version=label.prompt_version,
-                    goal=label.goal,
-                    latency_seconds=max((one.latency_seconds for one in new), default=0.0),
-                    tokens=sum(one.tokens for one in new),
-                    cost=sum(one.cost for one in new),
-                    reply=f"{first.score:.6g} against {second.score:.6g}",
-                    time_seconds=label.time_seconds,
-                )
+                yield _by_scores(pair, labels, new)
+
+
+def _by_scores(pair: PairRequest, labels: Mapping[int, Label], new: Sequence[Label]) -> Preference:
+    """Of a pair whose keys have labels; ``new`` are those whose cost no other pair has borne."""
+    first, second = (labels[text_hash(one.key_text)] for one in (pair.first, pair.second))
+    newest = max(first, second, key=lambda label: label.time_seconds)
+    return Preference(
+        first_hash=first.key_hash,
+        second_hash=second.key_hash,
+        first_text=first.key_text,
+        second_text=second.key_text,
+        value=_preferred(first, second),
+        annotator=newest.annotator,
+        model=newest.model,
+        prompt_version=newest.prompt_version,
+        goal=newest.goal,
+        latency_seconds=max((one.latency_seconds for one in new), default=0.0),
+        tokens=sum(one.tokens for one in new),
+        cost=sum(one.cost for one in new),
+        reply=f"{first.score:.6g} against {second.score:.6g}",
+        time_seconds=newest.time_seconds,
+    )
 
 
 def _preferred(first: Label, second: Label) -> PreferenceValue:

@@ -68,6 +68,7 @@ class CustomAnnotator:
                 f"process of the run (PYTHONPATH), and {name} must take annotator.arguments "
                 f"{without_secrets(settings.arguments)}"
             ) from error
+        self._judged: dict[int, Label] = {}  # keys of pairs: each is asked, and perhaps paid, once
         missing = [needed for needed in _NEEDED if not hasattr(self._judge, needed)]
         if missing:
             raise ConfigError(
@@ -122,7 +123,7 @@ class CustomAnnotator:
     def prefer(self, pairs: Sequence[PairRequest], goal: str) -> Iterator[Preference]:
         """The user's preferences, or those that follow from two labels. Raises: AnnotatorError as ``annotate``."""
         if not hasattr(self._judge, "prefer"):
-            yield from prefer_by_scores(self, pairs, goal)
+            yield from prefer_by_scores(self, pairs, goal, self._judged)
             return
         asked = {(text_hash(pair.first.key_text), text_hash(pair.second.key_text)) for pair in pairs}
         with self._told("prefer"):

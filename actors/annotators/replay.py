@@ -67,6 +67,7 @@ class ReplayAnnotator:
             chosen: Any = settings.fallback
             self._fallback = load_class(ANNOTATORS, chosen.kind)(chosen)
         self._unknown = 0
+        self._judged: dict[int, Label] = {}  # keys of pairs: the fallback is asked about each once
 
     @property
     def goal(self) -> str:
@@ -159,7 +160,7 @@ class ReplayAnnotator:
                 time_seconds=self._clock(),
             )
         if other:
-            yield from prefer_by_scores(self, other, goal)
+            yield from prefer_by_scores(self, other, goal, self._judged)
 
     def statistics(self) -> dict[str, float]:
         """How much is recorded, and how often something was asked that is not; what the fallback tells besides."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSetti
 from onibi.platform.annotator import AnnotationRequest, PairRequest, label_for
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import AnnotatorError, CaptionError, ConfigError
-from onibi.platform.labels import Judge, LabelValue
+from onibi.platform.labels import Judge, LabelValue, PreferenceValue
 
 
 def request(key, vote=0):
@@ -57,6 +58,29 @@ def test_what_the_users_code_raises_by_itself_may_pass():
 def test_an_object_that_cannot_annotate_is_refused_when_it_is_made(name, told):
     with pytest.raises(ConfigError, match=rf"{told}.*docs/annotators\.md"):
         custom(path=f"faulty_judge:{name}")
+
+
+def test_a_key_of_many_pairs_is_asked_and_paid_once_but_for_what_was_unreadable():
+    annotator, asked = custom(), []
+    scores = {"door": 1.0, "newt": 0.0, "rat": 0.0}
+
+    def annotate(requests, goal):
+        asked.extend(each.key_text for each in requests)
+        labels = [replace(label_for(annotator._judge, each, scores[each.key_text]), tokens=7) for each in requests]
+        unread = {"value": LabelValue.INVALID, "score": math.nan}
+        return [replace(label, **unread) if label.key_text == "rat" else label for label in labels]
+
+    annotator._judge.annotate = annotate
+    door, newt = request("door"), request("newt")
+    pairs = [PairRequest(first=door, second=newt), PairRequest(first=newt, second=door)]
+    for paid in (14, 0, 0):
+        told = [(each.first_text, each.value, each.tokens) for each in annotator.prefer(pairs, FaultyJudge.goal)]
+        assert told == [("door", PreferenceValue.FIRST, paid), ("newt", PreferenceValue.SECOND, 0)]
+    assert asked == ["door", "newt"]
+    for _ in range(2):
+        (one,) = annotator.prefer([PairRequest(first=request("door"), second=request("rat"))], FaultyJudge.goal)
+        assert one.value == PreferenceValue.INVALID
+    assert asked == ["door", "newt", "rat", "rat"]
 
 
 def test_preferences_are_checked_as_labels_are():
