@@ -53,7 +53,9 @@ class InferenceActor:
             try:
                 weights: Weights = await references[0]
             except ray.exceptions.RayError:
-                # Their owner died before they were fetched. Those in use will do until the next learner publishes.
+                # Their owner died before they were fetched. Those in use will do until the next learner publishes; till
+                # then the hub answers at once with the same ones.
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
             await self._inference.load(weights)
             self._may_act.set()

@@ -20,6 +20,7 @@ from onibi.platform.remote_policy import Ask
 
 _NEWS_WAIT_SECONDS = 30.0
 _FIRST_LOOK_SECONDS = 0.01
+_RETRY_SECONDS = 0.2
 
 
 class WeightsPoll:
@@ -36,12 +37,11 @@ class WeightsPoll:
     def __init__(self, hub: Any, should_stop: Callable[[], bool]) -> None:
         self._hub, self._should_stop = hub, should_stop
         self._answer: Any = None
+        self._ask_at = 0.0  # where nothing is asked
         self._waits: bool = not ray.get(hub.is_untrained.remote())
 
     def __call__(self, version: int) -> Weights | None:
         """Weights newer than ``version`` if the hub has told of some."""
-        if self._answer is None:
-            self._ask(version)
         newer = self._look(version)
         while newer is None and self._waits and not self._should_stop():
             time.sleep(_FIRST_LOOK_SECONDS)
@@ -50,15 +50,20 @@ class WeightsPoll:
         return newer
 
     def _look(self, version: int) -> Weights | None:
+        if self._answer is None:
+            if time.monotonic() >= self._ask_at:
+                self._ask(version)
+            return None
         if not self._answer.done():
             return None
-        weights: Weights | None = None
         try:
             references = self._answer.result()
-            weights = ray.get(references[0]) if references else None
+            weights: Weights | None = ray.get(references[0]) if references else None
         except ray.exceptions.RayError:
-            # Their owner died before they were fetched. The ones in use will do until the next learner publishes.
-            weights = None
+            # Their owner died before they were fetched. The ones in use will do until the next learner publishes; till
+            # then the hub answers at once with the same ones.
+            self._answer, self._ask_at = None, time.monotonic() + _RETRY_SECONDS
+            return None
         newer = weights if weights is not None and weights.version > version else None
         self._ask(int(newer.version) if newer is not None else version)
         return newer

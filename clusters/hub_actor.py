@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from onibi.platform.shared_annotations import SharedAnnotations
 
 log = logging.getLogger(__name__)
 
+_TABLE_BYTES_PER_SECOND = 2e6
+"""To each who follows reward tables. A table of 100,000 captions has 1.7 MB and takes its reader 30 ms to unfold, and
+each new caption may make one."""
+
 
 class News:
     """Wakes all who wait when there is something new. No news is missed between looking and waiting: neither yields."""
@@ -57,7 +62,8 @@ def hub_options(annotation_table: str | None) -> dict[str, Any]:
     if annotation_table is None:
         return {}
     node = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=True)}
+    # A head may offer no CPUs, and the hub must not go elsewhere for the little that it would ask.
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
 
 
 @ray.remote(num_cpus=0.05)
@@ -87,17 +93,32 @@ class HubActor:
     ) -> None:
         self._notes: list[str] = []
         tell_warnings("hub", self._notes.extend)
-        self._desk = make_desk(time.monotonic)
-        if desk_state is not None:
-            self._desk.restore(desk_state)
         self._judges = judges
-        self._labels = None if annotation_table is None else AnnotationTable(Path(annotation_table))
         self._health = AnnotatorHealth(judges)
         self._weights_version: int = NO_WEIGHTS
         self._weights_to_come = weights_to_come
         self._weights: list[Any] = []
         self._weights_news, self._table_news, self._queue_news = News(), News(), News()
-        self._shared = SharedAnnotations(self._desk, self._labels, keeping, self._table_news.tell)
+        # Raised by `start`: of an exception in a constructor Ray tells no more than its text, traceback and all.
+        self._fault: Exception | None = None
+        try:
+            self._desk = make_desk(time.monotonic)
+            if desk_state is not None:
+                self._desk.restore(desk_state)
+            self._labels = None if annotation_table is None else AnnotationTable(Path(annotation_table))
+            self._shared = SharedAnnotations(self._desk, self._labels, keeping, self._table_news.tell)
+        except Exception as error:  # noqa: BLE001 (raised later)
+            self._fault = error
+
+    async def start(self, env_steps: int) -> None:
+        """Begin a session of a run that has made so many env steps; comes before all other calls. What a resumed run
+        pays must not wait for its first new row.
+
+        Raises: what making the hub raised.
+        """
+        if self._fault is not None:
+            raise self._fault
+        await self.advance(env_steps)
 
     async def publish_weights(self, version: int, reference: list[Any]) -> None:
         """Take a newer version, ``reference`` being a list that holds one ObjectRef to ``Weights``."""
@@ -116,14 +137,16 @@ class HubActor:
         return self._weights if self._weights_version > version else []
 
     async def intern(self, captions: list[CaptionText]) -> NDArray[Any]:
-        """Dense caption indices; their unlabelled keys are queued."""
-        indices = self._desk.intern(captions)
+        """Dense caption indices; their unlabelled keys are queued. New captions of labelled keys make a new table."""
+        with self._table_changes_told():
+            indices = self._desk.intern(captions)
         self._queue_news.tell()
         return indices
 
     async def see(self, caption_ids: NDArray[Any], rows: NDArray[Any]) -> None:
         """Captions met again, and in how many rows: counted, and queued where they have no label yet."""
-        self._desk.see(caption_ids, rows)
+        with self._table_changes_told():
+            self._desk.see(caption_ids, rows)
         self._queue_news.tell()
 
     async def table_id(self) -> str | None:
@@ -172,10 +195,8 @@ class HubActor:
 
     async def advance(self, env_steps: int) -> None:
         """So many env steps were made."""
-        version = self._desk.table_version
-        self._desk.advance(env_steps)
-        if self._desk.table_version > version:
-            self._table_news.tell()
+        with self._table_changes_told():
+            self._desk.advance(env_steps)
 
     async def training_data(self, newer_than: int, wait_seconds: float) -> LabelledKeys | None:
         """What a reward model learns from, with a version above ``newer_than``; None when there was none in time."""
@@ -191,16 +212,19 @@ class HubActor:
         self._table_news.tell()
 
     async def table_after(self, version: int, wait_seconds: float) -> RewardTable | None:
-        """A reward table newer than ``version``; None when none came in time."""
-        table = self._desk.table(newer_than=version)
-        if table is None:
+        """A reward table newer than ``version``; None when none came in time. Who follows tables gets the next one
+        after a pause, the longer the larger it is; who will not wait (0 s) must not ask often.
+        """
+        if self._desk.table_version <= version:
             await self._table_news.wait(wait_seconds)
-            table = self._desk.table(newer_than=version)
-        return table
+        if wait_seconds and 0 < version < self._desk.table_version:
+            await asyncio.sleep(self._desk.captions.caption_keys.nbytes / _TABLE_BYTES_PER_SECOND)
+        return self._desk.table(newer_than=version)
 
     async def cover_lost_captions(self, newest: int, logged: Mapping[int, CaptionText]) -> int:
         """Take captions that ring and log have and the restored table lacks."""
-        return cover_lost_captions(self._desk, newest, logged)
+        with self._table_changes_told():
+            return cover_lost_captions(self._desk, newest, logged)
 
     async def frozen_rewards(self, count_power: float) -> FrozenRewards:
         """The caption rewards as they are now."""
@@ -228,6 +252,16 @@ class HubActor:
     async def caption_report(self) -> list[CaptionReportRow]:
         """Rows of the captions table."""
         return self._desk.caption_report()
+
+    @contextmanager
+    def _table_changes_told(self) -> Iterator[None]:
+        """Wake who waits for a table where what is done here makes a new one."""
+        version = self._desk.table_version
+        try:
+            yield
+        finally:
+            if self._desk.table_version > version:
+                self._table_news.tell()
 
     def _take(self, judge: Judge, count: int) -> list[Request]:
         self._shared.read()

@@ -29,6 +29,23 @@ _REWARD_MODEL = "reward model"
 _STATE_SECONDS = 5.0
 
 
+def tell_learnt_scores(plan: RunPlan, hub: Any, checkpoint: Checkpoint) -> None:
+    """Let the hub pay by what a checkpoint's reward model has learnt, before learners start: that model's own process
+    takes seconds to begin, and till then a resumed run would learn that captions are worth nothing.
+
+    Args:
+        plan: as for ``LabelTeam``.
+        hub: handle; knows the run's env steps, as labels that are held back teach nothing yet.
+        checkpoint: to go on from.
+    Raises: as ``LabelTeam``.
+    """
+    state = reward_model_state(checkpoint)
+    learner = None if state is None else make_reward_learner(plan, state)
+    data = None if learner is None else ray.get(hub.training_data.remote(-1, 0.0))
+    if learner is not None and data is not None:
+        ray.get(hub.set_scores.remote(learner.current_scores(data)))
+
+
 class LabelTeam(AnnotatorTeam):
     """Annotators and, where what captions pay is learnt, the reward model.
 

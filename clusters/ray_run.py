@@ -14,7 +14,7 @@ import ray
 from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.evaluator import Evaluator
 from onibi.clusters.hub_actor import HubActor, hub_options
-from onibi.clusters.label_team import LabelTeam
+from onibi.clusters.label_team import LabelTeam, tell_learnt_scores
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.patient_calls import PatientCalls, close_shard
 from onibi.clusters.ray_session import only_node
@@ -22,7 +22,6 @@ from onibi.clusters.role_calls import (
     PROCESS_DIED,
     check_stores_live,
     deaths_told,
-    first_answer,
     is_restarting,
     last_notes,
     start_actor,
@@ -135,6 +134,7 @@ class RayRun:
             desk_state,
             checkpoint is not None and state_of(checkpoint).updates > 0,
         )
+        self._answer(self._hub.start.remote(self._state.env_steps), "the hub")
         self._learners = LearnerTeam(self._hub)
         if node := only_node():  # else the shard's is not known before the shard is there
             self._learners.prepare(settings.placement, node)
@@ -148,8 +148,8 @@ class RayRun:
             make_ledger(self._plan, checkpoint),
             settings.replay.lane_timeout_seconds,
         )
-        table = ray.get(self._hub.table_after.remote(-1, 0.0))
-        opened = first_answer(self._shard.start.remote(table), "the replay shard")
+        table = self._answer(self._hub.table_after.remote(-1, 0.0), "the hub")
+        opened = self._answer(self._shard.start.remote(table), "the replay shard")
         if checkpoint is not None:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
             self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
@@ -157,8 +157,8 @@ class RayRun:
             self._plan = dataclasses.replace(
                 self._plan, session=self._state.session, steps_before=self._state.inserted_base
             )
-            if self._state.new_ring(checkpoint):
-                self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+            self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+            tell_learnt_scores(stores, self._hub, checkpoint)
         ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
         self._ring, self._shard_node = opened.ring, opened.node_id
         self._start_learners(checkpoint)

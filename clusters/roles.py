@@ -12,6 +12,7 @@ from onibi.clusters.run_state import (
     newest_caption,
     open_feed,
     open_shard,
+    replaces_another,
     restore_bonuses,
     restore_learner,
     ring_path,
@@ -32,8 +33,18 @@ def open_run_shard(
 ) -> tuple[Shard, bool, int]:
     """The run's shard on this node, whether its ring is of an earlier session, and the ring's highest caption id."""
     path = ring_path(plan, run_id)
+    _forget_meetings(path)
     shard, kept = open_shard(plan, run_id, resolve, captions)
     return shard, kept, 0 if captions is None else newest_caption(path)  # in a run's first ring there are none
+
+
+def _forget_meetings(ring: Path) -> None:
+    """Remove the files by which learners of earlier sessions found each other. One that was killed before its first
+    checkpoint leaves its session's number to the next, whose learners would wait in vain for those that the file names.
+    """
+    any_incarnation = meeting_path(ring, 0).name.removesuffix("0") + "*"
+    for meeting in ring.parent.glob(any_incarnation):
+        meeting.unlink(missing_ok=True)
 
 
 def build_learner(
@@ -89,6 +100,7 @@ def build_learner(
         plan.settings.learner.publish_period_updates,  # type: ignore[attr-defined]
         faults=None if plan.faults is None else Path(plan.faults),
         sources=sources,
+        replaces=replaces_another(incarnation),
     )
     table_log = None if number or plan.table_log is None else TableLog(Path(plan.table_log), incarnation)
     return LearnerParts(learner, source, loop, drawn_at_start, group, sources, table_log)

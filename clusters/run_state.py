@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RING_PREFIX = "onibi-"
-_INCARNATIONS_PER_SESSION = 1_000
+_INCARNATIONS_PER_SESSION = 1_000  # of learners: the first one, and those that replace it
 _BONUSES = "bonuses"  # tensors of a checkpoint
 
 
@@ -65,10 +65,6 @@ class RunState:
         base = self.inserted_base if ring_kept and inserted else self.env_steps
         return replace(self, session=self.session + 1, inserted_base=base, env_steps=base + inserted)
 
-    def new_ring(self, checkpoint: Checkpoint) -> bool:
-        """Whether this session began with a new ring, which the checkpoint it resumed from does not know."""
-        return self.inserted_base != state_of(checkpoint).inserted_base
-
     def rows_until(self, max_env_steps: int | None) -> float:
         """How many step rows the ring has taken in all when the budget is used up; infinite without one."""
         return math.inf if max_env_steps is None else max_env_steps - self.inserted_base
@@ -77,6 +73,11 @@ class RunState:
     def learner_incarnation(self) -> int:
         """The first incarnation of a learner in this session; later ones in it add 1."""
         return self.session * _INCARNATIONS_PER_SESSION
+
+
+def replaces_another(incarnation: int) -> bool:
+    """Whether a learner of this incarnation stands in for one of the same session that died."""
+    return incarnation % _INCARNATIONS_PER_SESSION > 0
 
 
 def state_of(checkpoint: Checkpoint) -> RunState:
@@ -122,7 +123,8 @@ def _feed_name(learner: int) -> str:
 def renewed_parts(checkpoint: Checkpoint, state: RunState) -> CheckpointParts:
     """The checkpoint that a session resumed from, with the counters that it goes on with.
 
-    Saved before a new ring counts its first row: whoever resumes after a kill must know which env steps it leaves out.
+    Saved before anything else: whoever resumes after a kill must have a session number of its own, and know which env
+    steps a new ring leaves out.
     """
     return CheckpointParts(
         tensors=checkpoint.tensors, tables=checkpoint.tables, state={**checkpoint.state, "run": asdict(state)}

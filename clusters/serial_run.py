@@ -119,8 +119,7 @@ class SerialRun:
             plan = self._plan = dataclasses.replace(
                 plan, session=self._state.session, steps_before=self._state.inserted_base
             )
-            if self._state.new_ring(checkpoint):
-                self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+            self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
         self._feed = open_feed(plan, self._ring, self._state.session)
         self._opened.callback(self._feed.close)
         learner = plan.make_learner()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,16 +22,21 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
+from onibi.platform.reward_table import RewardTable
 from onibi.platform.table_log import UNKNOWN_STEPS, TableLog
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources
     from onibi.learners.worker_group import WorkerGroup
 
+log = logging.getLogger(__name__)
+
 _IDLE_SECONDS = 0.001
 _PUBLISH_SECONDS = 0.05  # between two publications at least
-_TABLE_LOOK_SECONDS = 0.1
+_TABLE_PAUSE_SECONDS = 0.1  # between two questions for one at least
 _TABLE_WAIT_SECONDS = 30.0
+_HUB_RETRY_SECONDS = 1.0
+_ASKING_SHARE = 0.2  # of the learner's time at most, for tables that an update waits for
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,11 @@ class LearnerActor:
         self._waited_seconds = 0.0
         self._between_seconds = 0.0
         self._left: float | None = None  # when the last slice ended
-        self._table: Future[Any] | None = None
-        self._looked = 0.0
+        self._table: Future[Any] | None = None  # asked for
+        self._ask_table_at = 0.0
+        self._missing_told = False
+        self._newest_asked_for = 0  # caption
+        self._may_wait_at = 0.0
         try:
             import torch
 
@@ -104,11 +113,13 @@ class LearnerActor:
             return
         try:
             self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()))
+            self._parts.loop.ask_for = self._ask_for
         except Exception as error:  # noqa: BLE001
             self._fault = error
 
     def train(self, seconds: float) -> LearnerNews:
-        """Update for about ``seconds``, as often as the limiter allows.
+        """Update for about ``seconds``, as often as the limiter allows, but not before there is a reward table: without
+        one all captions are worth nothing, which a resumed run would learn.
 
         Several learners make each update together: all of them are ready, and the first one's clock ends the slice. So
         they have made the same updates when they answer.
@@ -121,16 +132,14 @@ class LearnerActor:
         loop, group, end = parts.loop, parts.group, began + seconds
         while True:
             now = time.monotonic()
-            if now - self._looked >= _TABLE_LOOK_SECONDS:
-                self._looked = now
-                self._look_for_table(loop)
+            self._look_for_table(loop, now)
             self._outbox.send_due(now)
-            ready, goes_on = loop.ready(), now < end
-            waits_for_others = False
+            has_table, goes_on, waits_for_others = loop.table_version > 0, now < end, False
+            ready = has_table and loop.ready()
             if group is not None:
                 mine = ready
-                ready, goes_on = group.all_agree(ready, goes_on or group.rank > 0)
-                waits_for_others = mine and not ready
+                has_table, ready, goes_on = group.all_agree(has_table, ready, goes_on or group.rank > 0)
+                waits_for_others = mine and has_table and not ready
             if not goes_on:
                 break
             if ready:
@@ -211,13 +220,43 @@ class LearnerActor:
         if self._parts is not None and told.exception() is None:
             self._parts.loop.weights_arrived(version)
 
-    def _look_for_table(self, loop: LearnerLoop) -> None:
-        if self._table is not None:
-            if not self._table.done():
-                return
-            table = self._table.result()
-            if table is not None:
-                loop.set_table(table)
-                if self._parts is not None and self._parts.table_log is not None:
-                    self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)
-        self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS).future()
+    def _look_for_table(self, loop: LearnerLoop, now: float) -> None:
+        """Take the reward table that was asked for as soon as it is there, and ask for the next when it is time."""
+        if self._table is not None and self._table.done():
+            asked, self._table = self._table, None
+            try:
+                self._take_table(asked.result(), loop)
+            except ray.exceptions.RayError as error:
+                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+                    error.cause, ray.exceptions.RayError
+                ):  # the hub was there, and raised it
+                    raise error.cause from error
+                # No table yet. What was learnt must not die of it: a hub that is gone for good ends the run itself.
+                if not self._missing_told:
+                    self._missing_told = True
+                    log.warning("no reward table comes (%s); it is asked again", str(error).partition("\n")[0])
+                self._ask_table_at = now + _HUB_RETRY_SECONDS
+        if self._table is None and now >= self._ask_table_at:
+            self._ask_table_at = now + _TABLE_PAUSE_SECONDS
+            self._table = self._hub.table_after.remote(loop.table_version, _TABLE_WAIT_SECONDS).future()
+
+    def _ask_for(self, caption: int) -> None:
+        """Wait for a table that knows a drawn caption, where there is one: a row comes after the table it makes."""
+        began, loop = time.monotonic(), self._built().loop
+        if caption <= self._newest_asked_for or began < self._may_wait_at:
+            return
+        try:
+            asked = self._hub.table_after.remote(loop.table_version, 0.0)
+            self._take_table(ray.get(asked, timeout=_HUB_RETRY_SECONDS), loop)
+            self._newest_asked_for = caption  # else it is worth nothing yet, and who follows tables hears when it is
+        except ray.exceptions.RayError as error:
+            log.debug("no table for caption %d: %s", caption, error)  # who follows tables is told the same
+        ended = time.monotonic()
+        self._may_wait_at = ended + (ended - began) * (1 / _ASKING_SHARE - 1)
+
+    def _take_table(self, table: RewardTable | None, loop: LearnerLoop) -> None:
+        if table is None or table.version <= loop.table_version:
+            return
+        loop.set_table(table)
+        if self._parts is not None and self._parts.table_log is not None:
+            self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)

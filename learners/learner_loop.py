@@ -20,6 +20,7 @@ from onibi.platform.replay.draws import Batch
 from onibi.platform.replay.sequences import Sequences
 from onibi.platform.replay.windows import Windows
 from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer
+from onibi.platform.reward_settings import INTRINSIC
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.user_code import raised_in_own_code
 
@@ -61,6 +62,8 @@ class LearnerLoop:
             start where there are any updates; must not wait. None publishes nothing (all but one of several workers).
         faults: folder for a batch that could not be learned from; None: the system's for temporary files.
         sources: what the mixer needs beside batch and table, and what learns with it (bonuses); None: nothing.
+        replaces: whether it stands in for a learner that died: then it publishes at the start in any case. An actor
+            that was started again waits for weights, and those of the dead one died with it.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class LearnerLoop:
         publish_period_updates: int,
         faults: Path | None = None,
         sources: RewardSources | None = None,
+        replaces: bool = False,
     ) -> None:
         self._learner, self._source, self._mixer = learner, source, mixer
         self._incarnation, self._publish, self._period = incarnation, publish, publish_period_updates
@@ -80,10 +84,15 @@ class LearnerLoop:
         # A learner may do without: its arrays are then copied to its device when it comes to them.
         self._copies: DeviceCopies | None = getattr(learner, "copies", None)
         self._table: RewardTable | None = None
+        self._pays_captions = INTRINSIC in mixer.components
+        self.ask_for: Callable[[int], None] | None = None
+        """Called with a drawn caption that is newer than the table, before it is paid; may call ``set_table``. None
+        where no table can be on its way.
+        """
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self.spent_seconds = {"draw": 0.0, "mix": 0.0, "update": 0.0, "publish": 0.0, "bonuses": 0.0}
-        if learner.updates:
+        if learner.updates or replaces:
             self._publish_now()  # an untrained network publishes nothing: without weights policies act at random
 
     @property
@@ -113,6 +122,7 @@ class LearnerLoop:
         began = time.perf_counter()
         batch = self._source.draw()
         drawn = time.perf_counter()
+        self._ask_for_newer(batch)
         sources = NO_SOURCES if self._sources is None else self._sources.gather(batch, self._table)
         mixed = self._mixer.mix(batch, self._table, sources)
         paid = time.perf_counter()
@@ -152,6 +162,14 @@ class LearnerLoop:
         """A copy of the weights as they are, with what actors need for bonuses."""
         weights = self._learner.weights(weights_version(self._incarnation, self.updates))
         return weights if self._sources is None else replace(weights, bonuses=self._sources.weights())
+
+    def _ask_for_newer(self, batch: Batch) -> None:
+        """Rows that are drawn once, as soon as they are there, would else never be paid for a new caption."""
+        if self.ask_for is None or self._table is None or not self._pays_captions:
+            return
+        newest = int(batch.caption_id.max(initial=0))
+        if newest >= len(self._table.caption_keys):
+            self.ask_for(newest)
 
     def _learn(self, batch: Batch, mixed: MixedRewards) -> Update:
         if self._copies is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,9 +33,13 @@ from onibi.platform.replay.sending_order import SendingOrder
 from onibi.platform.replay.shard import Lease, Resolve, Shard
 from onibi.platform.reward_table import RewardTable
 
+log = logging.getLogger(__name__)
+
 _RECHECK_SECONDS = 0.005  # of the log's room, by the one insertion at the head of the line
 _SIGHTINGS_SECONDS = 0.5
 _TABLE_WAIT_SECONDS = 10.0
+_TABLE_PAUSE_SECONDS = 0.1  # between two tables: each new caption may make one, and fragments come by the hundred
+_HUB_RETRY_SECONDS = 1.0
 _LANES_RECHECK_SECONDS = 0.25  # of free lanes, by an actor that waits for some
 
 
@@ -96,13 +101,17 @@ class ShardActor:
         self._episodes: list[tuple[EpisodeStatistics, float]] = []
         self._newest_versions: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._task_fault: Exception | None = None  # raised by `look`: nobody waits for the background work
 
     async def start(self, newest_table: RewardTable) -> OpenedShard:
         """Begin the background work; call once. Raises: what opening the ring raised."""
         if self._fault is not None:
             raise self._fault
         self._table = newest_table
-        self._tasks = [asyncio.create_task(self._follow_tables()), asyncio.create_task(self._send_sightings())]
+        self._tasks = [
+            asyncio.create_task(self._repeat(self._follow_table)),
+            asyncio.create_task(self._repeat(self._send_sightings)),
+        ]
         counters = self._shard.counters()
         return OpenedShard(
             ring=str(self._shard.path),
@@ -158,8 +167,7 @@ class ShardActor:
                 return
             if self._first_insertion is None:
                 self._first_insertion = time.monotonic()
-            for caption, rows in zip(*(part.tolist() for part in inserted.sightings()), strict=True):
-                self._sightings[caption] = self._sightings.get(caption, 0) + rows
+            self._meet(zip(*(part.tolist() for part in inserted.sightings()), strict=True))
             assert self._table is not None, "start() comes before the first fragment"
             paid = self._ledger.add(fragment, inserted.caption_id, self._table)
             self._episodes += [(episode, paid.get(episode.episode_id, 0.0)) for episode in fragment.episodes]
@@ -174,8 +182,10 @@ class ShardActor:
     async def look(self) -> dict[str, Any]:
         """Counters, and the episodes that ended since the last look with their intrinsic returns.
 
-        Raises: ReplayError where the log has failed and the run is to stop then.
+        Raises: ReplayError where the log has failed and the run is to stop then; what the background work failed of.
         """
+        if self._task_fault is not None:
+            raise self._task_fault
         logged = self._shard.log_figures()
         episodes, self._episodes = self._episodes, []
         updates = updates_of(np.array(list(self._newest_versions.values()), np.int64))
@@ -244,17 +254,46 @@ class ShardActor:
     def _resolve(self, captions: list[CaptionText]) -> NDArray[np.uint32]:
         return np.array([self._caption_ids[text_hash(caption.text)] for caption in captions], np.uint32)
 
-    async def _follow_tables(self) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a piece of background work for ever. A hub that is out of reach for a moment does not end it."""
+        is_told = False
         while True:
-            version = -1 if self._table is None else self._table.version
-            table = await self._hub.table_after.remote(version, _TABLE_WAIT_SECONDS)
-            if table is not None:
-                self._table = table
+            try:
+                await work()
+            except ray.exceptions.RayError as error:
+                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+                    error.cause, ray.exceptions.RayError
+                ):  # the hub was there, and raised it
+                    self._task_fault = error.cause
+                    return
+                if not is_told:
+                    is_told = True
+                    log.warning("the hub does not answer (%s); it is asked again", str(error).partition("\n")[0])
+                await asyncio.sleep(_HUB_RETRY_SECONDS)
+            except Exception as error:  # noqa: BLE001 (raised later)
+                self._task_fault = error
+                return
+
+    async def _follow_table(self) -> None:
+        version = -1 if self._table is None else self._table.version
+        table = await self._hub.table_after.remote(version, _TABLE_WAIT_SECONDS)
+        if table is not None:
+            self._table = table
+            await asyncio.sleep(_TABLE_PAUSE_SECONDS)
 
     async def _send_sightings(self) -> None:
-        while True:
-            await asyncio.sleep(_SIGHTINGS_SECONDS)
-            if self._sightings:
-                met, self._sightings = self._sightings, {}
-                captions, rows = np.array(list(met), np.uint32), np.array(list(met.values()), np.int64)
-                await self._hub.see.remote(captions, rows)
+        await asyncio.sleep(_SIGHTINGS_SECONDS)
+        if not self._sightings:
+            return
+        met, self._sightings = self._sightings, {}
+        captions, rows = np.array(list(met), np.uint32), np.array(list(met.values()), np.int64)
+        try:
+            await self._hub.see.remote(captions, rows)
+        except ray.exceptions.RayError:
+            self._meet(met.items())  # the next ones take them along
+            raise
+
+    def _meet(self, sightings: Iterable[tuple[int, int]]) -> None:
+        """Count captions that were met, with the rows of each, until the hub has them."""
+        for caption, rows in sightings:
+            self._sightings[caption] = self._sightings.get(caption, 0) + rows
