@@ -364,7 +364,11 @@ class RayRun:
         return True
 
     def _evaluate_last(self) -> bool:
-        """Play what was learnt. Returns: False where ``should_stop`` broke that off: resuming the run plays it then."""
+        """Play what was learnt. Returns: False where ``should_stop`` broke that off, or the disk refused the checkpoint:
+        resuming the run plays it then.
+
+        Raises: TrainingError where the learner is gone.
+        """
         if not self._evaluator.wait(self._state.seconds, self._should_stop):
             self._save(self._learners.last_snapshot())
             return False

@@ -134,6 +134,7 @@ class ShardActor:
                 raise LeaseError(f"actor {actor} has registered again meanwhile; this registration is void")
         self._waiting_for_lanes.discard(actor)
         self._order.begin(lease.actor, lease.incarnation, lease.next_sequence)
+        self._newest_versions.pop(lease.actor, None)  # of whoever had the lanes before: it acts no more
         return lease
 
     async def insert_up_to(self, step_rows: float) -> None:
