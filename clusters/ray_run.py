@@ -364,9 +364,9 @@ class RayRun:
         return True
 
     def _evaluate_last(self) -> bool:
-        """Play what was learnt. Returns: False where ``should_stop`` broke that off, or the disk refused the checkpoint:
-        resuming the run plays it then.
+        """Play what was learnt.
 
+        Returns: False where ``should_stop`` broke that off or the disk refused the checkpoint: a resumed run plays it.
         Raises: TrainingError where the learner is gone.
         """
         if not self._evaluator.wait(self._state.seconds, self._should_stop):
