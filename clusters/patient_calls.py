@@ -15,7 +15,8 @@ from onibi.platform.errors import TrainingError
 log = logging.getLogger(__name__)
 
 _SLICE_SECONDS = 0.25
-_WARN_SECONDS = 60.0  # then after twice as long, and so on
+_LEAST_PATIENCE_SECONDS = 60.0
+_WARN_SECONDS = 30.0  # then after twice as long, and so on
 _STOP_SECONDS = 15.0
 """For an answer once the end was asked for: a store that is only busy gives it within that, and the run is saved."""
 
@@ -24,12 +25,14 @@ class PatientCalls:
     """Answers of hub and shard.
 
     Args:
-        patience_seconds: without an answer, until the run is given up; None: never.
+        patience_seconds: without an answer, until the run is given up, a minute at least; None: never.
         should_stop: whether the end of the run was asked for.
     """
 
     def __init__(self, patience_seconds: float | None, should_stop: Callable[[], bool]) -> None:
-        self._patience, self._should_stop = patience_seconds, should_stop
+        # A patience of seconds is meant for rows and updates; a busy machine takes longer to open a ring.
+        self._patience = None if patience_seconds is None else max(patience_seconds, _LEAST_PATIENCE_SECONDS)
+        self._should_stop = should_stop
 
     def __call__(self, reference: Any, who: str) -> Any:
         """The answer of a call.
@@ -45,9 +48,8 @@ class PatientCalls:
             if stopping is not None and now - stopping > _STOP_SECONDS:
                 raise TrainingError(f"{who} does not answer; the run ends without a last checkpoint. {_RESUME}")
             if self._patience is not None and now - began > self._patience:
-                raise TrainingError(
-                    f"{who} has not answered for longer than budget.patience_seconds ({self._patience:g}). {_RESUME}"
-                )
+                waited = f"{now - began:.0f} s (budget.patience_seconds)"
+                raise TrainingError(f"{who} has not answered for {waited}. {_RESUME}")
             if now - began >= warn_after:
                 log.warning("%s has not answered for %.0f s; see its log in Ray's session folder", who, now - began)
                 warn_after *= 2

@@ -41,8 +41,9 @@ def test_an_answer_that_takes_long_is_told_and_given(role, monkeypatch, caplog):
     assert caplog.text.count("the hub has not answered for") in (2, 3), "after 0.3, 0.6 and 1.2 s"
 
 
-def test_what_never_answers_is_given_up_after_the_patience(role):
-    with pytest.raises(TrainingError, match=r"the hub has not answered .* budget\.patience_seconds \(0\.5\)"):
+def test_what_never_answers_is_given_up_after_the_patience(role, monkeypatch):
+    monkeypatch.setattr(patient_calls, "_LEAST_PATIENCE_SECONDS", 0.5)
+    with pytest.raises(TrainingError, match=r"the hub has not answered for \d s \(budget\.patience_seconds\)"):
         PatientCalls(0.5, lambda: False)(role.answer.remote(600.0), "the hub")
 
 
@@ -98,5 +99,5 @@ def test_a_run_whose_hub_or_shard_stands_still_is_given_up(workshop, role):
     (pid,) = workshop.ray_pids(process, role)
     psutil.Process(pid).send_signal(signal.SIGSTOP)
     assert process.wait(150) == 1
-    assert "longer than budget.patience_seconds (10)" in workshop.log_of()
+    assert "s (budget.patience_seconds)" in workshop.log_of()
     assert workshop.record()["status"] == "failed"
