@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from onibi.clusters.role_calls import first_answer
+from onibi.clusters.role_calls import TO_RESUME, first_answer
 from onibi.platform.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -46,17 +46,14 @@ class PatientCalls:
             if self._should_stop():
                 stopping = now if stopping is None else stopping
             if stopping is not None and now - stopping > _STOP_SECONDS:
-                raise TrainingError(f"{who} does not answer; the run ends without a last checkpoint. {_RESUME}")
+                raise TrainingError(f"{who} does not answer; the run ends without a last checkpoint. {TO_RESUME}")
             if self._patience is not None and now - began > self._patience:
                 waited = f"{now - began:.0f} s (budget.patience_seconds)"
-                raise TrainingError(f"{who} has not answered for {waited}. {_RESUME}")
+                raise TrainingError(f"{who} has not answered for {waited}. {TO_RESUME}")
             if now - began >= warn_after:
                 log.warning("%s has not answered for %.0f s; see its log in Ray's session folder", who, now - began)
                 warn_after *= 2
         return first_answer(reference, who)
-
-
-_RESUME = "What was learnt is in the last checkpoint: `onibi resume` goes on from it."
 
 
 def close_shard(shard: Any, failed: bool, seconds: float) -> None:

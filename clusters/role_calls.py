@@ -11,6 +11,7 @@ import ray
 
 from onibi.platform.errors import OnibiError, TrainingError
 
+TO_RESUME = "What was learnt is in the last checkpoint: `onibi resume` goes on from it."
 _NOTES_SECONDS = 2.0
 PROCESS_DIED = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError)
 """What Ray raises where a role's process is gone; another one may do its work."""
@@ -29,9 +30,7 @@ def first_answer(reference: Any, who: str) -> Any:
     try:
         return ray.get(reference)
     except PROCESS_DIED as error:
-        raise TrainingError(
-            f"{who} died: {error}. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
-        ) from error
+        raise TrainingError(f"{who} died: {error}. {TO_RESUME}") from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OnibiError):
             raise error.cause from error
@@ -88,6 +87,4 @@ def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
     dead = getattr(cause, "actor_id", None)
     for name, handle in stores.items():
         if dead == handle._actor_id.hex():  # noqa: SLF001 (Ray has no public name for it)
-            raise TrainingError(
-                f"{name} died. What was learnt is in the last checkpoint: `onibi resume` goes on from it."
-            ) from cause
+            raise TrainingError(f"{name} died. {TO_RESUME}") from cause

@@ -16,6 +16,7 @@ from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.learners.weights_outbox import WeightsOutbox
 from onibi.platform.errors import TrainingError
+from onibi.platform.hub_calls import raised_there
 from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.process_usage import ProcessUsage, process_usage
@@ -227,10 +228,8 @@ class LearnerActor:
             try:
                 self._take_table(asked.result(), loop)
             except ray.exceptions.RayError as error:
-                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
-                    error.cause, ray.exceptions.RayError
-                ):  # the hub was there, and raised it
-                    raise error.cause from error
+                if (fault := raised_there(error)) is not None:
+                    raise fault from error
                 # No table yet. What was learnt must not die of it: a hub that is gone for good ends the run itself.
                 if not self._missing_told:
                     self._missing_told = True

@@ -177,16 +177,13 @@ class RunFolder:
         return False
 
     @property
-    def was_killed(self) -> bool:
-        """Whether a process of this machine trained in it last, and is gone without a word.
-
-        Raises: ConfigError where the record cannot be read.
-        """
+    def was_held_here(self) -> bool:
+        """Whether the process that trained in it last was one of this machine."""
         try:
             owner = (self.path / _LOCK_FILE).read_text(encoding="utf-8", errors="replace").split()
         except OSError:
             return False
-        return owner[-1:] == [os.uname().nodename] and self.record().status == "running" and not self.is_held
+        return owner[-1:] == [os.uname().nodename]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -259,13 +256,14 @@ def list_runs(root: Path) -> list[RunFolder]:
 def killed_runs(root: Path) -> set[str]:
     """Ids of the runs in ``root`` whose process was killed, on this machine; records that cannot be read left out."""
     found = set()
-    for record in root.glob(f"*/{_RECORD_FILE}"):
-        folder = RunFolder(record.parent)
+    for path in root.glob(f"*/{_RECORD_FILE}"):
+        folder = RunFolder(path.parent)
         try:
-            if folder.was_killed:
-                found.add(folder.record().run_id)
+            record = folder.record()
         except ConfigError:
             continue
+        if record.status == "running" and folder.was_held_here and not folder.is_held:
+            found.add(record.run_id)
     return found
 
 

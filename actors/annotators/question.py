@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from onibi.actors.annotators.prompt import WORDS, AnswerForm, Prompt, PromptWriter
 from onibi.platform.annotator import AnnotationRequest, PairRequest
-from onibi.platform.captions import text_hash
+from onibi.platform.captions import storable, text_hash
 from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
 
 _REPLY_CHARACTERS = 2000  # of a reply that is kept with a label
@@ -53,10 +53,10 @@ class Judged:
     def kept_reply(self) -> str:
         """The reply as it is kept: cut, never empty, and with the fault behind it."""
         # A JSON escape can make half of a surrogate pair, which no file takes.
-        text = self.reply.encode("utf-8", "replace").decode("utf-8") or "(empty)"
+        text = storable(self.reply) or "(empty)"
         if len(text) > _REPLY_CHARACTERS:
             text = f"{text[:_REPLY_CHARACTERS]}…"
-        return f"{text} [unreadable: {self.fault.encode('utf-8', 'replace').decode()}]" if self.fault else text
+        return f"{text} [unreadable: {storable(self.fault)}]" if self.fault else text
 
 
 class Question(Protocol[Item, Result]):

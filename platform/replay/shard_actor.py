@@ -22,6 +22,7 @@ from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.errors import LeaseError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.fragment_batch import from_batch
+from onibi.platform.hub_calls import raised_there
 from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
@@ -262,10 +263,8 @@ class ShardActor:
             try:
                 await work()
             except ray.exceptions.RayError as error:
-                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
-                    error.cause, ray.exceptions.RayError
-                ):  # the hub was there, and raised it
-                    self._task_fault = error.cause
+                if (fault := raised_there(error)) is not None:
+                    self._task_fault = fault
                     return
                 if not is_told:
                     is_told = True
