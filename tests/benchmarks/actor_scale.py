@@ -6,8 +6,11 @@ An actor steps one environment that sleeps 1 ms a step, so that many fit on few 
 for no CPU. Actors, shard, learner and coordinator are those of `onibi train`; the learner draws one sample in a hundred
 steps, that its own work does not drown the figures. *linear* is the share of (actors x what one actor alone makes);
 it can only hold until all processes together use the machine's cores. A run is measured from when the last of its
-actors has been stepping for three seconds; then it is ended. *cores* are those of all its processes then, Ray's own
-included. *coordination* is processor time of shard, hub and coordinator for each fragment of the whole run.
+actors has been stepping for three seconds; then it is ended. *alone* are as many processes that only collect, the same
+rollout without Ray, store, learner and coordinator, measured just before: what this machine makes of so many sleepers.
+*cores* are those of all a run's processes, Ray's own included. *coordination* is processor time of shard, hub and
+coordinator for each fragment of the whole run. With --rounds all is measured so many times, in turns, and medians are
+shown with the least and most.
 """
 
 from __future__ import annotations
@@ -15,13 +18,18 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from peers.child_environment import one_thread_environment
 from peers.machine import TreeLoad, describe
 
 FRAGMENT_STEPS = 500
@@ -34,6 +42,7 @@ class Figures:
 
     actors: int
     rate: float  # env steps a second
+    alone: float  # env steps a second of as many processes that only collect
     cores: float  # of all processes, Ray's own included
     coordination_milliseconds: float  # a fragment
     actor_mebibytes: float  # each
@@ -83,11 +92,9 @@ class _Watch(threading.Thread):
                 return
 
 
-def measure(actors: int, seconds: float, load: TreeLoad) -> Figures:
-    """Train with so many actors until they have been measured."""
-    from onibi.clusters import train
-
-    settings = {
+def settings_of(actors: int, seconds: float) -> dict[str, Any]:
+    """Of a run with so many actors that is measured for so long."""
+    return {
         "environment": {"id": "onibi.actors.environments.sleeping:make", "kwargs": {"step_seconds": 0.001}},
         "captioner": {"kind": "none"},
         "rewards": {"intrinsic": None},
@@ -111,10 +118,58 @@ def measure(actors: int, seconds: float, load: TreeLoad) -> Figures:
         "evaluation": {"period_env_steps": None, "episodes": 1, "envs": 1},
         "budget": {"max_env_steps": None, "max_seconds": 60.0 + 10.0 * actors + seconds},
     }
+
+
+def collect_alone(seconds: float) -> int:
+    """Of a process that only collects: it says that it is ready, waits for a line and prints its env steps a second."""
+    from onibi.clusters.run_plan import plan_run
+    from onibi.clusters.sessions import read_run_settings
+
+    plan = plan_run(read_run_settings(settings_of(1, seconds), ()))
+    weights = plan.make_learner().weights(0)
+    rollout = plan.make_rollout(0, 1, 0)
+    rollout.collect(lambda version: weights)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    steps, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds:
+        steps += rollout.collect(lambda version: None).env_steps
+    print(steps / passed, flush=True)
+    return 0
+
+
+def measure_alone(actors: int, seconds: float) -> float:
+    """Env steps a second of so many processes that only collect."""
+    command = [sys.executable, __file__, "--collect-alone", "--seconds", str(seconds)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=one_thread_environment()
+        )
+        for _ in range(actors)
+    ]
+    try:
+        for each in processes:
+            if each.stdout.readline() != "ready\n":
+                raise SystemExit("a process that was only to collect ended before it did")
+        for each in processes:
+            each.stdin.write("\n")
+            each.stdin.flush()
+        return sum(float(each.stdout.readline()) for each in processes)
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+def measure(actors: int, seconds: float, load: TreeLoad) -> Figures:
+    """Let so many only collect, then train with so many actors until they have been measured."""
+    from onibi.clusters import train
+
+    alone = measure_alone(actors, seconds)
     with tempfile.TemporaryDirectory() as runs:
         watch = _Watch(Path(runs, "scale", "history.jsonl"), actors, seconds, load)
         watch.start()
-        result = train(settings, name="scale", runs_folder=Path(runs), display=False)
+        result = train(settings_of(actors, seconds), name="scale", runs_folder=Path(runs), display=False)
         if not watch.rate:
             raise SystemExit(f"{actors} actors: not all of them stepped within {result.seconds:.0f} s")
     stores = [each for each in result.profile if each.role in ("shard", "hub", "coordinator")]
@@ -124,6 +179,7 @@ def measure(actors: int, seconds: float, load: TreeLoad) -> Figures:
     return Figures(
         actors=actors,
         rate=watch.rate,
+        alone=alone,
         cores=watch.cores,
         coordination_milliseconds=1e3 * sum(each.cores for each in stores) / fragments,
         actor_mebibytes=sum(each.resident_bytes for each in rollouts) / max(1, len(rollouts)) / 2**20,
@@ -136,28 +192,50 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", default=None, help="how many, by comma: 1,2,4,8,16,32,64; with --quick 1,4")
     parser.add_argument("--seconds", type=float, help="measured: 15, with --quick 4")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all of it is measured")
     parser.add_argument("--quick", action="store_true", help="to see that it runs; no figures to report")
+    parser.add_argument("--collect-alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     counts = arguments.actors or ("1,4" if arguments.quick else "1,2,4,8,16,32,64")
     seconds = arguments.seconds or (4.0 if arguments.quick else 15.0)
     from onibi.platform.threads import hold_threads
 
     hold_threads()
-    load, found = TreeLoad(os.getpid()), []
-    for count in map(int, counts.split(",")):
-        found.append(measure(count, seconds, load))
-        print(f"{count} actors: {found[-1].rate:,.0f} env steps/s", file=sys.stderr, flush=True)
+    if arguments.collect_alone:
+        return collect_alone(seconds)
+    load = TreeLoad(os.getpid())
+    rounds: list[list[Figures]] = []
+    for _ in range(arguments.rounds):
+        rounds.append([])
+        for count in map(int, counts.split(",")):
+            rounds[-1].append(measure(count, seconds, load))
+            print(f"{count} actors: {rounds[-1][-1].rate:,.0f} env steps/s", file=sys.stderr, flush=True)
     print(f"`{' '.join(['python', *sys.argv])}`\n")
     print(f"{describe()}; other programs used {load.others_cores():.2f} cores meanwhile.\n")
-    print("| actors | env steps/s | linear | cores | coordination, ms a fragment | MiB an actor | MiB of the stores |")
-    print("|---|---|---|---|---|---|---|")
-    for each in found:
-        linear = each.rate / (each.actors * found[0].rate / found[0].actors)
+    print(
+        "| actors | env steps/s | linear | alone, linear | of alone | cores | coordination, ms a fragment | "
+        "MiB an actor | MiB of the stores |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for place in range(len(rounds[0])):
+        column, firsts = [each[place] for each in rounds], [each[0] for each in rounds]
+        shares = [each.rate / first.rate for each, first in zip(column, firsts, strict=True)]
+        alone = [each.alone / first.alone for each, first in zip(column, firsts, strict=True)]
+        more = column[0].actors / firsts[0].actors
         print(
-            f"| {each.actors} | {each.rate:,.0f} | {linear:.3f} | {each.cores:.2f} | "
-            f"{each.coordination_milliseconds:.2f} | {each.actor_mebibytes:.0f} | {each.store_mebibytes:.0f} |"
+            f"| {column[0].actors} | {spread([each.rate for each in column], 0)} | "
+            f"{spread([each / more for each in shares])} | {spread([each / more for each in alone])} | "
+            f"{spread([each.rate / each.alone for each in column])} | {spread([each.cores for each in column], 2)} | "
+            f"{spread([each.coordination_milliseconds for each in column], 2)} | "
+            f"{spread([each.actor_mebibytes for each in column], 0)} | "
+            f"{spread([each.store_mebibytes for each in column], 0)} |"
         )
     return 0
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median [least, most]; of one value itself."""
+    median = f"{statistics.median(values):,.{digits}f}"
+    return median if len(values) == 1 else f"{median} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
 
 
 if __name__ == "__main__":
