@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from onibi.platform.annotator import Annotator
 from onibi.platform.hub_log import tell_warnings
 from onibi.platform.labels import Label, Preference
 from onibi.platform.process_usage import ProcessUsage, process_usage
+from onibi.platform.worker_requests import Worker
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +43,13 @@ class Messenger:
     Args:
         hub: who gets them.
         worker: whose they are.
-        number: of the worker, among those of its annotator.
+        name: of the worker, as the hub knows it.
         kept: whether the worker wrote them to the run's table itself.
         hang_seconds: without an answer for so long while it judges, the process ends itself: Ray starts another.
     """
 
-    def __init__(self, hub: Any, worker: AnnotationWorker, number: int, kept: bool, hang_seconds: float) -> None:
-        self._hub, self._worker, self._number, self._kept = hub, worker, number, kept
+    def __init__(self, hub: Any, worker: AnnotationWorker, name: Worker, kept: bool, hang_seconds: float) -> None:
+        self._hub, self._worker, self._name, self._kept = hub, worker, name, kept
         self._hang_seconds = hang_seconds
         self._news = threading.Condition()
         self._outbox: list[Label | Preference] = []
@@ -99,7 +101,7 @@ class Messenger:
                 if time.monotonic() - told >= _TELL_SECONDS or closing:
                     told = time.monotonic()
                     figures, notes = self._worker.figures(), self._worker.notes()
-                    ray.get(self._hub.tell.remote(self._worker.name, self._number, figures, notes))
+                    ray.get(self._hub.tell.remote(self._name, figures, notes))
                 if closing and not self._outbox:
                     return
                 self._end_where_hung()
@@ -123,8 +125,7 @@ class AnnotatorActor:
 
     Args:
         make_annotator: makes the annotator in this process.
-        name: in metrics and messages.
-        number: of this worker, among those of its annotator.
+        name: of this worker, as the hub knows it.
         settings: batches and limits.
         table: folder of the run's annotation table where this annotator's labels are kept; None keeps none.
     """
@@ -132,15 +133,16 @@ class AnnotatorActor:
     def __init__(
         self,
         make_annotator: Callable[[], Annotator],
-        name: str,
-        number: int,
+        name: Worker,
         settings: AnnotationSettings,
         table: str | None,
     ) -> None:
-        self._make_annotator, self._name, self._number = make_annotator, name, number
+        self._make_annotator, self._name = make_annotator, name
         self._settings, self._table = settings, table
         self._niceness = os.nice(0) + settings.niceness
         self._stopping = threading.Event()
+        self._shift = ""
+        self._working = threading.Lock()
 
     def run(self, hub: Any) -> None:
         """Take from ``hub``, judge, put, until :meth:`stop`, or until the annotator's budget is used up.
@@ -149,26 +151,11 @@ class AnnotatorActor:
             OnibiError: the annotator cannot be made here.
             RayError: the hub is gone.
         """
-        # Of this thread and those that it starts, so of all that judges and of nothing of Ray's.
-        tell_warnings(f"annotator {self._name}", hub.note.remote)
-        os.nice(max(0, self._niceness - os.nice(0)))
-        table = self._shared_table(ray.get(hub.table_id.remote()))
-        worker = AnnotationWorker(
-            self._name, self._make_annotator(), table, time.monotonic, random.Random(f"{os.getpid()} {self._number}")
-        )
-        messenger = Messenger(hub, worker, self._number, table is not None, self._settings.hang_seconds)
-        try:
-            while not self._stopping.is_set() and not worker.spent:
-                messenger.check()
-                pause = worker.pause_seconds()
-                if pause > 0:
-                    self._stopping.wait(min(pause, _WAIT_SECONDS))
-                    continue
-                self._answer_batch(hub, worker, messenger)
-        finally:
-            messenger.close()
-            worker.close()
-        messenger.check()
+        # Where a connection broke, Ray tells the coordinator of a failure and the call goes on all the same: the former
+        # one ends after the answer at hand, and only then does its successor ask.
+        self._shift = shift = uuid.uuid4().hex
+        with self._working:
+            self._work(hub, shift)
 
     def usage(self) -> ProcessUsage:
         """Processor time."""
@@ -178,20 +165,48 @@ class AnnotatorActor:
         """End ``run`` after the answer at hand."""
         self._stopping.set()
 
-    def _answer_batch(self, hub: Any, worker: AnnotationWorker, messenger: Messenger) -> None:
-        requests = ray.get(hub.take.remote(self._name, self._settings.batch_keys, _WAIT_SECONDS))
+    def _work(self, hub: Any, shift: str) -> None:
+        annotator = self._name.annotator
+        # Of this thread and those that it starts, so of all that judges and of nothing of Ray's.
+        tell_warnings(f"annotator {annotator}", hub.note.remote)
+        os.nice(max(0, self._niceness - os.nice(0)))
+        table = self._shared_table(ray.get(hub.begin_work.remote(self._name, shift)))
+        jitter = random.Random(f"{os.getpid()} {self._name.number}")
+        worker = AnnotationWorker(annotator, self._make_annotator(), table, time.monotonic, jitter)
+        messenger = Messenger(hub, worker, self._name, table is not None, self._settings.hang_seconds)
+        try:
+            while not self._is_over(shift) and not worker.spent:
+                messenger.check()
+                pause = worker.pause_seconds()
+                if pause > 0:
+                    self._stopping.wait(min(pause, _WAIT_SECONDS))
+                    continue
+                self._answer_batch(hub, worker, messenger, shift)
+        finally:
+            messenger.close()
+            worker.close()
+        messenger.check()
+
+    def _is_over(self, shift: str) -> bool:
+        return self._stopping.is_set() or self._shift != shift
+
+    def _answer_batch(self, hub: Any, worker: AnnotationWorker, messenger: Messenger, shift: str) -> None:
+        requests = ray.get(hub.take.remote(self._name, shift, self._settings.batch_keys, _WAIT_SECONDS))
         if not requests:
+            return
+        if self._is_over(shift):  # while it waited: nobody would hear what is paid for now
+            ray.get(hub.give_back.remote(worker.name, requests))
             return
         messenger.begin()
         with closing(worker.answer(requests)) as answers:
             for record in answers:
                 messenger.put(record)
-                if self._stopping.is_set():
+                if self._is_over(shift):
                     break
         messenger.end()
         unanswered = worker.unanswered()
         if unanswered:
-            ray.get(hub.give_back.remote(self._name, unanswered))
+            ray.get(hub.give_back.remote(worker.name, unanswered))
 
     def _shared_table(self, table_id: str | None) -> AnnotationTable | None:
         """The run's table, where this process sees the very folder that the hub sees; else the hub writes."""

@@ -13,6 +13,7 @@ from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.clusters.role_calls import is_restarting, start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.config import Settings
+from onibi.platform.worker_requests import Worker
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class AnnotatorTeam:
         self._deaths: dict[str, int] = {}
         self._again_at: dict[str, float] = {}  # roles that wait to be set to work again
         self._asked: dict[str, dict[str, Any]] = {}  # of Ray, by role
+        self._workers: dict[str, Worker] = {}  # as the hub knows them, by role
         self._unplaced: dict[Any, str] = {}  # first answers to come → role
         self._started_at = 0.0
         self.handles: dict[str, Any] = {}
@@ -57,7 +59,8 @@ class AnnotatorTeam:
             for number in range(settings.workers):
                 role = f"{_ROLE} {name} {number}"
                 self._asked[role] = options
-                self.handles[role] = start_actor(AnnotatorActor, options, make, name, number, settings, table)
+                self._workers[role] = Worker(name, number)
+                self.handles[role] = start_actor(AnnotatorActor, options, make, self._workers[role], settings, table)
 
     @staticmethod
     def includes(role: str) -> bool:
@@ -78,6 +81,7 @@ class AnnotatorTeam:
         self._deaths[role] = self._deaths.get(role, 0) + 1
         pause = min(2.0 ** (self._deaths[role] - 1), _LONGEST_PAUSE_SECONDS)
         self._again_at[role] = time.monotonic() + pause
+        self._hub.end_work.remote(self._workers[role])
         log.warning("%s: %s; it is set to work again in %.0f s", role, cause, pause)
         return f"{role} was lost and is replaced; training goes on: {str(cause).splitlines()[0]}"
 

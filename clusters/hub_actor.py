@@ -30,6 +30,7 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.reward_training import LabelledKeys, MemberScores
 from onibi.platform.shared_annotations import SharedAnnotations
+from onibi.platform.worker_requests import Worker, WorkerRequests
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class HubActor:
                 self._desk.restore(desk_state)
             self._labels = None if annotation_table is None else AnnotationTable(Path(annotation_table))
             self._shared = SharedAnnotations(self._desk, self._labels, keeping, self._table_news.tell)
+            self._workers = WorkerRequests(self._shared, judges, self._desk.settings.desk.lease_seconds)
         except Exception as error:  # noqa: BLE001 (raised later)
             self._fault = error
 
@@ -149,17 +151,27 @@ class HubActor:
             self._desk.see(caption_ids, rows)
         self._queue_news.tell()
 
-    async def table_id(self) -> str | None:
-        """Of the annotation table that is open here; None without one."""
+    async def begin_work(self, worker: Worker, shift: str) -> str | None:
+        """A worker of an annotator is set to work, under a name that it never had before.
+
+        Returns: id of the annotation table that is open here; None without one.
+        """
+        self._workers.begin(worker, shift)
+        self._queue_news.tell()
         return None if self._labels is None else self._labels.table_id
 
-    async def take(self, annotator: str, count: int, wait_seconds: float) -> list[Request]:
-        """Up to ``count`` requests for an annotator; empty when none came in time."""
-        requests = self._take(self._judges[annotator], count)
+    async def end_work(self, worker: Worker) -> None:
+        """A worker of an annotator is gone: what it had waits again."""
+        self._workers.end(worker)
+        self._queue_news.tell()
+
+    async def take(self, worker: Worker, shift: str, count: int, wait_seconds: float) -> list[Request]:
+        """Up to ``count`` requests for a worker; empty when none came in time, or it was set to work anew meanwhile."""
+        requests = self._take(worker, shift, count)
         if requests:
             return requests
         await self._queue_news.wait(wait_seconds)
-        return self._take(self._judges[annotator], count)
+        return self._take(worker, shift, count)
 
     async def put(self, annotator: str, records: Sequence[Label | Preference], kept: bool) -> None:
         """Answers of an annotator, and whether it wrote them to the annotation table itself."""
@@ -178,9 +190,10 @@ class HubActor:
         self._shared.give_back(requests, self._judges[annotator])
         self._queue_news.tell()
 
-    async def tell(self, annotator: str, worker: int, figures: Mapping[str, float], notes: Sequence[str]) -> None:
-        """How a worker of an annotator does, and what a person should hear of it."""
-        self._health.tell(annotator, worker, figures)
+    async def tell(self, worker: Worker, figures: Mapping[str, float], notes: Sequence[str]) -> None:
+        """How a worker of an annotator does, and what a person should hear of it; also a sign of life."""
+        self._workers.renew(worker)
+        self._health.tell(worker.annotator, worker.number, figures)
         self._notes += notes
 
     async def note(self, notes: Sequence[str]) -> None:
@@ -263,6 +276,6 @@ class HubActor:
             if self._desk.table_version > version:
                 self._table_news.tell()
 
-    def _take(self, judge: Judge, count: int) -> list[Request]:
+    def _take(self, worker: Worker, shift: str, count: int) -> list[Request]:
         self._shared.read()
-        return self._shared.take(judge, count)
+        return self._workers.take(worker, shift, count)

@@ -150,8 +150,8 @@ class AnnotationDesk:
         return self._dockets[judge].holds(request)
 
     def renew(self, requests: Iterable[Request], judge: Judge) -> list[Request]:
-        """Taken requests that are in flight still, under leases that begin now."""
-        return [self._dockets[judge].renew(each, self._clock()) for each in requests if self.waits_for(each, judge)]
+        """Those of taken requests that are in flight still; their leases last as if they had begun now."""
+        return self._dockets[judge].renew(requests, self._clock())
 
     def note_asked(self, requests: Sequence[Request], times: Literal[1, -1]) -> None:
         """Taken requests were not asked after all (-1), or are asked now."""

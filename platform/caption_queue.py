@@ -133,15 +133,14 @@ class CaptionQueue:
         taken = self._pop(self._waiting, count, rank)
         taken += self._pop(self._further, count - len(taken), rank)
         for key in taken:
-            self.renew(key, now)
+            self._leases += 1
+            self._in_flight[key] = Lease(self._leases, now + self._lease_seconds)
         return taken
 
-    def renew(self, key: KeyIndex, now: float) -> int:
-        """Put a key in flight, or leave it there, under a lease that begins now. Returns: its number."""
-        self._leases += 1
-        self._in_flight[key] = Lease(self._leases, now + self._lease_seconds)
+    def renew(self, key: KeyIndex, now: float) -> None:
+        """Let the lease of a key in flight last as if it had begun now; its number stays."""
+        self._in_flight[key] = Lease(self.lease(key), now + self._lease_seconds)
         self._in_flight.move_to_end(key)
-        return self._leases
 
     def lease(self, key: KeyIndex) -> int:
         """Number of the lease of a key in flight, to be named when it is given back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,12 @@ class Docket:
             return self.keys.holds(request.key, request.lease)
         return self.pairs.holds((request.first.key, request.second.key), request.lease)
 
-    def renew(self, request: Request, now: float) -> Request:
-        """A request in flight under a lease that begins now."""
-        if isinstance(request, AnnotationRequest):
-            return replace(request, lease=self.keys.renew(request.key, now))
-        return replace(request, lease=self.pairs.renew((request.first.key, request.second.key), now))
+    def renew(self, requests: Iterable[Request], now: float) -> list[Request]:
+        """Those of taken requests that are in flight still; their leases last as if they had begun now."""
+        held = [request for request in requests if self.holds(request)]
+        for request in held:
+            if isinstance(request, AnnotationRequest):
+                self.keys.renew(request.key, now)
+            else:
+                self.pairs.renew((request.first.key, request.second.key), now)
+        return held

@@ -104,12 +104,10 @@ class PairQueue:
                     self._take(pair, now, taken)
         return taken
 
-    def renew(self, pair: Pair, now: float) -> int:
-        """Put a pair in flight, or leave it there, under a lease that begins now. Returns: its number."""
-        self._leases += 1
-        self._in_flight[_name(pair)] = (pair, Lease(self._leases, now + self._lease_seconds))
+    def renew(self, pair: Pair, now: float) -> None:
+        """Let the lease of a pair in flight last as if it had begun now; its number stays."""
+        self._in_flight[_name(pair)] = (pair, Lease(self.lease(pair), now + self._lease_seconds))
         self._in_flight.move_to_end(_name(pair))
-        return self._leases
 
     def finish(self, pairs: Iterable[Pair]) -> None:
         """Pairs that have a readable answer, whoever asked."""
@@ -167,7 +165,8 @@ class PairQueue:
         if pair[0] == pair[1] or name in self._judged or name in self._in_flight:
             return
         if self._is_free() or min(self._pairs_of[key] for key in pair) < self._settings.key_pairs:
-            self.renew(pair, now)
+            self._leases += 1
+            self._in_flight[name] = (pair, Lease(self._leases, now + self._lease_seconds))
             taken.append(pair)
 
 

@@ -91,6 +91,13 @@ class SharedAnnotations:
         if self._claims is not None and judge in self._keeping and left:
             self._claims.release(judge, left)
 
+    def renew(self, requests: Sequence[Request], judge: Judge) -> list[Request]:
+        """Those of taken questions that wait for an answer still: they do so anew, here and for other runs."""
+        held = self._desk.renew(requests, judge)
+        if self._claims is not None and judge in self._keeping and held:
+            self._claims.claim(judge, held)
+        return held
+
     def close(self) -> None:
         """Let other runs ask what this one has not been answered."""
         if self._claims is not None:

@@ -223,7 +223,7 @@ def test_under_ray_annotators_may_hang_die_and_fail_and_no_answer_is_lost_or_ask
         },
         "annotation__workers": 1,
         "annotation__hang_seconds": 3.0,
-        "annotation__desk__lease_seconds": 5.0,
+        "annotation__desk__lease_seconds": 3_600.0,
         "actors__count": 1,
         "placement": {"rollout_cpus": 0.2, "learner_cpus": 0.2},
     }

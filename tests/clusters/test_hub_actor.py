@@ -27,6 +27,7 @@ from onibi.platform.config import read_settings
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.reward_table import caption_rewards
+from onibi.platform.worker_requests import Worker
 
 SOON_SECONDS = 5.0
 COINS = KeyText(text="You have N coins.", askable=True)
@@ -54,7 +55,8 @@ class Hub:
         (name,) = self.stores.judges()
         self.ask("intern", list(captions))
         annotator = self.stores.make_annotator(name)
-        requests = self.ask("take", name, len(captions), 0.0)
+        self.ask("begin_work", Worker(name, 0), "a")
+        requests = self.ask("take", Worker(name, 0), "a", len(captions), 0.0)
         self.ask("put", name, list(annotator.annotate(requests, annotator.goal)), False)
 
 

@@ -21,6 +21,7 @@ from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk
 from onibi.platform.config import read_settings
+from onibi.platform.worker_requests import Worker
 
 class PlacedHub(HubActor.__ray_actor_class__):
     async def node(self):
@@ -32,7 +33,7 @@ stores = plan_run(read_settings(RunSettings, json.loads(settings))).for_stores()
 make = functools.partial(make_desk, stores)
 hub = ray.remote(PlacedHub).options(**hub_options(table)).remote(make, stores.judges(), [], table, None, False)
 print(ray.get(hub.node.remote(), timeout=60))
-assert ray.get(hub.table_id.remote())
+assert ray.get(hub.begin_work.remote(Worker("lexicon", 0), "a"))
 """
 
 
