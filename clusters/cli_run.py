@@ -84,7 +84,12 @@ def resume(
 
 
 def submit(
-    config: ConfigName,
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRESET|FILE|RUN", help="A preset's name, a YAML file, or with --resume a run of the cluster's."
+        ),
+    ],
     address: Annotated[
         str,
         typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://HOST:8265."),
@@ -92,6 +97,13 @@ def submit(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option("--name", help="The run's name on the cluster.")] = None,
     seed: Seed = None,
+    goes_on: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that the cluster keeps, from its last checkpoint.")
+    ] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", metavar="NAME", help="A module of yours to send along; once for each."),
+    ] = None,
     stage: Annotated[
         bool, typer.Option("--stage/--no-stage", help="Send this code along, or use what the cluster has installed.")
     ] = True,
@@ -111,21 +123,34 @@ def submit(
       onibi submit cartpole-dqn --address http://127.0.0.1:8265
 
       onibi submit my-run.yaml --address http://head:8265 --no-wait --set actors.count=16
+
+      onibi submit my-run.yaml --address http://head:8265 --module my_games
+
+      onibi submit my-run --resume --address http://head:8265 --module my_games
     """
     with told(debug=debug):
+        from onibi.clusters import staging
         from onibi.clusters import submit as submission
+        from onibi.platform.errors import ConfigError
 
         changes = _with_seed(overrides, seed)
-        report = submission.submit(
-            config,
+        job = submission.JobSettings(
             address=address,
-            overrides=changes,
-            name=name,
-            stage=stage,
-            wait=wait,
             runs_folder=runs_folder,
-            tell=lambda text: print(text, end="", flush=True),
+            stage=stage,
+            modules=tuple(map(staging.OwnModule, modules or ())),
+            wait=wait,
         )
+        if goes_on and name is not None:
+            raise ConfigError("--resume goes on with the run of the name given first: leave --name out")
+
+        def tell(text: str) -> None:
+            print(text, end="", flush=True)
+
+        if goes_on:
+            report = submission.submit_resume(config, job, overrides=changes, tell=tell)
+        else:
+            report = submission.submit(config, job, overrides=changes, name=name, tell=tell)
         print(report.summary())
     if report.interrupted:
         raise typer.Exit(INTERRUPTED_EXIT)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import importlib
-import importlib.util
 import logging
 import os
 import shlex
-import shutil
 import tempfile
 import time
 import urllib.error
@@ -27,6 +24,7 @@ import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from onibi.clusters.sessions import read_run_settings
+from onibi.clusters.staging import OwnModule, stage_package
 from onibi.clusters.submitted_files import check_files
 from onibi.platform.config import to_mapping
 from onibi.platform.errors import ConfigError, SubmitError
@@ -39,9 +37,6 @@ log = logging.getLogger(__name__)
 Tell = Callable[[str], None]
 """Takes text as it comes, line ends included."""
 
-_FOLDERS = ("platform", "actors", "learners", "clusters", "infra")
-# Hidden files are where secrets lie (.env, .netrc), and bytecode is of no use to another Python.
-_NOT_STAGED = shutil.ignore_patterns(".*", "__pycache__", "*.pyc")
 _ANSWER_SECONDS = 10.0
 # Ray gives a job that is stopped 3 s before it kills it: too little to save a checkpoint.
 _STOP_SECONDS = 60
@@ -56,8 +51,7 @@ class SubmitReport:
 
     job_id: str
     address: str  # of the dashboard, without any password in it
-    name: str  # of the run
-    runs_folder: str  # on the cluster's head node
+    place: str  # which run, and where it is kept
     status: JobStatus
     message: str = ""  # Ray's word on a status other than success
     interrupted: bool = False  # Ctrl-C ended the following, not the job
@@ -70,18 +64,17 @@ class SubmitReport:
 
     def summary(self) -> str:
         """What ``onibi submit`` prints at its end."""
-        place = f"run {self.name!r} (or the next free {self.name}-2, -3 …) in {self.runs_folder} on the head node"
         if self.succeeded:
-            return f"job {self.job_id} succeeded: {place}"
+            return f"job {self.job_id} succeeded: {self.place}"
         if self.succeeded is None:
             begin = "no longer followed, the job goes on" if self.interrupted else "handed over"
-            return f"job {self.job_id} {begin}: {place}\n{self._commands('status', 'logs', 'stop')}"
+            return f"job {self.job_id} {begin}: {self.place}\n{self._commands('status', 'logs', 'stop')}"
         lines = [f"job {self.job_id} {self.status.value.lower()}: {self.message or 'no reason given'}"]
         if self.missing_module:
             lines.append(
                 "A module was not found: the cluster's Python needs what Onibi stands on (torch, pyarrow, …), and a "
-                "job runs the `python` that is first on the PATH where `ray start` was called. Modules of your own, "
-                "such as environments, are not sent: install them there, or send your folder with `ray job submit`."
+                "job runs the `python` that is first on the PATH where `ray start` was called. A module of your own, "
+                "such as an environment, is sent with --module NAME."
             )
         return "\n".join([*lines, self._commands("logs")])
 
@@ -94,60 +87,93 @@ class SubmitReport:
         return "\n".join(f"  {said[name][0]}  {said[name][1]} --address {self.address}" for name in names)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """How a job is handed over.
+
+    Raises: ConfigError where the address is no dashboard's or the folder is relative.
+    """
+
+    address: str  # of the cluster's dashboard, http://HOST:8265
+    # Where runs are kept on the head node: absolute, or ~/… for the home of who runs Ray there. The job's own working
+    # folder does not outlive it.
+    runs_folder: str
+    stage: bool = True  # send this very package along; else what the cluster has installed runs
+    modules: tuple[OwnModule, ...] = ()  # sent along, too
+    wait: bool = True  # follow the job until it ends
+
+    def __post_init__(self) -> None:
+        _dashboard(self.address)
+        if not self.runs_folder.startswith("~") and not PurePosixPath(self.runs_folder).is_absolute():
+            raise ConfigError(
+                f"runs folder {self.runs_folder!r}: a relative path would lie in the job's working folder, which Ray "
+                "removes. Give an absolute path on the head node, or ~/…"
+            )
+
+
 def submit(
-    config: str | Path | Mapping[str, Any],
-    *,
-    address: str,
-    overrides: Sequence[str],
-    name: str | None,
-    stage: bool,
-    wait: bool,
-    runs_folder: str,
-    tell: Tell,
+    config: str | Path | Mapping[str, Any], job: JobSettings, *, overrides: Sequence[str], name: str | None, tell: Tell
 ) -> SubmitReport:
     """Check the settings here, then have the cluster train them.
 
-    Sent are the run's resolved YAML and, with ``stage``, copies of the folders of this very package: no tests, data or
-    hidden files. The temporary folder that holds them is removed before the job is followed.
+    Sent are the run's resolved YAML, copies of the folders of this very package (no tests, data or hidden files), and
+    the modules named. The temporary folder that holds them is removed before the job is followed.
 
     Args:
         config: a preset's name, a YAML file, or the settings as a mapping.
-        address: of the cluster's dashboard, ``http://HOST:8265``.
+        job: where, and what goes along.
         overrides: ``key=value`` changes, as after ``--set``.
         name: of the run on the cluster; made from the config's name where left out.
-        stage: False to run what the cluster has installed.
-        wait: follow the job until it ends.
-        runs_folder: where the run is kept on the head node: absolute, or ``~/…`` for the home of who runs Ray there.
-            The job's own working folder does not outlive it.
-        tell: told of the job's id at once and, with ``wait``, of its output.
+        tell: told of the job's id at once and, where it is followed, of its output.
 
     Raises:
-        ConfigError: a fault in the settings, name, address or folder, or a file that the cluster would not find:
-            nothing has been sent.
+        ConfigError: a fault in the settings or the name, or a file that the cluster would not find: nothing has been
+            sent.
         SubmitError: the cluster cannot be reached, refused the job, or was lost while it was followed.
     """
     settings = read_run_settings(config, overrides)
     name = name or ("run" if isinstance(config, Mapping) else Path(str(config)).stem)
     check_run_name(name)
     check_files(settings)
-    address = _dashboard(address)
-    if not runs_folder.startswith("~") and not PurePosixPath(runs_folder).is_absolute():
-        raise ConfigError(
-            f"runs folder {runs_folder!r}: a relative path would lie in the job's working folder, which Ray removes. "
-            "Give an absolute path on the head node, or ~/…"
-        )
+    place = f"run {name!r} (or the next free {name}-2, -3 …)"
+    document = to_yaml(to_mapping(settings))
+    return _hand_over(job, ["train", f"{name}.yaml", "--name", name], name, place, {f"{name}.yaml": document}, tell)
+
+
+def submit_resume(run: str, job: JobSettings, *, overrides: Sequence[str], tell: Tell) -> SubmitReport:
+    """Have the cluster go on with a run that it keeps, as ``onibi resume`` does.
+
+    Args:
+        run: its name in the job's runs folder, or ``last``.
+        job: where, and what goes along: a staged package is to be sent again, and so are modules.
+        overrides: ``key=value`` changes; they are read on the cluster, where the run's settings are.
+        tell: as ``submit``.
+
+    Raises: as ``submit``.
+    """
+    if run != "last":
+        check_run_name(run)
+    changes = [part for change in overrides for part in ("--set", change)]
+    return _hand_over(job, ["resume", run, *changes], run, f"run {run!r}", {}, tell)
+
+
+def _hand_over(
+    job: JobSettings, command: list[str], name: str, place: str, documents: Mapping[str, str], tell: Tell
+) -> SubmitReport:
+    address = _dashboard(job.address)
     client = _connect(address)
     job_id = f"onibi-{name}-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory(prefix="onibi-submit-") as folder:
-        working_dir = Path(folder)
-        if stage:
-            stage_package(working_dir)
-        (working_dir / f"{name}.yaml").write_text(to_yaml(to_mapping(settings)), encoding="utf-8")
-        command = ["python", "-m", "onibi", "train", f"{name}.yaml", "--name", name, "--runs-folder", runs_folder]
+        for module in job.modules:
+            module.stage(Path(folder))
+        if job.stage:
+            stage_package(Path(folder))
+        for file_name, text in documents.items():
+            Path(folder, file_name).write_text(text, encoding="utf-8")
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
         try:
             client.submit_job(
-                entrypoint=shlex.join(command),
+                entrypoint=shlex.join(["python", "-m", "onibi", *command, "--runs-folder", job.runs_folder]),
                 submission_id=job_id,
                 runtime_env={"working_dir": folder, "env_vars": environment},
                 metadata={"onibi_run": name},
@@ -158,26 +184,12 @@ def submit(
                 "the head node."
             ) from error
     handed = SubmitReport(
-        job_id=job_id, address=_shown(address), name=name, runs_folder=runs_folder, status=JobStatus.PENDING
+        job_id=job_id,
+        address=_shown(address),
+        place=f"{place} in {job.runs_folder} on the head node",
+        status=JobStatus.PENDING,
     )
-    return _followed(client, handed, tell) if wait else handed
-
-
-def stage_package(target: Path) -> None:
-    """Copy the imported package into ``target/onibi``: its folders as they are imported now, and ``__main__.py``.
-
-    Works from a wheel, an editable install and a staged copy alike, since it asks the import system for the folders.
-    """
-    package = target / "onibi"
-    for name in _FOLDERS:
-        paths = [Path(path) for path in importlib.import_module(f"onibi.{name}").__path__]
-        # A namespace may have several folders, the first of which counts: so it is written last.
-        for path in reversed([path for path in paths if path.is_dir()]):
-            shutil.copytree(path, package / name, ignore=_NOT_STAGED, dirs_exist_ok=True)
-    main = importlib.util.find_spec("onibi.__main__")
-    if main is None or main.origin is None:
-        raise SubmitError("onibi.__main__ cannot be found: this installation is not whole. Install Onibi anew.")
-    shutil.copy(main.origin, package / "__main__.py")
+    return _followed(client, handed, tell) if job.wait else handed
 
 
 def _dashboard(address: str) -> str:

@@ -21,13 +21,12 @@ import matplotlib
 import psutil
 import pytest
 
-from onibi.clusters.submit import stage_package, submit
+from onibi.clusters.submit import JobSettings, submit, submit_resume
 from onibi.platform.errors import ConfigError, SubmitError
 from onibi.platform.history import read_history
 from onibi.platform.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("platform", "actors", "learners", "clusters", "infra")
 STEPS = 3_000
 SHORT = (
     *("--set", f"budget.max_env_steps={STEPS}", "--set", "budget.max_seconds=120"),
@@ -157,8 +156,10 @@ def test_onibi_submit_trains_where_onibi_is_not_installed(bare_python, bare_clus
     url, home = bare_cluster
     temporary = tmp_path / "tmp"
     temporary.mkdir()
+    (tmp_path / "my_games.py").write_text("import gymnasium\n\ndef make():\n    return gymnasium.make('CartPole-v1')\n")
     submitted = call(
         *("onibi", "submit", "cartpole-dqn", "--address", url, "--seed", "7", *SHORT),
+        *("--set", "environment.id=my_games:make", "--module", "my_games"),
         cwd=tmp_path,
         TMPDIR=str(temporary),
         RAY_ADDRESS="http://127.0.0.1:1",  # Ray alone would go there
@@ -213,36 +214,19 @@ def test_ctrl_c_ends_the_following_and_a_stopped_job_saves_a_checkpoint(bare_clu
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert_finished(run, "interrupted")
     assert list(run.checkpoints.iterdir()) != []
-
-
-def test_staged_are_the_imported_folders_without_hidden_files_and_bytecode(tmp_path):
-    stage_package(tmp_path / "first")
-    staged = {str(path.relative_to(tmp_path / "first" / "onibi")) for path in files(tmp_path / "first")}
-    tracked = subprocess.run(["git", "ls-files", *FOLDERS], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode == 0:  # a source archive carries no history
-        assert {name for name in tracked.stdout.split() if (ROOT / name).is_file()} <= staged
-    assert {name.split("/")[0] for name in staged} == {*FOLDERS, "__main__.py"}
-    package = tmp_path / "first" / "onibi"
-    (package / "platform" / ".env").write_text("TOKEN=secret")
-    (package / "platform" / "__pycache__").mkdir(exist_ok=True)
-    (package / "platform" / "__pycache__" / "errors.pyc").write_text("")
-    with (package / "platform" / "errors.py").open("a") as errors:
-        errors.write("\nCHANGED = 1\n")
-    code = "import pathlib, onibi.clusters.submit as s; s.stage_package(pathlib.Path('../second'))"
-    again = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "first", capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    second = {str(path.relative_to(tmp_path / "second" / "onibi")) for path in files(tmp_path / "second")}
-    assert second == staged
-    assert "CHANGED = 1" in (tmp_path / "second" / "onibi" / "platform" / "errors.py").read_text()
-
-
-def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    steps = read_history(run.history)[-1]["actors/env_steps"]
+    budget = ("--set", f"budget.max_env_steps={steps + 20_000:.0f}")
+    resumed = call("onibi", "submit", "long", "--resume", "--address", url, *budget, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert resumed.stdout.splitlines()[-1].endswith("succeeded: run 'long' in ~/onibi-runs on the head node")
+    assert_finished(run)
+    assert read_history(run.history)[-1]["actors/env_steps"] >= steps + 20_000
 
 
 def ask(address: str, **changes):
-    arguments = {"config": "cartpole-dqn", "overrides": (), "name": None, "runs_folder": "~/onibi-runs"}
-    return submit(address=address, stage=True, wait=False, tell=lambda text: None, **{**arguments, **changes})
+    job = JobSettings(address=address, runs_folder=changes.pop("runs_folder", "~/onibi-runs"), wait=False)
+    arguments = {"config": "cartpole-dqn", "overrides": (), "name": None}
+    return submit(job=job, tell=lambda text: None, **{**arguments, **changes})
 
 
 @pytest.fixture
@@ -282,6 +266,16 @@ def test_what_is_wrong_is_found_before_anything_is_sent(changes, said, other_ser
     url, paths = other_server
     with pytest.raises(ConfigError, match=said):
         ask(url, **changes)
+    assert paths == []
+
+
+def test_what_is_wrong_with_a_run_to_go_on_with_is_found_before_anything_is_sent(other_server):
+    url, paths = other_server
+    job = JobSettings(address=url, runs_folder="~/onibi-runs")
+    with pytest.raises(ConfigError, match="run name 'a/b'"):
+        submit_resume("a/b", job, overrides=(), tell=print)
+    named = call("onibi", "submit", "a", "--resume", "--name", "b", "--address", url, cwd=Path.cwd())
+    assert named.returncode == 2 and "leave --name out" in named.stderr
     assert paths == []
 
 
