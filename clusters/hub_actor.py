@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from onibi.actors.evaluation import FrozenRewards
 from onibi.clusters.run_state import cover_lost_captions
+from onibi.clusters.store_node import on_node
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import Request
@@ -64,7 +64,7 @@ def hub_options(annotation_table: str | None) -> dict[str, Any]:
         return {}
     node = ray.get_runtime_context().get_node_id()
     # A head may offer no CPUs, and the hub must not go elsewhere for the little that it would ask.
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
+    return {"num_cpus": 0, **on_node(node)}
 
 
 @ray.remote(num_cpus=0.05)

@@ -16,6 +16,7 @@ from onibi.clusters.role_calls import PROCESS_DIED, start_actor
 from onibi.clusters.roles import build_learner
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_settings import PlacementSettings
+from onibi.clusters.store_node import on_node
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import LearnerLostError
@@ -60,16 +61,10 @@ class LearnerTeam:
         a second or more, and wait for ``start``.
         """
         self.end()
-        # They map the shard's memory, so they must run on the shard's node.
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         for number in range(placement.learners):
             self.handles[_ROLE if number == 0 else f"{_ROLE} {number}"] = start_actor(
                 LearnerActor,
-                {
-                    "num_cpus": placement.learner_cpus,
-                    "num_gpus": placement.learner_gpus,
-                    "scheduling_strategy": strategy,
-                },
+                {"num_cpus": placement.learner_cpus, "num_gpus": placement.learner_gpus, **on_node(node)},
                 self._hub,
                 placement.learner_threads,
             )

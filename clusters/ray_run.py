@@ -17,7 +17,6 @@ from onibi.clusters.hub_actor import HubActor, hub_options
 from onibi.clusters.label_team import LabelTeam, tell_learnt_scores
 from onibi.clusters.learner_team import LearnerTeam
 from onibi.clusters.patient_calls import PatientCalls, close_shard
-from onibi.clusters.ray_session import only_node
 from onibi.clusters.role_calls import (
     PROCESS_DIED,
     check_stores_live,
@@ -43,6 +42,7 @@ from onibi.clusters.run_state import (
     state_of,
     told_of_ring,
 )
+from onibi.clusters.store_node import shard_options, store_node
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
@@ -136,13 +136,13 @@ class RayRun:
         )
         self._answer(self._hub.start.remote(self._state.env_steps), "the hub")
         self._learners = LearnerTeam(self._hub)
-        if node := only_node():  # else the shard's is not known before the shard is there
-            self._learners.prepare(settings.placement, node)
+        self._node = store_node(settings.placement)
+        self._learners.prepare(settings.placement, self._node)
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
             ShardActor,
-            {**_MANY_CALLS, "resources": settings.placement.learner_resources},
+            {**_MANY_CALLS, **shard_options(settings.placement, self._node)},
             open_shard,
             self._hub,
             make_ledger(self._plan, checkpoint),
@@ -160,7 +160,7 @@ class RayRun:
             self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
             tell_learnt_scores(stores, self._hub, checkpoint)
         ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
-        self._ring, self._shard_node = opened.ring, opened.node_id
+        self._ring = opened.ring
         self._start_learners(checkpoint)
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
@@ -174,7 +174,7 @@ class RayRun:
         self._drawn_before = before.drawn_rows
         self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
         others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
-        self._running = others | self._learners.start(self._plan, self._ring, self._shard_node, incarnation, checkpoint)
+        self._running = others | self._learners.start(self._plan, self._ring, self._node, incarnation, checkpoint)
 
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""

@@ -15,6 +15,7 @@ import ray
 from onibi.clusters.annotator_team import annotator_options
 from onibi.clusters.reward_model_plan import has_reward_model
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.store_node import check_store_node
 from onibi.platform.errors import ClusterError, ConfigError
 from onibi.platform.threads import ONE_THREAD, one_thread_inherited
 
@@ -22,12 +23,6 @@ log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 512 * 2**20  # fragments and weights in flight; the replay ring is not in it
 _CONNECT_SECONDS = 10.0
-
-
-def only_node() -> str | None:
-    """Id of the cluster's node where it has just one; None where it has several."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return str(nodes[0]["NodeID"]) if len(nodes) == 1 else None
 
 
 @contextmanager
@@ -140,3 +135,4 @@ def _check_room(plan: RunPlan) -> None:
                     f"placement.{setting} asks for {amount:g} of {name!r}, Ray has {there.get(name, 0.0):g}. Start a "
                     f"node that has it (ray start --resources '{{\"{name}\": 1}}'), or leave it out."
                 )
+    check_store_node(placement)

@@ -49,7 +49,6 @@ class OpenedShard:
     """What the coordinator is told of a shard that has started."""
 
     ring: str  # path on its node
-    node_id: str
     ring_kept: bool  # the ring is that of an earlier session of the run
     newest_caption: int  # highest caption id in the ring's rows
     inserted_rows: int
@@ -116,7 +115,6 @@ class ShardActor:
         counters = self._shard.counters()
         return OpenedShard(
             ring=str(self._shard.path),
-            node_id=ray.get_runtime_context().get_node_id(),
             ring_kept=self._kept,
             newest_caption=self._newest_caption,
             inserted_rows=counters.inserted_rows,

@@ -22,17 +22,19 @@ STEPS = 8_000  # more than the limiter lets in before the learner has begun
 
 @pytest.fixture
 def two_nodes():
-    """(cluster, URL of its dashboard, learners' node, rollouts' node), each node with a resource of its own."""
+    """(cluster, URL of its dashboard, learners' node, rollouts' node): a small head, as in most clusters, and a node
+    that has room for the learner.
+    """
     folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     cluster = Cluster()
     try:
         small = {"object_store_memory": 100 * 2**20, "num_gpus": 0, "temp_dir": folder}
-        learners = cluster.add_node(
-            num_cpus=1, resources={"learners": 1}, include_dashboard=True, dashboard_port=port, **small
+        rollouts = cluster.add_node(
+            num_cpus=1, resources={"rollouts": 1}, include_dashboard=True, dashboard_port=port, **small
         )
-        rollouts = cluster.add_node(num_cpus=1, resources={"rollouts": 1}, **small)
+        learners = cluster.add_node(num_cpus=2, **small)
         cluster.wait_for_nodes()
         yield cluster, f"http://127.0.0.1:{port}", learners.node_id, rollouts.node_id
     finally:
@@ -47,7 +49,7 @@ def test_rollouts_on_one_node_feed_the_learner_on_the_other(two_nodes, tmp_path)
     settings = {
         "actors.count": 1,
         "placement.rollout_resources": "{rollouts: 0.5}",
-        "placement.learner_resources": "{learners: 0.5}",
+        "placement.learner_cpus": 1.5,
         "budget.max_env_steps": STEPS,
         "budget.max_seconds": 120,
         "evaluation.period_env_steps": "null",
