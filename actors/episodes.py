@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.errors import EnvironmentFault
 from onibi.platform.fragment import EpisodeStatistics
 
 _SESSION_BITS, _INCARNATION_BITS, _EPISODE_BITS = 12, 12, 27
@@ -51,6 +53,7 @@ class EpisodeBook:
             infos: of that step; ``infos["episode_figures"]`` becomes the statistics' ``extra``. Where no success is
                 among them, that of ``infos["is_success"]`` or ``infos["success"]`` is taken.
             returns: [E] what bonuses paid in each lane's episode; ``return_NAME`` in ``extra``.
+        Raises: EnvironmentFault where a figure is no number; None and NaN say nothing.
         """
         figures = infos.get("episode_figures")
         figures = figures if isinstance(figures, dict) else None
@@ -91,11 +94,22 @@ class EpisodeBook:
 
 def _figures(figures: dict[str, Any], lane: int) -> dict[str, float]:
     """``info["episode_figures"]`` of one lane, as Gymnasium's vector infos hold it (arrays with ``_name`` masks)."""
-    return {
-        name: float(values[lane])
-        for name, values in figures.items()
-        if not name.startswith("_") and bool(figures.get(f"_{name}", np.ones(lane + 1))[lane])
-    }
+    found = {}
+    for name, values in figures.items():
+        told = figures.get(f"_{name}")
+        if name.startswith("_") or (told is not None and not told[lane]):
+            continue
+        value = cast(Any, values if isinstance(values, dict) else values[lane])
+        try:
+            number = math.nan if value is None else float(value)
+        except (TypeError, ValueError):
+            raise EnvironmentFault(
+                f"info['episode_figures'][{name!r}] of environment {lane} is {value!r}; figures of an episode must be "
+                "numbers. Leave it out there."
+            ) from None
+        if not math.isnan(number):
+            found[name] = number
+    return found
 
 
 def successes_of(figures: Sequence[Mapping[str, float]]) -> list[float]:

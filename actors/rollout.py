@@ -24,13 +24,19 @@ from onibi.actors.fragment_buffer import FragmentBuffer
 from onibi.actors.views.view import View
 from onibi.platform.captions import text_hash
 from onibi.platform.config import Settings
-from onibi.platform.errors import EnvironmentFault
+from onibi.platform.errors import EnvironmentFault, SpecError
 from onibi.platform.fragment import CaptionText, Fragment
 from onibi.platform.policy import Policy, Weights
-from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ReplaySpec
-from onibi.platform.user_code import raised_at
+from onibi.platform.spec import ACTION_MASK, NUMBERS, ROLE_FINAL, ROLE_STEP, ReplaySpec
+from onibi.platform.user_code import raised_at, raised_in_own_code
 
 log = logging.getLogger(__name__)
+
+_RETURNS = (
+    ". Where the environment itself raised nothing, look at what it returns: reset() gives (observation, info), step() "
+    "gives (observation, reward, terminated, truncated, info); the observation has the shape and dtype of its space, "
+    "the reward is a number, the info a dict. gymnasium.utils.env_checker.check_env tells more."
+)
 
 PollWeights = Callable[[int], Weights | None]
 """Given the version in use, newer weights or None; must not wait."""
@@ -115,6 +121,13 @@ class Rollout:
         self._bonuses = bonuses if bonuses else None
         self._heard: list[CaptionText] | None = None
         self._floats = [column.name for column in spec.observation if column.dtype.startswith("float")]
+        self._classes = [
+            (column.name, column.low, column.high)
+            for column in spec.observation
+            if column.shape == () and column.dtype.startswith(("int", "uint")) and column.content == NUMBERS
+            if column.low is not None and column.high is not None
+        ]
+        _check_mask(spec, env_id)
         self._kept_in_final_rows = ("episode_id", "step", *(column.name for column in spec.observation))
         self._captions_begin = getattr(captioner, "begin", None)  # of an EpisodicCaptioner
         self._speaks = captioner.keys_per_caption > 0  # else captions cost nothing: their columns stay 0
@@ -146,7 +159,8 @@ class Rollout:
         The arrays belong to this rollout and are overwritten by the next call.
 
         Raises:
-            EnvironmentFault: the environment raised, or gave a reward or observation that is not finite.
+            EnvironmentFault: the environment raised, or gave a reward or observation that is not finite, or a class
+                that its space lacks.
         """
         settings, started, taken = self._settings, self._clock(), 0
         self._buffer.clear()
@@ -199,6 +213,11 @@ class Rollout:
         played = acted.action if self._fit is None else self._fit(acted.action)
         raw, reward, terminated, truncated, infos = self._guard(lambda: self._env.step(played))
         reward = np.asarray(reward, np.float32)
+        if reward.shape != (self._envs,) or np.shape(terminated) != reward.shape or np.shape(truncated) != reward.shape:
+            raise EnvironmentFault(
+                f"{self._env_id}: rewards, terminated and truncated have the shapes {reward.shape}, "
+                f"{np.shape(terminated)} and {np.shape(truncated)}; allowed: ({self._envs},), one for each environment."
+            )
         if not np.isfinite(reward).all():
             lane = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise EnvironmentFault(
@@ -307,6 +326,13 @@ class Rollout:
         for name in self._floats:
             if name in observation and not np.isfinite(observation[name]).all():
                 raise EnvironmentFault(f"{self._env_id}: {name} holds NaN or infinity; observations must be finite.")
+        for name, low, high in self._classes:  # a network would take it for another class, or for one of another leaf
+            values = observation[name]
+            if values.min() < low or values.max() > high:
+                raise EnvironmentFault(
+                    f"{self._env_id}: {name} is {values.tolist()} in {self._envs} environments; its space allows "
+                    f"{low:g} to {high:g}."
+                )
         if self._speaks:
             self._hear(row, raw, infos, fresh, heard)
         if self._counts_column:
@@ -340,10 +366,23 @@ class Rollout:
         except EnvironmentFault:
             raise
         except Exception as error:
-            raise EnvironmentFault(
+            told = (
                 f"{self._env_id} raised in actor {self._identity.actor}: {type(error).__name__}: {error}"
                 f"{raised_at(error)}"
-            ) from error
+            )
+            if not raised_in_own_code(error):  # Gymnasium and NumPy stumble over what was returned without saying so
+                told = told.rstrip(".") + _RETURNS
+            raise EnvironmentFault(told) from error
+
+
+def _check_mask(spec: ReplaySpec, env_id: str) -> None:
+    """Raises: SpecError for an action mask that is not one number for each action."""
+    for column in spec.observation:
+        if column.name == ACTION_MASK and spec.actions and column.shape != (spec.actions,):
+            raise SpecError(
+                f"{env_id}: {ACTION_MASK} has the shape {column.shape}; allowed: ({spec.actions},), one number for "
+                "each action, 0 where it is not allowed. Give it this shape or another name."
+            )
 
 
 def _reset_state(state: Any, policy: Policy, lanes: NDArray[np.bool_]) -> Any:

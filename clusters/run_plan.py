@@ -328,8 +328,6 @@ def raw_keys(settings: RunSettings) -> tuple[str, ...]:
     keys: tuple[str, ...] = ("chars", "colors", "blstats", "inv_oclasses", "message")
     if settings.view.inventory_items:  # type: ignore[attr-defined]
         keys = (*keys, "inv_glyphs")
-    if settings.environment.id.startswith("MiniHack"):
-        keys = (*keys, "inv_strs", "inv_letters")  # its own key and door actions look the inventory up in these
     return (*keys, *(key for key in _make_captioner(settings).observation_keys if key not in keys))
 
 

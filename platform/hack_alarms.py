@@ -157,7 +157,8 @@ class HackAlarms:
         least = self.settings.least_episodes
         means = {name: float(np.mean(found)) for name, found in totals.items() if len(found) >= least}
         metrics |= {f"rewards/discounted_total_of_{name}": mean for name, mean in means.items()}
-        if len(means) == 2 and means["failure"] >= means["success"]:
+        # Where nobody was paid anything, as before the first labels where the environment pays nothing, all is well.
+        if len(means) == 2 and means["failure"] >= means["success"] and any(means.values()):
             holds["failures_paid"] = (
                 f"failed episodes are paid {means['failure']:.3g}, successful ones {means['success']:.3g}, "
                 "discounted: lower rewards.intrinsic.coefficient, or set rewards.intrinsic.episode_cap"

@@ -3,10 +3,11 @@
 Beside the sum of each episode's caption reward this counts, while rows are inserted:
 
 * what each key was paid lately: pay halves in weight every ``half_life_steps`` env steps;
-* of every finished episode the discounted total  Σₜ γᵗ (a_ext · r_ext + a_int · r_int),  whether it succeeded, and how
-  many keys it was paid for the first time in it.
+* of every finished episode the discounted total  Σₜ γᵗ (a_ext · r_ext + a_int · r_int),  r_int up to ``episode_cap``,
+  whether it succeeded, and how many keys it was paid for the first time in it.
 
-Only what it is asked to sum: bonuses are paid in the learner and do not show here.
+Only what it is asked to sum: bonuses are paid in the learner and do not show here, nor do products with them, so a
+component that only stands in products is left out of the total.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.coefficient import coefficient_at
 from onibi.platform.fragment import EpisodeStatistics
-from onibi.platform.reward_settings import RewardSettings
+from onibi.platform.reward_settings import EXTRINSIC, INTRINSIC, RewardSettings
 
 _OPEN_EPISODES_MAX = 1 << 16
 BEST_KEYS = 1_024
@@ -71,7 +72,8 @@ class PayWatch:
         self._half_life_steps = half_life_steps
         self._env_steps = env_steps
         self._recent: NDArray[np.float64] = np.zeros(0)
-        self._open: dict[int, list[float]] = {}  # episode id -> [discounted total, new keys]
+        self._added = {term[0] for term in settings.terms if len(term) == 1}
+        self._open: dict[int, list[float]] = {}  # episode id -> [discounted total, new keys, Σ r_int without a cap]
         self._finished: list[EpisodePay] = []
         self._tells_success = False
 
@@ -82,18 +84,25 @@ class PayWatch:
         reward = rows.reward.astype(np.float64) * extrinsic.scale
         if extrinsic.clip is not None:
             reward = np.clip(reward, -extrinsic.clip, extrinsic.clip)
-        total = coefficient_at(extrinsic.coefficient, self._env_steps) * reward
-        if intrinsic is not None and rows.paid is not None:
-            total += coefficient_at(intrinsic.coefficient, self._env_steps) * rows.paid
+        ids, places = np.unique(rows.episode_id, return_inverse=True)
+        for episode_id in ids.tolist():
+            self._open.setdefault(episode_id, [0.0, 0.0, 0.0])
+        total: NDArray[np.float64] = np.zeros(count)
+        if EXTRINSIC in self._added:
+            total += coefficient_at(extrinsic.coefficient, self._env_steps) * reward
+        if INTRINSIC in self._added and intrinsic is not None and rows.paid is not None:
+            paid = rows.paid.astype(np.float64)
+            if intrinsic.episode_cap is not None:
+                paid = self._capped(paid, rows.step, ids.tolist(), places, intrinsic.episode_cap)
+            total += coefficient_at(intrinsic.coefficient, self._env_steps) * paid
         self._env_steps += count
         total *= self._discount ** rows.step.astype(np.float64)
-        ids, places = np.unique(rows.episode_id, return_inverse=True)
         totals = np.bincount(places, weights=total, minlength=len(ids)).tolist()
         new_keys = [0.0] * len(ids)
         if rows.new_keys is not None:
             new_keys = np.bincount(places, weights=rows.new_keys, minlength=len(ids)).tolist()
         for episode_id, discounted, keys in zip(ids.tolist(), totals, new_keys, strict=True):
-            entry = self._open.setdefault(episode_id, [0.0, 0.0])
+            entry = self._open[episode_id]
             entry[0] += discounted
             entry[1] += keys
         self._age(count, rows.by_key)
@@ -101,7 +110,7 @@ class PayWatch:
     def close(self, episodes: list[EpisodeStatistics]) -> None:
         """Take episodes that ended; those that never do are forgotten, oldest first, past 65,536 open ones."""
         for episode in episodes:
-            discounted, keys = self._open.pop(episode.episode_id, (0.0, 0.0))
+            discounted, keys, _ = self._open.pop(episode.episode_id, (0.0, 0.0, 0.0))
             self._tells_success |= "success" in episode.extra  # many environments tell it of won episodes alone
             otherwise = 0.0 if self._tells_success else episode.episode_return
             succeeded = episode.extra.get("success", otherwise) > 0
@@ -117,6 +126,22 @@ class PayWatch:
         return PayFigures(
             tuple(best.tolist()), tuple(self._recent[best].tolist()), float(self._recent.sum()), tuple(finished)
         )
+
+    def _capped(
+        self, paid: NDArray[np.float64], step: NDArray[np.int32], ids: list[int], places: NDArray[np.intp], cap: float
+    ) -> NDArray[np.float64]:
+        """[rows] what the mixer leaves of ``paid``: min(p, max(0, cap − Σ of p before it in the episode))."""
+        order = np.lexsort((step, places))
+        inside = np.cumsum(paid[order])
+        begins = np.searchsorted(places[order], np.arange(len(ids)))
+        earlier = np.array([self._open[episode_id][2] for episode_id in ids])  # in fragments that were booked before
+        before = np.empty(len(paid))
+        before[order] = inside - paid[order] + (earlier - (inside - paid[order])[begins])[places[order]]
+        sums = np.bincount(places, weights=paid, minlength=len(ids)).tolist()
+        for episode_id, more in zip(ids, sums, strict=True):
+            self._open[episode_id][2] += more
+        left: NDArray[np.float64] = np.minimum(paid, np.maximum(cap - before, 0.0))
+        return left
 
     def _age(self, steps: int, by_key: NDArray[np.float64] | None) -> None:
         self._recent *= 0.5 ** (steps / self._half_life_steps)

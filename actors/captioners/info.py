@@ -10,7 +10,7 @@ from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
-from onibi.platform.errors import NoCaptionsError
+from onibi.platform.errors import CaptionError, NoCaptionsError
 from onibi.platform.fragment import CaptionText
 
 
@@ -58,6 +58,12 @@ class InfoCaptioner:
         if texts is None:
             self._be_patient(infos)
             return [EMPTY_TEXT] * envs
+        if isinstance(texts, Mapping):
+            keys = sorted(key for key in texts if not key.startswith("_"))
+            raise CaptionError(
+                f"{self._place} is a mapping with {keys}; it must be text. Give one in the environment, or set "
+                "captioner.info_key to another key, or captioner.kind=none"
+            )
         given, read = infos.get(self._mask_key), self._reader.read
         found = [
             read(texts[env], env, self._place) if given is None or given[env] else EMPTY_TEXT for env in range(envs)

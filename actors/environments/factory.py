@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
 from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
+from onibi.actors.environments.sync_environments import SyncEnvironments
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
 from onibi.platform.redaction import text_without_secrets, without_secrets
@@ -25,8 +27,9 @@ from onibi.platform.user_code import raised_at
 class EnvironmentSettings(Settings):
     """Which environment, and how many of it step together.
 
-    ``id`` is a Gymnasium id (``CartPole-v1``) or an import path (``my_pkg.envs:make``) of a callable that returns a
-    ``gymnasium.Env``, or with ``vectorization: native`` takes ``num_envs`` and returns a ``VectorEnv``.
+    ``id`` is a Gymnasium id (``CartPole-v1``), one that importing a module registers (``my_pkg:Mine-v0``), or an import
+    path (``my_pkg.envs:make``) of a callable that returns a ``gymnasium.Env``, or with ``vectorization: native`` takes
+    ``num_envs`` and returns a ``VectorEnv``.
     """
 
     id: str
@@ -57,8 +60,15 @@ def make_vector_env(
         vector_env = _make_native(settings, envs)
     else:
         maker = _single_maker(settings, observation_keys)
-        # One compiled level a time: MiniHack runs a shell script at construction (shared files in its folder).
-        vector_env = SyncVectorEnv([maker] * envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        try:
+            # One compiled level a time: MiniHack runs a shell script at construction (shared files in its folder).
+            vector_env = SyncEnvironments([maker] * envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except EnvironmentFault:
+            raise
+        except Exception as error:  # spaces that are missing, that differ, or that no batch can be made of
+            raise EnvironmentFault(
+                f"{settings.id}: its environments cannot step together, {envs} of them: {error}"
+            ) from error
     autoreset_mode(vector_env, settings.id)
     return vector_env
 
@@ -85,17 +95,17 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
     options: dict[str, Any] = dict(settings.kwargs)
     if settings.max_episode_steps is not None:
         options["max_episode_steps"] = settings.max_episode_steps
-    if ":" in settings.id and settings.id not in gym.registry:
+    env_id = _registered_id(settings.id)
+    if env_id is None:
         made = _call_maker(settings.id, _import_maker(settings.id), {**options, "num_envs": envs})
     else:
-        _require_registered(settings.id)
-        if gym.spec(settings.id).vector_entry_point is None:
+        if gym.spec(env_id).vector_entry_point is None:
             raise EnvironmentFault(
                 f"{settings.id} has no vector_entry_point of its own; set environment.vectorization=sync."
             )
         made = _call_maker(
             settings.id,
-            lambda **given: gym.make_vec(settings.id, num_envs=envs, vectorization_mode="vector_entry_point", **given),
+            lambda **given: gym.make_vec(env_id, num_envs=envs, vectorization_mode="vector_entry_point", **given),
             options,
         )
     if not isinstance(made, VectorEnv):
@@ -107,29 +117,30 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
 
 
 def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ...]) -> Callable[[], gym.Env[Any, Any]]:
-    by_path = ":" in settings.id and settings.id not in gym.registry
-    if by_path:
+    env_id = _registered_id(settings.id)
+    if env_id is None:
         maker: Callable[..., Any] = _import_maker(settings.id)
     else:
-        _require_registered(settings.id)
 
         def maker(**given: Any) -> Any:
-            return gym.make(settings.id, disable_env_checker=True, **given)
+            return gym.make(env_id, disable_env_checker=True, **given)
 
     def make() -> gym.Env[Any, Any]:
         options = dict(settings.kwargs)
-        if is_nethack(settings.id) and observation_keys:
-            options.setdefault("observation_keys", observation_keys)
-        if settings.max_episode_steps is not None and not by_path:
+        if env_id is not None and is_nethack(env_id) and observation_keys:
+            # MiniHack's own key and door actions look the inventory up in the last two.
+            own = ("inv_strs", "inv_letters") if env_id.startswith("MiniHack") else ()
+            options.setdefault("observation_keys", tuple(dict.fromkeys((*observation_keys, *own))))
+        if settings.max_episode_steps is not None and env_id is not None:
             options["max_episode_steps"] = settings.max_episode_steps
         made = _call_maker(settings.id, maker, options)
         if not isinstance(made, gym.Env):
             raise EnvironmentFault(f"{settings.id} returned {type(made).__name__}, not a gymnasium.Env.")
-        if settings.max_episode_steps is not None and by_path:
+        if settings.max_episode_steps is not None and env_id is None:
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
-        if is_nethack(settings.id):
-            made = NetHackEpisodes(made, has_goal=has_goal(settings.id))
-        elif is_minigrid(settings.id):
+        if env_id is not None and is_nethack(env_id):
+            made = NetHackEpisodes(made, has_goal=has_goal(env_id), is_limited="max_episode_steps" in options)
+        elif env_id is not None and is_minigrid(env_id):
             made = MiniGridEpisodes(made)
         return made  # type: ignore[no-any-return]
 
@@ -151,6 +162,22 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
         raise EnvironmentFault(f"{env_id} cannot be made with {said}. Check environment.kwargs.") from error
 
 
+def _registered_id(given: str) -> str | None:
+    """The id under which Gymnasium knows an environment; None for the import path of a callable.
+
+    "my_pkg:Mine-v0" is no path, as no attribute has such a name: importing my_pkg registers Mine-v0, as in Gymnasium.
+    """
+    module, colon, name = given.partition(":")
+    if not colon or given in gym.registry:
+        _require_registered(given)
+        return given
+    if not name or name.isidentifier():
+        return None
+    _import_module(module, given)
+    _require_registered(name)
+    return name
+
+
 def _require_registered(env_id: str) -> None:
     if is_nethack(env_id):
         _register_nethack(env_id)
@@ -164,8 +191,8 @@ def _require_registered(env_id: str) -> None:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=3)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise EnvironmentFault(
-            f"environment.id: {env_id!r} is not a registered Gymnasium id ({error}).{hint} "
-            "An import path looks like my_pkg.envs:make."
+            f"environment.id: {env_id!r} is not a registered Gymnasium id ({error}).{hint} Where importing a module of "
+            "yours registers it, give both, as my_pkg:Mine-v0; an import path looks like my_pkg.envs:make."
         ) from error
 
 
@@ -184,18 +211,30 @@ def _register_nethack(env_id: str) -> None:
 def _import_maker(path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
-        maker = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # whatever the user's module does when it is imported
-        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if absent and f"{module_name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
-            raise EnvironmentFault(_not_found(path, str(error.name))) from error  # type: ignore[attr-defined]
-        raise EnvironmentFault(
-            f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. It must "
-            "name a callable as module:callable."
-        ) from error
+        maker = getattr(_import_module(module_name, path), attribute)
+    except AttributeError as error:
+        raise EnvironmentFault(_not_imported(path, error)) from error
     if not callable(maker):
         raise EnvironmentFault(f"environment.id: {path!r} is a {type(maker).__name__}, not a callable.")
     return maker  # type: ignore[no-any-return]
+
+
+def _import_module(name: str, path: str) -> ModuleType:
+    """The module of ``path``, the whole ``environment.id``."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever the user's module does when it is imported
+        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if absent and f"{name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+            raise EnvironmentFault(_not_found(path, str(error.name))) from error  # type: ignore[attr-defined]
+        raise EnvironmentFault(_not_imported(path, error)) from error
+
+
+def _not_imported(path: str, error: Exception) -> str:
+    return (
+        f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. It must name "
+        "a callable as module:callable, or a module that registers an id as module:Id-v0."
+    )
 
 
 def _not_found(path: str, module: str) -> str:

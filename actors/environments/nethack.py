@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import sys
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 
-_QUIT_PROMPT = b"Really quit?"  # NLE ends a game that ran out of time so
+log = logging.getLogger(__name__)
+
 _ABORTED, _TASK_SUCCESSFUL = -1, 2  # nle's StepStatus; its import costs half a second
 _BLSTATS_SCORE, _BLSTATS_DEPTH = 9, 12
 
 MESSAGE_PAGES = "message_pages"
 """Key of the info that holds a step's messages, one page a line, where ``message`` shows only the last of them."""
 
-_OPEN_ENDED = ("NetHack-v0", "NetHackScore", "NetHackChallenge")
+_OPEN_ENDED = ("NetHack-v0", "NetHackScore", "NetHackChallenge", "NetHackGold", "NetHackEat", "NetHackScout")
 
 
 def has_goal(env_id: str) -> bool:
@@ -32,16 +35,29 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     * NLE ignores ``reset(seed=…)``; its own ``seed()`` holds for the next reset only. Here a seeded reset starts a
       stream from which each later reset of this environment takes its game seeds, so a seeded run repeats.
-    * NLE's step limit comes as ``terminated`` with ``end_status`` ABORTED; value targets would take it for death.
+    * NLE quits the game where a task is over or its step limit reached, and shows what is left then: a blank map, from
+      which truncated episodes would be bootstrapped. Here the game is left as it is, and what the agent saw last stays.
+    * NLE's step limit comes as ``terminated`` with ``end_status`` ABORTED, also where the goal is met in the last step.
+      So it is counted here. Where NLE gives up for another reason (NetHackChallenge: no progress) it is ``truncated``.
     * A step that shows several pages ("--More--", answered by NLE itself; MiniHack's macro actions) leaves only the
       last one in ``message``. ``info["message_pages"]`` holds all, one a line, where more was said than is seen.
     * At an episode's end ``info["episode_figures"]`` holds ``score``, ``depth`` (deepest level reached) and
       ``success`` (1 where the task's goal was met; absent in open-ended games, whose goal nobody meets).
+
+    Args:
+        env: as Gymnasium makes it.
+        has_goal: whether an episode can succeed.
+        is_limited: whether ``env`` has a limit of steps already, which then replaces NLE's own.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True) -> None:
+    def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True, is_limited: bool = False) -> None:
         super().__init__(env)
         self._has_goal = has_goal
+        self._engine = cast(Any, env.unwrapped)
+        own_limit = self._engine._max_episode_steps  # noqa: SLF001 - NLE tells it nowhere else
+        self._limit = sys.maxsize if is_limited else own_limit
+        self._engine._max_episode_steps = sys.maxsize  # noqa: SLF001 - as above
+        self._engine._quit_game = _stay  # noqa: SLF001 - as above
         self._pages = MessagePages(env.unwrapped)
         self._game_seeds: np.random.Generator | None = None
         self._deepest = 0.0
@@ -53,7 +69,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._game_seeds = np.random.default_rng(seed)
         if self._game_seeds is not None:
             core, display = (int(number) for number in self._game_seeds.integers(0, 2**31 - 1, size=2))
-            self.env.unwrapped.seed(core, display, reseed=False)  # type: ignore[attr-defined]
+            self._seed(core, display)
         observation, _ = self.env.reset(options=options)
         self._deepest = self._score = 0.0
         self._note(observation)
@@ -66,6 +82,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._note(observation)
         pages = self._pages.unseen()
         told = {} if pages is None else {MESSAGE_PAGES: pages}
+        truncated = truncated or self._engine._steps >= self._limit  # noqa: SLF001 - as its limit
         if not (terminated or truncated):
             return observation, float(reward), False, False, told
         status = int(info["end_status"])
@@ -76,12 +93,23 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             figures["success"] = float(status == _TASK_SUCCESSFUL)
         return observation, float(reward), terminated, truncated, {"episode_figures": figures, **told}
 
+    def _seed(self, core: int, display: int) -> None:
+        try:
+            self._engine.seed(core, display, reseed=False)
+        except RuntimeError as error:  # NetHackChallenge's rule
+            log.warning("games will not repeat under the run's seed: %s", error)
+            self._game_seeds = None
+
     def _note(self, observation: Any) -> None:
         blstats = observation.get("blstats")
         if blstats is not None:
             # A game that ended shows zeros; the last living figures are the episode's.
             self._score = max(self._score, float(blstats[_BLSTATS_SCORE]))
             self._deepest = max(self._deepest, float(blstats[_BLSTATS_DEPTH]))
+
+
+def _stay(_observation: Any, _ended: bool) -> None:
+    """In place of NLE's keys that quit a game."""
 
 
 class MessagePages:
@@ -112,8 +140,6 @@ class MessagePages:
             return None
         said: list[bytes] = []
         for page in pages:
-            if page.startswith(_QUIT_PROMPT):
-                break
             if page and (not said or page != said[-1]):
                 said.append(page)
         if not said or said == pages[-1:]:

@@ -140,6 +140,12 @@ def test_a_caption_that_cannot_even_be_looked_up_is_refused_alike(given):
         info_captions("fine", given)
 
 
+def test_a_mapping_where_captions_were_to_stand_is_refused():
+    infos = {"caption": {"text": np.array(["a"], object), "_text": np.ones(1, bool)}, "_caption": np.ones(1, bool)}
+    with pytest.raises(CaptionError, match=r"info\['caption'\] is a mapping with \['text'\]; it must be text"):
+        InfoCaptioner(InfoCaptionerSettings()).captions(np.zeros((1, 2)), infos)
+
+
 def test_a_lone_surrogate_becomes_text_that_can_be_hashed_and_stored():
     captions = info_captions("bad \udce4 sign")
     table = CaptionTable(1, "a test")

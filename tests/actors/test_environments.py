@@ -76,12 +76,21 @@ def plugin(tmp_path, monkeypatch):
         "def raising(): raise RuntimeError('no display')\n"
         "def wired(): import no_such_wire\n"
         "def nothing(): return 3\n"
+        "gym.register('ember/Pole-v3', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=7,\n"
+        "             vector_entry_point='gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv')\n"
+        "made = []\n"
+        "class Unlike(gym.Env):\n"
+        "    action_space = gym.spaces.Discrete(2)\n"
+        "    def __init__(self):\n"
+        "        made.append(self)\n"
+        "        self.observation_space = gym.spaces.Box(0, 1, (len(made),))\n"
         "number = 7\n",
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "ember_envs"
     sys.modules.pop("ember_envs", None)
+    gym.registry.pop("ember/Pole-v3", None)
 
 
 @pytest.mark.parametrize("seeds_differ", [False, True])
@@ -138,6 +147,82 @@ def test_a_users_environment_is_found_by_its_import_path(maker, vectorization, p
     rollout = random_rollout(make_vector_env(settings, 2))
     assert rollout.collect(lambda version: None).env_steps > 80
     rollout.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_an_id_is_found_that_a_users_module_registers(vectorization, plugin):
+    made = make_vector_env(EnvironmentSettings(id=f"{plugin}:ember/Pole-v3", vectorization=vectorization), 2)
+    rollout = random_rollout(made, steps=30)
+    lengths = {episode.length for episode in rollout.collect(lambda version: None).episodes}
+    rollout.close()
+    assert max(lengths) == 7, "with the limit of its registration"
+
+
+def test_an_id_that_no_module_registers_is_told_how_to_be_found(plugin):
+    assert "give both, as my_pkg:Mine-v0" in refused(id="ember/Pole-v3")
+    assert "'ember/Pole-v4' is not a registered" in refused(id=f"{plugin}:ember/Pole-v4")
+
+
+def test_a_task_of_ones_own_for_minihack_is_a_nethack_task_with_the_keys_that_minihack_needs(tmp_path, monkeypatch):
+    (tmp_path / "ember_levels.py").write_text(
+        "import gymnasium as gym, minihack\ngym.register('MiniHack-Ember-v0', 'minihack.envs.room:MiniHackRoom5x5')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = EnvironmentSettings(id="ember_levels:MiniHack-Ember-v0", max_episode_steps=3)
+    env = make_vector_env(settings, 1, ("chars", "blstats", "message"))
+    try:
+        assert set(env.single_observation_space) == {"chars", "blstats", "message", "inv_strs", "inv_letters"}
+        env.reset(seed=1)
+        ends = [env.step(np.array([0])) for _ in range(3)][-1]
+    finally:
+        env.close()
+        sys.modules.pop("ember_levels")
+        gym.registry.pop("MiniHack-Ember-v0")
+    assert ends[3].tolist() == [True]
+    assert ends[4]["episode_figures"]["success"].tolist() == [0.0]
+
+
+def test_environments_that_differ_are_refused_with_the_reason(plugin):
+    assert "ember_envs:Unlike: its environments cannot step together, 2 of them: " in refused(id=f"{plugin}:Unlike")
+    assert "cannot step together, 2 of them: 'Env' object has no attribute" in refused(id="gymnasium:Env")
+
+
+@pytest.mark.parametrize("place", ["place", "last"])
+def test_a_class_that_its_space_lacks_is_told_and_not_taken_for_one_of_the_next_leaf(place):
+    class Off(gym.Env):
+        observation_space = gym.spaces.Dict(
+            {"place": gym.spaces.Discrete(3), "zone_last": gym.spaces.Discrete(4, start=-1)}
+        )
+        action_space = gym.spaces.Discrete(2)
+        wrong = {"place": {"place": 3, "zone_last": 2}, "last": {"place": 2, "zone_last": -2}}[place]
+
+        def reset(self, *, seed=None, options=None):
+            self.steps = 0
+            return {"place": 0, "zone_last": -1}, {}
+
+        def step(self, action):
+            self.steps += 1
+            return self.wrong if self.steps == 4 else {"place": 2, "zone_last": 2}, 0.0, False, False, {}
+
+    rollout = random_rollout(SyncVectorEnv([Off, Off]), steps=10)
+    said = "place is [3, 3] in 2 environments; its space allows 0 to 2" if place == "place" else "is [-2, -2] in 2"
+    with pytest.raises(EnvironmentFault) as caught:
+        rollout.collect(lambda version: None)
+    rollout.close()
+    assert said in str(caught.value)
+
+
+def test_a_mask_that_is_not_one_number_for_each_action_is_refused():
+    class Masked(gym.Env):
+        observation_space = gym.spaces.Dict({"action_mask": gym.spaces.Box(0, 1, (3,), np.uint8)})
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return {"action_mask": np.ones(3, np.uint8)}, {}
+
+    with pytest.raises(SpecError, match=r"action_mask has the shape \(3,\); allowed: \(2,\)"):
+        random_rollout(SyncVectorEnv([Masked]))
 
 
 def test_arguments_reach_the_environment():

@@ -8,6 +8,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from onibi.actors.episodes import EpisodeBook
+from onibi.platform.errors import EnvironmentFault
 
 
 class OneStep(gym.Env):
@@ -51,3 +52,14 @@ def test_an_environments_own_figures_count_before_it():
 @pytest.mark.parametrize("value", ["yes", 3, -1.0, float("nan"), None, {"how": 1}, np.ones(2)])
 def test_what_is_no_share_is_no_success(value):
     assert figures_of({"success": value}) == [{}]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_figure_that_is_none_or_nan_tells_nothing(value):
+    assert figures_of({"episode_figures": {"score": 7.0, "goal": value}}) == [{"score": 7.0}]
+
+
+@pytest.mark.parametrize("value", ["fell", {"how": "fell"}, np.ones(2)])
+def test_a_figure_that_is_no_number_is_refused_by_name(value):
+    with pytest.raises(EnvironmentFault, match=r"episode_figures'\]\['cause'\] of environment 0 is .* must be numbers"):
+        figures_of({"episode_figures": {"cause": value}})

@@ -7,6 +7,7 @@ import pytest
 
 from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
+from onibi.actors.environments.nethack import NetHackEpisodes
 from onibi.actors.rollout import Rollout, RolloutIdentity, RolloutSettings
 from onibi.actors.views.nethack import NetHackView, NetHackViewSettings
 from onibi.platform.policy import NO_WEIGHTS, PolicyStep
@@ -96,7 +97,7 @@ def test_the_games_of_one_lane_and_of_two_lanes_differ(settings, games):
 
 
 @pytest.mark.parametrize("settings", [ROOM, GAME], ids=lambda settings: settings.id)
-def test_the_engines_own_time_limit_arrives_as_truncated(settings, games):
+def test_a_time_limit_among_the_arguments_arrives_as_truncated(settings, games):
     (fragment,) = games[settings.id, "5"]
     limit = settings.kwargs["max_episode_steps"]
     columns = fragment.columns
@@ -135,6 +136,88 @@ def test_a_limit_of_ours_arrives_as_truncated():
     assert long
     assert not any(episode.terminated for episode in long)
     assert max(episode.length for episode in fragment.episodes) == 7
+
+
+def last_steps(settings: EnvironmentSettings, action: int, steps: int):
+    """Observation, terminated and truncated after each step of one environment, over and over the same action."""
+    env = make_vector_env(settings, 1, KEYS)
+    try:
+        env.reset(seed=3)
+        told = []
+        for _ in range(steps):
+            observation, _, terminated, truncated, infos = env.step(np.array([action]))
+            copied = {key: value[0].copy() for key, value in observation.items()}
+            told.append((copied, bool(terminated[0]), bool(truncated[0]), infos))
+        return told
+    finally:
+        env.close()
+
+
+def test_at_the_engines_own_time_limit_the_agent_still_sees_where_it_is():
+    told = last_steps(EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0"), action=9, steps=200)  # 9: apply, of nothing
+    assert [(terminated, truncated) for _, terminated, truncated, _ in told] == [(False, False)] * 199 + [(False, True)]
+    (before, *_), (last, _, _, infos) = told[-2:]
+    assert (last["chars"] == before["chars"]).mean() > 0.99, "NLE would have quit the game and shown a blank map"
+    assert last["blstats"][10] == before["blstats"][10] > 0
+    assert infos["episode_figures"]["success"].tolist() == [0.0]
+
+
+def test_where_a_goal_is_met_or_nle_gives_up_the_agent_still_sees_where_it_is():
+    env = make_vector_env(EnvironmentSettings(id="MiniHack-Room-5x5-v0"), 1, KEYS)
+    rng = np.random.default_rng(0)
+    env.reset(seed=3)
+    for _ in range(2_000):
+        observation, _, (terminated,), _, infos = env.step(rng.integers(8, size=1))
+        if terminated:
+            break
+    assert infos["episode_figures"]["success"].tolist() == [1.0]
+    assert observation["blstats"][0, 10] > 0, "hit points, which the screen behind a game that was quit lacks"
+    env.close()
+
+    stuck = EnvironmentSettings(id="NetHackChallenge-v0", kwargs={"no_progress_timeout": 5})
+    told = last_steps(stuck, action=-1, steps=20)  # the last action, "/": no game time passes
+    (hit_points, terminated), *_ = [(last["blstats"][10], ended) for last, ended, truncated, _ in told if truncated]
+    assert not terminated
+    assert hit_points > 0
+
+
+def test_a_goal_that_is_met_in_the_last_step_counts():
+    from minihack.envs.room import MiniHackRoom5x5
+
+    def end(**options):
+        env, rng = NetHackEpisodes(MiniHackRoom5x5(**options)), np.random.default_rng(0)
+        env.reset(seed=3)
+        for step in range(1, 100):
+            _, _, terminated, truncated, info = env.step(int(rng.integers(8)))
+            if terminated or truncated:
+                env.close()
+                return step, terminated, info["episode_figures"]["success"]
+        raise AssertionError("random play finds the stairs of a small room")
+
+    found = end()
+    assert found[1:] == (True, 1.0)
+    assert end(max_episode_steps=found[0]) == found
+
+
+def test_a_limit_of_ours_may_be_longer_than_the_engines_own():
+    settings = EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0", max_episode_steps=230)  # its own: 200
+    told = last_steps(settings, action=9, steps=230)
+    assert [number for number, (_, *ends, _) in enumerate(told, start=1) if any(ends)] == [230]
+    assert told[-1][1:3] == (False, True)
+
+
+@pytest.mark.parametrize("name", ["Score", "Gold", "Eat", "Scout", "Challenge", "Staircase", "Oracle"])
+def test_only_games_with_a_goal_tell_of_success(name):
+    figures = last_steps(EnvironmentSettings(id=f"NetHack{name}-v0", max_episode_steps=2), action=0, steps=2)[-1][3]
+    found = {key for key in figures["episode_figures"] if not key.startswith("_")}
+    assert found == {"score", "depth"} | ({"success"} if name in ("Staircase", "Oracle") else set())
+
+
+def test_a_game_that_refuses_seeds_is_played_and_says_so_once(caplog):
+    last_steps(EnvironmentSettings(id="NetHackChallenge-v0", max_episode_steps=2), action=0, steps=8)
+    assert caplog.messages == [
+        "games will not repeat under the run's seed: NetHackChallenge doesn't allow seed changes"
+    ]
 
 
 def test_items_and_colors_of_the_real_game_fill_their_columns():

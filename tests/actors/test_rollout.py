@@ -317,8 +317,10 @@ def test_a_fragment_is_not_changed_by_the_next_one(make_scripted_env, make_rollo
         (lambda result: (result[0] * np.nan, *result[1:]), "scripted: observation holds NaN or infinity"),
         (lambda result: 1 / 0, "scripted raised in actor 3: ZeroDivisionError"),
         (lambda result: (*result[:4], {"caption": 7}), "must be text"),
+        (lambda result: (*result[:2], *result[3:]), "look at what it returns: reset() gives (observation, info)"),
+        (lambda result: (result[0][:2], *result[1:]), "check_env tells more"),
     ],
-    ids=["NaN reward", "infinite reward", "NaN observation", "raises", "caption no text"],
+    ids=["NaN reward", "infinite reward", "NaN observation", "raises", "caption no text", "four values", "narrow"],
 )
 def test_what_an_environment_breaks_is_told_with_its_name(change, said, scripted, make_rollout):
     from gymnasium.vector import SyncVectorEnv
@@ -337,6 +339,36 @@ def test_what_an_environment_breaks_is_told_with_its_name(change, said, scripted
         rollout.collect(NOBODY)
     rollout.close()
     assert said in str(caught.value)
+
+
+def test_the_users_own_fault_comes_without_advice_on_what_is_returned(scripted, make_rollout):
+    from gymnasium.vector import SyncVectorEnv
+
+    class Raises(scripted[0]):
+        def step(self, action):
+            raise KeyError("sensor")
+
+    rollout = make_rollout(SyncVectorEnv([lambda: Raises(0)], autoreset_mode=AutoresetMode.NEXT_STEP))
+    with pytest.raises(EnvironmentFault, match=r"KeyError: 'sensor' \(.*test_rollout.py:\d+\)$"):
+        rollout.collect(NOBODY)
+    rollout.close()
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_one_reward_and_end_for_each_environment_is_asked_of_native_ones(place, make_scripted_env, make_rollout):
+    env = make_scripted_env(AutoresetMode.NEXT_STEP, 1)
+    step = env.step
+
+    def columns(actions):
+        result = list(step(actions))
+        result[place] = result[place][:, None]
+        return tuple(result)
+
+    env.step = columns
+    rollout = make_rollout(env)
+    with pytest.raises(EnvironmentFault, match=r"have the shapes .*\(1, 1\).*; allowed: \(1,\), one for each"):
+        rollout.collect(NOBODY)
+    rollout.close()
 
 
 def test_same_step_without_final_observations_is_refused(scripted, make_scripted_env, make_rollout):

@@ -124,6 +124,13 @@ def test_few_failures_are_not_compared():
     assert "rewards/discounted_total_of_failure" not in metrics
 
 
+def test_episodes_that_were_paid_nothing_at_all_are_not_called_paid():
+    nothing = course(lambda share, number: ({}, episodes(10, good=0.0, bad=0.0, seed=number)))
+    assert watch(nothing)[:2] == (set(), [])
+    punished = course(lambda share, number: ({}, episodes(10, good=-1.0, bad=0.0, seed=number)))
+    assert watch(punished)[0] == {"failures_paid"}
+
+
 def test_a_run_that_paid_nothing_yet_tells_no_shares():
     up, _, metrics = watch([({}, [])] * 3)
     assert up == set()

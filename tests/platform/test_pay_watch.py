@@ -92,6 +92,44 @@ def test_a_run_without_captions_is_watched_for_its_ends_alone():
     assert figures.episodes[0].discounted_total == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_totals_hold_no_more_than_the_cap_however_an_episode_is_cut(seed):
+    rng, cap = np.random.default_rng(seed), 2.0
+    watch = PayWatch(
+        settings(intrinsic={"kind": "retrieval", "coefficient": 0.5, "episode_cap": cap}), 0.9, 10, env_steps=0
+    )
+    paid = {7: rng.random(12), 8: rng.random(12) / 8}  # the second stays below the cap
+    for begin, end in ((0, 5), (5, 6), (6, 12)):
+        part = [(episode, step, paid[episode][step]) for episode in paid for step in range(begin, end)]
+        order = rng.permutation(len(part))
+        episodes, steps, pays = zip(*(part[place] for place in order), strict=True)
+        watch.book(rows(episodes, steps, [0.0] * len(part), paid=pays))
+    watch.close([ended(7), ended(8)])
+    for each, told in zip(paid.values(), watch.take().episodes, strict=True):
+        capped = [min(p, max(0.0, cap - each[:step].sum())) for step, p in enumerate(each)]
+        assert sum(capped) == pytest.approx(min(cap, each.sum()))
+        assert told.discounted_total == pytest.approx(
+            0.5 * sum(0.9**step * p for step, p in enumerate(capped)), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("products", "expected"),
+    [
+        ([], 2.5),
+        ([["intrinsic", "rare"]], 2.0),
+        ([["intrinsic", "rare"], ["intrinsic"]], 2.5),
+        ([["extrinsic", "rare"]], 0.5),
+    ],
+)
+def test_what_is_multiplied_with_a_bonus_is_not_counted_as_if_it_were_added(products, expected):
+    chosen = settings(bonuses={"rare": {"kind": "observation_counts"}}, products=products)
+    watch = PayWatch(chosen, 0.9, 10, env_steps=0)
+    watch.book(rows([1], [0], [1.0], paid=[1.0]))  # 2·1 + 0.5·1
+    watch.close([ended(1)])
+    assert watch.take().episodes[0].discounted_total == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_ledger_books_what_a_plain_loop_finds(seed):
     rng = np.random.default_rng(seed)

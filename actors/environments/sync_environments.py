@@ -1,0 +1,76 @@
+"""Environments that step one after the other in this process, whatever their infos hold."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_NUMBERS = "biuf"  # kinds of dtypes
+
+
+class SyncEnvironments(SyncVectorEnv):
+    """Gymnasium's ``SyncVectorEnv`` for environments of users, who never saw their infos side by side.
+
+    Gymnasium makes an array of the first value of an info key and puts those of the other environments into it: a list
+    that grew or a None ends the run, and 0.75 behind a 0 becomes 0. Here numbers of several types get the type that
+    holds them all, and what fits no array of numbers comes as objects, [E] with None where nothing was told. Where some
+    environments tell a mapping under a key, what others tell there is left out.
+
+    Closing goes on past an environment that raises, which is told in one warning.
+    """
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+        """``vector_infos`` with the infos of one environment; also called by Gymnasium for the mappings in them."""
+        left_out = []
+        for key, value in env_info.items():
+            known = vector_infos.get(key)
+            if known is None:
+                continue
+            if isinstance(known, dict) or isinstance(value, dict):
+                if not isinstance(value, dict):
+                    left_out.append(key)
+                elif not isinstance(known, dict):
+                    del vector_infos[key], vector_infos[f"_{key}"]
+            elif known.dtype != object:
+                vector_infos[key] = _made_to_hold(known, vector_infos[f"_{key}"], value)
+        if left_out:
+            env_info = {key: value for key, value in env_info.items() if key not in left_out}
+        added: dict[str, Any] = super()._add_info(vector_infos, env_info, env_num)
+        return added
+
+    def close_extras(self, **kwargs: Any) -> None:  # noqa: ARG002 - Gymnasium's
+        """Close all environments."""
+        faults = []
+        for env in getattr(self, "envs", ()):  # none where making them failed
+            try:
+                env.close()
+            except Exception as error:  # noqa: BLE001 - whatever the user's code raises; nothing is lost by it
+                faults.append(error)
+        if faults:
+            first = faults[0]
+            told = f"{type(first).__name__}: {first}"
+            log.warning("%d of %d environments raised when they were closed: %s", len(faults), len(self.envs), told)
+
+
+def _made_to_hold(known: NDArray[Any], told: NDArray[np.bool_], value: Any) -> NDArray[Any]:
+    """``known`` [E, ...], or a copy of another type where ``value`` would not go into it as it is.
+
+    Args:
+        told: [E] where ``known`` holds something.
+    """
+    if isinstance(value, bool | int | float | np.generic | np.ndarray) and np.shape(value) == known.shape[1:]:
+        dtype = value.dtype if isinstance(value, np.generic | np.ndarray) else np.dtype(type(value))
+        if dtype == known.dtype:
+            return known
+        if dtype.kind in _NUMBERS and known.dtype.kind in _NUMBERS:
+            return known.astype(np.result_type(known.dtype, dtype))
+    objects: NDArray[Any] = np.full(len(known), None, dtype=object)
+    for env in np.flatnonzero(told):
+        objects[env] = known[env]
+    return objects
