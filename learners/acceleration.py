@@ -69,10 +69,12 @@ def check_acceleration(settings: AccelerationSettings, device: torch.device) -> 
             f"learner.acceleration.compile is graphs, but the learner runs on {device}: CUDA graphs need CUDA. Set "
             "placement.learner_gpus to 1, or compile to none or default."
         )
-    if settings.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    # A device before Ampere computes in bfloat16 as well, by way of float32: slower than that.
+    on_cuda = device.type == "cuda"
+    if settings.precision == "bf16" and on_cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
-            f"learner.acceleration.precision is bf16, which {torch.cuda.get_device_name(device)} cannot compute in. "
-            "Set it to fp32."
+            f"learner.acceleration.precision is bf16, which {torch.cuda.get_device_name(device)} cannot compute in "
+            "itself. Set it to fp32."
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -102,10 +102,28 @@ def categorical(logits: Tensor, mask: Tensor | None) -> Categorical:
 
 
 def diagonal_gaussian(mean: Tensor, log_std: Tensor) -> DiagonalGaussian:
-    """The Gaussian with its log σ held within ``LOG_STD_BOUNDS``.
+    """The Gaussian with its log σ held within ``LOG_STD_BOUNDS``; beyond one, gradients that lead back flow.
 
     Args:
         mean: [..., D] float32.
         log_std: [D] float32.
     """
-    return DiagonalGaussian(mean, log_std.clamp(*LOG_STD_BOUNDS))
+    return DiagonalGaussian(mean, _Held.apply(log_std))  # type: ignore[no-untyped-call]
+
+
+class _Held(torch.autograd.Function):
+    """x within ``LOG_STD_BOUNDS``. The slope of a plain clamp is 0 beyond: one step too far, where an entropy bonus
+    pushed it, and a deviation would never move again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_std: Tensor) -> Tensor:
+        ctx.save_for_backward(log_std)
+        return log_std.clamp(*LOG_STD_BOUNDS)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (log_std,) = ctx.saved_tensors
+        low, high = LOG_STD_BOUNDS
+        leads_out = ((log_std > high) & (slope < 0)) | ((log_std < low) & (slope > 0))  # descent goes against the slope
+        return slope.masked_fill(leads_out, 0.0)

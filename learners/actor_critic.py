@@ -33,7 +33,7 @@ from onibi.learners.reward_normalizer import RewardNormalizer
 from onibi.learners.support import SupportSettings
 from onibi.learners.value_losses import BINNED_LOSSES, ScalarLossName, build_value_head, check_loss_options
 from onibi.platform.config import Settings, selected
-from onibi.platform.errors import CheckpointError
+from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
 from onibi.platform.replay.draws import SlabDraws
@@ -148,7 +148,8 @@ class ActorCritic:
         seed: of the initial parameters.
         device: "cpu", "cuda", "cuda:1".
         value_clip: how far from its old value a value is paid for moving, in value units; read with old values alone.
-    Raises: ConfigError where no support can be placed, SpecError where the network cannot read the observation.
+    Raises: ConfigError where no support can be placed or a setting would not act, SpecError where the network cannot
+        read the observation.
     """
 
     def __init__(
@@ -160,6 +161,11 @@ class ActorCritic:
         device: str,
         value_clip: float | None = None,
     ) -> None:
+        if spec.action is None and settings.initial_log_std != type(settings).initial_log_std:
+            raise ConfigError(
+                f"learner.initial_log_std is {settings.initial_log_std}, which continuous actions alone read; this "
+                f"environment has {spec.actions} discrete ones. Leave it out."
+            )
         self.settings = settings
         self.value_clip = value_clip
         self.device = torch.device(device)

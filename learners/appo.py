@@ -40,7 +40,7 @@ from onibi.learners.actor_critic import (
 )
 from onibi.learners.actor_critic_targets import Targets, gae_targets, vtrace_targets
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.loss_program import Inputs, LossProgram, changes_any_of
 from onibi.learners.numpy_gradients.actor_critic_gradient import (
     clipped_surrogate_of,
     gae_of,
@@ -115,11 +115,13 @@ class AppoLearner:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device, settings.value_clip)
         self.copies = self._shared.copies
-        by_hand = gradient_by_hand(
-            self._shared,
-            gae_of(settings) if settings.returns == "gae" else vtrace_of(settings),
-            clipped_surrogate_of(settings.clip, normalize_advantages=settings.normalize_advantages),
-        )
+        by_hand = None
+        if not changes_any_of(self, AppoLearner, ("_losses", "_targets")):
+            by_hand = gradient_by_hand(
+                self._shared,
+                gae_of(settings) if settings.returns == "gae" else vtrace_of(settings),
+                clipped_surrogate_of(settings.clip, normalize_advantages=settings.normalize_advantages),
+            )
         self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration, by_hand)
         self._generator = torch.Generator().manual_seed(seed)
 

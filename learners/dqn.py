@@ -36,7 +36,7 @@ from onibi.learners.distributional_losses import n_step_distribution
 from onibi.learners.dqn_policy import q_policy_factory
 from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.loss_program import Inputs, LossProgram, changes_any_of
 from onibi.learners.networks.build import NETWORKS, QNetwork, build_q_network
 from onibi.learners.networks.noisy import NoisySettings
 from onibi.learners.numpy_gradients.q_gradient import QGradient
@@ -55,6 +55,8 @@ from onibi.platform.replay.draws import SAMPLING, PrioritySettings, Sampling, Wi
 from onibi.platform.replay.sampler import UniformSettings
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
+
+_COMPUTED_BY_HAND = ("_losses", "_target_values", "_chooser", "_features", "_outputs", "_action_values", "_discounts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,8 @@ class DqnLearner(QLearner[QNetwork]):
         """The gradient in NumPy where it can be had: a small network, a scalar loss, plain steps on the CPU."""
         settings, head = self.settings, self._value_head
         if head.takes_distributions or self._components is not None or not settings.acceleration.is_plain(self._device):
+            return None
+        if changes_any_of(self, DqnLearner, _COMPUTED_BY_HAND):
             return None
         if not is_small_q_network(self._network):
             return None

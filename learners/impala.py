@@ -30,7 +30,7 @@ from onibi.learners.actor_critic import (
 )
 from onibi.learners.actor_critic_targets import vtrace_targets
 from onibi.learners.learner import ReplayNeeds, Update
-from onibi.learners.loss_program import Inputs, LossProgram
+from onibi.learners.loss_program import Inputs, LossProgram, changes_any_of
 from onibi.learners.numpy_gradients.actor_critic_gradient import (
     gradient_by_hand,
     vtrace_of,
@@ -75,7 +75,9 @@ class ImpalaLearner:
         self.settings = settings
         self._shared = ActorCritic(settings, spec, value_bounds, seed, device)
         self.copies = self._shared.copies
-        by_hand = gradient_by_hand(self._shared, vtrace_of(settings), weighted_policy_gradient)
+        by_hand = None
+        if not changes_any_of(self, ImpalaLearner, ("_losses",)):
+            by_hand = gradient_by_hand(self._shared, vtrace_of(settings), weighted_policy_gradient)
         self._program = LossProgram(self._losses, self._shared.gradient, settings.acceleration, by_hand)
 
     @staticmethod

@@ -180,7 +180,10 @@ class LearnerLoop:
             else:
                 updated = self._learner.update(batch, mixed.total)
         except NonFiniteError as error:
-            path = save_batch(self._faults, batch, mixed.total, self.updates)
+            try:
+                path = save_batch(self._faults, batch, mixed.total, self.updates)
+            except OSError as full:  # a full disk must not hide what is wrong
+                raise NonFiniteError(f"{error} The last of these batches could not be kept: {full}") from error
             raise NonFiniteError(f"{error} The last of these batches is kept in {path}") from error
         except OnibiError:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -17,6 +17,11 @@ Inputs: TypeAlias = "Mapping[str, Mapping[str, Tensor]]"
 
 _PLAIN_STEPS = 3
 """Before recording: libraries choose their kernels and workspaces, Adam makes its moments."""
+
+
+def changes_any_of(learner: object, owner: type, methods: Iterable[str]) -> bool:
+    """Whether a learner's class, perhaps a user's, has other ``methods`` than ``owner``, whose gradient is by hand."""
+    return any(getattr(type(learner), name) is not getattr(owner, name) for name in methods)
 
 
 class LossProgram(Generic[Details]):

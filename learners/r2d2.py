@@ -177,7 +177,7 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         lanes = {"weight": self.copies.tensor(batch.weight), "start": self.copies.tensor(start)}
         burn_in = torch.from_numpy(batch.burn_in.astype(np.int64))
         lanes["burn_in"] = burn_in.to(self._device, non_blocking=True)
-        if self._packs:
+        if self._packs and (batch.burn_in < self.settings.burn_in).any():
             lanes["packed_burn_in"] = burn_in  # on the host, which arranges the rows by it
         return {
             "observation": self._tensors(batch.observation),
@@ -243,8 +243,8 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         """States [B, S] of network and target before the first row to learn from; no gradient flows into them."""
         observation = {name: leaf[: self.settings.burn_in] for name, leaf in inputs["observation"].items()}
         lanes, packs = inputs["lanes"], self._packs
-        start, steps = lanes["start"], lanes["packed_burn_in" if packs else "burn_in"]
-        start, previous = start[:, : self._network.core.state_size], previous[: self.settings.burn_in]
+        steps = lanes.get("packed_burn_in") if packs else lanes["burn_in"]
+        start, previous = lanes["start"][:, : self._network.core.state_size], previous[: self.settings.burn_in]
         if self.settings.burn_in == 0:
             return start, start
         with torch.no_grad():

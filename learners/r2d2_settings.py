@@ -82,6 +82,8 @@ class R2d2Settings(Settings):
                 f"period is {self.period}, above the length of {self.length}: the rows between two sequences would "
                 "never be learned from. Set period to length or less"
             )
+        if self.priorities is None and self.priority_largest_share != type(self).priority_largest_share:
+            raise ValueError("priority_largest_share is read with priorities alone: leave it out, or set priorities")
         if self.value_rescaling is None:
             return
         if self.value_loss not in ("mse", "huber"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onibi.learners.distributional_losses import categorical_projection, quantile_huber, quantile_midpoints
-from onibi.learners.gaussian_targets import centred_hl_gauss_target, centring_error, hl_gauss_target
+from onibi.learners.gaussian_targets import centred_hl_gauss_target, centring_error, hl_gauss_target, readout_error
 from onibi.learners.shapes import check_shapes
 from onibi.learners.support import Support, SupportSettings, resolve_sigma, resolve_support
 from onibi.platform.errors import ConfigError
@@ -39,7 +39,8 @@ _OPTION_READERS = {
 }
 _LEAST_PROBABILITY = 1e-36
 """What log p is taken of at least: p log p tends to 0, and ``xlogy`` takes twice as long."""
-_LARGEST_CENTRING_ERROR = 0.01
+_LARGEST_CENTRING_ERROR, _LARGEST_READOUT_ERROR = 0.01, 0.5
+"""In bins. Over linear bins a σ near 0 misses by half a bin, which is a choice; only too wide a one misses by more."""
 _INITIAL_SPREAD = 1e-3
 """Probability spread over all bins at the start: 0 would start logits at −∞, much more would start values above 0."""
 _DEFAULT_HUBER_DELTA = 1.0
@@ -332,16 +333,29 @@ def build_value_head(
         huber_delta: None for 1.
         quantiles: None for 32.
         value_bounds: least and largest discounted return; read where the support is auto.
-    Raises: ConfigError where no support can be placed, or symlog bins are too wide to be taught over.
+    Raises: ConfigError where no support can be placed, symlog bins are too wide to be taught over, or the Gaussian is
+        too wide for the support.
     """
     delta = _DEFAULT_HUBER_DELTA if huber_delta is None else huber_delta
     if name not in BINNED_LOSSES:
         return ValueHead(name, None, 0.0, delta, _DEFAULT_QUANTILES if quantiles is None else quantiles)
     resolved = resolve_support(support, value_bounds)
     head = ValueHead(name, resolved, resolve_sigma(support, resolved), delta)
-    if name == "hl_gauss" and resolved.spacing == "symlog":
-        _check_centring(head, resolved)
+    if name == "hl_gauss":
+        (_check_centring if resolved.spacing == "symlog" else _check_readout)(head, resolved)
     return head
+
+
+def _check_readout(head: ValueHead, support: Support) -> None:
+    assert head.centres is not None, "it has bins"
+    error = readout_error(torch.tensor(support.edges, dtype=torch.float32), head.centres, head.sigma)
+    if error > _LARGEST_READOUT_ERROR:
+        raise ConfigError(
+            f"learner.support: {support.bins} bins from {support.low:g} to {support.high:g} with a Gaussian of "
+            f"{head.sigma / support.width:g} bins ({head.sigma:g} in value units): its tails are cut, and values would "
+            f"be read up to {error:.2g} bins away from their targets ({_LARGEST_READOUT_ERROR} at most). Lower "
+            "support.sigma_bins or sigma_value, or set support.low and support.high further apart."
+        )
 
 
 def _check_centring(head: ValueHead, support: Support) -> None:

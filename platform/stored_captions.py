@@ -97,9 +97,10 @@ def _of_log(location: str, runs_folder: Path) -> list[StoredKey]:
     log = find_log(runs_folder, location).open()
     met: dict[int, int] = {}
     try:
-        for segment in log.segments:
-            _count(met, log.read(segment).column("caption_id"))
-        return _of_captions(log.captions(), met)
+        captions = log.captions()  # before the rows that name them: a run's retention may remove segments meanwhile
+        for _, rows in log.read_each():
+            _count(met, rows.column("caption_id"))
+        return _of_captions(captions, met)
     except ReplayError as error:
         raise ConfigError(f"{location}: {error}") from error
 

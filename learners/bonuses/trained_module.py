@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.bonuses.bonus_module import ModulePlace, State, part_of, prefixed
 from onibi.learners.gradient_step import GradientStep
-from onibi.platform.errors import CheckpointError
+from onibi.platform.errors import CheckpointError, NonFiniteError
 from onibi.platform.replay.transition_intake import TransitionIntake, Transitions
 
 _ADAM_EPSILON, _GRADIENT_NORM = 1e-8, 10.0
@@ -43,7 +43,7 @@ class TrainedModule:
         columns: tuple[str, ...] = (),
         follow: bool = False,
     ) -> None:
-        self.network, self._loss, self._train_rows = network, loss, train_rows
+        self.network, self._loss, self._train_rows, self._name = network, loss, train_rows, place.name
         self._device = torch.device(place.device)
         network.to(self._device)
         self._leaves = tuple(leaf.name for leaf in place.leaves)
@@ -58,12 +58,25 @@ class TrainedModule:
         self.newest_loss = float("nan")
 
     def learn(self) -> None:
-        """One step for every ``train_rows`` new rows; fewer wait for the next call."""
+        """One step for every ``train_rows`` new rows; fewer wait for the next call.
+
+        Raises: NonFiniteError where the tenth step in a row is not finite.
+        """
         while (rows := self._intake.take(self._train_rows, self._train_rows)) is not None:
             loss = self._loss(rows)
             if loss is not None:
-                self._gradient.step(loss)
+                self._step(loss)
                 self.newest_loss = float(loss.detach())
+
+    def _step(self, loss: Tensor) -> None:
+        try:
+            self._gradient.step(loss)
+        except NonFiniteError as error:  # its words name the learner's settings
+            raise NonFiniteError(
+                f"rewards.bonuses.{self._name}, step {self._gradient.updates}: loss or gradient was not finite "
+                f"{self._gradient.skips_in_a_row} times in a row. Look for NaN in the observations, or lower its "
+                "learning_rate; then resume from the last checkpoint."
+            ) from error
 
     def tensors(self, leaves: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Leaves on the device."""

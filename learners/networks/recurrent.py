@@ -77,28 +77,29 @@ class RecurrentCore(nn.Module):
             parts.append(outputs)
         return self.norm(torch.cat(parts)), state
 
-    def state_after(self, features: Tensor, state: Tensor, steps: Tensor, *, packed: bool = True) -> Tensor:
+    def state_after(self, features: Tensor, state: Tensor, steps: Tensor | None, *, packed: bool = True) -> Tensor:
         """The state after so many steps, a number for each row: what a burn-in is for.
 
         Args:
             features: [T, B, F] float32; what lies behind ``steps`` is not read.
             state: [B, S] float32, before the first step.
-            steps: [B] int64 from 0 to T; on the CPU where ``packed``.
+            steps: [B] int64 from 0 to T, on the CPU where ``packed``; None: all T. Whoever knows that says so: to look
+                here would cut a compiled loss in two.
             packed: one call of the cell, arranged by the host; else T calls that the host need not look into, as a CUDA
                 graph wants it.
         Returns: [B, S] float32; ``state`` itself where ``steps`` is 0. Raises: ValueError where shapes disagree.
         """
         check_shapes("T B F", features=features)
-        check_shapes("B", steps=steps)
         if len(features) == 0:
             return state
+        if steps is None:
+            return self._run(features, state)[1]
+        check_shapes("B", steps=steps)
         if not packed:
             for at in range(len(features)):
                 _, moved = self._run(features[at : at + 1], state)
                 state = torch.where((at < steps)[:, None], moved, state)
             return state
-        if int(steps.min()) == len(features):
-            return self._run(features, state)[1]
         # Rows of 0 steps are run for one, for packing knows no empty rows; what comes of it is not taken.
         rows = pack_padded_sequence(features, steps.clamp(min=1), enforce_sorted=False)
         _, final = self.cell(rows, self._split(state))

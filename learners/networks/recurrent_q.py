@@ -59,9 +59,9 @@ class RecurrentQNetwork(nn.Module):
         return features
 
     def warmed_up(
-        self, observation: Mapping[str, Tensor], previous: Tensor, state: Tensor, steps: Tensor, *, packed: bool
+        self, observation: Mapping[str, Tensor], previous: Tensor, state: Tensor, steps: Tensor | None, *, packed: bool
     ) -> Tensor:
-        """The core's states [B, S] after ``steps`` [B] of a sequence: ``RecurrentCore.state_after``."""
+        """The core's states [B, S] after ``steps`` [B] of a sequence, None for all: ``RecurrentCore.state_after``."""
         return self.core.state_after(self._encoded(observation, previous), state, steps, packed=packed)
 
     def outputs(self, features: Tensor, fractions: Tensor | None = None) -> Tensor:

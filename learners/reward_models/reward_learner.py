@@ -30,7 +30,7 @@ from onibi.platform.table_chain import ReferenceRows
 
 ModelKind: TypeAlias = Literal["classification", "ranking"]
 
-_PROGRESS = "progress"
+_PROGRESS, _LEARNED_LABELS = "progress", "learned_labels"
 
 
 class RewardLearner:
@@ -50,7 +50,8 @@ class RewardLearner:
         self._seed = seed
         self._version = 0
         self._learned_items = 0  # labels or pairs that there were the last time
-        self._new_items = 0  # of all rounds together
+        self._learned_labels = np.zeros(0, np.float32)  # what each key's label was then; NaN: it had none
+        self._new_items = 0  # of all rounds together, labels that changed included
         self._owed_steps = 0
         self._loss = float("nan")
         self._tokens: NDArray[Any] | None = None
@@ -81,7 +82,7 @@ class RewardLearner:
         self._read(data)
         items = self._items(data)
         training, measuring = split(items, self._hashes, self.settings)
-        self._owe(len(items))
+        self._owe(items)
         if len(training) and self._owed_steps > 0:
             steps = min(self._owed_steps, self.settings.steps_per_round)
             self._owed_steps -= steps
@@ -123,7 +124,10 @@ class RewardLearner:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything by flat name, for a checkpoint; no random state, as draws follow from seed and step."""
         progress = [self._version, self._learned_items, self._owed_steps, self._new_items]
-        return self.ensemble.state_dict() | {_PROGRESS: torch.tensor(progress, dtype=torch.int64)}
+        return self.ensemble.state_dict() | {
+            _PROGRESS: torch.tensor(progress, dtype=torch.int64),
+            _LEARNED_LABELS: torch.from_numpy(self._learned_labels.copy()),
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state_dict`` gave. Raises: CheckpointError where it is of another model."""
@@ -131,7 +135,8 @@ class RewardLearner:
             raise CheckpointError(f"the saved reward model lacks {_PROGRESS!r}; it has {sorted(state)[:5]} …")
         self.ensemble.load_state_dict(state)
         self._version, self._learned_items, self._owed_steps, *new = (int(each) for each in state[_PROGRESS])
-        self._new_items = new[0] if new else self._learned_items  # checkpoints once had three numbers
+        self._new_items = new[0] if new else self._learned_items  # checkpoints once had three numbers, and no labels
+        self._learned_labels = state.get(_LEARNED_LABELS, torch.zeros(0)).numpy().copy()
         self._scores = self._scores[:, :0]
 
     def start_from(self, parameters: Mapping[str, Tensor], reference: ReferenceRows) -> None:
@@ -156,15 +161,23 @@ class RewardLearner:
         hashes = np.fromiter((text_hash(text) for text in new), np.uint64, len(new))
         self._hashes = np.concatenate([self._hashes, hashes])
 
-    def _owe(self, items: int) -> None:
-        """Owe the steps of the label batches that new items begin, however few of them come at a time.
+    def _owe(self, items: Items) -> None:
+        """Owe the steps of the label batches that new items begin, however few of them come at a time. A label that
+        another vote has changed is a new one.
 
         Of the first batch each portion is owed the steps of a whole one: a run may never hear of more keys than that,
         and must learn those that it has heard of.
         """
         size, before = self.settings.label_batch, self._new_items
-        self._new_items += max(0, items - self._learned_items)  # fewer than before bring nothing new
-        self._learned_items = items
+        self._new_items += max(0, len(items) - self._learned_items)  # fewer than before bring nothing new
+        self._learned_items = len(items)
+        if self.kind == "classification":
+            labels = np.full(len(self._hashes), np.nan, np.float32)
+            labels[items.first] = items.target
+            known = min(len(labels), len(self._learned_labels))
+            was, is_now = self._learned_labels[:known], labels[:known]
+            self._new_items += int(np.count_nonzero((was != is_now) & ~np.isnan(was) & ~np.isnan(is_now)))
+            self._learned_labels = labels
         if self.settings.frozen or self._new_items == before:
             return
         begun = -(-before // size) if before >= size else 0

@@ -28,6 +28,13 @@ class PrioritySettings(Settings):
     importance_exponent_final: Probability = 1.0  # β after importance_anneal_updates batches
     importance_anneal_updates: Count | None = None  # null: β stays as it is at first
 
+    def __post_init__(self) -> None:
+        if self.importance_anneal_updates is None and self.importance_exponent_final != 1.0:
+            raise ValueError(
+                f"importance_exponent_final is {self.importance_exponent_final}, which is never reached while "
+                "importance_anneal_updates is null: set both, or importance_exponent alone"
+            )
+
     def importance_exponent_at(self, batch: int) -> float:
         """β of the batch with this number, counted from 0 over the whole run: linear from the first to the final."""
         if self.importance_anneal_updates is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
+from onibi.platform.replay.frame_stack import FrameStack, checked_stack, first_read, stacked_rows
 from onibi.platform.replay.ring_reader import RingReader, Snapshot
 from onibi.platform.replay.row_copy import copy_rows
 from onibi.platform.replay.window_gather import Empty, chosen_columns
@@ -99,10 +99,11 @@ class FifoSampler:
         """Draw from ``lanes`` (None: all) the observation leaves and extra columns named in ``columns`` (None: all);
         ``stack`` says which leaves come as frame stacks.
 
-        Raises: ReplayError where a slab would be longer than half a lane, has more lanes than there are, or a lane or
-        column does not exist.
+        Raises: ReplayError where a slab would be longer than half a lane, has more lanes than there are, or a lane,
+        column or stacked leaf does not exist.
         """
-        self._reader, self._rows, self._batch, self._stack = reader, rows, batch_lanes, stack
+        self._reader, self._rows, self._batch = reader, rows, batch_lanes
+        self._stack = checked_stack(reader, stack)
         self._look_back = 0 if stack is None else stack.look_back
         self._lanes = np.sort(checked_lanes(reader, lanes))
         if not 1 <= rows <= reader.slots // 2 or not 1 <= batch_lanes <= len(self._lanes):

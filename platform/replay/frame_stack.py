@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from onibi.platform.config import Settings
-from onibi.platform.errors import ConfigError
+from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ACTION_MASK, ROLE_FINAL, ArraySpec, ReplaySpec, StackedSpec
 
@@ -65,6 +65,19 @@ def frame_stack(settings: FrameStackSettings, spec: ReplaySpec) -> FrameStack | 
         return None
     leaves = settings.leaves if settings.leaves is not None else tuple(n for n in names if n != ACTION_MASK)
     return FrameStack(frames=settings.frames, leaves=leaves)
+
+
+def checked_stack(reader: RingReader, stack: FrameStack | None) -> FrameStack | None:
+    """``stack``. Raises: ReplayError where it stacks fewer than 2 frames, or what the ring does not have."""
+    if stack is None:
+        return None
+    known = [leaf.name for leaf in reader.spec.observation]
+    if stack.frames < 2 or not set(stack.leaves) <= set(known):
+        raise ReplayError(
+            f"{reader.path}: {stack.frames} frames of the leaves {stack.leaves!r} cannot be stacked; allowed are 2 or "
+            f"more frames of a tuple of these: {known}"
+        )
+    return stack
 
 
 def stacked_rows(

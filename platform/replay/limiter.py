@@ -30,12 +30,14 @@ class LimiterSettings(Settings):
     tolerance_rows: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.samples_per_insert > 0:
-            raise ValueError(f"samples_per_insert is {self.samples_per_insert}, it must be above 0")
+        if not 0 < self.samples_per_insert < math.inf:
+            raise ValueError(f"samples_per_insert is {self.samples_per_insert}, it must be above 0, and finite")
         if self.minimum_rows is not None and self.minimum_rows < 1:
             raise ValueError(f"minimum_rows is {self.minimum_rows}, it must be at least 1")
-        if self.tolerance_rows is not None and not self.tolerance_rows > 0:
-            raise ValueError(f"tolerance_rows is {self.tolerance_rows}, it must be above 0 or null")
+        if self.tolerance_rows is not None and not 0 < self.tolerance_rows < math.inf:
+            raise ValueError(
+                f"tolerance_rows is {self.tolerance_rows}, it must be above 0 or null, and finite; 1e12 hardly paces"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 
+from onibi.platform.errors import ReplayError
 from onibi.platform.replay.draws import Draws, SequenceDraws, WindowDraws
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.frame_stack import FrameStack
@@ -43,9 +44,14 @@ def make_sampler(
         columns: observation leaves and extra columns to gather, None for all.
         gather_threads: threads that copy rows of windows and sequences.
         stack: which leaves come as frame stacks; None for none.
-    Raises: ReplayError where the ring does not allow it.
+    Raises: ReplayError where the ring does not allow it, or what is asked for excludes each other.
     """
     if isinstance(draws, WindowDraws):
+        if draws.priorities is not None and not isinstance(draws.sampling, UniformSettings):
+            raise ReplayError(
+                f"{reader.path}: the draws have priorities and {draws.sampling}, and both choose where windows begin; "
+                "leave one of them out"
+            )
         common: dict[str, Any] = {
             "n_steps": draws.n_steps,
             "batch_size": draws.batch_size,

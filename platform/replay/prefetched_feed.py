@@ -111,9 +111,7 @@ class PrefetchedFeed:
         Returns: 0, as none is applied yet. What is wrong with them is raised by a later ``may_draw``.
         """
         self._priorities.append(
-            _NewPriorities(
-                batch.lane.copy(), batch.generation.copy(), np.array(priorities, np.float64), reward_version
-            )
+            _NewPriorities(batch.lane.copy(), batch.generation.copy(), np.array(priorities, np.float64), reward_version)
         )
         return 0
 

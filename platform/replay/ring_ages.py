@@ -60,14 +60,20 @@ class RowClock:
         self._times.append(now)
         self._cursors.append(snapshot.cursor.copy())
 
-    def came_in(self, lane: int, row: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[rows] when rows of a lane had come in at the latest: the first look that saw them behind the cursor.
+    def came_in(self, lanes: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """When rows had come in at the latest: the first look that saw them behind the cursor.
 
         Rows that no look has seen yet count as of the last one.
+
+        Args:
+            lanes: [L']
+            rows: [L', rows]
+        Returns: [L', rows]
         """
-        seen = np.array([cursor[lane] for cursor in self._cursors], np.int64)
-        first = np.searchsorted(seen, row, side="right")
-        times: NDArray[np.float64] = np.array(self._times)[np.minimum(first, len(seen) - 1)]
+        first = np.zeros(rows.shape, np.int64)
+        for cursor in self._cursors:  # they never fall, so those that lie below a row are the first ones
+            first += cursor[lanes, None] <= rows
+        times: NDArray[np.float64] = np.array(self._times)[np.minimum(first, len(self._times) - 1)]
         return times
 
 
@@ -85,9 +91,8 @@ def row_ages(reader: RingReader, clock: RowClock, now: float, newest_update: int
     updates = seconds.copy()
     lanes = np.flatnonzero(rows > 0)
     share = 1.0 - np.array(QUANTILES)  # age falls along a lane: its q-quantile is the age of the row at 1 - q
-    for lane in lanes.tolist():
-        row = snapshot.oldest[lane] + np.round(share * (rows[lane] - 1)).astype(np.int64)
-        seconds[lane] = now - clock.came_in(lane, row)
+    row = snapshot.oldest[lanes, None] + np.round(share * (rows[lanes, None] - 1)).astype(np.int64)
+    seconds[lanes] = now - clock.came_in(lanes, row)
     spread = np.linspace(0.0, 1.0, _LOOKED_AT)
     row = snapshot.oldest[lanes, None] + np.round(spread * (rows[lanes, None] - 1)).astype(np.int64)
     at = lanes[:, None] * reader.slots + row % reader.slots
@@ -95,7 +100,17 @@ def row_ages(reader: RingReader, clock: RowClock, now: float, newest_update: int
     whole = row >= reader.oldest_now()[lanes, None]  # the end check
     chosen = whole & (role == ROLE_STEP)  # final rows chose nothing
     age = newest_update - updates_of(version.reshape(-1)).reshape(version.shape)
-    for index, lane in enumerate(lanes.tolist()):
-        if chosen[index].any():
-            updates[lane] = np.quantile(age[index, chosen[index]], QUANTILES)
+    updates[lanes] = _quantiles(age, chosen)
     return RowAges(rows=rows, seconds=seconds, updates=updates)
+
+
+def _quantiles(age: NDArray[np.int64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[L', quantiles] of the ``chosen`` ones [L', rows], as ``np.quantile`` has them; NaN where a lane has none."""
+    ordered = np.sort(np.where(chosen, age, np.nan), axis=1)  # NaN last
+    count = np.count_nonzero(chosen, axis=1)[:, None]
+    place = np.array(QUANTILES) * np.maximum(count - 1, 0)
+    low = np.floor(place).astype(np.int64)
+    below, above = (np.take_along_axis(ordered, np.minimum(at, age.shape[1] - 1), axis=1) for at in (low, low + 1))
+    between = place - low
+    quantiles: NDArray[np.float64] = np.where(between > 0, below + between * (above - below), below)
+    return quantiles

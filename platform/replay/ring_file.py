@@ -95,10 +95,7 @@ def create_ring_file(path: Path, layout: RingLayout, fill: Fill | None = None) -
     if path.suffix != RING_SUFFIX:
         raise ReplayError(f"{path}: a ring file's name ends in {RING_SUFFIX!r}; choose such a path")
     if path.exists():
-        raise ReplayError(
-            f"{path} exists already. Reopen it to go on with its rows, or remove it: `onibi doctor` lists rings "
-            f"without an owner"
-        )
+        raise _exists(path)
     unfinished = path.with_name(path.stem + UNFINISHED_SUFFIX)
     try:
         descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -111,7 +108,9 @@ def create_ring_file(path: Path, layout: RingLayout, fill: Fill | None = None) -
             f"{unfinished} cannot be created: {error}; set replay.folder to a folder that can be written"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # `orphans` may hold it for an instant
+        if path.exists():  # asked again, as whoever else made it had this unfinished file until then
+            raise _exists(path)
         _reserve(descriptor, path, layout, size)
         if fill is not None:  # before the header: whoever is killed here leaves what nobody takes for a ring
             ring = MappedRing(unfinished, layout, writable=True)
@@ -126,6 +125,13 @@ def create_ring_file(path: Path, layout: RingLayout, fill: Fill | None = None) -
         unfinished.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def _exists(path: Path) -> ReplayError:
+    return ReplayError(
+        f"{path} exists already. Reopen it to go on with its rows, or remove it: `onibi doctor` lists rings without an "
+        "owner"
+    )
 
 
 def _reserve(descriptor: int, path: Path, layout: RingLayout, size: int) -> None:

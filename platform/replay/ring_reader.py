@@ -43,6 +43,16 @@ class Snapshot:
         return int(self.inserted.sum())
 
 
+class _Closed(dict[str, Any]):
+    """In place of a closed reader's arrays: says so, whatever is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise ReplayError(f"{self._path}: this reader is closed ({name!r} was asked for); open a new RingReader")
+
+
 class RingReader:
     """Maps a ring for reading, in the writer's process or any other of the machine.
 
@@ -155,7 +165,8 @@ class RingReader:
         """
         if not self._borrowed:
             self._ring.release()
-        self._words, self.columns, self.states = {}, {}, {}
+        self._words, self.columns, self.states = _Closed(self.path), _Closed(self.path), _Closed(self.path)
+        self._last = None
 
     def _vouching_words(self) -> tuple[bytes, ...]:
         return tuple(self._words[name].tobytes() for name in ("committed", "writing", "oldest"))

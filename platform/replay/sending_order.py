@@ -49,15 +49,16 @@ class SendingOrder:
         if stream is None or stream.incarnation != incarnation:
             return
         if sequence > stream.next_sequence:
-            stream.waiting[sequence] = asyncio.get_running_loop().create_future()
-            while not (await asyncio.wait([stream.waiting[sequence]], timeout=self._patience))[0]:
+            # Sent twice, a fragment waits twice for one turn.
+            told = stream.waiting.setdefault(sequence, asyncio.get_running_loop().create_future())
+            while not (await asyncio.wait([told], timeout=self._patience))[0]:
                 earliest = min(stream.waiting)
                 if earliest == stream.next_sequence:
                     continue  # it has been told, and was not woken yet
                 log.warning("fragment %d of actor %d has not come: %d passes", stream.next_sequence, group, earliest)
                 stream.next_sequence = earliest
                 _tell(stream.waiting[earliest])
-            del stream.waiting[sequence]
+            stream.waiting.pop(sequence, None)
         if sequence >= stream.next_sequence:
             stream.next_sequence = sequence + 1
             if (successor := stream.waiting.get(sequence + 1)) is not None:

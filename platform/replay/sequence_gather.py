@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
+from onibi.platform.replay.frame_stack import FrameStack, checked_stack, first_read, stacked_rows
 from onibi.platform.replay.gather_threads import GatherThreads, Take
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sequences import Sequences
@@ -51,7 +51,8 @@ class SequenceGather:
         stack: FrameStack | None = None,
     ) -> None:
         """Raises: ReplayError where sequences are longer than the ring was made for, or a column does not exist."""
-        self._stack, self._look_back = stack, 0 if stack is None else stack.look_back
+        self._stack = checked_stack(reader, stack)
+        self._look_back = 0 if stack is None else stack.look_back
         if length < 1 or burn_in < 0 or self._look_back + burn_in + length > reader.layout.window_rows:
             raise ReplayError(
                 f"{reader.path}: sequences of {burn_in} + {length} rows with {self._look_back} frames before them "

@@ -246,9 +246,10 @@ class Shard:
                 f"{self.path}: fragment of actor {fragment.actor} has no column 'caption_hash' (uint64 [E, R])"
             )
         columns["caption_id"], new_captions = self._captions.take(fragment, hashes)
+        if self._log is not None:
+            self._log.learn(new_captions)  # before anything is refused: they are told as new once
         new_texts = self._texts.take(fragment)
         if self._log is not None:
-            self._log.learn(new_captions)
             self._log.learn_texts(new_texts)
             self._log.wait_for_room(*self._lanes_of(fragment))
         outcome = self._writer.insert(

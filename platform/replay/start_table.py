@@ -126,8 +126,11 @@ class StartTable:
         """
         total = self.total
         if not total > 0:
+            held = self.starts
+            if not held:
+                raise ReplayError("no start can be drawn: none is held; draw after more steps came in")
             raise ReplayError(
-                f"no start can be drawn: {self.starts} are held, their priorities are all 0. Add a small constant to "
+                f"no start can be drawn: {held} are held, their priorities are all 0. Add a small constant to "
                 "priorities, or draw after more steps came in"
             )
         leaf = np.empty(count, np.int64)

@@ -39,7 +39,8 @@ class TrajectoryIntake:
 
     Finished is a piece that was seen to begin with step 0 of its episode, and whose last step terminated or truncated.
     Not finished are: the one that is being played, what a gap or a dead actor left of one, before it or behind it, one
-    whose first rows were overwritten, or one of the ``look_back`` rows before these.
+    whose first rows were overwritten, or one of the ``look_back`` rows before these. One whose return is not finite is
+    left out: no softmax has a place for it.
     """
 
     def __init__(self, reader: RingReader, lanes: NDArray[np.int64], look_back: int = 0) -> None:
@@ -74,7 +75,7 @@ class TrajectoryIntake:
             ended_before = np.where(last > first, ended[np.maximum(last - 1, 0)], goes_on & self._ended[lane])
             entire = np.where(goes_on, self._entire[lane], columns["step"][first] == 0)
             entire &= marks.begin[first] != UNKNOWN
-            whole = (columns["role"][last] == ROLE_FINAL) & ended_before & entire
+            whole = (columns["role"][last] == ROLE_FINAL) & ended_before & entire & np.isfinite(total)
             news = {"place": lane, "begin": marks.begin[first], "end": row[last], "episode_return": total}
             known = Trajectories(
                 **{name: np.concatenate([getattr(known, name), news[name][whole]]) for name in _FIELDS}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.frame_stack import FrameStack, first_read, stacked_rows
+from onibi.platform.replay.frame_stack import FrameStack, checked_stack, first_read, stacked_rows
 from onibi.platform.replay.gather_threads import GatherThreads
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.window_starts import Starts
@@ -104,6 +104,7 @@ class WindowGather:
         each_row: EachRow = EachRow(),
     ) -> None:
         """Raises: ReplayError where windows are longer than the ring was made for, or a column does not exist."""
+        self._stack = checked_stack(reader, stack)
         self.look_back = 0 if stack is None else stack.look_back
         if not 1 <= n_steps <= reader.layout.window_rows - self.look_back:
             raise ReplayError(
@@ -111,7 +112,6 @@ class WindowGather:
                 f"them, the ring was made for 1 to {reader.layout.window_rows} rows in all; create the shard with "
                 "window_rows >= frames - 1 + n_steps"
             )
-        self._stack = stack
         self._reader, self._n = reader, n_steps
         self._observation, extra = chosen_columns(reader, columns)
         self._extra = tuple(column for column in extra if column.name not in each_row.extra)

@@ -70,6 +70,14 @@ def test_a_deviation_beyond_its_bounds_is_held_there():
     assert policy.log_std.tolist() == [-5.0, 2.0]
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_deviation_beyond_its_bounds_moves_back_and_no_further_away(sign):
+    log_std = torch.tensor([-5.01, -5.0, 0.3, 2.0, 2.01], requires_grad=True)
+    (sign * diagonal_gaussian(torch.zeros(1, 5), log_std).entropy()).sum().backward()
+    # Descent on +entropy makes deviations smaller, on −entropy larger.
+    assert log_std.grad.tolist() == ([0.0, 1.0, 1.0, 1.0, 1.0] if sign > 0 else [-1.0, -1.0, -1.0, -1.0, 0.0])
+
+
 # --- NumPy against torch ---
 
 

@@ -16,7 +16,7 @@ from onibi.learners.networks.core_settings import CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.policy_losses import masked_mean
 from onibi.learners.support import SupportSettings
-from onibi.platform.errors import CheckpointError
+from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 NETWORK = MlpSettings(hidden=(16, 16), layer_norm=False, activation="tanh")
@@ -214,6 +214,14 @@ def test_a_value_is_not_paid_for_moving_further_than_the_value_clip(specs, slab_
 def test_options_that_nothing_reads_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         AppoSettings(**{**SMALL, **options})
+
+
+@pytest.mark.parametrize("owner", [ImpalaLearner, AppoLearner])
+def test_a_deviation_of_continuous_actions_is_refused_where_actions_are_discrete(specs, owner):
+    settings = owner.Settings(**SMALL, initial_log_std=-1.0)
+    owner(settings, specs["box"], None, 0, "cpu")
+    with pytest.raises(ConfigError, match=r"initial_log_std is -1.0, .* has 3 discrete"):
+        owner(settings, specs["flat"], None, 0, "cpu")
 
 
 def test_a_masked_action_is_never_likely_and_its_logit_is_not_learnt(slab_of):

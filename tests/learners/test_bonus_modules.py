@@ -26,7 +26,7 @@ from onibi.platform.bonus_settings import (
     visit_column,
 )
 from onibi.platform.config import load_class
-from onibi.platform.errors import CheckpointError
+from onibi.platform.errors import CheckpointError, NonFiniteError
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
@@ -103,6 +103,15 @@ def walks(tmp_path):
     yield made
     made.writer.close()
     made.reader.close()
+
+
+def test_a_bonus_that_cannot_learn_ends_the_run_with_words_about_itself(walks):
+    module = RndModule(RndSettings(), walks.place("curiosity"))
+    weight = module._network.predictor.layers[0].weight
+    for _ in range(9):
+        module._training._step(weight.sum() * torch.nan)
+    with pytest.raises(NonFiniteError, match=r"^rewards.bonuses.curiosity, step 10: .* 10 times in a row.* its learn"):
+        module._training._step(weight.sum() * torch.nan)
 
 
 def one_hot_view(view):

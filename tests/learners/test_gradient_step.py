@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from onibi.learners.acceleration import AccelerationSettings
+from onibi.learners.acceleration import AccelerationSettings, check_acceleration
 from onibi.learners.gradient_step import SKIPS_IN_A_ROW, GradientStep
 from onibi.platform.config import read_settings
 from onibi.platform.errors import CheckpointError, ConfigError, NonFiniteError, TrainingError
@@ -234,6 +236,17 @@ def test_graphs_are_refused_without_cuda_and_together_with_accumulation():
         read_settings(AccelerationSettings, {"compile": "graphs", "accumulation": 2})
     with pytest.raises(ConfigError, match="bf16"):
         read_settings(AccelerationSettings, {"precision": "fp16"})
+
+
+@pytest.mark.parametrize(("name", "major"), [("Tesla T4", 7), ("NVIDIA A100", 8)])
+def test_bf16_is_refused_on_a_gpu_that_would_only_imitate_it(monkeypatch, name, major):
+    properties = SimpleNamespace(major=major, name=name)  # what torch's own answer is made of
+    for asked, told in {"is_available": True, "current_device": 0, "_check_bf16_tensor_supported": True}.items():
+        monkeypatch.setattr(torch.cuda, asked, lambda *_, told=told: told)
+    for asked in ("get_device_properties", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, asked, lambda *_, asked=asked: name if asked.endswith("name") else properties)
+    with nullcontext() if major >= 8 else pytest.raises(ConfigError, match="bf16, which Tesla T4 cannot"):
+        check_acceleration(AccelerationSettings(precision="bf16"), torch.device("cuda"))
 
 
 # --- parameters in one tensor ---

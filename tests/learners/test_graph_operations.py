@@ -94,6 +94,20 @@ def test_a_step_asks_for_no_values(specs, make_batch, monkeypatch, kind, layout,
     assert waits.found == []
 
 
+@pytest.mark.parametrize("shortest", [3, 1])
+def test_a_burn_in_that_the_host_arranges_asks_for_no_values_either(specs, make_batch, monkeypatch, shortest):
+    monkeypatch.setattr(torch.nn.functional, "one_hot", unchecked_one_hot)
+    owner, spec = load_class(LEARNERS, "r2d2"), specs["flat"]
+    learner = owner(read_settings(owner.Settings, SMALL["r2d2"]), spec, (-1.0, 2.0), 0, "cpu")
+    batch = make_batch(spec, owner.needs(learner.settings), np.random.default_rng(0))
+    batch.burn_in[2] = shortest
+    inputs, waits = learner._inputs(batch, batch.reward), Waits()
+    with waits:  # where Python looks at a number torch.compile warns and cuts the loss in two
+        learner._losses(inputs)
+    assert waits.found == []
+    assert ("packed_burn_in" in inputs["lanes"]) == (shortest < 3)
+
+
 class RecordedNothing:
     """Stands for ``torch.cuda.graph``: keeps how it was asked to record."""
 

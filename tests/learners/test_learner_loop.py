@@ -3,6 +3,7 @@ rows that are learned from."""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 
 import numpy as np
@@ -194,6 +195,18 @@ def test_the_batch_that_could_not_be_learned_from_is_in_the_file_that_the_messag
     kept, batch = load_file(path), feed._buffers[feed._turn]
     np.testing.assert_array_equal(kept["generation"], batch.generation)
     np.testing.assert_array_equal(kept["mixed_reward"], batch.reward)
+
+
+def test_a_batch_that_cannot_be_kept_anywhere_does_not_hide_what_was_wrong_with_it(make_feed, tmp_path, monkeypatch):
+    class Diverged(Recorder):
+        def update(self, batch, reward) -> Update:
+            raise NonFiniteError("update 3: not finite 10 times in a row.")
+
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    loop = LearnerLoop(Diverged(), make_feed("windows"), RewardMixer(REWARDS), 0, None, 10, faults=tmp_path / "taken")
+    with pytest.raises(NonFiniteError, match=r"^update 3: not finite 10 .* could not be kept: .*nowhere"):
+        loop.update()
 
 
 def test_the_delay_of_publishing_is_told_apart_from_the_age_of_the_data(make_feed):

@@ -109,3 +109,22 @@ def test_its_state_goes_through_safetensors_and_goes_on_from_there(owner, settin
         each.update(batch, batch.reward)
     states = learner.state_dict(), restored.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_loss_that_a_class_of_yours_changes_is_the_one_that_is_learnt_from(owner, settings, specs, make_batch):
+    class Unmoved(owner):
+        def _losses(self, inputs):
+            loss, details = super()._losses(inputs)
+            return 0.0 * loss, details
+
+    def parameters(learner):
+        return {
+            name: each
+            for name, each in learner.state_dict().items()
+            if name.startswith("network.") and "centres" not in name
+        }
+
+    begin = parameters(updated(owner, settings, specs["flat"], make_batch, count=0))
+    moved, unmoved = (parameters(updated(each, settings, specs["flat"], make_batch)) for each in (owner, Unmoved))
+    assert all(torch.equal(begin[name], unmoved[name]) for name in begin)
+    assert not all(torch.equal(begin[name], moved[name]) for name in begin)

@@ -242,3 +242,17 @@ def test_of_nethacks_networks_the_small_ones_without_towers_are_computed_by_hand
     spec = ReplaySpec(observation=VIEWS["all"], actions=3)
     settings = DqnSettings(network=NethackSettings(**options), support=SUPPORT)
     assert (DqnLearner(settings, spec, None, 0, "cpu")._program._by_hand is not None) == is_by_hand
+
+
+def test_targets_of_a_class_of_yours_are_left_to_autograd(specs):
+    class OtherTargets(DqnLearner):
+        def _target_values(self, inputs):
+            return super()._target_values(inputs) - 1.0
+
+    class OtherUpdate(DqnLearner):
+        def update(self, windows, reward, terms=None):
+            return super().update(windows, -reward, terms)
+
+    for owner, by_hand in ((DqnLearner, True), (OtherTargets, False), (OtherUpdate, True)):
+        learner = owner(DqnSettings(), specs["flat"], (-1.0, 1.0), 0, "cpu")
+        assert (learner._program._by_hand is not None) == by_hand

@@ -19,6 +19,7 @@ SUPPORT = SupportSettings(low=-20.0, high=20.0, bins=41, spacing="symlog")
         ({"value_loss": "mse", "support": SUPPORT}, "support is read by"),
         ({"value_loss": "mse", "value_rescaling": 1e-3, "exploration": ExplorationSettings(temperature=1.0)}, "one of"),
         ({"length": 10, "period": 11}, "never be learned from"),
+        ({"priorities": None, "priority_largest_share": 0.5}, "priority_largest_share is read with priorities alone"),
     ],
 )
 def test_options_that_would_not_act_are_refused(given, said):

@@ -114,6 +114,8 @@ def test_the_state_after_a_burn_in_is_that_after_so_many_steps_of_each_row(cell,
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     looped = core.state_after(features, state, torch.tensor(steps), packed=False)
     torch.testing.assert_close(looped, expected, atol=1e-6, rtol=1e-5)
+    whole = core.state_after(features, state, None)
+    torch.testing.assert_close(whole, states[T], atol=1e-6, rtol=1e-5)
 
 
 def test_a_burn_in_of_no_rows_leaves_the_state():

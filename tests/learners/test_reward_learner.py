@@ -106,6 +106,23 @@ def test_fewer_labels_than_before_are_owed_nothing():
         assert learner.ensemble.steps == (8, 8, 12)[version - 1]
 
 
+@pytest.mark.parametrize("restored", [False, True])
+def test_labels_that_another_vote_changes_are_new_ones_and_are_learnt(restored):
+    settings = dataclasses.replace(QUICK, steps_per_label_batch=100, steps_per_round=1000, held_out_share=0.0)
+    learner = RewardLearner(settings, "classification", 1)
+    before = learner.learn(data()).members.mean(axis=0)
+    assert ((before > 0) == HELPFUL)[:32].mean() > 0.95
+    if restored:
+        state, learner = learner.state_dict(), RewardLearner(settings, "classification", 1)
+        learner.load_state_dict(state)
+    assert learner.learn(data(version=2)) is None or restored  # a restored one scores its texts anew
+    steps, turned = learner.ensemble.steps, HELPFUL.copy()
+    turned[:32] = 1 - turned[:32]  # one batch of labels
+    after = learner.learn(data(version=3, helpful=turned))
+    assert learner.ensemble.steps == steps + 100
+    assert ((after.members.mean(axis=0) > 0) == turned)[:32].mean() > 0.7
+
+
 def test_a_checkpoint_without_the_number_of_new_labels_goes_on_from_the_labels_it_had():
     learner = RewardLearner(QUICK, "classification", 1)
     learner.learn(data(labels=40))

@@ -49,6 +49,19 @@ def test_the_value_learnt_by_two_hot_is_the_mean_of_noisy_targets():
     assert head.decode(two_hot_target(targets, head.centres).mean(0).log()).item() == pytest.approx(2.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("sigma", [{"sigma_value": 0.75}, {"sigma_bins": 15.0}])
+def test_a_gaussian_too_wide_for_the_support_is_refused_as_all_values_would_be_read_near_its_middle(sigma):
+    support = SupportSettings(low=0.0, high=1.2, **sigma)  # 0.75 of a bin was meant
+    with pytest.raises(ConfigError, match=r"51 bins from 0 to 1.2 .* up to .* bins away .* Lower support.sigma_bins"):
+        build_value_head("hl_gauss", support, None, None, None)
+
+
+@pytest.mark.parametrize(("bins", "sigma_bins"), [(3, 0.75), (21, 1e-3), (21, 2.0), (51, 0.25), (51, 4.0), (101, 9.0)])
+def test_gaussians_that_the_support_holds_are_not_refused(bins, sigma_bins):
+    support = SupportSettings(low=-3.0, high=9.0, bins=bins, sigma_bins=sigma_bins)
+    assert build_value_head("hl_gauss", support, None, None, None).sigma == pytest.approx(sigma_bins * 12 / bins)
+
+
 # --- symlog bins ---
 
 

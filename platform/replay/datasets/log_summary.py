@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from onibi.platform.errors import ReplayError
+from onibi.platform.errors import ReplayError, SegmentError
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.row_table import FLAGS
 from onibi.platform.spec import ROLE_STEP, ArraySpec
@@ -64,8 +65,11 @@ class LogSummary:
     unreadable: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values by name."""
-        return dataclasses.asdict(self)
+        """JSON values by name; None for a return that is not finite, which JSON has no number for."""
+        told = dataclasses.asdict(self)
+        if self.returns is not None:
+            told["returns"] = {name: each if math.isfinite(each) else None for name, each in told["returns"].items()}
+        return told
 
 
 def summarize(opened: ReplayLog) -> LogSummary:
@@ -81,10 +85,8 @@ def summarize(opened: ReplayLog) -> LogSummary:
         faults.append(str(error))
     if segments:
         try:
-            from pyarrow import dataset
-
             columns = tuple(map(_column, opened.spec.columns))
-            steps = int(opened.dataset().count_rows(filter=dataset.field("role") == ROLE_STEP))
+            steps = _steps(opened)
         except (ReplayError, pa.ArrowException, OSError) as error:
             faults.append(str(error))
             steps = None
@@ -110,6 +112,20 @@ def summarize(opened: ReplayLog) -> LogSummary:
         torn=opened.torn,
         unreadable=tuple(damage.name for damage in opened.unreadable),
     )
+
+
+def _steps(opened: ReplayLog) -> int:
+    """Rows that are no final ones. Raises: ReplayError, OSError, ArrowException."""
+    from pyarrow import dataset
+
+    paths = opened.rows_paths()
+    while True:
+        try:
+            return int(opened.dataset().count_rows(filter=dataset.field("role") == ROLE_STEP))
+        except (FileNotFoundError, SegmentError):  # a run's retention removes segments while they are counted
+            before, paths = paths, opened.rows_paths()
+            if paths == before:
+                raise
 
 
 def _column(column: ArraySpec) -> ColumnSummary:

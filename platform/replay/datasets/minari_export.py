@@ -22,13 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow import Table
 
 from onibi.platform.errors import ConfigError, SpecError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.episode_piece import EpisodePiece, episode_pieces
 from onibi.platform.replay.datasets.log_builder import captions_of
 from onibi.platform.replay.datasets.optional_packages import load_package
-from onibi.platform.replay.datasets.parquet_files import Transfer
+from onibi.platform.replay.datasets.parquet_files import Transfer, missing_rows
 from onibi.platform.replay.log.log_files import local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.row_table import rows_schema
@@ -63,7 +64,16 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
     storage_module = load_package("minari.dataset.minari_storage", "a Minari export")
     load_package("h5py", "a Minari export")
     spec, folder = log.spec, _new_folder(location)
-    captions, texts = captions_of(log.captions()), _texts_of(log)
+    # Before the rows that name them: a run's retention may remove segments meanwhile.
+    heard, texts, read = log.captions(), _texts_of(log), 0
+    captions = captions_of(heard)
+
+    def tables() -> Iterator[tuple[int, Table]]:
+        nonlocal read
+        for segment, table in log.read_each():
+            read += table.num_rows
+            yield segment.shard, table
+
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -83,18 +93,19 @@ def export_minari(log: ReplayLog, location: str, *, pieces: Pieces) -> Transfer:
             }
         )
         tally = _Tally(pieces, _text_leaves(spec), texts)
-        chosen = filter(tally.takes, episode_pieces(spec, ((each.shard, log.read(each)) for each in log.segments)))
+        chosen = filter(tally.takes, episode_pieces(spec, tables()))
         for batch in _batches(spec, captions, texts, chosen):
             first = storage.total_episodes
             storage.update_episodes([buffer for buffer, _ in batch])
             storage.update_episode_metadata([metadata for _, metadata in batch], range(first, first + len(batch)))
-        parquet.write_table(log.captions(), temporary / "captions.parquet", compression="zstd")
+        parquet.write_table(heard, temporary / "captions.parquet", compression="zstd")
         temporary.rename(folder)
     except OSError as error:
         raise ConfigError(f"{location}: not written ({error}). Choose another folder.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Transfer(location=location, rows=tally.rows, episodes=tally.episodes, notes=tally.notes())
+    notes = (*missing_rows(log, read), *tally.notes())
+    return Transfer(location=location, rows=tally.rows, episodes=tally.episodes, notes=notes)
 
 
 def spaces_of(spec: ReplaySpec, texts: Mapping[int, str]) -> tuple[Any, Any]:

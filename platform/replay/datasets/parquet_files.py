@@ -50,6 +50,13 @@ class Transfer:
     notes: tuple[str, ...] = ()
 
 
+def missing_rows(log: ReplayLog, read: int) -> tuple[str, ...]:
+    """What there is to say where fewer rows were read than the log had when it was opened."""
+    if read == log.rows:
+        return ()
+    return (f"{log.rows - read:,} rows left out: the run's retention removed them meanwhile",)
+
+
 def group_rows(spec: ReplaySpec) -> int:
     """Rows of a row group, and of an imported segment."""
     return max(_LEAST_GROUP_ROWS, _GROUP_BYTES // spec.row_bytes)
@@ -68,14 +75,15 @@ def export_parquet(log: ReplayLog, location: str) -> Transfer:
     filesystem, folder = _new_folder(location)
     files: list[str] = []
     try:
-        rows = 0
-        for shard in sorted({segment.shard for segment in log.segments}):
-            files.append(f"{folder}/rows-{shard:04d}.parquet")
-            rows += _write_rows(log, shard, spec, filesystem, files[-1])
+        # Before the rows that name them: a run's retention may remove segments meanwhile.
         episodes = log.episodes()
         tables = {"captions": log.captions(), "episodes": episodes}
         if text_columns(spec):
             tables["texts"] = log.texts()
+        rows = 0
+        for shard in sorted({segment.shard for segment in log.segments}):
+            files.append(f"{folder}/rows-{shard:04d}.parquet")
+            rows += _write_rows(log, shard, spec, filesystem, files[-1])
         for name, table in tables.items():
             files.append(f"{folder}/{name}.parquet")
             parquet.write_table(table, files[-1], filesystem=filesystem, compression="zstd")
@@ -83,7 +91,8 @@ def export_parquet(log: ReplayLog, location: str) -> Transfer:
         for path in files:
             _try_delete(filesystem, path)
         raise
-    return Transfer(location=location, rows=rows, episodes=episodes.num_rows)
+    notes = missing_rows(log, rows)
+    return Transfer(location=location, rows=rows, episodes=episodes.num_rows, notes=notes)
 
 
 def import_parquet(location: str, log_location: str) -> Transfer:
@@ -129,10 +138,7 @@ def _write_rows(log: ReplayLog, shard: int, spec: ReplaySpec, filesystem: Any, p
     rows = 0
     with parquet.ParquetWriter(path, schema, filesystem=filesystem, compression="zstd") as writer:
         waiting = schema.empty_table()
-        for segment in log.segments:
-            if segment.shard != shard:
-                continue
-            table = log.read(segment)
+        for segment, table in log.read_each(shard):
             if not table.schema.equals(schema):
                 raise SpecError(
                     f"{segment.rows_path}: its columns {table.schema.names} are not those of the log's newest segment"

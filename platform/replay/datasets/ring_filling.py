@@ -70,7 +70,7 @@ class RingFilling:
             self.lost_steps += lane.lost_steps
 
     def _read_into(self, ring: MappedRing, lanes: Mapping[Place, _FilledLane], segments: list[Segment]) -> set[Group]:
-        """Put the segments' rows into the ring. Returns: those that are damaged."""
+        """Put the segments' rows into the ring. Returns: those that are damaged, or were removed since."""
         spec, damaged = replace(ring.layout.spec, states=()), set[Group]()
         for segment in segments:
             try:
@@ -78,9 +78,10 @@ class RingFilling:
                 if spec_of_segment(table.schema) != spec:
                     raise SegmentError(f"{segment.rows_path}: its rows are of another layout")
             except SegmentError as error:
-                if self._on_damage is None:
-                    raise
-                self._on_damage(error)
+                if not self._source.removed(segment):  # by the retention of a run that goes on
+                    if self._on_damage is None:
+                        raise
+                    self._on_damage(error)
                 damaged.add((segment.shard, segment.number))
                 continue
             for rows in lanes_of(spec, table):

@@ -93,7 +93,8 @@ def _longest_lane(log: ReplayLog) -> int:
     rows: dict[tuple[int, int], int] = {}
     for segment in log.segments:
         for lane, (first, last) in segment.lanes.items():
-            rows[segment.shard, lane] = rows.get((segment.shard, lane), 0) + last - first + 1
+            most = min(last - first + 1, segment.rows)  # fewer than its span where rows were dropped
+            rows[segment.shard, lane] = rows.get((segment.shard, lane), 0) + most
     return max(rows.values())
 
 

@@ -29,6 +29,7 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
     notes = [f"{name}: torn, its segment was never sealed; no part of the log" for name in log.torn]
     known = _known_texts(log)
     newest: dict[tuple[int, int], LaneRows] = {}
+    removed = 0
     for segment in log.segments:
         name = segment.rows_path.rsplit("/", 1)[-1]
         if name in damaged:
@@ -38,8 +39,13 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
             continue
         try:
             lanes, texts = _segment_lanes(log, segment)
-        except SegmentError as error:  # it was removed by the run's retention just now, or damaged since
-            damage.append(Damage(name=name, fault=str(error)))
+        except SegmentError as error:
+            if log.removed(segment):
+                removed += 1
+            else:
+                damage.append(Damage(name=name, fault=str(error)))
+            for lane in segment.lanes:
+                newest.pop((segment.shard, lane), None)
             continue
         notes += [f"{name}: {note}" for note in _lost_texts(lanes, texts, known)]
         gaps: list[tuple[int, int, int]] = []
@@ -51,6 +57,8 @@ def verify_log(log: ReplayLog) -> tuple[list[Damage], list[str]]:
             gaps += _gaps(both)
             newest[place] = rows.part(len(rows) - 1, len(rows))
         notes += [f"{name}: {note}" for note in _gap_notes(gaps)]
+    if removed:
+        notes.append(f"{removed} segments were removed by the run's retention meanwhile; not all of them was checked")
     return damage, notes
 
 

@@ -27,16 +27,9 @@ def log_views(log: ReplayLog) -> dict[str, Any]:
 
     Raises: ReplayError, SegmentError.
     """
-    from pyarrow import dataset
-
+    beside = {"captions": log.captions(), "episodes": log.episodes(), "texts": log.texts()}
     # DuckDB has no float of 16 bits; the scan widens them, batch by batch.
-    rows = dataset.dataset(
-        [segment.rows_path for segment in log.segments],
-        schema=widened(rows_schema(log.spec)),
-        format="ipc",
-        filesystem=log.filesystem,
-    )
-    return {"rows": rows, "captions": log.captions(), "episodes": log.episodes(), "texts": log.texts()}
+    return {"rows": log.dataset(widened(rows_schema(log.spec))), **beside}
 
 
 def widened(schema: pa.Schema) -> pa.Schema:
@@ -151,4 +144,6 @@ def _told(error: Exception, views: Views) -> ConfigError:
     """DuckDB's message, with the views that there are. Raises: KeyboardInterrupt where that is what DuckDB tells."""
     if "interrupt" in f"{type(error).__name__} {error}".lower():
         raise KeyboardInterrupt from error
+    if isinstance(error, FileNotFoundError) or "No such file" in str(error):
+        return ConfigError(f"replay query: the run's retention removed a segment meanwhile ({error}). Ask again.")
     return ConfigError(f"replay query: {str(error).strip()}\nViews: {', '.join(views)}.")

@@ -2,13 +2,13 @@
 
 Rows of a lane are in one piece where their generations follow each other without a gap. A gap (rows dropped because the
 disk did not keep up, or lost with a machine) ends the piece: no row is the next observation of the one before the gap.
-Whole groups may be removed by the run's retention while a log is read; what is read is what was there at opening.
+Whole groups may be removed by the run's retention while a log is read: they are left out from then on (``removed``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from onibi.platform.replay.log.segment_format import (
     file_name,
     group_of,
     spec_of_segment,
+    unmet,
 )
 from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable
@@ -129,13 +130,29 @@ class ReplayLog:
         assert newest is not None, "there is a segment"
         raise newest
 
-    def dataset(self) -> Any:
-        """``pyarrow.dataset.Dataset`` of all rows files in their order; checksums are not looked at."""
+    def dataset(self, schema: pa.Schema | None = None) -> Any:
+        """``pyarrow.dataset.Dataset`` of all rows files in their order; checksums are not looked at.
+
+        Args:
+            schema: to read the rows by; None: that of the log.
+        Raises: SegmentError where a rows file is not there although its manifest is.
+        """
         from pyarrow import dataset
 
-        schema = rows_schema(self.spec)
-        paths = [segment.rows_path for segment in self.segments]
-        return dataset.dataset(paths, schema=schema, format="ipc", filesystem=self.filesystem)
+        schema = rows_schema(self.spec) if schema is None else schema
+        try:
+            return dataset.dataset(self.rows_paths(), schema=schema, format="ipc", filesystem=self.filesystem)
+        except FileNotFoundError as error:
+            raise SegmentError(
+                f"{self.location}: a rows file is not there ({error}). The run's retention has removed it just now: "
+                "try again; or the log is damaged: `onibi replay verify` tells which"
+            ) from error
+
+    def rows_paths(self) -> list[str]:
+        """Of the rows files that are still there, in their order. Raises: ReplayError where they cannot be listed."""
+        names = self._names()
+        there = [file_name(MANIFEST, segment.shard, segment.number) in names for segment in self.segments]
+        return [segment.rows_path for segment, is_there in zip(self.segments, there, strict=True) if is_there]
 
     def read(self, segment: Segment) -> pa.Table:
         """The rows of a segment, its checksum compared first.
@@ -147,16 +164,35 @@ class ReplayLog:
         check_rows(table, segment.lanes, segment.rows_path)
         return table
 
+    def read_each(self, shard: int | None = None) -> Iterator[tuple[Segment, pa.Table]]:
+        """``read`` of every segment of a shard (None: of all) in their order, but for those that are removed meanwhile.
+
+        Raises: SegmentError.
+        """
+        for segment in self.segments:
+            if shard in (None, segment.shard):
+                try:
+                    table = self.read(segment)
+                except SegmentError:
+                    if not self.removed(segment):
+                        raise
+                    continue
+                yield segment, table
+
+    def removed(self, segment: Segment) -> bool:
+        """Whether a segment is no longer part of the log: its manifest is gone, as retention leaves it, and whoever
+        gives a damaged segment up. Raises: ReplayError where the files cannot be listed.
+        """
+        return file_name(MANIFEST, segment.shard, segment.number) not in self._names()
+
     def captions(self) -> pa.Table:
         """Every caption that rows of the log name, once, by id: ``CAPTION_SCHEMA``. Raises: SegmentError."""
-        tables = [table for segment in self.segments if (table := self._table(segment, CAPTIONS))]
-        if not tables:
-            return CAPTION_SCHEMA.empty_table()
-        every = pa.concat_tables(tables).combine_chunks()
-        first: dict[int, int] = {}
-        for position, caption_id in enumerate(every.column("caption_id").to_pylist()):
-            first.setdefault(caption_id, position)
-        return every.take(pa.array([first[caption_id] for caption_id in sorted(first)], pa.int64()))
+        every, met = [CAPTION_SCHEMA.empty_table()], set[int]()
+        for _, table in self._tables(CAPTIONS):
+            if len(places := unmet(table, met)):  # the others are let go of at once
+                every.append(table.take(places))
+                met.update(every[-1].column("caption_id").to_pylist())
+        return pa.concat_tables(every).combine_chunks().sort_by("caption_id")
 
     def texts(self) -> pa.Table:
         """What the hashes in Text columns stand for, each once: ``text_hash``, ``text``. Raises: SegmentError.
@@ -164,16 +200,13 @@ class ReplayLog:
         A hash in the rows whose text is not here belongs to a text that died with its process.
         """
         texts = TextTable()
-        for segment in self.segments:
-            table = self._table(segment, TEXTS)
-            if table is not None:
-                self._merge(texts, table, segment)
+        for segment, table in self._tables(TEXTS):
+            self._merge(texts, table, segment)
         return texts.to_arrow()
 
     def episodes(self) -> pa.Table:
         """Figures of all finished episodes: ``EPISODE_SCHEMA``. Raises: SegmentError."""
-        tables = [table for segment in self.segments if (table := self._table(segment, EPISODES))]
-        return pa.concat_tables(tables) if tables else EPISODE_SCHEMA.empty_table()
+        return pa.concat_tables([EPISODE_SCHEMA.empty_table(), *(table for _, table in self._tables(EPISODES))])
 
     def verify(self) -> list[Damage]:
         """Read everything and compare checksums, row counts, schemas and generations; [] where all is whole.
@@ -196,6 +229,8 @@ class ReplayLog:
                     if kind == TEXTS and table is not None:
                         self._merge(TextTable(), table, segment)
                 except SegmentError as error:
+                    if self.removed(segment):
+                        break
                     found.append(Damage(name=name, fault=str(error)))
             for lane, (first, last) in segment.lanes.items():
                 place = segment.shard, lane
@@ -237,6 +272,18 @@ class ReplayLog:
         if kind == ROWS:
             self.on_rows(table.num_rows)
         return table
+
+    def _tables(self, kind: str) -> Iterator[tuple[Segment, pa.Table]]:
+        """The tables of one kind, of the segments that have one and are still there."""
+        for segment in self.segments:
+            try:
+                table = self._table(segment, kind)
+            except SegmentError:
+                if not self.removed(segment):
+                    raise
+                continue
+            if table is not None:
+                yield segment, table
 
     def _merge(self, texts: TextTable, table: pa.Table, segment: Segment) -> None:
         try:

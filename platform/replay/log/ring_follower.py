@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.replay.log.segment_writer import Rows
-from onibi.platform.replay.ring_reader import RingReader, Snapshot
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.spec import ROLE_FINAL
 
 
@@ -87,11 +87,6 @@ class RingFollower:
             self._columns[name][begin : self.rows] = 0
         self.next_row = self.next_row + taken
         return int(taken.sum()) < int(wanted.sum())
-
-    def pending_rows(self, snapshot: Snapshot | None = None) -> int:
-        """Committed rows that are not copied yet."""
-        seen = snapshot or self._reader.snapshot()
-        return int(np.maximum(seen.cursor - np.maximum(self.next_row, seen.oldest), 0).sum())
 
     def take(self) -> Rows:
         """What is in the buffers, as views that hold until ``clear``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Container, ItemsView, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,6 +109,17 @@ def captions_table(captions: Mapping[int, CaptionText]) -> pa.Table:
         },
         schema=CAPTION_SCHEMA,
     )
+
+
+def unmet(captions: pa.Table, met: Container[int]) -> pa.Array:
+    """Places of the rows of a table of captions whose ids are not among ``met``, each once: every group names all
+    captions of its rows, so a log has most of them hundreds of times.
+    """
+    places: dict[int, int] = {}
+    for place, caption_id in enumerate(captions.column("caption_id").to_pylist()):
+        if caption_id not in met:
+            places.setdefault(caption_id, place)
+    return pa.array(places.values(), pa.int64())
 
 
 def episodes_table(episodes: Iterable[EpisodeStatistics]) -> pa.Table:

@@ -38,6 +38,7 @@ from onibi.platform.replay.log.segment_format import (
     rows_table,
     spec_and_spans,
     spec_of_segment,
+    unmet,
 )
 from onibi.platform.replay.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, texts_table
@@ -311,7 +312,7 @@ class SegmentWriter:
     def _learn(self, manifest: Manifest, captions: dict[int, CaptionText], texts: TextTable) -> None:
         """Add a group's captions and texts to those that are known."""
         table = self._table(manifest, CAPTIONS)
-        for row in table.to_pylist() if table is not None else ():
+        for row in table.take(unmet(table, captions)).to_pylist() if table is not None else ():
             keys = tuple(KeyText(text, askable) for text, askable in zip(row["keys"], row["askable"], strict=True))
             captions[row["caption_id"]] = CaptionText(row["text"], keys)
         table = self._table(manifest, TEXTS)

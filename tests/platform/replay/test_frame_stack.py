@@ -330,3 +330,17 @@ def test_a_policy_sees_the_stacks_that_will_be_drawn(remembers):
         acts[ended] = 0
         for lane in np.flatnonzero(ended):
             history[lane] = []
+
+
+@pytest.mark.parametrize("kind", ["uniform", "prioritized", "sequences", "slabs"])
+@pytest.mark.parametrize(
+    "stack",
+    [
+        FrameStack(frames=2, leaves=("observation.farme",)),
+        FrameStack(frames=2, leaves="observation.frame"),
+        FrameStack(frames=1, leaves=("observation.frame",)),
+    ],
+)
+def test_stacks_of_leaves_that_are_not_there_are_refused_and_not_left_out(make_play, kind, stack):
+    with pytest.raises(ReplayError, match=r"cannot be stacked; allowed are .*'observation.frame', 'observation.clock'"):
+        make_sampler(make_play(1).reader, DRAWS[kind], np.random.default_rng(0), stack=stack)

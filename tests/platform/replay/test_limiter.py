@@ -97,7 +97,16 @@ def test_minimum_that_the_runs_actors_can_never_hold_is_refused():
     assert Limiter.from_settings(settings, **ring).minimum_rows == 1_993
 
 
-@pytest.mark.parametrize("wrong", [{"samples_per_insert": 0.0}, {"minimum_rows": 0}, {"tolerance_rows": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples_per_insert": 0.0},
+        {"samples_per_insert": np.inf},
+        {"minimum_rows": 0},
+        {"tolerance_rows": 0.0},
+        {"tolerance_rows": np.inf},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LimiterSettings(**wrong)

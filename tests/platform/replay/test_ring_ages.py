@@ -125,3 +125,29 @@ def test_group_given_back_is_free_and_a_reopened_rings_groups_count_as_heard_of(
     pool.give_back(2)
     assert pool.take(51.0) == 2
     assert pool.silent(60.5) == [0, 1]
+
+
+def test_ages_of_many_lanes_are_those_of_each_lane_by_itself(ring):
+    clock, rng = RowClock(marks=8), np.random.default_rng(5)
+    for group in range(GROUPS):
+        ring.register(group)
+    seen = []  # (moment, cursors)
+    for second in range(40):
+        for group in range(GROUPS):
+            if rng.random() < (0.9, 0.5, 0.05)[group]:
+                ring.insert(group, update=int(rng.integers(100)), final=rng.random() < 0.3)
+        ages = row_ages(ring.reader, clock, float(second), newest_update=100)
+        seen.append((float(second), ring.reader.snapshot().cursor))
+        if len(seen) > 8:
+            seen = [*seen[:-1][::2], seen[-1]]
+        snapshot = ring.reader.snapshot()
+        for lane in np.flatnonzero(snapshot.cursor):
+            numbers = np.arange(snapshot.oldest[lane], snapshot.cursor[lane])
+            told = numbers[np.round(np.array([1.0, 0.5, 0.1, 0.0]) * (len(numbers) - 1)).astype(int)]
+            came = [next(moment for moment, cursor in seen if cursor[lane] > row) for row in told]
+            np.testing.assert_array_equal(ages.seconds[lane], second - np.array(came))
+            looked_at = numbers[np.round(np.linspace(0, 1, 64) * (len(numbers) - 1)).astype(int)]
+            at = lane * SLOTS + looked_at % SLOTS
+            steps = at[ring.reader.columns["role"][at] != ROLE_FINAL]
+            updates = 100 - (ring.reader.columns["policy_version"][steps] - (1 << 40))
+            np.testing.assert_allclose(ages.updates[lane], np.quantile(updates, [0.0, 0.5, 0.9, 1.0]), rtol=1e-12)

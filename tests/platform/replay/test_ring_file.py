@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +199,57 @@ def test_orphans_are_rings_without_a_living_writer_and_go_with_their_drawn_word(
     assert not remove_orphan(stale)  # somebody took it up meanwhile
     taken.close()
     assert np.all(RingReader(folder / "living.ring").snapshot().cursor == 0)
+
+
+def test_of_two_that_make_a_ring_at_once_the_later_one_leaves_the_others_alone(rows, ring_path):
+    class Raced(type(ring_path)):
+        """A path at which another process makes the ring right after the first look at it."""
+
+        looks = 0
+
+        def exists(self, **kwargs):
+            there = super().exists(**kwargs)
+            if not self.looks:
+                type(self).looks = 1
+                create(rows, ring_path, run_id="first").close()
+            return there
+
+    with pytest.raises(ReplayError, match=r"test\.ring exists already"):
+        create(rows, Raced(ring_path), run_id="second")
+    assert read_header(ring_path).layout.run_id == "first"
+    assert list(ring_path.parent.iterdir()) == [ring_path]
+
+
+def test_a_ring_is_made_although_a_search_for_orphans_holds_its_lock_for_a_moment(rows, ring_path):
+    unfinished = ring_path.with_name("test.ring.new")
+    searching, held = threading.Event(), threading.Event()
+
+    def search():
+        while not unfinished.exists():
+            pass
+        descriptor = os.open(unfinished, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        held.set()
+        searching.wait(10)
+        os.close(descriptor)
+
+    made = []
+    unlocked = os.open
+
+    def opened(path, *arguments):
+        descriptor = unlocked(path, *arguments)
+        if str(path) == str(unfinished) and threading.current_thread() is maker:
+            held.wait(10)
+        return descriptor
+
+    seeker = threading.Thread(target=search)
+    maker = threading.Thread(target=lambda: made.append(create(rows, ring_path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring_file.os, "open", opened)
+        seeker.start(), maker.start()
+        assert held.wait(10)
+        maker.join(0.2)  # it waits, or it has given up
+        searching.set()
+        seeker.join(10), maker.join(10)
+    assert [writer.path for writer in made] == [ring_path]
+    made[0].close()

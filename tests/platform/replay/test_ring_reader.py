@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onibi.platform.errors import ReplayError
 from onibi.platform.replay.ring_reader import RingReader, Snapshot
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
@@ -184,4 +185,15 @@ def test_a_reader_that_is_closed_releases_its_own_mapping_and_not_the_writers(ri
     assert (borrowed.columns, own.columns, mapped.columns) == ({}, {}, {})
     insert(writer, 0, writer.register(0), 0)
     assert fresh_snapshot(ring).readable_rows == writer.reader().snapshot().readable_rows > 0
+    writer.close()
+
+
+def test_a_closed_reader_says_that_it_is_closed(ring, insert):
+    writer, reader = RingWriter.open(ring, "r"), RingReader(ring)
+    insert(writer, 0, writer.register(0), 0)
+    sampler = UniformSampler(reader, n_steps=1, batch_size=2, rng=np.random.default_rng(0))
+    reader.snapshot(), reader.close()
+    for use in (reader.snapshot, reader.oldest_now, sampler.draw, lambda: reader.columns["reward"]):
+        with pytest.raises(ReplayError, match="this reader is closed"):
+            use()
     writer.close()

@@ -85,3 +85,16 @@ def test_fragments_of_a_dead_incarnation_do_not_wait_and_hold_nobody_up():
         return passed
 
     assert asyncio.run(play()) == [(0, 7), (0, 8), (0, 0), (0, 1)]
+
+
+def test_a_fragment_that_comes_twice_before_its_turn_passes_twice_and_holds_nobody_up():
+    async def play():
+        order, passed = SendingOrder(), []
+        order.begin(0, 1, 0)
+        early = [asyncio.create_task(send(order, passed, 0, sequence)) for sequence in (1, 1, 2)]
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(send(order, passed, 0, 0), 5)
+        await asyncio.wait_for(asyncio.gather(*early), 5)
+        return passed
+
+    assert asyncio.run(play()) == [(0, 0), (0, 1), (0, 1), (0, 2)]

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from onibi.platform.captions import text_hash
 from onibi.platform.errors import ReplayError, SpecError
-from onibi.platform.fragment import Fragment
+from onibi.platform.fragment import CaptionText, Fragment, KeyText
 from onibi.platform.fragment_batch import from_batch, to_batch
 from onibi.platform.replay.datasets.minari_export import export_minari
 from onibi.platform.replay.datasets.minari_import import find_minari, import_minari
@@ -277,3 +277,21 @@ def log_of_numbers(rows, ring_path, tmp_path):
     shard.insert(fragment)
     shard.close()
     return ReplayLog(tmp_path / "numbers")
+
+
+def test_a_caption_that_came_with_a_refused_fragment_keeps_its_text_in_the_log(bench):
+    teller = bench.open()
+    caption = CaptionText("a door opens", (KeyText("a door opens"),))
+    bench.shard._captions._resolve = lambda captions: np.array([7], np.uint32)
+    for texts in ((), None):  # first without the texts of its Text columns
+        fragment = teller.fragment(send=texts)
+        fragment.new_captions = [caption]
+        fragment.columns["caption_hash"][0, 0] = text_hash(caption.text)
+        if texts is None:
+            bench.shard.insert(fragment)
+        else:
+            with pytest.raises(ReplayError, match="without a text"):
+                bench.shard.insert(fragment)
+    bench.shard.close()
+    captions = ReplayLog(bench.folder).captions().to_pylist()
+    assert [(each["caption_id"], each["text"]) for each in captions] == [(7, "a door opens")]

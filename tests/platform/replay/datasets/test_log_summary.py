@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,14 @@ def test_a_segment_that_retention_removes_while_the_log_is_opened_is_not_told_as
     opened = ReplayLog(log.location)
     assert opened.unreadable == ()
     assert {(each.shard, each.number) for each in opened.segments} == groups - {first}
+
+
+def test_returns_that_are_not_finite_are_null_in_json(logs, tmp_path):
+    lanes = logs.two_lanes()
+    row, figures = lanes[0].episodes[0]
+    lanes[0].episodes[0] = row, dataclasses.replace(figures, episode_return=float("nan"))
+    logs.seal(str(tmp_path / "broken"), lanes, segments=2)
+    summary = summarize(ReplayLog(tmp_path / "broken"))
+    assert json.loads(json.dumps(summary.to_json(), allow_nan=False))["returns"] == dict.fromkeys(
+        ("mean", "least", "most")
+    )

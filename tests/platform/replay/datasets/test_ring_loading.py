@@ -182,3 +182,12 @@ def test_a_log_without_sealed_rows_is_refused(tmp_path, ring_path, capacity_rows
     with pytest.raises(ReplayError, match=r"no rows are sealed in this log \(1 files"):
         load_into_ring(ReplayLog(tmp_path), ring_path, window_rows=1, capacity_rows=capacity_rows)
     assert not ring_path.exists()
+
+
+def test_dropped_rows_within_a_segment_take_no_memory(logs, tmp_path, ring_path):
+    lanes = logs.two_lanes()
+    lanes[0].gaps[8] = 10**12  # the disk did not keep up: behind the first episode
+    logs.seal(str(tmp_path / "log"), lanes, segments=1)
+    loaded = load_into_ring(ReplayLog(tmp_path / "log"), ring_path, window_rows=3)
+    assert (loaded.rows, loaded.steps) == (35, 30)
+    assert RingReader(ring_path).slots == 36  # as many rows as the segment has, and a head

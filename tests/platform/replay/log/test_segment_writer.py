@@ -8,8 +8,11 @@ import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from onibi.platform.fragment import CaptionText, KeyText
+from onibi.platform.replay.datasets.log_builder import captions_of
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import LaneSpans, RingOrigin
@@ -18,6 +21,8 @@ from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="int64"),), actions=2)
 LANES, GROUPS = 512, 20
+COUNTING = pa.proxy_memory_pool(pa.default_memory_pool())
+"""Arrow's memory, counted; it must outlive the tables that lie in it."""
 
 
 def open_writer(folder, retention=None):
@@ -31,7 +36,7 @@ def open_writer(folder, retention=None):
     )
 
 
-def seal(writer, group, lanes=LANES):
+def seal(writer, group, lanes=LANES, captions=None):
     """One row of each lane."""
     rows = Rows(
         lane=np.arange(lanes, dtype=np.int32),
@@ -39,7 +44,7 @@ def seal(writer, group, lanes=LANES):
         columns={column.name: np.zeros((lanes, *column.shape), column.dtype) for column in SPEC.columns},
     )
     origin = RingOrigin(created_unix_ns=1, first_generation=(0,) * lanes)
-    writer.seal(rows, {}, [], next_generation=[group + 1] * lanes, ring=origin)
+    writer.seal(rows, captions or {}, [], next_generation=[group + 1] * lanes, ring=origin)
 
 
 def kept_bytes(make):
@@ -129,3 +134,24 @@ def test_files_that_vanish_while_a_folder_is_listed_are_left_out(tmp_path, monke
 
     monkeypatch.setattr(os, "scandir", scanned_too_late)
     assert open_files(tmp_path).names() == {"rows-0000-00000001.arrow": 4}
+
+
+def test_captions_that_every_group_names_are_held_once_by_readers_and_writers(tmp_path):
+    named = {number: CaptionText(f"caption {number} " + "of many words " * 20, ()) for number in range(1, 501)}
+    writer = open_writer(tmp_path)
+    for group in range(GROUPS):
+        own = {10_000 - group: CaptionText(f"of group {group}", (KeyText("a", askable=False),))}
+        seal(writer, group, lanes=1, captions=named | own)
+    every = named | {
+        10_000 - group: CaptionText(f"of group {group}", (KeyText("a", False),)) for group in range(GROUPS)
+    }
+    assert open_writer(tmp_path).opened.captions == every
+    log, ordinary = ReplayLog(tmp_path), pa.default_memory_pool()
+    pa.set_memory_pool(COUNTING)
+    try:
+        table = log.captions()
+    finally:
+        pa.set_memory_pool(ordinary)
+    assert table["caption_id"].to_pylist() == sorted(every)
+    assert captions_of(table) == every
+    assert COUNTING.max_memory() < GROUPS / 2 * table.nbytes

@@ -8,11 +8,13 @@ from scipy import stats
 
 from onibi.platform.replay.newest_first_sampler import NewestFirstSampler
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 from onibi.platform.replay.sequences import Tail
 from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler, trajectory_probabilities
+from onibi.platform.spec import ROLE_FINAL
 
 DRAWS, BATCH = 400_000, 4_096
 
@@ -193,8 +195,6 @@ def test_newest_first_where_the_newest_rows_are_final(layouts, ring_path):
         incarnation = writer.register(0)
         head = {name: column[:, :1] for name, column in columns.items()}
         writer.insert(0, incarnation=incarnation, sequence=0, rows_per_lane=np.zeros(1, np.int32), columns=head)
-    from onibi.platform.replay.ring_reader import RingReader
-
     sampler = NewestFirstSampler(
         RingReader(ring_path), n_steps=2, batch_size=3_000, rng=np.random.default_rng(1), half_life_rows=1.0
     )
@@ -230,3 +230,32 @@ def test_equal_returns_make_trajectories_equal():
     assert trajectory_probabilities(np.array([7.0]), 0.1).tolist() == [1.0]
     low, high = trajectory_probabilities(np.array([-100.0, 300.0]), 0.5)
     assert high / low == pytest.approx(np.exp(2.0))  # e^(1 / 0.5), whatever the scale of returns
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_return_that_is_not_finite_takes_its_own_trajectory_out_and_no_other(layouts, ring_path, broken):
+    spec = layouts.SPEC
+    writer = RingWriter.create(ring_path, spec, groups=1, lanes_per_group=1, slots=400, window_rows=2, run_id="returns")
+    incarnation = writer.register(0)
+    for number, reward in enumerate((0.0, broken, 1.0)):  # an episode of two steps each
+        columns = {column.name: np.zeros((1, 4, *column.shape), column.dtype) for column in spec.columns}
+        columns["reward"][0, 0], columns["terminated"][0, 1], columns["role"][0, 2] = reward, 1, ROLE_FINAL
+        columns["step"][0] = [0, 1, 2, 0]
+        writer.insert(
+            0,
+            incarnation=incarnation,
+            sequence=number,
+            rows_per_lane=np.array([3], np.int32),
+            columns=columns,
+        )
+    sampler = TrajectoryWeightedSampler(
+        RingReader(ring_path),
+        n_steps=1,
+        batch_size=256,
+        rng=np.random.default_rng(0),
+        temperature=0.01,
+        by_length=False,
+    )
+    assert sampler.trajectories().episode_return.tolist() == [0.0, 1.0]
+    assert set(sampler.draw().generation.tolist()) == {6, 7}  # e^100 to 1 for the better one
+    writer.close()

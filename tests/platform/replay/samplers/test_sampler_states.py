@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
+from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.gather_threads import GatherThreads
-from onibi.platform.replay.newest_first_sampler import NewestFirstSampler
+from onibi.platform.replay.make_sampler import make_sampler
+from onibi.platform.replay.newest_first_sampler import NewestFirstSampler, NewestFirstSettings
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.sampler import UniformSampler
 from onibi.platform.replay.sequence_sampler import SequenceSampler
 from onibi.platform.replay.sequences import Tail
+from onibi.platform.replay.start_table import StartTable
 from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler
 
 WINDOWED = {"n_steps": 3, "batch_size": 16}
@@ -245,3 +248,14 @@ def test_gather_threads_copy_what_one_thread_copies_and_hand_errors_on():
     threads.close()
     threads.take([(source, index[::-1].copy(), out)])
     assert np.array_equal(out, source[index[::-1]])
+
+
+def test_priorities_and_another_way_to_choose_are_refused_together(layout):
+    both = WindowDraws(n_steps=1, batch_size=4, priorities=PrioritySettings(), sampling=NewestFirstSettings())
+    with pytest.raises(ReplayError, match="leave one of them out"):
+        make_sampler(layout.reader, both, np.random.default_rng(0))
+
+
+def test_where_no_start_is_held_nothing_is_said_of_priorities():
+    with pytest.raises(ReplayError, match="none is held; draw after more steps came in"):
+        StartTable(1, 8, exponent=0.6, look_back=0).draw(1, np.random.default_rng(0))
