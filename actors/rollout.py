@@ -139,6 +139,8 @@ class Rollout:
         env_seed, policy_seed = np.random.SeedSequence(identity.seed).spawn(2)
         self._rng = np.random.default_rng(policy_seed)
         self._state = policy.initial_state(self._envs)
+        self.stepping_since: float | None = None
+        """When the environments were called that have not returned, by ``time.perf_counter``."""
         # One number: environments with a vector_entry_point of their own take no list of seeds.
         first_seed = int(env_seed.generate_state(1)[0])
         raw, infos = self._guard(lambda: vector_env.reset(seed=first_seed))
@@ -361,6 +363,7 @@ class Rollout:
                 self._new_captions.append(caption)
 
     def _guard(self, call: Callable[[], Any]) -> Any:
+        self.stepping_since = time.perf_counter()
         try:
             return call()
         except EnvironmentFault:
@@ -373,6 +376,8 @@ class Rollout:
             if not raised_in_own_code(error):  # Gymnasium and NumPy stumble over what was returned without saying so
                 told = told.rstrip(".") + _RETURNS
             raise EnvironmentFault(told) from error
+        finally:
+            self.stepping_since = None
 
 
 def _check_mask(spec: ReplaySpec, env_id: str) -> None:

@@ -104,6 +104,8 @@ class RolloutActor:
         self._in_flight = fragments_in_flight
         self._stopping = threading.Event()
         self._seconds = {"collect": 0.0, "send": 0.0, "wait": 0.0}
+        self._making_since: float | None = None
+        self._rollout: Rollout | None = None
 
     def run(self, shard: Any, hub: Any, inference: Any = None) -> None:
         """Register, which may have to wait until the ring has lanes for it; then collect and send until :meth:`stop`.
@@ -120,7 +122,9 @@ class RolloutActor:
         if lease is None:
             return
         ask = None if inference is None else InferenceCalls(inference, self._stopping.is_set)
+        self._rollout, self._making_since = None, time.perf_counter()
         rollout = self._make_rollout(lease.actor, lease.incarnation, lease.next_sequence, ask)
+        self._rollout, self._making_since = rollout, None
         poll = WeightsPoll(hub, self._stopping.is_set) if ask is None else _no_weights
         pending: deque[Any] = deque()
         try:
@@ -149,6 +153,11 @@ class RolloutActor:
     def usage(self) -> ProcessUsage:
         """Processor time, and where ``run`` has spent its time: collecting, sending, waiting for the shard."""
         return process_usage(dict(self._seconds))
+
+    def stepping_seconds(self) -> float:
+        """For how long the environments have been at one call, or in making; 0 where they are not."""
+        since = self._making_since if self._rollout is None else self._rollout.stepping_since
+        return 0.0 if since is None else time.perf_counter() - since
 
     def _lease(self, shard: Any) -> Any:
         """What the shard gives; None where ``stop`` was called before."""

@@ -245,6 +245,7 @@ class RayRun:
         self._running |= self._annotators.due()
         if self._rollouts is not None:
             self._running |= self._rollouts.due()
+            self._journal.warn(self._rollouts.end_hung())
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_HEARING_SECONDS)
         for reference in ready:
             role = self._running.pop(reference)

@@ -9,6 +9,7 @@ import ray
 
 from onibi.actors.inference_actor import INFERENCE_OPTIONS, InferenceActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
+from onibi.clusters.hang_watch import HangWatch
 from onibi.clusters.role_calls import start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.remote_policy import halves_of
@@ -28,6 +29,7 @@ class RolloutTeam:
     def __init__(self, plan: RunPlan, shard: Any, hub: Any) -> None:
         acting, settings, placement = plan.for_actors(), plan.settings, plan.settings.placement
         self._shard, self._hub = shard, hub
+        self._watch = HangWatch(settings.actors.hang_seconds)
         self._again_at: dict[str, float] = {}  # by role: when one whose process Ray starts again may be asked again
         self._inference: Any = None
         if placement.inference is not None:
@@ -61,7 +63,7 @@ class RolloutTeam:
     @property
     def handles(self) -> dict[str, Any]:
         """Actors by role."""
-        rollouts = {f"{_ROLLOUT} {number}": rollout for number, rollout in enumerate(self._rollouts)}
+        rollouts = self._by_role()
         return rollouts if self._inference is None else {**rollouts, _INFERENCE: self._inference}
 
     def start(self) -> dict[Any, str]:
@@ -81,6 +83,10 @@ class RolloutTeam:
         if role == _INFERENCE:
             return self._inference.run.remote(self._hub)
         return self.handles[role].run.remote(self._shard, self._hub, self._inference)
+
+    def end_hung(self) -> list[str]:
+        """End the processes whose environments do not return, as if they had died. Returns: what to tell."""
+        return self._watch.look(self._by_role(), time.monotonic())
 
     def figures(self) -> dict[str, float]:
         """Metrics of central inference; none without it, or while its process is being replaced."""
@@ -102,6 +108,9 @@ class RolloutTeam:
         stopping = [reference for reference, role in running.items() if role.startswith(_ROLLOUT)]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=seconds)
+
+    def _by_role(self) -> dict[str, Any]:
+        return {f"{_ROLLOUT} {number}": rollout for number, rollout in enumerate(self._rollouts)}
 
     def end(self) -> None:
         """End all processes."""

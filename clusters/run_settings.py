@@ -107,6 +107,8 @@ class ActorsSettings(Settings):
     count: ActorCount = 2
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     fragments_in_flight: Count = 2  # of one actor; it waits when the shard has not taken the oldest
+    # An actor whose environments do not return from one call for so long is replaced; null: it is waited for.
+    hang_seconds: Positive | None = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
