@@ -192,6 +192,8 @@ class AnnotatorActor:
 
     def _answer_batch(self, hub: Any, worker: AnnotationWorker, messenger: Messenger, shift: str) -> None:
         requests = ray.get(hub.take.remote(self._name, shift, self._settings.batch_keys, _WAIT_SECONDS))
+        if requests is None and not self._is_over(shift):
+            ray.get(hub.begin_work.remote(self._name, shift))  # it was counted as lost, and is not
         if not requests:
             return
         if self._is_over(shift):  # while it waited: nobody would hear what is paid for now

@@ -165,10 +165,12 @@ class HubActor:
         self._workers.end(worker)
         self._queue_news.tell()
 
-    async def take(self, worker: Worker, shift: str, count: int, wait_seconds: float) -> list[Request]:
-        """Up to ``count`` requests for a worker; empty when none came in time, or it was set to work anew meanwhile."""
+    async def take(self, worker: Worker, shift: str, count: int, wait_seconds: float) -> list[Request] | None:
+        """Up to ``count`` requests for a worker; empty when none came in time, None where it was set to work anew
+        meanwhile, or counted as lost.
+        """
         requests = self._take(worker, shift, count)
-        if requests:
+        if requests or requests is None:
             return requests
         await self._queue_news.wait(wait_seconds)
         return self._take(worker, shift, count)
@@ -276,6 +278,6 @@ class HubActor:
             if self._desk.table_version > version:
                 self._table_news.tell()
 
-    def _take(self, worker: Worker, shift: str, count: int) -> list[Request]:
+    def _take(self, worker: Worker, shift: str, count: int) -> list[Request] | None:
         self._shared.read()
         return self._workers.take(worker, shift, count)

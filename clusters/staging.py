@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
 import importlib.util
+import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onibi.platform.errors import ConfigError, SubmitError
@@ -47,19 +48,22 @@ class OwnModule:
         if not self.name.isidentifier():
             raise ConfigError(f"module {name!r} is no name of a module; give it as it is imported: my_games")
         importlib.invalidate_caches()
-        spec = importlib.machinery.PathFinder.find_spec(self.name, [str(Path.cwd()), *sys.path])
+        with _current_folder_first():
+            spec = importlib.util.find_spec(self.name)
+            # Here, as a namespace looks for its folders anew wherever it is asked for them.
+            folders = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or ()]
         if spec is None:
             raise ConfigError(
                 f"module {self.name!r} is not found in {Path.cwd()} and where Python looks; go to its folder, or set "
                 "PYTHONPATH to it"
             )
-        self._folders = [Path(each) for each in spec.submodule_search_locations or ()]
+        self._folders = folders
         self._file = None if self._folders or spec.origin is None else Path(spec.origin)
         if not self._folders and (self._file is None or self._file.suffix != ".py"):
             raise ConfigError(
                 f"module {self.name!r} is {spec.origin}, no Python source: install it on the cluster's nodes"
             )
-        size = sum(each.stat().st_size for folder in self._folders for each in folder.rglob("*") if each.is_file())
+        size = sum(map(_staged_bytes, self._folders))
         if size > _MOST_MODULE_BYTES:
             raise ConfigError(
                 f"module {self.name!r} takes {size / 2**20:,.0f} MiB in {self._folders[0]}, and at most "
@@ -74,7 +78,27 @@ class OwnModule:
             _copy_folders(self._folders, target / self.name)
 
 
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _staged_bytes(folder: Path) -> int:
+    """Of the files that ``_copy_folders`` would copy."""
+    size = 0
+    for path, folders, names in os.walk(folder):
+        left_out = _NOT_STAGED(path, [*folders, *names])
+        folders[:] = [name for name in folders if name not in left_out]
+        files = [Path(path, name) for name in names if name not in left_out]
+        size += sum(each.stat().st_size for each in files if each.is_file())
+    return size
+
+
 def _copy_folders(folders: Iterable[str | Path], target: Path) -> None:
     """Copy the folders of one package; of a namespace, which may have several, the first counts: it is written last."""
     for path in reversed([Path(each) for each in folders if Path(each).is_dir()]):
-        shutil.copytree(path, target, ignore=_NOT_STAGED, dirs_exist_ok=True)
+        shutil.copytree(path, target, ignore=_NOT_STAGED, ignore_dangling_symlinks=True, dirs_exist_ok=True)

@@ -219,9 +219,14 @@ class CaptionQueue:
         self.dropped, self.expired = state.dropped, state.expired
 
     def _back(self, keys: list[KeyIndex], now: float) -> None:
+        """Keys that were taken, newest first: they wait behind all that were met since, in their order."""
         self.expired += len(keys)
         self.offer([key for key in keys if key in self._first_offered], now)
         self.offer_further([key for key in keys if key not in self._first_offered])
+        for key in keys:
+            for place in (self._waiting, self._further):
+                if key in place:
+                    place.move_to_end(key, last=False)
 
     def _make_room(self) -> None:
         while len(self) > self._capacity_keys:

@@ -11,7 +11,7 @@ from onibi.platform.annotator import Request
 from onibi.platform.labels import Judge
 from onibi.platform.shared_annotations import SharedAnnotations
 
-_RENEWALS_PER_LEASE = 3.0
+RENEWALS_PER_LEASE = 3.0
 
 
 class Worker(NamedTuple):
@@ -52,7 +52,7 @@ class WorkerRequests:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared, self._judges, self._clock = shared, judges, clock
-        self._renewal_seconds = lease_seconds / _RENEWALS_PER_LEASE
+        self._renewal_seconds = lease_seconds / RENEWALS_PER_LEASE
         self._shifts: dict[Worker, _Shift] = {}
 
     def begin(self, worker: Worker, shift: str) -> None:
@@ -70,10 +70,13 @@ class WorkerRequests:
         """Whether a worker was set to work under this name last, and not lost since."""
         return worker in self._shifts and self._shifts[worker].name == shift
 
-    def take(self, worker: Worker, shift: str, count: int) -> list[Request]:
-        """At most ``count`` questions for a worker that has done with all it took before; none where it is gone."""
+    def take(self, worker: Worker, shift: str, count: int) -> list[Request] | None:
+        """At most ``count`` questions for a worker that has done with all it took before.
+
+        Returns: None where it is not at work under this name: nobody would answer.
+        """
         if not self.is_at_work(worker, shift):
-            return []
+            return None
         requests = self._shared.take(self._judges[worker.annotator], count)
         self._shifts[worker] = _Shift(shift, requests, self._clock())
         return requests

@@ -54,7 +54,7 @@ class ServerSettings(Settings):
 
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 8  # requests at once
     timeout_seconds: Annotated[float, Field(gt=0)] = 30.0  # for one whole reply
-    # No request starts that might end later than this after its batch was given; the rest is given back, newer first.
+    # No request starts that might end later than this after its batch was given; the rest is asked again later.
     batch_seconds: Annotated[float, Field(gt=0)] = 100.0
     retries: Annotated[int, Field(ge=0, le=20)] = 3  # after a failure that may pass
     first_wait_seconds: Annotated[float, Field(gt=0)] = 0.5  # before the first of them, at most; doubled each time

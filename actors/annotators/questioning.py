@@ -143,7 +143,7 @@ class Questioning:
         if items and not batch.answered:
             raise AnnotatorError(
                 f"no request of {len(items)} could be sent within {self._batch_seconds} s (server.batch_seconds); "
-                "raise it with annotation.desk.lease_seconds, or lower annotation.batch_keys"
+                "raise it, or lower annotation.batch_keys"
             )
 
     async def close(self) -> None:

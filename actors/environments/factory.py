@@ -138,8 +138,8 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
             raise EnvironmentFault(f"{settings.id} returned {type(made).__name__}, not a gymnasium.Env.")
         if settings.max_episode_steps is not None and env_id is None:
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
-        if env_id is not None and is_nethack(env_id):
-            made = NetHackEpisodes(made, has_goal=has_goal(env_id), is_limited="max_episode_steps" in options)
+        if env_id is not None and is_nethack(env_id) and hasattr(made.unwrapped, "nethack"):
+            made = NetHackEpisodes(made, has_goal=has_goal(env_id), limit=options.get("max_episode_steps"))
         elif env_id is not None and is_minigrid(env_id):
             made = MiniGridEpisodes(made)
         return made  # type: ignore[no-any-return]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any, cast
 
 import gymnasium as gym
@@ -36,9 +35,10 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     * NLE ignores ``reset(seed=…)``; its own ``seed()`` holds for the next reset only. Here a seeded reset starts a
       stream from which each later reset of this environment takes its game seeds, so a seeded run repeats.
     * NLE quits the game where a task is over or its step limit reached, and shows what is left then: a blank map, from
-      which truncated episodes would be bootstrapped. Here the game is left as it is, and what the agent saw last stays.
-    * NLE's step limit comes as ``terminated`` with ``end_status`` ABORTED, also where the goal is met in the last step.
-      So it is counted here. Where NLE gives up for another reason (NetHackChallenge: no progress) it is ``truncated``.
+      which truncated episodes would be bootstrapped. Here what the agent saw last stays, and the game is quit at the
+      next reset: the engine would never free it otherwise.
+    * NLE's step limit, or that it gives up (NetHackChallenge: no progress), comes as ``terminated`` with ``end_status``
+      ABORTED; value targets would take it for death. A goal that is met in the last permitted step counts here.
     * A step that shows several pages ("--More--", answered by NLE itself; MiniHack's macro actions) leaves only the
       last one in ``message``. ``info["message_pages"]`` holds all, one a line, where more was said than is seen.
     * At an episode's end ``info["episode_figures"]`` holds ``score``, ``depth`` (deepest level reached) and
@@ -47,30 +47,34 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     Args:
         env: as Gymnasium makes it.
         has_goal: whether an episode can succeed.
-        is_limited: whether ``env`` has a limit of steps already, which then replaces NLE's own.
+        limit: steps after which an episode is aborted; None leaves NLE's own.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True, is_limited: bool = False) -> None:
+    def __init__(self, env: gym.Env[Any, Any], *, has_goal: bool = True, limit: int | None = None) -> None:
         super().__init__(env)
         self._has_goal = has_goal
-        self._engine = cast(Any, env.unwrapped)
-        own_limit = self._engine._max_episode_steps  # noqa: SLF001 - NLE tells it nowhere else
-        self._limit = sys.maxsize if is_limited else own_limit
-        self._engine._max_episode_steps = sys.maxsize  # noqa: SLF001 - as above
-        self._engine._quit_game = _stay  # noqa: SLF001 - as above
-        self._pages = MessagePages(env.unwrapped)
+        self._engine = engine = cast(Any, env.unwrapped)
+        if limit is not None:
+            engine._max_episode_steps = limit  # noqa: SLF001 - NLE takes it at construction alone, here as below
+        self._quit_game = engine._quit_game  # noqa: SLF001
+        engine._quit_game = _stay  # noqa: SLF001
+        engine._get_end_status = self._end_status  # noqa: SLF001
+        self._pages = MessagePages(engine)
         self._game_seeds: np.random.Generator | None = None
         self._deepest = 0.0
         self._score = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a game; with ``seed``, restart the stream of game seeds as well."""
+        if self._pages.game_goes_on:
+            self._quit_game(self._engine.last_observation, not self._pages.game_goes_on)
         if seed is not None:
             self._game_seeds = np.random.default_rng(seed)
         if self._game_seeds is not None:
             core, display = (int(number) for number in self._game_seeds.integers(0, 2**31 - 1, size=2))
             self._seed(core, display)
         observation, _ = self.env.reset(options=options)
+        self._pages.game_goes_on = True
         self._deepest = self._score = 0.0
         self._note(observation)
         return observation, {}
@@ -82,7 +86,6 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._note(observation)
         pages = self._pages.unseen()
         told = {} if pages is None else {MESSAGE_PAGES: pages}
-        truncated = truncated or self._engine._steps >= self._limit  # noqa: SLF001 - as its limit
         if not (terminated or truncated):
             return observation, float(reward), False, False, told
         status = int(info["end_status"])
@@ -100,6 +103,15 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             log.warning("games will not repeat under the run's seed: %s", error)
             self._game_seeds = None
 
+    def _end_status(self, observation: Any, ended: bool) -> Any:
+        """As NLE's, which does not look for the goal in the last permitted step."""
+        engine = self._engine
+        goal = engine._is_episode_end(observation)  # noqa: SLF001 - reward managers of MiniHack count on this call
+        status = ended or goal
+        if not status and engine._check_abort(observation):  # noqa: SLF001
+            return engine.StepStatus.ABORTED
+        return engine.StepStatus(status)
+
     def _note(self, observation: Any) -> None:
         blstats = observation.get("blstats")
         if blstats is not None:
@@ -109,7 +121,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _stay(_observation: Any, _ended: bool) -> None:
-    """In place of NLE's keys that quit a game."""
+    """In place of NLE's keys that quit a game; they are sent later."""
 
 
 class MessagePages:
@@ -127,6 +139,8 @@ class MessagePages:
         self._engine_step = env.nethack.step
         self._message_at = env._message_index  # noqa: SLF001 - NLE's observation tuple has no names
         self._pages: list[bytes] = []
+        self.game_goes_on = False
+        """Whether the engine has a game that has not ended; whoever begins one says so."""
         env.nethack.step = self._step
 
     def forget(self) -> None:
@@ -148,6 +162,7 @@ class MessagePages:
 
     def _step(self, key: int) -> Any:
         observation, ended = self._engine_step(key)
+        self.game_goes_on = not ended
         message = observation[self._message_at]
         # A message that the engine itself breaks into lines is one page.
         self._pages.append(message.tobytes().partition(b"\0")[0].replace(b"\n", b" ") if message[0] else b"")

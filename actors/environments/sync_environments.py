@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 _NUMBERS = "biuf"  # kinds of dtypes
+_DTYPES = {kind: np.dtype(kind) for kind in (float, int, bool)}  # of Python's numbers, as Gymnasium keeps them
 
 
 class SyncEnvironments(SyncVectorEnv):
@@ -64,6 +65,9 @@ def _made_to_hold(known: NDArray[Any], told: NDArray[np.bool_], value: Any) -> N
     Args:
         told: [E] where ``known`` holds something.
     """
+    plain = _DTYPES.get(type(value))
+    if plain is not None and known.ndim == 1 and known.dtype == plain:
+        return known
     if isinstance(value, bool | int | float | np.generic | np.ndarray) and np.shape(value) == known.shape[1:]:
         dtype = value.dtype if isinstance(value, np.generic | np.ndarray) else np.dtype(type(value))
         if dtype == known.dtype:

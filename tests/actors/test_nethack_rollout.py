@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -197,6 +198,57 @@ def test_a_goal_that_is_met_in_the_last_step_counts():
     found = end()
     assert found[1:] == (True, 1.0)
     assert end(max_episode_steps=found[0]) == found
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_an_episode_that_is_aborted_is_paid_as_nle_pays_it(limit):
+    settings = EnvironmentSettings(
+        id="MiniHack-KeyRoom-S5-v0", kwargs={"reward_lose": -1.0, "penalty_step": 0.0}, max_episode_steps=limit
+    )
+    env, rewards = make_vector_env(settings, 1, KEYS), []
+    env.reset(seed=3)
+    for _ in range(limit or 200):
+        _, reward, terminated, truncated, _ = env.step(np.array([9]))
+        rewards.append(float(reward[0]))
+    env.close()
+    assert rewards == [0.0] * (len(rewards) - 1) + [-1.0]
+    assert (bool(terminated[0]), bool(truncated[0])) == (False, True)
+
+
+def test_no_game_is_left_to_the_engine_unfinished():
+    """It would never free one: 2.4 kB each."""
+    import minihack  # noqa: F401 (registers)
+
+    env = NetHackEpisodes(gym.make("MiniHack-Room-5x5-v0", max_episode_steps=60), limit=60)
+    engine, finished = env.unwrapped.nethack, []
+    begin = engine.reset
+
+    def reset(*arguments, **options):
+        finished.append(engine._pynethack.done())
+        return begin(*arguments, **options)
+
+    engine.reset = reset
+    rng, goals = np.random.default_rng(0), 0.0
+    env.reset(seed=3)
+    for _ in range(20):
+        ended = False
+        while not ended:
+            _, _, terminated, truncated, info = env.step(int(rng.integers(8)))
+            ended = terminated or truncated
+        goals += info["episode_figures"]["success"]
+        env.reset()
+    env.step(0)
+    env.reset()  # in the middle of an episode
+    env.close()
+    assert finished[1:] == [True] * 21
+    assert 0 < goals < 20, "some episodes end at the goal, others at the limit"
+
+
+def test_no_limit_among_the_arguments_leaves_the_engines_own():
+    told = last_steps(
+        EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0", kwargs={"max_episode_steps": None}), action=9, steps=200
+    )
+    assert told[-1][1:3] == (False, True)
 
 
 def test_a_limit_of_ours_may_be_longer_than_the_engines_own():

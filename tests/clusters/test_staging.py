@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,41 @@ def test_a_package_without_init_file_is_staged_from_all_its_folders(own_modules,
     OwnModule("spread").stage(target)
     assert {path.name for path in files(target)} == {"both.py", "more.py"}
     assert (target / "spread" / "both.py").read_text() == "first", "the current folder comes before all others"
+
+
+def test_what_is_not_sent_counts_not_and_a_link_into_nothing_is_left_out(own_modules, tmp_path):
+    package = own_modules / "my_games"
+    for folder in (".git", "__pycache__"):
+        (package / folder).mkdir()
+        with (package / folder / "large").open("wb") as file:
+            file.truncate(200 * 2**20)
+    (package / "gone").symlink_to(package / "nowhere")
+    target = tmp_path / "target"
+    target.mkdir()
+    OwnModule("my_games").stage(target)
+    assert "gone" not in {path.name for path in files(target)}
+    with (package / "levels.bin").open("wb") as file:
+        file.truncate(200 * 2**20)
+    with pytest.raises(ConfigError, match="takes 200 MiB"):
+        OwnModule("my_games")
+
+
+def test_a_module_that_a_finder_of_its_own_finds_is_staged(own_modules, tmp_path, monkeypatch):
+    """As setuptools installs an editable package whose folder is on no path."""
+    elsewhere = tmp_path / "elsewhere" / "ed_games.py"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("raise AssertionError('imported')\n")
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, _path=None, _target=None):
+            return importlib.util.spec_from_file_location(name, elsewhere) if name == "ed_games" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    target = tmp_path / "target"
+    target.mkdir()
+    OwnModule("ed_games").stage(target)
+    assert [path.name for path in files(target)] == ["ed_games.py"]
 
 
 @pytest.mark.parametrize(

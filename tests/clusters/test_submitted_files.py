@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onibi.clusters.sessions import read_run_settings
-from onibi.clusters.submit import submit
+from onibi.clusters.submit import JobSettings, submit
 from onibi.clusters.submitted_files import check_files
 from onibi.platform.errors import ConfigError
 from onibi.platform.presets import preset_names
@@ -64,11 +64,9 @@ def test_nothing_is_sent_of_a_run_that_names_a_file_here(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"annotator\.lexicon is 'rules\.yaml'.*absolute path"):
         submit(
             "corridor-oni",
-            address="http://127.0.0.1:1",  # nobody answers there: a SubmitError, were it asked
+            # Nobody answers there: a SubmitError, were it asked.
+            JobSettings(address="http://127.0.0.1:1", runs_folder="~/onibi-runs", stage=False, wait=False),
             overrides=["annotator.lexicon=rules.yaml"],
             name="run",
-            stage=False,
-            wait=False,
-            runs_folder="~/onibi-runs",
             tell=print,
         )

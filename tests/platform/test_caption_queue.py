@@ -189,3 +189,14 @@ class QueueAgainstSets(RuleBasedStateMachine):
 
 QueueAgainstSets.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestQueueAgainstSets = QueueAgainstSets.TestCase
+
+
+def test_given_back_keys_wait_behind_what_was_met_since_newest_first():
+    waiting = queue()
+    waiting.offer(range(4), now=0.0)
+    taken = waiting.take(4, now=1.0)
+    assert taken == [3, 2, 1, 0]
+    leases = {key: waiting.lease(key) for key in taken}
+    waiting.offer([9], now=2.0)
+    waiting.give_back({key: leases[key] for key in taken[1:]}, now=3.0)
+    assert waiting.take(9, now=4.0) == [9, 2, 1, 0]

@@ -66,16 +66,16 @@ def test_a_worker_that_is_set_to_work_anew_lets_go_of_what_it_had_before(run):
     run.workers.begin(FIRST, "a")
     taken = run.takes(FIRST, "a")
     run.workers.begin(FIRST, "b")
-    assert run.takes(FIRST, "a") == [], "a call of its former life leases nothing to nobody"
+    assert run.takes(FIRST, "a") is None, "a call of its former life leases nothing to nobody"
     assert len(run.takes(FIRST, "b")) == len(taken)
 
 
 def test_a_worker_that_was_never_set_to_work_or_was_lost_gets_nothing(run):
-    assert run.takes(FIRST, "a") == []
+    assert run.takes(FIRST, "a") is None
     run.workers.begin(FIRST, "a")
     run.workers.end(FIRST)
     run.workers.end(FIRST)
-    assert run.takes(FIRST, "a") == []
+    assert run.takes(FIRST, "a") is None
     assert not run.workers.is_at_work(FIRST, "a")
 
 
