@@ -16,7 +16,7 @@ from onibi.clusters.role_calls import PROCESS_DIED, start_actor
 from onibi.clusters.roles import build_learner
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_settings import PlacementSettings
-from onibi.clusters.store_node import on_node
+from onibi.clusters.store_node import StoreRoom
 from onibi.learners.learner_actor import LearnerActor, LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import LearnerLostError
@@ -41,7 +41,7 @@ class LearnerTeam:
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
-        self._prepared: str | None = None  # node of processes that have nothing to learn with yet
+        self._prepared = False  # whether the processes have nothing to learn with yet
         self.handles: dict[str, Any] = {}
         """By role: ``learner`` is the first one, ``learner 1`` the next."""
         self.news: LearnerNews | None = None
@@ -56,36 +56,36 @@ class LearnerTeam:
         """Whether a role of the run is one of these."""
         return role.split()[0] == _ROLE
 
-    def prepare(self, placement: PlacementSettings, node: str) -> None:
-        """Start the processes on the node of this id, after ending those that there are. They load torch meanwhile, for
-        a second or more, and wait for ``start``.
+    def prepare(self, placement: PlacementSettings, room: StoreRoom) -> None:
+        """Start the processes in the room that they share with the shard, after ending those that there are. They load
+        torch meanwhile, for a second or more, and wait for ``start``.
         """
         self.end()
         for number in range(placement.learners):
             self.handles[_ROLE if number == 0 else f"{_ROLE} {number}"] = start_actor(
                 LearnerActor,
-                {"num_cpus": placement.learner_cpus, "num_gpus": placement.learner_gpus, **on_node(node)},
+                room.learner_options(number),
                 self._hub,
                 placement.learner_threads,
             )
-        self._prepared = node
+        self._prepared = True
 
     def start(
-        self, plan: RunPlan, ring: str, node: str, incarnation: int, checkpoint: Checkpoint | None
+        self, plan: RunPlan, ring: str, room: StoreRoom, incarnation: int, checkpoint: Checkpoint | None
     ) -> dict[Any, str]:
         """Start all anew from a checkpoint; in the processes that were prepared where that is their first time.
 
         Args:
             plan: what to build.
             ring: path of the ring that they read.
-            node: id of the node that has it in its memory.
+            room: on the node that has it in its memory.
             incarnation: higher than that of the ones before.
             checkpoint: None starts untrained.
         Returns: references of their first slices, with the role of each.
         """
-        if self._prepared != node:
-            self.prepare(plan.settings.placement, node)
-        self._prepared = self.news = None
+        if not self._prepared:
+            self.prepare(plan.settings.placement, room)
+        self._prepared, self.news = False, None
         self._snapshots = []
         self._metrics = {}
         for number, handle in enumerate(self.handles.values()):

@@ -42,7 +42,7 @@ from onibi.clusters.run_state import (
     state_of,
     told_of_ring,
 )
-from onibi.clusters.store_node import shard_options, store_node
+from onibi.clusters.store_node import StoreRoom
 from onibi.clusters.stuck_watch import StuckWatch
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
@@ -136,13 +136,13 @@ class RayRun:
         )
         self._answer(self._hub.start.remote(self._state.env_steps), "the hub")
         self._learners = LearnerTeam(self._hub)
-        self._node = store_node(settings.placement)
-        self._learners.prepare(settings.placement, self._node)
+        self._room = StoreRoom(settings.placement, self._answer)
+        self._learners.prepare(settings.placement, self._room)
         known = None if checkpoint is None else captions_of(checkpoint)
         open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
         self._shard = start_actor(
             ShardActor,
-            {**_MANY_CALLS, **shard_options(settings.placement, self._node)},
+            {**_MANY_CALLS, **self._room.shard_options()},
             open_shard,
             self._hub,
             make_ledger(self._plan, checkpoint),
@@ -174,7 +174,7 @@ class RayRun:
         self._drawn_before = before.drawn_rows
         self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
         others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
-        self._running = others | self._learners.start(self._plan, self._ring, self._node, incarnation, checkpoint)
+        self._running = others | self._learners.start(self._plan, self._ring, self._room, incarnation, checkpoint)
 
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
@@ -393,6 +393,8 @@ class RayRun:
             self._evaluator.end()
         if hasattr(self, "_shard"):
             close_shard(self._shard, failed, _SEAL_SECONDS)
+        if hasattr(self, "_room"):
+            self._room.close()
         if hasattr(self, "_hub"):
             self._journal.warn(last_notes(self._hub))  # what sealing met
             ray.kill(self._hub)

@@ -68,6 +68,7 @@ def niceness_of(workshop, process, name):
     return max(os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in tasks)
 
 
+@pytest.mark.slow  # test_faulty_annotators.py is its short form
 def test_rollouts_go_on_while_no_request_is_answered_and_no_wrong_label_comes_of_what_is(workshop, language_server):
     held = threading.Event()
     language_server.behave = hostile(language_server, held)

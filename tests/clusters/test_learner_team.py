@@ -18,7 +18,6 @@ from onibi.clusters.run_settings import PlacementSettings
 from onibi.learners.learner_actor import LearnerNews
 from onibi.platform.errors import LearnerLostError, NonFiniteError
 
-A, B = "a" * 56, "b" * 56  # ids of nodes
 NEWS = LearnerNews(updates=1, drawn_rows=8, waited_seconds=0.0, metrics={}, figures={})
 
 
@@ -41,40 +40,39 @@ def team_of(*roles):
 
 
 class Made:
-    """Stands for ``start_actor``: what it made, and on which node."""
+    """Stands for ``start_actor``: what it made, and in which part of the room."""
 
     def __init__(self):
-        self.nodes, self.built = [], []
+        self.parts, self.built = [], []
 
     def __call__(self, _shell, options, *_arguments):
-        self.nodes.append(options["scheduling_strategy"].node_id)
+        self.parts.append(options)
         handle = Asked()
         handle.build = SimpleNamespace(remote=self.built.append)
         return handle
 
 
-@pytest.mark.parametrize(("prepared", "made"), [(None, [B, B]), (B, [B, B]), (A, [A, A, B, B])])
-def test_processes_that_were_prepared_on_the_rings_node_are_built_in_and_others_are_replaced(
-    monkeypatch, prepared, made
-):
+@pytest.mark.parametrize("prepared", [True, False])
+def test_processes_that_were_prepared_are_built_in_once_and_then_replaced(monkeypatch, prepared):
     maker, killed = Made(), []
     monkeypatch.setattr(learner_team, "start_actor", maker)
     monkeypatch.setattr(learner_team.ray, "kill", killed.append)
     placement = PlacementSettings(learners=2)
     plan = SimpleNamespace(settings=SimpleNamespace(placement=placement))
     team = LearnerTeam(hub=None)
-    if prepared is not None:
-        team.prepare(placement, prepared)
-    asked = team.start(plan, "ring", B, 0, None)
-    assert maker.nodes == made
-    assert len(killed) == len(made) - 2
+    room = SimpleNamespace(learner_options=lambda number: number)
+    if prepared:
+        team.prepare(placement, room)
+    asked = team.start(plan, "ring", room, 0, None)
+    assert maker.parts == [0, 1]
+    assert killed == []
     assert [each.args[-1] for each in maker.built] == [0, 1], "each with its number"
     assert sorted(asked.values()) == ["learner", "learner", "learner 1", "learner 1"]
     team._snapshots = ["of a process that is gone"]
-    team.start(plan, "ring", B, 1, None)  # after a death: never in the same processes again
+    team.start(plan, "ring", room, 1, None)  # after a death: never in the same processes again
     assert team._snapshots == []
-    assert maker.nodes == [*made, B, B]
-    assert len(killed) == len(made)
+    assert maker.parts == [0, 1, 0, 1]
+    assert len(killed) == 2
 
 
 def test_the_next_slice_waits_at_the_learner_while_one_is_made():

@@ -167,6 +167,7 @@ def untrained_rows(workshop):
     return sum(map(untrained, parts)), sum(len(part["role"]) for part in parts)
 
 
+@pytest.mark.slow  # test_resume.py and test_rings_of_killed_runs.py are its short form
 def test_a_run_killed_as_a_whole_goes_on_with_its_counters_and_its_weights(workshop):
     process = workshop.start(serial=False, **ENDLESS)
     kept = []
@@ -259,6 +260,7 @@ def test_the_death_of_a_store_ends_the_run_by_its_name_and_the_run_can_be_resume
     assert "Traceback" not in workshop.log_of() and "actor_id" not in workshop.log_of()
 
 
+@pytest.mark.slow  # what is told is in tests/actors/test_rollout.py
 def test_an_environment_that_raises_under_ray_is_one_clear_message(workshop, tmp_path):
     (tmp_path / "ray_fault_envs.py").write_text(
         "from onibi.actors.environments.corridor import CaptionCorridor\n"
@@ -279,6 +281,7 @@ def test_an_environment_that_raises_under_ray_is_one_clear_message(workshop, tmp
     assert list(workshop.rings.iterdir()) == []
 
 
+@pytest.mark.slow  # test_shard_actor.py has its short form
 def test_a_ring_that_cannot_be_made_under_ray_is_one_clear_message_and_no_run(workshop):
     process = workshop.start(serial=False, replay__folder=str(workshop.rings / "nowhere"))
     try:

@@ -16,25 +16,42 @@ DRIVER = """
 import json, sys
 import ray
 from onibi.clusters.run_settings import PlacementSettings
-from onibi.clusters.store_node import on_node, store_node
+from onibi.clusters.store_node import StoreRoom, on_node
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
 
-@ray.remote(num_gpus=1, num_cpus=0)
-class Neighbour:
-    def is_there(self):
-        return True
+@ray.remote(num_cpus=0)
+class Role:
+    def node(self):
+        return ray.get_runtime_context().get_node_id()
 
-address, held, *placements = sys.argv[1:]
+def node_of(options):
+    role = Role.options(**options).remote()
+    roles.append(role)
+    return ray.get(role.node.remote(), timeout=60)
+
+address, one, *placements = sys.argv[1:]
 ray.init(address=address, log_to_driver=False)
-print(ray.get_runtime_context().get_node_id())
-neighbour = Neighbour.options(**on_node(held)).remote()
+here = ray.get_runtime_context().get_node_id()
+print(here)
+roles = []
 for placement in placements:
     if placement == "busy":
-        ray.get(neighbour.is_there.remote(), timeout=60)
+        node_of({"num_gpus": 1, **on_node(one)})
+        node_of({"num_cpus": 1, **on_node(here)})
         continue
     try:
-        print(store_node(read_settings(PlacementSettings, json.loads(placement))))
+        chosen = read_settings(PlacementSettings, json.loads(placement))
+        room = StoreRoom(chosen, lambda reference, who: ray.get(reference, timeout=60))
+        held = len(roles)
+        nodes = {node_of(room.shard_options())}
+        nodes |= {node_of(room.learner_options(number)) for number in range(chosen.learners)}
+        assert nodes == {room.node}, (nodes, room.node)
+        for role in roles[held:]:
+            ray.kill(role)
+        del roles[held:]
+        room.close()
+        print(room.node)
     except ConfigError as error:
         print(error)
 """
@@ -67,8 +84,10 @@ def test_replay_and_learners_share_a_node_that_has_what_they_ask_for(nodes, tmp_
         {"learner_cpus": 1.5},
         {"learner_gpus": 3},
         {"learner_gpus": 1, "learner_cpus": 1.0, "learners": 2},
+        {"learner_cpus": 0, "learners": 3},
         "busy",
         {"learner_gpus": 1},
+        {},
     )
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     told = subprocess.run(
@@ -80,11 +99,12 @@ def test_replay_and_learners_share_a_node_that_has_what_they_ask_for(nodes, tmp_
         timeout=200,
     )
     assert told.returncode == 0, told.stderr
-    here, default, gpu, gpus, fast, wide, many, full, busy = told.stdout.splitlines()
-    assert default == here == head, "the run's folder lies on the driver's node"
+    here, default, gpu, gpus, fast, wide, many, full, idle, busy, crowded = told.stdout.splitlines()
+    assert default == idle == here == head, "the run's folder lies on the driver's node"
     assert gpu in (one, two)
     assert gpus == fast == wide == two
     assert many.startswith("no node of the cluster has 0.55 CPU and 3 GPU for the replay shard and 1 learners")
     assert "2 CPU and 2 GPU" in many and "learner_gpus" in many
     assert full.startswith("no node of the cluster has 2.05 CPU and 2 GPU"), "each asks for less than there is"
+    assert crowded in (one, two), "a neighbour has the driver's node"
     assert busy == two, "a neighbour has the only GPU of the other one"
