@@ -71,5 +71,5 @@ def close_shard(shard: Any, failed: bool, seconds: float) -> None:
         try:
             ray.get(closing)
         except ray.exceptions.RayError as error:
-            log.warning("the replay shard was not closed in order: %s", error)
+            log.warning("the replay shard was not closed in order: %s", str(error).splitlines()[0])
     ray.kill(shard)

@@ -7,6 +7,8 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.labels import LabelValue
 
