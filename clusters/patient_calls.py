@@ -71,5 +71,6 @@ def close_shard(shard: Any, failed: bool, seconds: float) -> None:
         try:
             ray.get(closing)
         except ray.exceptions.RayError as error:
-            log.warning("the replay shard was not closed in order: %s", str(error).splitlines()[0])
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            log.warning("the replay shard was not closed in order: %s", str(cause).splitlines()[0])
     ray.kill(shard)

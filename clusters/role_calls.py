@@ -30,7 +30,7 @@ def first_answer(reference: Any, who: str) -> Any:
     try:
         return ray.get(reference)
     except PROCESS_DIED as error:
-        raise TrainingError(f"{who} died: {error}. {TO_RESUME}") from error
+        raise TrainingError(f"{who} died: {str(error).splitlines()[0].rstrip('.')}. {TO_RESUME}") from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OnibiError):
             raise error.cause from error
