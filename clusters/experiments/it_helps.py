@@ -18,7 +18,7 @@ The corridor is our own (``actors/environments/listening_corridor.py``): there i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onibi.clusters.experiments.declaration import Arm, Comparison, Experiment, ShortForm, TrainedTrial
 
@@ -227,3 +227,17 @@ EXPERIMENT = Experiment(
         settings={"budget.max_env_steps": 150_000}, arms=_SHORT_ARMS, seeds=3, episodes=48, guess_seconds=220.0
     ),
 )
+
+KEYROOM_150K = replace(
+    EXPERIMENT,
+    name="keyroom-150k",
+    summary="KeyRoom alone, 150 k env steps: do labels help, over five seeds within twenty minutes?",
+    arms=tuple(
+        replace(arm, trial=arm.trial.shortened(EXPERIMENT.short), guess_seconds=EXPERIMENT.short.guess_seconds)
+        for arm in EXPERIMENT.arms
+        if arm.name in _SHORT_ARMS
+    ),
+    comparisons=tuple(each for each in EXPERIMENT.comparisons if {each.arm, each.other} <= set(_SHORT_ARMS)),
+    short=ShortForm(),
+)
+"""The short form with seeds enough for a claim."""

@@ -10,6 +10,7 @@ from onibi.platform.errors import ConfigError
 
 EXPERIMENTS = {
     "it-helps": "onibi.clusters.experiments.it_helps:EXPERIMENT",
+    "keyroom-150k": "onibi.clusters.experiments.it_helps:KEYROOM_150K",
     "learners": "onibi.clusters.experiments.learners:EXPERIMENT",
     "relabelling": "onibi.clusters.experiments.relabelling:EXPERIMENT",
     "reward-noise": "onibi.clusters.experiments.reward_noise:EXPERIMENT",
