@@ -231,7 +231,12 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
         *((("MLflow", mlflow_command(summary.tracking_uri)),) if summary.tracking_uri else ()),
         *((("MLflow run", summary.tracking_run_id),) if summary.tracking_run_id else ()),
-        ("go on", command_to_go_on(RunFolder(summary.folder), summary.name)),
+        (
+            "go on",
+            command_to_go_on(
+                RunFolder(summary.folder), summary.name, summary.ended, summary.env_steps, summary.seconds
+            ),
+        ),
     ]
     for name, text in lines:
         table.add_row(name, Text(text))

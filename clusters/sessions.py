@@ -86,7 +86,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         if not list_checkpoints(folder.checkpoints):
             _refuse_unsaved(folder, settings)
         checkpoint = load_checkpoint(folder.checkpoints)
-        _check_budget(folder, settings.budget, state_of(checkpoint))
+        _check_budget(folder, settings.budget, state_of(checkpoint), BudgetSettings(**former.get("budget", {})))
         if overrides:
             folder.write_config(to_mapping(plan.settings))
         return checkpoint
@@ -121,11 +121,20 @@ def _refuse_unsaved(folder: RunFolder, settings: RunSettings) -> NoReturn:
     )
 
 
-def _check_budget(folder: RunFolder, budget: BudgetSettings, state: RunState) -> None:
-    """Whether a finished run may go on. Raises: ConfigError where its budget is used up."""
-    if folder.record().status != "finished":
-        return  # what was killed at its last evaluation still has that to do
+def _check_budget(folder: RunFolder, budget: BudgetSettings, state: RunState, former: BudgetSettings) -> None:
+    """Whether a run may go on. Raises: ConfigError where it is finished and its budget is used up, or where it has got
+    beyond the budget that it is given now.
+    """
     name = folder.path.name
+    if folder.record().status != "finished":
+        # What was killed at its last evaluation still has that to do, under the budget that it had.
+        if budget.is_used_up(state.env_steps, state.seconds) and not former.is_used_up(state.env_steps, state.seconds):
+            raise ConfigError(
+                f"{name} has made {state.env_steps:,} env steps in {state.seconds:.0f} s already: "
+                f"budget.max_env_steps {budget.max_env_steps} and max_seconds {budget.max_seconds} leave nothing to "
+                "train. Raise them, or leave them out to go on with those that it had"
+            )
+        return
     if budget.max_env_steps is not None and state.env_steps >= budget.max_env_steps:
         raise ConfigError(
             f"{name} is finished: it has {state.env_steps:,} env steps, budget.max_env_steps is "

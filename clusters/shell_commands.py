@@ -11,11 +11,19 @@ from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.run_folder import RunFolder
 
 
-def command_to_go_on(run: RunFolder, name: str) -> str:
-    """What to type to train on; to begin anew where nothing was saved."""
+def command_to_go_on(run: RunFolder, name: str, ended: str, env_steps: int, seconds: float) -> str:
+    """What to type to train on, with twice the budget where the run ``ended`` "finished"; to begin anew where nothing
+    was saved.
+    """
     if not list_checkpoints(run.checkpoints):
         return f"no checkpoint was saved; anew: {typed_as('onibi')} train {shlex.quote(str(run.config))}"
-    return f"{typed_as('onibi')} resume {name}{_runs_folder_option(run.root)}"
+    raised = ""
+    if ended == "finished":
+        budget = run.read_config().get("budget", {})
+        for limit, used in (("max_env_steps", env_steps), ("max_seconds", round(seconds))):
+            if budget.get(limit) is not None and used >= budget[limit]:
+                raised += f" --set budget.{limit}={2 * used}"
+    return f"{typed_as('onibi')} resume {name}{_runs_folder_option(run.root)}{raised}"
 
 
 def _runs_folder_option(folder: Path) -> str:

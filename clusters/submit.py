@@ -55,6 +55,7 @@ class SubmitReport:
     status: JobStatus
     message: str = ""  # Ray's word on a status other than success
     interrupted: bool = False  # Ctrl-C ended the following, not the job
+    sends_token: bool = False  # the cluster asks for Ray's token
     missing_module: bool = False  # the log's end tells of an import that failed
 
     @property
@@ -84,7 +85,8 @@ class SubmitReport:
             "logs": ("output", f"ray job logs {self.job_id}" + ("" if self.status.is_terminal() else " --follow")),
             "stop": ("stop  ", f"ray job stop {self.job_id}"),
         }
-        return "\n".join(f"  {said[name][0]}  {said[name][1]} --address {self.address}" for name in names)
+        mode = "RAY_AUTH_MODE=token " if self.sends_token else ""
+        return "\n".join(f"  {said[name][0]}  {mode}{said[name][1]} --address {self.address}" for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +163,7 @@ def _hand_over(
     job: JobSettings, command: list[str], name: str, place: str, documents: Mapping[str, str], tell: Tell
 ) -> SubmitReport:
     address = _dashboard(job.address)
-    client = _connect(address)
+    client, sends_token = _connect(address)
     job_id = f"onibi-{name}-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory(prefix="onibi-submit-") as folder:
         for module in job.modules:
@@ -188,6 +190,7 @@ def _hand_over(
         address=_shown(address),
         place=f"{place} in {job.runs_folder} on the head node",
         status=JobStatus.PENDING,
+        sends_token=sends_token,
     )
     return _followed(client, handed, tell) if job.wait else handed
 
@@ -208,7 +211,8 @@ def _shown(address: str) -> str:
     return str(without_secrets(address))
 
 
-def _connect(address: str) -> JobSubmissionClient:
+def _connect(address: str) -> tuple[JobSubmissionClient, bool]:
+    """A client, and whether it had to send Ray's token. Raises: SubmitError."""
     parts = urlsplit(address)
     # urllib takes user:password@ for a part of the host's name; the client knows better.
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -225,12 +229,30 @@ def _connect(address: str) -> JobSubmissionClient:
         ) from error
     try:
         with _address_wins(address):
-            return JobSubmissionClient(address)
+            try:
+                return JobSubmissionClient(address), False
+            except ray.exceptions.AuthenticationError:
+                # Ray makes a token in the home folder with the first cluster of its own, and from then on `ray start`
+                # asks for it; clients send it in token mode alone, which a process cannot enter later.
+                if (token := _own_token()) is None:
+                    raise
+                return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"}), True
     except (*_TRANSPORT_FAULTS, KeyError) as error:
         raise SubmitError(
             f"{_shown(address)} answers, but not as a Ray dashboard that takes jobs: {error}. Give the URL that "
             "`ray start --head` printed, and have ray[default] installed there."
         ) from error
+
+
+def _own_token() -> str | None:
+    """The token that Ray would send in token mode, from where it looks for one."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 @contextmanager

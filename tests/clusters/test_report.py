@@ -211,6 +211,21 @@ def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(t
         assert re.search(rf"onibi resume run-7{told}\s*$", text), text
 
 
+@pytest.mark.parametrize(
+    ("ended", "budget", "told"),
+    [
+        ("finished", "{max_env_steps: 723600, max_seconds: 900}", " --set budget.max_env_steps=1447200"),
+        ("finished", "{max_env_steps: null, max_seconds: 300}", " --set budget.max_seconds=604"),
+        ("interrupted", "{max_env_steps: 900000, max_seconds: null}", ""),
+    ],
+)
+def test_the_command_to_go_on_raises_a_budget_that_is_used_up(tmp_path, ended, budget, told):
+    saved(tmp_path)
+    (tmp_path / "config.yaml").write_text(f"budget: {budget}\n")
+    text = " ".join(text_of(summary_table(summary(tmp_path, ended=ended), np.random.default_rng(0))).split())
+    assert re.search(rf"onibi resume keyroom-2( --runs-folder \S+)?{told}$", text), text
+
+
 def test_the_summary_of_a_run_that_ended_at_once_leaves_out_what_is_not_there(tmp_path):
     changes = {"evaluation": None, "tracking_uri": None, "tracking_run_id": None, "seconds": 0.0, "env_steps": 0}
     text = text_of(summary_table(summary(tmp_path, **changes), np.random.default_rng(0)))

@@ -15,7 +15,7 @@ from onibi.clusters.serial_run import SerialRun
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
 from onibi.platform.replay.ring_layout import read_header
-from onibi.platform.run_folder import find_run
+from onibi.platform.run_folder import RunFolder, find_run
 
 
 def test_a_resume_refused_for_its_settings_leaves_the_run_as_it_was(workshop):
@@ -49,6 +49,18 @@ def test_a_finished_run_is_not_resumed_within_its_budget(workshop):
         workshop.resume(overrides=["budget.max_env_steps=null", "budget.max_seconds=0.001"])
     assert config.read_bytes() == before
     assert find_run(workshop.runs, "run").record().status == "finished"
+
+
+def test_an_interrupted_run_is_not_resumed_below_what_it_has_made(workshop):
+    workshop.train()
+    (run := RunFolder(workshop.runs / "run")).update(status="interrupted")
+    run.write_config({**run.read_config(), "budget": {"max_env_steps": 5_000}})
+    with pytest.raises(
+        ConfigError, match=r"run has made 6\d\d env steps .*budget.max_env_steps 300 .*leave nothing to train"
+    ):
+        workshop.resume(overrides=["budget.max_env_steps=300"])
+    assert run.record().status == "interrupted"
+    assert workshop.resume(overrides=["budget.max_env_steps=800"]).status == "finished"
 
 
 def test_a_run_killed_before_its_first_checkpoint_is_told_to_start_anew_and_ended_in_mlflow(workshop):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -61,13 +62,15 @@ def environment(**changes: str) -> dict[str, str]:
 def answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2).close()
+    except urllib.error.HTTPError:
+        return True  # it asks for a token
     except OSError:
         return False
     return True
 
 
 @contextmanager
-def ray_head(python: Path, home: Path):
+def ray_head(python: Path, home: Path, **more: str):
     """The dashboard's URL of a one-node cluster whose jobs run ``python``; ends all that it started, by process id."""
     gcs, dashboard, agent, client, metrics = free_ports(5)
     folder = Path(tempfile.mkdtemp(prefix="onr", dir="/tmp"))  # paths of sockets must stay under 108 bytes
@@ -79,6 +82,7 @@ def ray_head(python: Path, home: Path):
         HOME=str(home),
         PATH=f"{python.parent}:{os.environ['PATH']}",
         MPLCONFIGDIR=matplotlib.get_cachedir(),  # else a new home costs a new font cache
+        **more,
     )
     with (folder / "start.log").open("w") as log:
         head = subprocess.Popen(command, cwd=home, env=variables, stdout=log, stderr=log, start_new_session=True)
@@ -173,6 +177,23 @@ def test_onibi_submit_trains_where_onibi_is_not_installed(bare_python, bare_clus
     assert submitted.stdout.splitlines()[-1].startswith("job onibi-cartpole-dqn-")
     assert " succeeded: run 'cartpole-dqn'" in submitted.stdout.splitlines()[-1]
     assert list(temporary.glob("onibi-submit-*")) == []
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_the_token_of_this_home_gets_it(tmp_path):
+    """As where Ray has made one, with the first cluster of a run's own, before `ray start`."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    with ray_head(Path(sys.executable), tmp_path, RAY_AUTH_MODE="token") as url:
+        order = ("onibi", "submit", "cartpole-dqn", "--no-stage", "--address", url, "--name", "job", *SHORT)
+        stranger = tmp_path / "stranger"
+        stranger.mkdir()
+        refused = call(*order, cwd=tmp_path, HOME=str(stranger))
+        assert refused.returncode == 1 and "Authentication required" in refused.stderr
+        submitted = call(*order, cwd=tmp_path, HOME=str(tmp_path))
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        assert "RAY_AUTH_MODE=token ray job logs" in submitted.stdout
+    assert_finished(RunFolder(tmp_path / "onibi-runs" / "job"))
 
 
 @pytest.mark.slow
