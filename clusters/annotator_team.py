@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
-from onibi.clusters.role_calls import is_restarting, start_actor, take_due
+from onibi.clusters.role_calls import first_line, is_restarting, start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.config import Settings
 from onibi.platform.worker_requests import Worker
@@ -83,7 +83,7 @@ class AnnotatorTeam:
         self._again_at[role] = time.monotonic() + pause
         self._hub.end_work.remote(self._workers[role])
         log.warning("%s: %s; it is set to work again in %.0f s", role, cause, pause)
-        return f"{role} was lost and is replaced; training goes on: {str(cause).splitlines()[0]}"
+        return f"{role} was lost and is replaced; training goes on: {first_line(cause)}"
 
     def due(self) -> dict[Any, str]:
         """Set to work who waited long enough, and tell whom Ray has no room for. Returns: as ``start``."""

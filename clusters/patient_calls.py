@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from onibi.clusters.role_calls import TO_RESUME, first_answer
+from onibi.clusters.role_calls import TO_RESUME, first_answer, first_line
 from onibi.platform.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -72,5 +72,5 @@ def close_shard(shard: Any, failed: bool, seconds: float) -> None:
             ray.get(closing)
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            log.warning("the replay shard was not closed in order: %s", str(cause).splitlines()[0])
+            log.warning("the replay shard was not closed in order: %s", first_line(cause))
     ray.kill(shard)

@@ -22,6 +22,11 @@ def start_actor(shell: Any, options: Mapping[str, Any], *arguments: Any) -> Any:
     return shell.options(**options).remote(*arguments)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the process that Ray tells of behind it; its name where it says nothing."""
+    return next(iter(str(error).splitlines()), repr(error))
+
+
 def first_answer(reference: Any, who: str) -> Any:
     """An answer of a role that the run cannot go on without.
 
@@ -30,7 +35,7 @@ def first_answer(reference: Any, who: str) -> Any:
     try:
         return ray.get(reference)
     except PROCESS_DIED as error:
-        raise TrainingError(f"{who} died: {str(error).splitlines()[0].rstrip('.')}. {TO_RESUME}") from error
+        raise TrainingError(f"{who} died: {first_line(error).rstrip('.')}. {TO_RESUME}") from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OnibiError):
             raise error.cause from error

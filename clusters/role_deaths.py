@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from onibi.clusters.role_calls import first_line
 from onibi.platform.errors import TrainingError
 
 _ALLOWED, _WINDOW_SECONDS = 10, 60.0
@@ -37,8 +38,7 @@ class RoleDeaths:
             told = f"learners died {self._of_learner} times since the last checkpoint, the last one {role}"
         if told:
             raise TrainingError(
-                f"{told} ({str(cause).splitlines()[0]}). The last checkpoint has what was learnt; resume goes on from "
-                "it."
+                f"{told} ({first_line(cause)}). The last checkpoint has what was learnt; resume goes on from it."
             ) from cause
 
     def checkpoint_saved(self) -> None:

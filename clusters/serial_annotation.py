@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from onibi.actors.annotation_worker import AnnotationWorker
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import Request
 from onibi.platform.annotator_health import AnnotatorHealth
-from onibi.platform.labels import Label, Preference
 from onibi.platform.shared_annotations import SharedAnnotations
-from onibi.platform.worker_requests import RENEWALS_PER_LEASE
+from onibi.platform.worker_requests import Worker, WorkerRequests
+
+_SHIFT = "serial"  # the only one: a worker lives as long as its run
 
 
 class SerialAnnotation:
@@ -34,7 +33,6 @@ class SerialAnnotation:
         self._batch_keys = plan.settings.annotation.batch_keys
         table = None if plan.annotation_table is None else AnnotationTable(Path(plan.annotation_table))
         self._shared = SharedAnnotations(desk, table, plan.keeping_judges())
-        self._renewal_seconds = plan.settings.annotation.desk.lease_seconds / RENEWALS_PER_LEASE
         self._workers = [
             AnnotationWorker(
                 name,
@@ -45,7 +43,11 @@ class SerialAnnotation:
             )
             for name, annotator in plan.make_annotators().items()
         ]
-        self._health = AnnotatorHealth(worker.name for worker in self._workers)
+        judges = {worker.name: worker.judge for worker in self._workers}
+        self._requests = WorkerRequests(self._shared, judges, plan.settings.annotation.desk.lease_seconds)
+        for name in judges:
+            self._requests.begin(Worker(name, 0), _SHIFT)
+        self._health = AnnotatorHealth(judges)
 
     def turn(self) -> None:
         """Read what other runs were told, and ask each annotator that can be asked for one batch."""
@@ -53,21 +55,16 @@ class SerialAnnotation:
         for worker in self._workers:
             if worker.pause_seconds() > 0:
                 continue
-            requests = self._shared.take(worker.judge, self._batch_keys)
+            name = Worker(worker.name, 0)
+            requests = self._requests.take(name, _SHIFT, self._batch_keys)
             if requests:
-                answers = list(self._holding(requests, worker))
+                answers = []
+                for answer in worker.answer(requests):
+                    answers.append(answer)
+                    self._requests.renew(name)
                 self._desk.put(answers)
                 self._health.answered(worker.name, answers)
                 self._shared.give_back(worker.unanswered(), worker.judge)
-
-    def _holding(self, requests: list[Request], worker: AnnotationWorker) -> Iterator[Label | Preference]:
-        """A worker's answers; meanwhile other runs go on leaving these questions to it."""
-        renewed = time.monotonic()
-        for answer in worker.answer(requests):
-            if time.monotonic() - renewed >= self._renewal_seconds:
-                renewed = time.monotonic()
-                self._shared.renew(requests, worker.judge)
-            yield answer
 
     def statistics(self) -> dict[str, float]:
         """Metrics of desk and annotators."""

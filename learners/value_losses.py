@@ -342,32 +342,32 @@ def build_value_head(
     resolved = resolve_support(support, value_bounds)
     head = ValueHead(name, resolved, resolve_sigma(support, resolved), delta)
     if name == "hl_gauss":
-        (_check_centring if resolved.spacing == "symlog" else _check_readout)(head, resolved)
+        _check_gaussian(head, resolved)
     return head
 
 
-def _check_readout(head: ValueHead, support: Support) -> None:
+def _check_gaussian(head: ValueHead, support: Support) -> None:
+    """Raises: ConfigError where what is read off the bins would miss what they are taught by too much."""
     assert head.centres is not None, "it has bins"
-    error = readout_error(torch.tensor(support.edges, dtype=torch.float32), head.centres, head.sigma)
-    if error > _LARGEST_READOUT_ERROR:
+    is_symlog = support.spacing == "symlog"
+    error_of, largest = (
+        (centring_error, _LARGEST_CENTRING_ERROR) if is_symlog else (readout_error, _LARGEST_READOUT_ERROR)
+    )
+    error = error_of(torch.tensor(support.edges, dtype=torch.float32), head.centres, head.sigma)
+    if error <= largest:
+        return
+    place, width = f"from {support.low:g} to {support.high:g} with a Gaussian of", head.sigma / support.width
+    if is_symlog:
         raise ConfigError(
-            f"learner.support: {support.bins} bins from {support.low:g} to {support.high:g} with a Gaussian of "
-            f"{head.sigma / support.width:g} bins ({head.sigma:g} in value units): its tails are cut, and values would "
-            f"be read up to {error:.2g} bins away from their targets ({_LARGEST_READOUT_ERROR} at most). Lower "
-            "support.sigma_bins or sigma_value, or set support.low and support.high further apart."
+            f"learner.support: {support.bins} symlog bins {place} {width:g} bins: the value read would miss its target "
+            f"by {error:.2g} of a bin ({largest} at most). Raise support.bins, lower support.sigma_bins, or take "
+            "value_loss: two_hot."
         )
-
-
-def _check_centring(head: ValueHead, support: Support) -> None:
-    assert head.centres is not None, "it has bins"
-    error = centring_error(torch.tensor(support.edges, dtype=torch.float32), head.centres, head.sigma)
-    if error > _LARGEST_CENTRING_ERROR:
-        raise ConfigError(
-            f"learner.support: {support.bins} symlog bins from {support.low:g} to {support.high:g} with a Gaussian of "
-            f"{head.sigma / support.width:g} bins: the value read would miss its target by {error:.2g} of a bin "
-            f"({_LARGEST_CENTRING_ERROR} at most). Raise support.bins, lower support.sigma_bins, or take value_loss: "
-            "two_hot."
-        )
+    raise ConfigError(
+        f"learner.support: {support.bins} bins {place} {width:g} bins ({head.sigma:g} in value units): its tails are "
+        f"cut, and values would be read up to {error:.2g} bins away from their targets ({largest} at most). Lower "
+        "support.sigma_bins or sigma_value, or set support.low and support.high further apart."
+    )
 
 
 def chosen_head_form(name: ValueLossName, support: SupportSettings, quantiles: int | None) -> HeadForm:

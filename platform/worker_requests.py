@@ -11,7 +11,7 @@ from onibi.platform.annotator import Request
 from onibi.platform.labels import Judge
 from onibi.platform.shared_annotations import SharedAnnotations
 
-RENEWALS_PER_LEASE = 3.0
+_RENEWALS_PER_LEASE = 3.0
 
 
 class Worker(NamedTuple):
@@ -52,7 +52,7 @@ class WorkerRequests:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._shared, self._judges, self._clock = shared, judges, clock
-        self._renewal_seconds = lease_seconds / RENEWALS_PER_LEASE
+        self._renewal_seconds = lease_seconds / _RENEWALS_PER_LEASE
         self._shifts: dict[Worker, _Shift] = {}
 
     def begin(self, worker: Worker, shift: str) -> None:

@@ -118,6 +118,7 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
 
 def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ...]) -> Callable[[], gym.Env[Any, Any]]:
     env_id = _registered_id(settings.id)
+    name = env_id or ""  # a callable's environment is taken as it is
     if env_id is None:
         maker: Callable[..., Any] = _import_maker(settings.id)
     else:
@@ -127,9 +128,9 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
 
     def make() -> gym.Env[Any, Any]:
         options = dict(settings.kwargs)
-        if env_id is not None and is_nethack(env_id) and observation_keys:
+        if is_nethack(name) and observation_keys:
             # MiniHack's own key and door actions look the inventory up in the last two.
-            own = ("inv_strs", "inv_letters") if env_id.startswith("MiniHack") else ()
+            own = ("inv_strs", "inv_letters") if name.startswith("MiniHack") else ()
             options.setdefault("observation_keys", tuple(dict.fromkeys((*observation_keys, *own))))
         if settings.max_episode_steps is not None and env_id is not None:
             options["max_episode_steps"] = settings.max_episode_steps
@@ -138,9 +139,9 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
             raise EnvironmentFault(f"{settings.id} returned {type(made).__name__}, not a gymnasium.Env.")
         if settings.max_episode_steps is not None and env_id is None:
             made = gym.wrappers.TimeLimit(made, settings.max_episode_steps)
-        if env_id is not None and is_nethack(env_id) and hasattr(made.unwrapped, "nethack"):
-            made = NetHackEpisodes(made, has_goal=has_goal(env_id), limit=options.get("max_episode_steps"))
-        elif env_id is not None and is_minigrid(env_id):
+        if is_nethack(name) and hasattr(made.unwrapped, "nethack"):
+            made = NetHackEpisodes(made, has_goal=has_goal(name), limit=options.get("max_episode_steps"))
+        elif is_minigrid(name):
             made = MiniGridEpisodes(made)
         return made  # type: ignore[no-any-return]
 

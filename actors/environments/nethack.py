@@ -67,7 +67,7 @@ class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a game; with ``seed``, restart the stream of game seeds as well."""
         if self._pages.game_goes_on:
-            self._quit_game(self._engine.last_observation, not self._pages.game_goes_on)
+            self._quit_game(self._engine.last_observation, False)  # noqa: FBT003 - NLE's "done"
         if seed is not None:
             self._game_seeds = np.random.default_rng(seed)
         if self._game_seeds is not None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import ray
 
-from onibi.clusters.role_calls import deaths_told
+from onibi.clusters.role_calls import deaths_told, first_line
 from onibi.platform.errors import TrainingError
 
 
@@ -28,3 +28,10 @@ def test_the_death_of_a_store_is_told_by_its_name_whoever_calls_it(small_ray):
         ray.get(other.answer.remote())
     with pytest.raises(KeyError), deaths_told(lambda: stores):
         raise KeyError("something else")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(), "OSError()"), (OSError("gone"), "gone"), (OSError("gone\n\tpid: 3"), "gone")]
+)
+def test_an_error_is_told_by_its_first_line_and_by_its_name_where_it_says_nothing(error, told):
+    assert first_line(error) == told

@@ -8,7 +8,7 @@ Whole groups may be removed by the run's retention while a log is read: they are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,15 +169,8 @@ class ReplayLog:
 
         Raises: SegmentError.
         """
-        for segment in self.segments:
-            if shard in (None, segment.shard):
-                try:
-                    table = self.read(segment)
-                except SegmentError:
-                    if not self.removed(segment):
-                        raise
-                    continue
-                yield segment, table
+        chosen = [segment for segment in self.segments if shard in (None, segment.shard)]
+        return self._still_there(chosen, self.read)
 
     def removed(self, segment: Segment) -> bool:
         """Whether a segment is no longer part of the log: its manifest is gone, as retention leaves it, and whoever
@@ -275,15 +268,21 @@ class ReplayLog:
 
     def _tables(self, kind: str) -> Iterator[tuple[Segment, pa.Table]]:
         """The tables of one kind, of the segments that have one and are still there."""
-        for segment in self.segments:
+        found = self._still_there(self.segments, lambda segment: self._table(segment, kind))
+        return ((segment, table) for segment, table in found if table is not None)
+
+    def _still_there(
+        self, segments: Iterable[Segment], read: Callable[[Segment], pa.Table | None]
+    ) -> Iterator[tuple[Segment, pa.Table | None]]:
+        """What is read of segments, but for those that are removed meanwhile. Raises: SegmentError for the others."""
+        for segment in segments:
             try:
-                table = self._table(segment, kind)
+                table = read(segment)
             except SegmentError:
                 if not self.removed(segment):
                     raise
                 continue
-            if table is not None:
-                yield segment, table
+            yield segment, table
 
     def _merge(self, texts: TextTable, table: pa.Table, segment: Segment) -> None:
         try:
