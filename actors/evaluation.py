@@ -17,7 +17,7 @@ from onibi.platform.captions import CaptionTable
 from onibi.platform.config import Settings
 from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import EpisodeStatistics, Fragment
-from onibi.platform.number_ranges import Count, Probability
+from onibi.platform.number_ranges import Count, CountOrNone, Probability
 from onibi.platform.policy import Policy, PolicyStep, Weights
 from onibi.platform.random_actions import random_actions
 from onibi.platform.reward_table import RewardTable
@@ -40,6 +40,7 @@ class EvaluationSettings(Settings):
     envs: Count = 4  # lanes that play together
     epsilon: Probability = 0.0  # share of random actions; greedy NetHack players can stand at a wall for ever
     judge: Literal["episode_return", "success", "intrinsic_return"] = "episode_return"  # what "best" means
+    film_episodes: CountOrNone = 0  # of the best checkpoint, filmed when the run has finished; 0: none
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def evaluate(
     episodes: int = 100,
     seed: int = 10_000,
     against: str | None = None,
+    video: str | Path | None = None,
+    video_episodes: int = 3,
     runs_folder: str | Path = "runs",
 ) -> EvaluationReport:
     """Play a run's policy greedily on fresh episodes, a fixed number in every lane.
@@ -90,9 +92,15 @@ def evaluate(
         against: ``random`` to let a uniformly random player play as many games, both paid by the checkpoint's final
             reward table; the report's ``passed`` then says whether the 95% interval of what the run's
             ``evaluation.judge`` names lies wholly above the random player's.
+        video: a file that ends in .mp4, .gif or .webp: episodes of the trained player are filmed besides.
+        video_episodes: how many.
         runs_folder: where runs are kept.
+    Raises: ConfigError for a run, checkpoint or file that cannot be; EnvironmentFault where the environment raises, or
+        draws no pictures.
     """
     hold_threads()
+    from onibi.clusters.judgement import FilmOrder
     from onibi.clusters.judgement import evaluate as judge
 
-    return judge(run, Path(runs_folder), checkpoint, episodes, seed, against)
+    order = None if video is None else FilmOrder(Path(video), video_episodes)
+    return judge(run, Path(runs_folder), checkpoint, episodes, seed, against, order)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onibi.clusters.judgement import EvaluationReport
     from onibi.clusters.seed_report import SeedReport
 
-_DEFAULT_CHECKPOINT, _DEFAULT_EPISODES, _DEFAULT_SEED = "best", 100, 10_000
+_DEFAULT_CHECKPOINT, _DEFAULT_EPISODES, _DEFAULT_SEED, _DEFAULT_VIDEO_EPISODES = "best", 100, 10_000, 3
 
 
 def evaluate(
@@ -58,6 +58,20 @@ def evaluate(
             help="One run: a policy to compare with on the same terms, by the run's evaluation.judge.",
         ),
     ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            "--video",
+            metavar="FILE",
+            dir_okay=False,
+            help="One run: film episodes of it besides, with captions and what they pay; .mp4 (extra 'video'), .gif or "
+            ".webp.",
+        ),
+    ] = None,
+    video_episodes: Annotated[
+        int | None,
+        typer.Option("--video-episodes", min=1, help=f"How many are filmed. Default: {_DEFAULT_VIDEO_EPISODES}."),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="GROUP", help="Several: the group to compare the others with.")
     ] = None,
@@ -84,6 +98,8 @@ def evaluate(
 
       onibi evaluate last
 
+      onibi evaluate last --episodes 20 --video games.gif
+
       onibi evaluate nethack-oni-1 --episodes 50 --against random
 
       onibi evaluate dqn-1 dqn-2 dqn-3 appo-1 appo-2 appo-3 --curves curves.png
@@ -93,13 +109,22 @@ def evaluate(
     with told(debug=debug):
         _check_options(
             runs,
-            played={"--checkpoint": checkpoint, "--episodes": episodes, "--seed": seed, "--against": against},
+            of_one={"--against": against, "--video": video, "--video-episodes": video_episodes},
+            played={"--checkpoint": checkpoint, "--episodes": episodes, "--seed": seed},
             compared={"--baseline": baseline, "--target": target, "--curves": curves},
         )
         playing = _playing(checkpoint, episodes, seed)
         report = None
         if _is_one_run(runs):
-            report = _evaluate_one(runs[0], runs_folder, *playing, against=against, as_json=as_json)
+            report = _evaluate_one(
+                runs[0],
+                runs_folder,
+                *playing,
+                against=against,
+                video=video,
+                video_episodes=video_episodes or _DEFAULT_VIDEO_EPISODES,
+                as_json=as_json,
+            )
         else:
             _evaluate_many(runs, runs_folder, playing, target, baseline, curves, as_json)
     if report is not None and report.passed is False:
@@ -118,7 +143,9 @@ def _is_one_run(runs: list[str]) -> bool:
     return len(runs) == 1 and not runs[0].endswith(".csv")
 
 
-def _check_options(runs: list[str], played: Mapping[str, object], compared: Mapping[str, object]) -> None:
+def _check_options(
+    runs: list[str], of_one: Mapping[str, object], played: Mapping[str, object], compared: Mapping[str, object]
+) -> None:
     """Raises: ConfigError for an option that would do nothing."""
     from onibi.platform.errors import ConfigError
 
@@ -127,9 +154,12 @@ def _check_options(runs: list[str], played: Mapping[str, object], compared: Mapp
         raise ConfigError("evaluate: an experiment's CSV stands alone; name it, or runs.")
     if _is_one_run(runs):
         _refuse(compared, "is for several runs or an experiment's CSV")
+        if of_one["--video"] is None:
+            _refuse({"--video-episodes": of_one["--video-episodes"]}, "says how many --video films")
     else:
-        alone = played if is_table else {"--against": played["--against"]}
-        _refuse(alone, "is for runs that are played one by one")
+        _refuse(of_one, "is for one run")
+        if is_table:
+            _refuse(played, "is for runs that are played")
 
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:
@@ -141,12 +171,28 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 
 
 def _evaluate_one(
-    run: str, runs_folder: Path, checkpoint: str, episodes: int, seed: int, *, against: str | None, as_json: bool
+    run: str,
+    runs_folder: Path,
+    checkpoint: str,
+    episodes: int,
+    seed: int,
+    *,
+    against: str | None,
+    video: Path | None,
+    video_episodes: int,
+    as_json: bool,
 ) -> EvaluationReport:
     from onibi import clusters
 
     report = clusters.evaluate(
-        run, checkpoint=checkpoint, episodes=episodes, seed=seed, against=against, runs_folder=runs_folder
+        run,
+        checkpoint=checkpoint,
+        episodes=episodes,
+        seed=seed,
+        against=against,
+        video=video,
+        video_episodes=video_episodes,
+        runs_folder=runs_folder,
     )
     print(_json_of(report) if as_json else report.summary())
     return report

@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from onibi.actors.episodes import successes_of
-from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
+from onibi.actors.evaluation import PlayedEpisode, play
+from onibi.actors.filming.film_file import check_film_path
 from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, success_interval
-from onibi.clusters.reward_model_plan import reward_learner_of
-from onibi.clusters.run_plan import RunPlan, plan_run
+from onibi.clusters.run_film import FilmReport, film
+from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
-from onibi.clusters.run_state import make_desk, restore_learner, state_of
-from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from onibi.clusters.trained_player import check_checkpoint_name, trained_player
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.policy import weights_version
 from onibi.platform.run_folder import find_run
 
 FIGURES = {"episode_return": "return", "success": "success", "intrinsic_return": "intrinsic return"}
@@ -63,11 +62,13 @@ class EvaluationReport:
     players: list[PlayerReport]
     compared: str
     passed: bool | None
+    film: FilmReport | None = None
 
     def summary(self) -> str:
         """A few lines for a terminal."""
         lines = [f"{self.run}, checkpoint of {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
         lines += [note] if (note := more_episodes_note(self.asked)) else []
+        lines += [] if self.film is None else [f"film in {self.film.line()}"]
         if self.passed is None:
             return "\n".join(lines)
         figure = FIGURES[self.compared]
@@ -98,57 +99,48 @@ def more_episodes_note(asked: int) -> str:
     return f"{played} episodes, not {asked}: {envs} environments step together, and each plays as many as the others"
 
 
+@dataclass(frozen=True)
+class FilmOrder:
+    """That episodes of the trained player be filmed besides: how many, and the file."""
+
+    path: Path
+    episodes: int
+
+
 def evaluate(
-    run: str, runs_folder: Path, which: str, episodes: int, seed: int, against: str | None
+    run: str,
+    runs_folder: Path,
+    which: str,
+    episodes: int,
+    seed: int,
+    against: str | None,
+    order: FilmOrder | None = None,
 ) -> EvaluationReport:
     """See ``onibi.clusters.evaluate``."""
     if against not in (None, "random"):
         raise ConfigError(f"--against is {against!r}; allowed: random.")
-    if which not in ("best", "last") and not which.isdigit():
-        raise ConfigError(f"--checkpoint is {which!r}; allowed: best, last, or a checkpoint's number of env steps.")
+    if order is not None:
+        check_film_path(order.path)
     folder = find_run(runs_folder, run)
-    steps = sorted({entry.step for entry in list_checkpoints(folder.checkpoints)})
-    if which.isdigit() and int(which) not in steps:
-        raise ConfigError(
-            f"--checkpoint {which}: {folder.name} has no checkpoint of that many env steps; there are "
-            f"{', '.join(map(str, steps)) or 'none'}. Allowed: one of these, best or last."
-        )
+    check_checkpoint_name(folder, which)
     settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config))
     plan = plan_run(settings)
-    checkpoint = load_checkpoint(folder.checkpoints, int(which) if which.isdigit() else which)  # type: ignore[arg-type]
-    learner = plan.make_cpu_learner()  # games take longer than a GPU could save, and this machine may have none
-    restore_learner(learner, checkpoint)
-    weights = learner.weights(weights_version(state_of(checkpoint).session, learner.updates))
-    # Both are paid by one table, and that is the last one of the run: later labels would favour neither, but hide less.
-    newest = load_checkpoint(folder.checkpoints, "last")
+    player = trained_player(folder, plan, which)
+    filmed = None if order is None else film(plan, player, order.path, order.episodes, seed)
     envs = min(_EVALUATION_LANES, episodes)
-    players, rewards = [], _frozen_rewards(plan, newest)
-    for name, played_weights in (("trained", weights), ("random", None))[: 2 if against else 1]:
-        played = play(plan.make_evaluation(played_weights, envs, seed), envs, episodes, rewards)
-        players.append(_report(name, played, rewards is not None))
+    players = []
+    for name, weights in (("trained", player.weights), ("random", None))[: 2 if against else 1]:
+        played = play(plan.make_evaluation(weights, envs, seed), envs, episodes, player.rewards)
+        players.append(_report(name, played, player.rewards is not None))
     judge = settings.evaluation.judge
     passed = _lies_above(players[0], players[1], judge) if against else None
-    return EvaluationReport(folder.name, checkpoint.step, episodes, players, judge, passed)
+    return EvaluationReport(folder.name, player.env_steps, episodes, players, judge, passed, filmed)
 
 
 def _lies_above(trained: PlayerReport, other: PlayerReport, figure: str) -> bool:
     upper: Interval | None = getattr(trained, figure)
     lower: Interval | None = getattr(other, figure)
     return upper is not None and lower is not None and intervals_apart(lower, upper)
-
-
-def _frozen_rewards(plan: RunPlan, checkpoint: Checkpoint) -> FrozenRewards | None:
-    """What captions paid when the checkpoint was saved."""
-    intrinsic = plan.settings.rewards.intrinsic
-    if intrinsic is None:
-        return None
-    desk = make_desk(plan, clock=lambda: 0.0)
-    desk.restore(dict(checkpoint.tables))
-    desk.advance(state_of(checkpoint).env_steps)
-    reward_learner_of(plan, desk, checkpoint)
-    table = desk.table(newer_than=-1)
-    assert table is not None, "a desk's first table is version 1"
-    return FrozenRewards(desk.captions, table, intrinsic.count_power)
 
 
 def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> PlayerReport:

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.progress import Budget, ProgressDisplay
+from onibi.clusters.prometheus_export import PrometheusExporter
 from onibi.clusters.run_profile import RoleProfile, write_profile
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.checkpoint import (
@@ -62,6 +63,7 @@ class RunResult:
     captions: Sequence[CaptionReportRow] = ()
     paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # by caption, in rollouts
     profile: list[RoleProfile] = field(default_factory=list)  # of each process; empty in serial mode
+    film: Path | None = None  # episodes of the best checkpoint, where they were asked for
 
     def summary(self) -> str:
         """What ``onibi train`` prints at its end: best-paid captions, figures, where things lie."""
@@ -79,6 +81,7 @@ class RunResult:
             tracking_uri=record.tracking_uri,
             tracking_run_id=record.tracking_run_id,
             figures=self.figures,
+            film=self.film,
         )
         console = Console(file=io.StringIO(), width=shutil.get_terminal_size((120, 40)).columns)
         with console.capture() as captured:
@@ -96,10 +99,13 @@ class RunJournal:
         folder: the run's.
         settings: resolved.
         display: shows progress on a terminal, or plain lines.
+        film: called when a run has finished; gives the file of its film, None for none.
     """
 
-    def __init__(self, folder: RunFolder, settings: RunSettings, display: bool) -> None:
-        self._folder, self._settings = folder, settings
+    def __init__(
+        self, folder: RunFolder, settings: RunSettings, display: bool, film: Callable[[], Path | None] = lambda: None
+    ) -> None:
+        self._folder, self._settings, self._film = folder, settings, film
         self._history, self._evaluations = History(folder.history), History(folder.evaluations)
         self._rows: dict[str, float] = {}
         self._unwritten: dict[str, float] = {}  # of the newest intervals: each figure's last value
@@ -121,6 +127,8 @@ class RunJournal:
             lambda run_id, uri: _keep_tracking(folder, run_id, uri),
             lambda: killed_runs(folder.root),
         )
+        exported = settings.tracking.prometheus and not record.serial
+        self._exporter = PrometheusExporter(folder.name, enabled=exported)
         self._display: ProgressDisplay | None = None
         if display:
             budget = Budget(settings.budget.max_env_steps, settings.budget.max_seconds)
@@ -167,6 +175,7 @@ class RunJournal:
     def interval(self, row: dict[str, float], held_back: str = "") -> None:
         """Figures of one interval, from the run meter and the roles; which side the limiter holds back now, and why."""
         self._rows.update(row)
+        self._exporter.log(row)
         self._unwritten |= row
         seconds = row.get("time/seconds", 0.0)
         if seconds >= self._next_row_seconds:
@@ -233,6 +242,7 @@ class RunJournal:
                 self.note("best checkpoint not marked")
         figures = {f"evaluation/{name}": value for name, value in row.items() if isinstance(value, float)}
         self._rows.update(figures)
+        self._exporter.log(figures)
         self._tracker.log(figures, env_steps)
         return row
 
@@ -277,6 +287,7 @@ class RunJournal:
         """Write curve and captions table, hand everything to MLflow, and end the run."""
         self._end_display()
         self._write_row()
+        self._exporter.close()
         self._history.close()
         self._evaluations.close()
         # Keys that came after the last reward table have been paid nothing.
@@ -305,6 +316,9 @@ class RunJournal:
         self._record(
             status=status, results={"env_steps": float(env_steps), "updates": float(updates), "seconds": seconds}
         )
+        if status == "finished" and (film := self._film()) is not None:
+            self._tracker.artifact(film, "")
+            result = replace(result, film=film)
         try:
             self._tracker.close("FINISHED" if status == "finished" else "KILLED", _TRACKER_SECONDS)
         except KeyboardInterrupt:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from onibi.actors.action_fitting import action_fitting
 from onibi.actors.annotators.registry import ANNOTATORS
@@ -36,7 +37,11 @@ from onibi.platform.reward_mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 
+if TYPE_CHECKING:
+    from onibi.actors.filming.camera import FilmedEnvironment
+
 _FIRST_INCARNATION = 1
+_FILMED_STEPS = 8
 ROLE_ROLLOUT, ROLE_EVALUATION, ROLE_LEARNER, ROLE_SAMPLER, ROLE_ANNOTATION, ROLE_BONUSES = range(6)
 
 
@@ -105,10 +110,27 @@ class RunPlan:
             actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed, session=self.session
         )
         # One that replaces another may begin with a player that has learnt to be silent.
-        return self._rollout(policy, envs, identity, patient=incarnation > _FIRST_INCARNATION or self.session > 0)
+        is_patient = incarnation > _FIRST_INCARNATION or self.session > 0
+        return self._rollout(policy, self._make_env(envs), identity, patient=is_patient)
 
     def make_evaluation(self, weights: Weights | None, envs: int, seed: int) -> Rollout:
         """A rollout that plays greedily with ``weights``, or uniformly at random without; its seeds train nobody."""
+        return self._playing(self._make_env(envs), weights, seed)
+
+    def make_filmed_evaluation(self, weights: Weights, seed: int) -> tuple[Rollout, FilmedEnvironment]:
+        """The same in one environment, which keeps its pictures; a few steps a fragment, as pictures are large.
+
+        Raises: EnvironmentFault where it draws none.
+        """
+        from onibi.actors.filming.camera import make_filmed_env
+
+        actors = self.settings.actors
+        rollout = replace(actors.rollout, fragment_steps=_FILMED_STEPS, fragment_steps_max=_FILMED_STEPS)
+        filmed = replace(self, settings=replace(self.settings, actors=replace(actors, rollout=rollout)))
+        camera = make_filmed_env(self.settings.environment, raw_keys(self.settings))
+        return filmed._playing(camera, weights, seed), camera  # noqa: SLF001 - its own kind
+
+    def _playing(self, env: VectorEnv[Any, Any, Any], weights: Weights | None, seed: int) -> Rollout:
         policy = self.policy_factory(None)
         if weights is not None:
             policy.load(weights)
@@ -116,7 +138,7 @@ class RunPlan:
                 policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
         games = role_seed(self.settings, ROLE_EVALUATION, seed)
         identity = RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=games)
-        return self._rollout(policy, envs, identity, weights, patient=True)
+        return self._rollout(policy, env, identity, weights, patient=True)
 
     def make_learner(self) -> Learner:
         """The learner, untrained; deterministic under the run's seed.
@@ -212,14 +234,22 @@ class RunPlan:
         folder = runs_folder / "annotations" if chosen == "auto" else Path(chosen).expanduser()
         return replace(self, annotation_table=str(folder.absolute()))
 
+    def _make_env(self, envs: int) -> VectorEnv[Any, Any, Any]:
+        return make_vector_env(self.settings.environment, envs, raw_keys(self.settings))
+
     def _rollout(
-        self, policy: Any, envs: int, identity: RolloutIdentity, weights: Weights | None = None, *, patient: bool
+        self,
+        policy: Any,
+        env: VectorEnv[Any, Any, Any],
+        identity: RolloutIdentity,
+        weights: Weights | None = None,
+        *,
+        patient: bool,
     ) -> Rollout:
         settings = self.settings
-        env = make_vector_env(settings.environment, envs, raw_keys(settings))
         view = _make_view(settings, env.single_observation_space)
         captioner = _make_captioner(settings, patient=patient)
-        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, envs, self.features)
+        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, env.num_envs, self.features)
         if weights is not None:
             bonuses.load(weights.bonuses)
         return Rollout(

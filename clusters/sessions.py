@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from onibi.clusters.figures import bytes_text, count_text, duration_text
 from onibi.clusters.plan_checks import check_judge, check_learner, check_serial
 from onibi.clusters.ray_session import ray_session
+from onibi.clusters.run_film import film_best
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import BudgetSettings, RunSettings
@@ -179,7 +180,7 @@ def _session(
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
         folder.update(status="running", serial=serial)
-        journal = RunJournal(folder, plan.settings, display)
+        journal = RunJournal(folder, plan.settings, display, lambda: film_best(folder, plan, should_stop))
         if checkpoint is not None:
             journal.cut_after(checkpoint.step)
         if plan.log_location is not None:

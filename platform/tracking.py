@@ -40,7 +40,8 @@ _POINTS_PER_BATCH = 1_000  # MLflow's limit of one request
 class TrackingSettings(Settings):
     """Where a run's figures go besides its own folder."""
 
-    enabled: bool = True
+    enabled: bool = True  # in MLflow
+    prometheus: bool = True  # of runs under Ray: figures as Ray's metrics, docs/monitoring.md
     uri: str | None = None  # None: MLFLOW_TRACKING_URI, and without that SQLite in the folder of all runs
     experiment: str = "onibi"
     buffer_points: int = 200_000  # figures kept while no server answers; the oldest are dropped first

@@ -15,12 +15,30 @@ from numpy.typing import NDArray
 _ROOMS = ("cellar", "kitchen", "pantry", "hall", "library", "armoury", "chapel", "attic", "vault", "garden")
 
 
+_CELL_PIXELS = 24
+_FLOORS = np.array([(70, 76, 92), (92, 84, 70)], np.uint8)  # of rooms in turn
+_AGENT = np.array((255, 214, 90), np.uint8)
+
+
+def corridor_picture(cell: int, cells: int, room_length: int) -> NDArray[np.uint8]:
+    """A corridor from above, uint8 [24, 24 × cells, 3]: rooms in two colours by turns, the agent bright in its cell."""
+    floor = _FLOORS[(np.arange(cells) // room_length) % 2].repeat(_CELL_PIXELS, axis=0)
+    picture: NDArray[np.uint8] = np.broadcast_to(floor, (_CELL_PIXELS, *floor.shape)).copy()
+    margin = _CELL_PIXELS // 4
+    left = cell * _CELL_PIXELS
+    picture[margin:-margin, left + margin : left + _CELL_PIXELS - margin] = _AGENT
+    return picture
+
+
 class CaptionCorridor(gym.Env[NDArray[np.float32], np.int64]):
     """``rooms`` rooms of ``room_length`` cells in a row.
 
     Actions: 0 left, 1 right, 2 and 3 wait. Observation: float32 one-hot of the cell. ``info["caption"]`` tells what
     happened; the text is empty when nothing did. Terminates at the last cell; never truncates by itself.
     """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 - as Gymnasium's
+    render_mode = "rgb_array"
 
     def __init__(self, rooms: int = 5, room_length: int = 4) -> None:
         if not 1 <= rooms <= len(_ROOMS):
@@ -52,6 +70,10 @@ class CaptionCorridor(gym.Env[NDArray[np.float32], np.int64]):
         if at_goal:
             caption = "You reach the end of the corridor."
         return self._observe(), float(at_goal), at_goal, False, {"caption": caption}
+
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """See :func:`corridor_picture`."""
+        return corridor_picture(self._cell, self._cells, self._room_length)
 
     def _observe(self) -> NDArray[np.float32]:
         observation = np.zeros(self._cells, np.float32)

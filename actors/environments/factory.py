@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
@@ -20,6 +21,7 @@ from onibi.actors.environments.sync_environments import SyncEnvironments
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
 from onibi.platform.redaction import text_without_secrets, without_secrets
+from onibi.platform.shell_words import pip_install
 from onibi.platform.user_code import raised_at
 
 
@@ -148,6 +150,28 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
     return make
 
 
+def environment_spec(given: str) -> EnvSpec | None:
+    """What Gymnasium knows of the environment with this id; None for the import path of a callable.
+
+    Raises: EnvironmentFault for one that it does not know.
+    """
+    env_id = _registered_id(given)
+    return None if env_id is None else gym.spec(env_id)
+
+
+def creator_of(given: str) -> Callable[..., Any]:
+    """The class or function that makes an environment of this id or import path.
+
+    Raises: EnvironmentFault where it is not there, or makes no single environment.
+    """
+    spec = environment_spec(given)
+    if spec is None:
+        return _import_maker(given)
+    if spec.entry_point is None:
+        raise EnvironmentFault(f"{given} has no entry_point, only a vector_entry_point.")
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+
+
 def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
         return maker(**options)
@@ -158,7 +182,7 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
         said = text_without_secrets(f"{given}: {type(error).__name__}: {error}{raised_at(error)}", options)
         if isinstance(error, gym.error.DependencyNotInstalled) and "box2d" in str(error).lower():
             raise EnvironmentFault(
-                f"{env_id} needs the package Box2D. Install it with: pip install 'onibi[box2d]'"
+                f"{env_id} needs the package Box2D. Install it with: {pip_install('onibi[box2d]')}"
             ) from error
         raise EnvironmentFault(f"{env_id} cannot be made with {said}. Check environment.kwargs.") from error
 
@@ -205,7 +229,7 @@ def _register_nethack(env_id: str) -> None:
     except ImportError as error:
         raise EnvironmentFault(
             f"environment.id: {env_id} needs the packages nle and minihack ({error}). "
-            "Install them with: pip install 'onibi[nethack]'"
+            f"Install them with: {pip_install('onibi[nethack]')}"
         ) from error
 
 
@@ -214,6 +238,12 @@ def _import_maker(path: str) -> Callable[..., Any]:
     try:
         maker = getattr(_import_module(module_name, path), attribute)
     except AttributeError as error:
+        registered = next((env_id for env_id, spec in gym.registry.items() if spec.name == attribute), None)
+        if registered is not None:
+            raise EnvironmentFault(
+                f"environment.id: {path!r}: {module_name} has no {attribute!r} that could be called, and Gymnasium "
+                f"knows an id {registered}. Give it with its version: {module_name}:{registered}."
+            ) from error
         raise EnvironmentFault(_not_imported(path, error)) from error
     if not callable(maker):
         raise EnvironmentFault(f"environment.id: {path!r} is a {type(maker).__name__}, not a callable.")
@@ -244,5 +274,6 @@ def _not_found(path: str, module: str) -> str:
     places = ", ".join([str(Path.cwd()), *given])
     return (
         f"environment.id: {path!r}: the module {module} cannot be found (looked in {places} and among the installed "
-        "packages). Start onibi in the folder where it lies, or set PYTHONPATH to it, on a cluster on every node."
+        "packages). Start onibi in the folder where it lies, or set PYTHONPATH to it; on a cluster on every node, or "
+        f"send it along: onibi submit … --module {module.partition('.')[0]}, or ray job submit --working-dir."
     )

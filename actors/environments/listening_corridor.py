@@ -19,6 +19,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from onibi.actors.environments.corridor import corridor_picture
+
 LISTEN = 4
 """The action after the four ways 0 to 3 (north, east, south, west)."""
 
@@ -60,7 +62,11 @@ class ListeningCorridor(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     Raises: ValueError for a corridor that cannot be.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - as Gymnasium declares it
+    metadata: dict[str, Any] = {  # noqa: RUF012 - as Gymnasium declares it
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "render_modes": ["rgb_array"],
+        "render_fps": 5,
+    }
 
     def __init__(self, num_envs: int, rooms: int, room_length: int, max_episode_steps: int) -> None:
         counts = {"num_envs": num_envs, "room_length": room_length, "max_episode_steps": max_episode_steps}
@@ -119,6 +125,10 @@ class ListeningCorridor(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             infos["episode_figures"] = {"success": terminated.astype(np.float64), "_success": self._ended}
             infos["_episode_figures"] = self._ended
         return self._one_hot[target], terminated.astype(np.float64), terminated, truncated, infos
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:  # type: ignore[override]
+        """A picture of each corridor, see :func:`corridor_picture`."""
+        return tuple(corridor_picture(cell, self._cells, self._room_length) for cell in self._cell.tolist())
 
     def _captions(self, heard: NDArray[np.int64]) -> dict[str, Any]:
         return {"caption": self._texts[heard], "_caption": heard != _NOTHING}

@@ -13,6 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import EnvironmentFault
+from onibi.platform.shell_words import pip_install
+
+_CELL_PIXELS = 32
+# One for each kind of object, told apart by all eyes; the games have 4 to 10.
+_COLORS = np.array(
+    [
+        (255, 255, 255), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+        (0, 114, 178), (213, 94, 0), (204, 121, 167), (150, 150, 150), (120, 94, 240),
+    ],
+    np.uint8,
+)  # fmt: skip
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 
@@ -28,6 +39,9 @@ class MinAtar(gym.Env[NDArray[np.uint8], np.int64]):
     Raises: EnvironmentFault where the package is missing or the game unknown.
     """
 
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium's
+    render_mode = "rgb_array"
+
     def __init__(self, game: str, sticky_actions: float, *, difficulty_ramping: bool, minimal_actions: bool) -> None:
         if game not in GAMES:
             raise EnvironmentFault(f"environment.kwargs.game is {game!r}; allowed: {', '.join(GAMES)}.")
@@ -35,7 +49,7 @@ class MinAtar(gym.Env[NDArray[np.uint8], np.int64]):
             from minatar import Environment
         except ImportError as error:
             raise EnvironmentFault(
-                f"MinAtar's games need the package minatar ({error}). Install it with: pip install 'onibi[minatar]'"
+                f"MinAtar's games need the package minatar ({error}). Install it with: {pip_install('onibi[minatar]')}"
             ) from error
         self._game = Environment(game, sticky_action_prob=sticky_actions, difficulty_ramping=difficulty_ramping)
         moves = self._game.minimal_action_set() if minimal_actions else range(self._game.num_actions())
@@ -60,6 +74,14 @@ class MinAtar(gym.Env[NDArray[np.uint8], np.int64]):
         """One frame."""
         reward, terminated = self._game.act(self._moves[int(action)])
         return self._observe(), float(reward), bool(terminated), False, {}
+
+    def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        """The field, uint8 [320, 320, 3]: each cell in the colour of its first channel that is set."""
+        state = self._observe()
+        colors = _COLORS[state.argmax(axis=2)]
+        colors[state.max(axis=2) == 0] = 0
+        picture: NDArray[np.uint8] = colors.repeat(_CELL_PIXELS, axis=0).repeat(_CELL_PIXELS, axis=1)
+        return picture
 
     def _observe(self) -> NDArray[np.uint8]:
         state: NDArray[np.uint8] = np.asarray(self._game.state()).astype(np.uint8)

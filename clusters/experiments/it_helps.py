@@ -107,7 +107,7 @@ class _Task:
 _EVALUATIONS = ("evaluation.period_env_steps=25000", "evaluation.episodes=48", "evaluation.judge=success")
 _NETHACK = (*_EVALUATIONS, "environment.kwargs.penalty_step=0", "learner.support.high=2.8")
 _MAP_AT_THE_LIMIT = 2
-"""Revision of NetHack's trials: in rows of the first one, episodes that NLE's step limit ended show a blank last map."""
+"""Revision of NetHack's trials: in rows of the first one, episodes ended by NLE's step limit show a blank last map."""
 
 _KEYROOM = _Task(
     name="keyroom",

@@ -92,6 +92,7 @@ def _settings_told(preset: str, overrides: Sequence[str]) -> dict[str, Any]:
         files = {name: said for name, judge in judges.items() if (said := _judge_file(judge)) is not None}
     mapping = chosen_values(settings)
     mapping.pop("seed", None)
+    mapping.get("evaluation", {}).pop("film_episodes", None)  # changes nothing that is measured; no trial films
     return {"settings": mapping, **({"judge_files": files} if files else {})}
 
 
@@ -170,7 +171,7 @@ class Schedule:
         self._retried.add(job.key)
 
     def tuned(self, arm: Arm) -> float | None:
-        """The value that tuning chose; None where it is not over, or nothing is tuned."""
+        """The value that tuning chose; None where it is not over, every value failed, or nothing is tuned."""
         if arm.tuning is None:
             return None
         means: list[float] = []
@@ -182,6 +183,8 @@ class Schedule:
             means.append(float(np.mean(scores)))  # NaN where a run failed or its score is not finite
         sign = 1.0 if arm.higher_is_better else -1.0
         ranked = [-math.inf if math.isnan(mean) else sign * mean for mean in means]
+        if max(ranked) == -math.inf:
+            return None
         return arm.tuning.values[int(np.argmax(ranked))]
 
     def final_rows(self, arm: Arm) -> list[ResultRow]:
@@ -244,6 +247,8 @@ class Schedule:
             return self._arm_jobs(arm)
         trial = self._final_trial(arm)
         tuning = self._tuning_jobs(arm)
+        if trial is None and not any(self._is_open(job, ()) for job in tuning):
+            return tuning  # over, and no value came of it
         return tuning + self._final_jobs(arm, self._changed(arm, arm.tuning.values[0]) if trial is None else trial)
 
     def _tuning_jobs(self, arm: Arm) -> list[Job]:

@@ -48,7 +48,7 @@ def check_whole(result: RunResult, max_env_steps: int | None, name: str) -> None
     Raises: TrainingError where it is not.
     """
     if result.status != "finished":
-        raise TrainingError(f"{name}: the run ended as {result.status}. Start the experiment again to run it anew.")
+        raise TrainingError(f"{name}: the run ended as {result.status}. --retry runs it anew.")
     if max_env_steps is not None and result.env_steps < max_env_steps:
         raise TrainingError(
             f"{name}: the run ended by the clock after {result.env_steps} of {max_env_steps} env steps: how much it "
@@ -80,7 +80,10 @@ def _call(trial: CalledTrial, seed: int) -> Figures:
     if not callable(function):
         raise ConfigError(f"{trial.function}: is no function; allowed: function(seed=…, **arguments) -> figures.")
     settings = {} if trial.preset is None else {"preset": trial.preset, "overrides": trial.overrides}
-    return dict(function(seed=seed, **settings, **trial.arguments))
+    figures = function(seed=seed, **settings, **trial.arguments)
+    if not isinstance(figures, Mapping):
+        raise ConfigError(f"{trial.function}: returned {type(figures).__name__}; allowed: figures, {{name: number}}.")
+    return dict(figures)
 
 
 def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figures:
@@ -90,13 +93,14 @@ def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figu
     shutil.rmtree(runs_folder / name, ignore_errors=True)  # of an attempt that was cut off: it starts from nothing
     result = train(
         trial.preset,
-        overrides=[*trial.overrides, f"seed={seed}"],
+        overrides=[*trial.overrides, "evaluation.film_episodes=0", f"seed={seed}"],
         serial=True,
         name=name,
         runs_folder=runs_folder,
         display=False,
     )
-    check_whole(result, read_run_settings(trial.preset, trial.overrides).budget.max_env_steps, name)
+    settings = read_run_settings(trial.preset, trial.overrides)
+    check_whole(result, settings.budget.max_env_steps, name)
     report = evaluate(
         result.folder.name,
         checkpoint=trial.checkpoint,
@@ -115,5 +119,6 @@ def _train(trial: TrainedTrial, seed: int, name: str, runs_folder: Path) -> Figu
         figures |= {figure: mean, f"{figure}_95": f"{low:.6g}..{high:.6g}" if math.isfinite(high - low) else ""}
     if trial.success_span is not None:
         figures |= success_figures(result.evaluations, trial.success_span)
+    figures["judge"] = settings.evaluation.judge  # what the curve is of
     figures["curve"] = " ".join(f"{row['env_steps']:.0f}:{row['judged']:.6g}" for row in result.evaluations)
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,5 +126,14 @@ def test_the_hash_of_a_call_changes_with_its_preset(tmp_path):
 def test_the_recorded_rows_of_relabelling_still_count():
     table = ResultTable(Path(__file__).parents[2] / "docs" / "results" / "relabelling.csv")
     experiment = find_experiment("relabelling")
-    schedule = Schedule(experiment, table, experiment.arms, None, short=False, retry=False)
+    first = [replace(arm, trial=replace(arm.trial, revision=1)) for arm in experiment.arms]  # as they were measured
+    schedule = Schedule(experiment, table, first, None, short=False, retry=False)
     assert schedule.estimates() == []
+
+
+def test_what_is_filmed_makes_no_other_row():
+    def hash_of(*overrides):
+        return trial_hash(TrainedTrial(preset="minihack-oni", overrides=overrides))
+
+    assert hash_of("evaluation.film_episodes=0") == hash_of("evaluation.film_episodes=7") == hash_of()
+    assert hash_of("evaluation.episodes=47") != hash_of()

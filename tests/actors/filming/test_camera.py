@@ -1,0 +1,110 @@
+"""Who can be filmed, and what is told of those who cannot."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from onibi.actors.environments.factory import EnvironmentSettings
+from onibi.actors.filming.camera import make_filmed_env
+from onibi.platform.errors import EnvironmentFault
+
+HERE = __name__
+
+
+class Drawn(gym.Env):
+    """Draws what it is told to draw, if it is asked for pictures."""
+
+    def __init__(self, render_mode=None, drawn="picture"):
+        self.observation_space = gym.spaces.Box(0, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.render_mode, self._drawn = render_mode, drawn
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        if self.render_mode != "rgb_array":
+            return None
+        return {
+            "picture": np.full((4, 6, 3), 9, np.uint8),
+            "grey": np.zeros((4, 6), np.uint8),
+            "float": np.zeros((4, 6, 3)),
+            "text": "+--+",
+        }[self._drawn]
+
+
+def plain(drawn="picture"):
+    return Drawn(drawn=drawn)
+
+
+class Silent(Drawn):
+    render = gym.Env.render
+
+
+def filmed(env_id, **settings):
+    camera = make_filmed_env(EnvironmentSettings(id=env_id, **settings))
+    try:
+        camera.reset(seed=1)
+        camera.step(np.array([camera.single_action_space.sample()]))
+        return camera.take_pictures(), camera.frames_per_second
+    finally:
+        camera.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "settings", "shape", "rate"),
+    [
+        (f"{HERE}:Drawn", {}, (4, 6, 3), 10.0),
+        (f"{HERE}:plain", {"kwargs": {}}, None, None),
+        ("CartPole-v1", {"vectorization": "native"}, (400, 600, 3), 50.0),
+        ("MiniGrid-Empty-5x5-v0", {}, (160, 160, 3), 10.0),
+        ("onibi.actors.environments.minatar:make", {"kwargs": {"game": "breakout"}}, (320, 320, 3), 10.0),
+        ("onibi.actors.environments.corridor:CaptionCorridor", {}, (24, 480, 3), 5.0),
+        ("onibi.actors.environments.listening_corridor:make", {"vectorization": "native"}, (24, 720, 3), 5.0),
+        ("MiniHack-Room-5x5-v0", {}, (432, 720, 3), 6.0),
+        ("NetHackScore-v0", {}, (432, 720, 3), 6.0),
+    ],
+)
+def test_each_observation_has_a_picture(env_id, settings, shape, rate):
+    if shape is None:
+        with pytest.raises(EnvironmentFault, match="cannot be filmed: render\\(\\) gave nothing"):
+            filmed(env_id, **settings)
+        return
+    pictures, frames_per_second = filmed(env_id, **settings)
+    assert [picture.shape for picture in pictures] == [shape, shape]
+    assert {picture.dtype for picture in pictures} == {np.dtype(np.uint8)}
+    assert frames_per_second == rate
+    assert pictures[0].max() > pictures[0].min() or env_id.startswith(HERE)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "drawn", "told"),
+    [
+        (f"{HERE}:Drawn", "grey", "gave an array of uint8 \\[4, 6\\]"),
+        (f"{HERE}:Drawn", "float", "gave an array of float64 \\[4, 6, 3\\]"),
+        (f"{HERE}:Drawn", "text", "gave a str"),
+        (f"{HERE}:Silent", "picture", "render\\(\\) raised NotImplementedError"),
+    ],
+)
+def test_what_is_no_picture_is_told(env_id, drawn, told):
+    with pytest.raises(EnvironmentFault, match=told) as fault:
+        filmed(env_id, kwargs={"drawn": drawn})
+    assert 'render_mode="rgb_array"' in str(fault.value)
+
+
+def test_the_terminal_of_nethack_is_filmed_though_its_view_asks_for_less():
+    settings = EnvironmentSettings(id="MiniHack-Room-5x5-v0")
+    camera = make_filmed_env(settings, ("chars", "colors", "blstats", "message"))
+    camera.reset(seed=3)
+    (first,) = camera.take_pictures()
+    for action in range(4):
+        camera.step(np.array([action]))
+    pictures = camera.take_pictures()
+    camera.close()
+    assert len(pictures) == 4
+    assert any((picture != first).any() for picture in pictures), "the agent moves"

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onibi.actors.filming.caption_strip import PAID, Line, with_strip
+
+
+@pytest.mark.parametrize("shape", [(24, 480, 3), (401, 601, 3), (7, 5, 3), (1, 1, 3)])
+def test_pictures_of_a_film_have_one_even_size_whatever_is_said(shape):
+    picture = np.full(shape, 90, np.uint8)
+    texts = ["", "You see here a key.", "word " * 400, "unbroken" * 90, "two\nlines", "Ünïcode ☃ \x07"]
+    sizes = {with_strip(picture, [Line("episode 1"), Line(text)], 3).shape for text in texts}
+    assert len(sizes) == 1
+    height, width, _ = sizes.pop()
+    assert height % 2 == width % 2 == 0
+    assert width >= 480, "narrow pictures are enlarged, or their captions could not be read"
+
+
+def test_the_picture_stays_as_it_is_and_the_text_stands_under_it_in_its_colour():
+    picture = np.arange(40 * 600 * 3, dtype=np.uint32).reshape(40, 600, 3).astype(np.uint8)
+    silent, heard = with_strip(picture, [], 2), with_strip(picture, [Line(""), Line("You win!", PAID)], 2)
+    assert (silent[:40, :600] == picture).all()
+    assert (heard[:40] == silent[:40]).all()
+    changed = heard[40:][(heard[40:] != silent[40:]).any(axis=2)].astype(int)
+    assert len(changed)
+    assert changed[:, 1].max() == PAID[1]
+    half = len(silent[40:]) // 2
+    assert (heard[40 : 40 + half - 2] == silent[40 : 40 + half - 2]).all(), "the first line is empty"
