@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -72,8 +73,8 @@ class AnnotationWorker:
         pairs = [request for request in requests if isinstance(request, PairRequest)]
         self._unanswered = {_name(request): request for request in requests}
         self._counts["asked"] += len(requests)
-        goal = self.annotator.goal
         try:
+            goal = self.annotator.goal
             if keys:
                 yield from self._kept(with_votes(self.annotator.annotate(keys, goal), keys))
             if pairs:
@@ -157,13 +158,19 @@ class AnnotationWorker:
 
     def _own_figures(self) -> dict[str, float]:
         try:
-            return self.annotator.statistics()
+            told = dict(self.annotator.statistics())
         except Exception as error:  # noqa: BLE001 (a plug-in's figures are not worth a run)
             log.debug("annotator %s: its statistics raised %r", self.name, error)
             return {}
+        # Metrics are added up and drawn: words, lists and NaN among them would end the run that asks for its metrics.
+        return {str(name): float(figure) for name, figure in told.items() if _is_number(figure)}
 
     def _tell(self, note: str) -> None:
         self._notes.append(note)  # logged where the run is watched: this process's own log may be seen by nobody
+
+
+def _is_number(figure: object) -> bool:
+    return isinstance(figure, numbers.Real) and math.isfinite(figure)
 
 
 def _name(request: Request) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class Messenger:
         hub: who gets them.
         worker: whose they are.
         name: of the worker, as the hub knows it.
-        kept: whether the worker wrote them to the run's table itself.
+        kept: whether the hub need not write them to the run's table: the worker does, or they are kept nowhere.
         hang_seconds: without an answer for so long while it judges, the process ends itself: Ray starts another.
     """
 
@@ -173,7 +173,8 @@ class AnnotatorActor:
         table = self._shared_table(ray.get(hub.begin_work.remote(self._name, shift)))
         jitter = random.Random(f"{os.getpid()} {self._name.number}")
         worker = AnnotationWorker(annotator, self._make_annotator(), table, time.monotonic, jitter)
-        messenger = Messenger(hub, worker, self._name, table is not None, self._settings.hang_seconds)
+        needs_no_keeping = self._table is None or table is not None
+        messenger = Messenger(hub, worker, self._name, needs_no_keeping, self._settings.hang_seconds)
         try:
             while not self._is_over(shift) and not worker.spent:
                 messenger.check()

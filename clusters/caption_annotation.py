@@ -163,6 +163,7 @@ def carry_out(
     """
     outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table)
     claims = WorkClaims(table, judge_of(annotator))
+    answered: set[object] = set()
     began = time.monotonic()
 
     def judged(batch: Sequence[Request]) -> Iterator[Verdict]:
@@ -179,8 +180,13 @@ def carry_out(
                 raise
             if verdict is None:
                 break
-            keeper.keep(verdict)
             claims.renew()
+            if name_of(verdict) in answered:  # a second answer to one question: the first counts, and both are paid
+                outcome.tokens, outcome.cost = outcome.tokens + verdict.tokens, outcome.cost + verdict.cost
+                continue
+            if is_readable(verdict):
+                answered.add(name_of(verdict))
+            keeper.keep(verdict)
             _count(outcome, verdict)
             outcome.seconds = time.monotonic() - began
             on_progress(outcome)

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters import cli_annotate, cli_evaluate, cli_experiment, cli_replay, cli_rewards, cli_run, cli_show
+from onibi.clusters import (
+    cli_annotate,
+    cli_dashboard,
+    cli_evaluate,
+    cli_experiment,
+    cli_replay,
+    cli_rewards,
+    cli_run,
+    cli_show,
+)
 
 app = typer.Typer(
     name="onibi",
@@ -28,6 +37,7 @@ for _command in (
     cli_run.submit,
     cli_show.runs,
     cli_show.presets,
+    cli_dashboard.dashboard,
     cli_show.doctor,
 ):
     app.command()(_command)

@@ -87,6 +87,8 @@ def experiment(
         found = find_experiment(name)
         if short and seeds is not None:
             raise ConfigError("experiment: --short runs the first of the declared seeds; leave --seeds or --short out.")
+        if short and thresholds:
+            raise ConfigError("experiment: --thresholds is of whole runs; leave --short or --thresholds out.")
         chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
         folder = runs_folder.expanduser() / "experiments" / found.name
         table = ResultTable(output or folder.with_suffix(".csv"))
@@ -118,12 +120,15 @@ def _tell_names(show_list: bool) -> None:
 
 
 def _run(schedule: Schedule, folder: Path, jobs: int) -> None:
+    from onibi.clusters.experiments.booking import rebook
     from onibi.clusters.experiments.display import ExperimentDisplay, estimate_table
     from onibi.clusters.experiments.runner import ExperimentRunner
 
     console = wide_console(stderr=True)
     for arm, reason in schedule.missing.items():
         console.print(f"{arm} is not there: {reason}", markup=False, highlight=False)
+    if changed := rebook(schedule):
+        console.print(f"rows brought up to what their arms declare now: {changed}", highlight=False)
     estimates = schedule.estimates()
     if not estimates:
         return
@@ -208,8 +213,10 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
         return None
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+        first, dash, last = part.strip().partition("-")
+        if not dash:
+            last = first
+        if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
             raise ConfigError(f"--seeds {text!r}: {part!r} is no seed; allowed: numbers and spans, as 1-5,8.")
-        seeds += range(int(first), int(last or first) + 1)
+        seeds += range(int(first), int(last) + 1)
     return tuple(dict.fromkeys(seeds))

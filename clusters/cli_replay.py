@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from onibi.clusters.cli_frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, progress_bar, told, wide_console
+from onibi.platform.counted import counted
 
 if TYPE_CHECKING:
     from onibi.platform.replay.datasets.log_summary import LogSummary
@@ -183,7 +184,7 @@ def query_log(
             rows = query_output.write_file(schema, chosen, output_format, output)
         except OSError as error:
             raise ConfigError(f"{output}: not written ({error}). Choose another file.") from error
-        print(f"{rows:,} rows in {output}", file=sys.stderr)
+        print(f"{counted(rows, 'row')} in {output}", file=sys.stderr)
 
 
 @app.command()
@@ -209,8 +210,8 @@ def verify(
             print(f"note    {note}")
         for found in damage:
             print(f"damage  {found.name}: {found.fault}")
-        what = f"{log.location}: {len(log.segments)} segments, {log.rows:,} rows"
-        print(f"{what}: {len(damage)} damages" if damage else f"{what}: whole")
+        what = f"{log.location}: {counted(len(log.segments), 'segment')}, {counted(log.rows, 'row')}"
+        print(f"{what}: {counted(len(damage), 'fault')}" if damage else f"{what}: whole")
     if damage:
         raise typer.Exit(1)
 
@@ -274,7 +275,7 @@ def _refuse_empty(log: Any) -> None:
 
 
 def _print_transfer(transfer: Transfer) -> None:
-    print(f"{transfer.rows:,} rows, {transfer.episodes:,} episodes in {transfer.location}")
+    print(f"{counted(transfer.rows, 'row')}, {counted(transfer.episodes, 'episode')} in {transfer.location}")
     for note in transfer.notes:
         print(f"  {note}")
 
@@ -350,4 +351,4 @@ def _print_rows(schema: Any, batches: Any, limit: int) -> None:
         left_out = ", ".join(name for place, name in enumerate(schema.names) if place not in fitting)
         print(f"columns that do not fit beside these: {left_out}; select fewer, or take --format csv")
     more = len(rows) > limit
-    print(f"the first {limit} rows; --limit shows more" if more else "1 row" if len(rows) == 1 else f"{len(rows)} rows")
+    print(f"the first {limit} rows; --limit shows more" if more else counted(len(rows), "row"))

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
     from onibi.clusters.reward_explanation import AlarmCourse, ExplainedKey, Explanation
 
+_FIGURE_TEXTS = {
+    "rewards/best_key_share": "the best-paid caption has {} of what captions were paid lately",
+    "rewards/heard_share": "what is heard, not done, has {} of what the best-paid captions were paid lately",
+    "rewards/new_keys_per_episode": "an episode meets {} helpful captions",
+    "rewards/discounted_total_of_success": "a successful episode is paid {} by environment and captions, discounted",
+    "rewards/discounted_total_of_failure": "a failed episode is paid {} by environment and captions, discounted",
+    "actors/success_rate": "{} of the episodes in training succeed",
+    "actors/intrinsic_return": "an episode is paid {} for captions, before the coefficient and any cap",
+}
+
 app = typer.Typer(
     name="rewards",
     help="Look into what a run pays its captions.",
@@ -37,7 +47,8 @@ def explain_run(
 ) -> None:
     """Show the best-paid captions with their labels and the judge's reply, and the alarms on hacked rewards.
 
-    Paid is what a caption brought in rollouts so far, before rewards.intrinsic.coefficient. Alarms: one caption paid
+    Paid is what a caption brought in rollouts so far, each time by the labels of that moment, before
+    rewards.intrinsic.coefficient; share is its part of all that. Alarms: one caption paid
     over half; captions per episode rising while success does not; failed episodes paid as much as successful ones;
     pay for what is heard, not done. The section `alarms` of a run's settings says when each goes off.
 
@@ -66,6 +77,7 @@ def _keys_table(found: Explanation, limit: int) -> Table:
     from rich.text import Text
 
     from onibi.clusters.figures import UNKNOWN, count_text, share_text, value_text
+    from onibi.platform.captions import printable
 
     table = Table(
         title=f"Captions of {found.run}", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
@@ -83,8 +95,8 @@ def _keys_table(found: Explanation, limit: int) -> Table:
             Text(key.verdict or "not yet", style=colors.get(key.verdict, "dim")),
             UNKNOWN if key.score is None else f"{key.score:.2f}",
             _votes_text(key),
-            Text(key.key),  # from outside: no markup is read
-            Text(key.replies[0] if key.replies else "", style="dim"),
+            Text(printable(key.key)),  # from outside: no markup is read
+            Text(printable(key.replies[0]) if key.replies else "", style="dim"),
         )
     return table
 
@@ -102,9 +114,15 @@ def _lines(found: Explanation, limit: int) -> list[str]:
     lines = [f"{len(found.keys) - limit} more: --limit N"] if len(found.keys) > limit else []
     lines += [f"goal: {goal}" for goal in found.goals]
     lines.append(f"checkpoint of {found.env_steps:,} env steps")
-    lines += [f"{text}: {value:.3g}" for text, value in found.figures.items()]
+    lines += [_figure_text(name, value) for name, value in found.figures.items()]
     lines += [_alarm_text(alarm) for alarm in found.alarms] or ["no alarm was up"]
     return lines
+
+
+def _figure_text(name: str, value: float) -> str:
+    from onibi.clusters.figures import share_text, value_text
+
+    return _FIGURE_TEXTS[name].format(share_text(value) if name.endswith(("_share", "_rate")) else value_text(value))
 
 
 def _alarm_text(alarm: AlarmCourse) -> str:

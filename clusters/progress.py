@@ -78,7 +78,10 @@ class _Figure:
             return False
         if self.heard and snapshot.get("annotation/keys") == 0 and not (self.key == _PAID and snapshot[self.key]):
             return False  # bonuses pay without captions
-        return not (self.nonzero and abs(snapshot[self.key]) < 0.05)  # as it would be written
+        if not self.nonzero:
+            return True
+        text = self.show(snapshot[self.key])  # 0.04 s is written as 0 s is, and 4% is not
+        return snapshot[self.key] != 0 and (not text or text != self.show(0.0))
 
 
 def _bytes_text(size: float | None) -> str:
@@ -197,12 +200,12 @@ _LINE = (
     _Figure("annotation/keys_labelled", "{} labels", count_text, heard=True),
     _Figure("learner/labelled_share", "labelled {}", share_text, heard=True),
     _Figure("annotation/queue_keys", "queue {}", count_text, heard=True),
-    _Figure("annotation/annotators_failing", "{} annotators failing", count_text, nonzero=True),
-    _Figure("annotation/annotators_spent", "{} budgets used up", count_text, nonzero=True),
+    _Figure("annotation/annotators_failing", "annotators failing: {}", count_text, nonzero=True),
+    _Figure("annotation/annotators_spent", "budgets used up: {}", count_text, nonzero=True),
     _Figure("actors/policy_lag_mean", "lag {}", value_text),
     _Figure("replay/samples_per_insert", "{} samples/insert", value_text),
     _Figure("replay/log_bytes", "log {}", _bytes_text),
-    _Figure("replay/log_dropped_rows", "{} rows dropped by the log", count_text, nonzero=True),
+    _Figure("replay/log_dropped_rows", "rows dropped by the log: {}", count_text, nonzero=True),
     _Figure("replay/log_failed", "log {}", _failed_text, nonzero=True),
     *(_Figure(f"alarms/{name}", f"ALARM: {text}{{}}", _nothing, nonzero=True) for name, text in ALARM_TEXTS.items()),
     _Figure("learner/loss", "loss {}", value_text),

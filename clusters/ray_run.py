@@ -30,7 +30,7 @@ from onibi.clusters.role_usage import signs_of_life, usage_of
 from onibi.clusters.roles import open_run_shard
 from onibi.clusters.rollout_team import RolloutTeam
 from onibi.clusters.run_journal import RunJournal, RunResult
-from onibi.clusters.run_meter import RunCounters, RunMeter, figures_of_look
+from onibi.clusters.run_meter import RunCounters, RunMeter, figures_before, figures_of_look
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
 from onibi.clusters.run_state import (
@@ -181,7 +181,7 @@ class RayRun:
         budget = self._settings.budget
         before = self._state.seconds
         began: float | None = None  # training time starts with the first rows, not with the start of processes
-        self._meter = RunMeter(self._counters())
+        self._meter = RunMeter(self._counters(), figures_before(self._checkpoint))
         last_interval = last_checkpoint = time.monotonic()
         seen_steps = self._state.env_steps
         stuck = StuckWatch(

@@ -19,21 +19,23 @@ from onibi.platform.labels import (
     Label,
     LabelValue,
     Preference,
+    PreferenceTable,
     PreferenceValue,
     labels_from_arrow,
     preferences_from_arrow,
 )
 from onibi.platform.run_folder import RunFolder
 
-_FIGURES = {
-    "rewards/best_key_share": "share of the best-paid key, lately",
-    "rewards/heard_share": "share of what is heard, lately",
-    "rewards/new_keys_per_episode": "helpful keys met per episode",
-    "rewards/discounted_total_of_success": "discounted total of a successful episode",
-    "rewards/discounted_total_of_failure": "discounted total of a failed episode",
-    "actors/success_rate": "success in training",
-    "actors/intrinsic_return": "intrinsic return of an episode",
-}
+FIGURES = (
+    "rewards/best_key_share",
+    "rewards/heard_share",
+    "rewards/new_keys_per_episode",
+    "rewards/discounted_total_of_success",
+    "rewards/discounted_total_of_failure",
+    "actors/success_rate",
+    "actors/intrinsic_return",
+)
+"""Metrics of a run's history that tell of its caption rewards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class ExplainedKey:
     unreadable: int
     """Replies that could not be read."""
     won: int
-    """Pairs in which it was the better one."""
+    """Pairs in which it was the better one; of several answers of a judge on one pair the newest counts."""
     lost: int
     tied: int
     replies: tuple[str, ...]
@@ -92,7 +94,7 @@ class Explanation:
     alarms: tuple[AlarmCourse, ...]
     """Those that were up at any time."""
     figures: dict[str, float] = field(default_factory=dict)
-    """Newest figures of the history, by what they say."""
+    """The newest of ``FIGURES`` in the history, by their names."""
 
     def to_json(self, limit: int) -> dict[str, Any]:
         """As plain values, with the first ``limit`` keys."""
@@ -126,7 +128,7 @@ def explain(run: RunFolder) -> Explanation:
         env_steps=checkpoint.step,
         keys=tuple(sorted(keys, key=lambda key: (-(key.paid or 0.0), -key.sightings, key.key))),
         alarms=alarm_courses(history),
-        figures={text: value for name, text in _FIGURES.items() if (value := _newest(history, name)) is not None},
+        figures={name: value for name in FIGURES if (value := _newest(history, name)) is not None},
     )
 
 
@@ -176,7 +178,8 @@ def _explained(
     for label in labels:
         of_key.setdefault(label.key_hash, []).append(label)
     scores: dict[tuple[int, PreferenceValue], int] = {}
-    for pair in pairs:
+    # Of a pair that a judge was asked about twice its newest readable answer, as with labels.
+    for pair in PreferenceTable(pairs).valid({pair.judge for pair in pairs}):
         for key_hash, value in ((pair.first_hash, pair.value), (pair.second_hash, _seen_from_second(pair.value))):
             scores[key_hash, value] = scores.get((key_hash, value), 0) + 1
     total = math.fsum(paid) if paid else 0.0

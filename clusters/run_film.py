@@ -13,7 +13,7 @@ from onibi.actors.filming.film_file import encoded, has_video_codec
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.trained_player import TrainedPlayer, trained_player
 from onibi.platform.durable import write_durably
-from onibi.platform.errors import OnibiError
+from onibi.platform.errors import ConfigError, OnibiError
 from onibi.platform.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,15 @@ def film(
         episodes: how many, as far as they end within ``STEPS_MAX`` env steps.
         seed: chooses the games.
         should_stop: asked every few steps; True ends the film there.
-    Raises: EnvironmentFault where the environment draws no pictures; OSError where the file cannot be written.
+    Raises: EnvironmentFault where the environment draws no pictures; ConfigError where the file cannot be written.
     """
     rollout, camera = plan.make_filmed_evaluation(player.weights, seed)
     shown = Film(rollout, camera, episodes, STEPS_MAX, player.rewards, should_stop)
     content = encoded(shown.frames(), shown.frames_per_second, path.suffix.lower())
-    write_durably(path, content)
+    try:
+        write_durably(path, content)
+    except OSError as error:
+        raise ConfigError(f"{path}: the film was not written ({error}). Choose another place.") from error
     return FilmReport(str(path), episodes, shown.played)
 
 
@@ -78,7 +81,7 @@ def film_best(folder: RunFolder, plan: RunPlan, should_stop: Callable[[], bool])
     path = folder.artifacts / ("film.mp4" if has_video_codec() else "film.gif")
     try:
         report = film(plan, trained_player(folder, plan, "best"), path, episodes, _OWN_SEED, should_stop)
-    except (OnibiError, OSError) as error:
+    except OnibiError as error:
         log.warning("the best checkpoint is not filmed: %s", error)
         return None
     return Path(report.path)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from onibi.actors.episodes import successes_of
+from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.fragment import EpisodeStatistics
+from onibi.platform.history import read_history
+from onibi.platform.run_folder import RunFolder
 
 _EPISODES_SHOWN = 100
+_RETURN = "actors/episode_return"
 _SHORTEST_SECONDS = 0.1
 """That a rate is told of: right after the start, one fragment in a millisecond would read as a hundred thousand a
 second."""
@@ -35,6 +41,13 @@ def figures_of_look(look: Mapping[str, Any], updates: int) -> dict[str, float]:
     return row
 
 
+def figures_before(checkpoint: Checkpoint | None) -> dict[str, float]:
+    """What the run of a checkpoint told last of its episodes; nothing of one that begins."""
+    rows = [] if checkpoint is None else read_history(RunFolder(checkpoint.path.parents[1]).history)
+    told = next((row for row in reversed(rows) if _RETURN in row), {})
+    return {name: value for name, value in told.items() if isinstance(value, float) and math.isfinite(value)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunCounters:
     """Cumulative counters of a run, over all its sessions."""
@@ -46,10 +59,18 @@ class RunCounters:
 
 
 class RunMeter:
-    """Rates between two looks at the counters, and figures of the last 100 finished episodes."""
+    """Rates between two looks at the counters, and figures of the last 100 finished episodes.
 
-    def __init__(self, start: RunCounters) -> None:
+    Args:
+        start: where the session begins.
+        earlier: figures that the run told last before this session, as they stand for those of the 100 episodes that
+            ended before it. All environments begin anew, so that those which end first are the short ones: by
+            themselves they would be a dip in the curve.
+    """
+
+    def __init__(self, start: RunCounters, earlier: Mapping[str, float] = MappingProxyType({})) -> None:
         self._last = start
+        self._earlier = earlier
         self._rates: dict[str, float] = {}
         self._episodes: deque[tuple[EpisodeStatistics, float]] = deque(maxlen=_EPISODES_SHOWN)
 
@@ -82,7 +103,7 @@ class RunMeter:
             return {}
         episodes = [episode for episode, _ in self._episodes]
         row = {
-            "actors/episode_return": float(np.mean([episode.episode_return for episode in episodes])),
+            _RETURN: float(np.mean([episode.episode_return for episode in episodes])),
             "actors/episode_length": float(np.mean([episode.length for episode in episodes])),
             "actors/intrinsic_return": float(np.mean([paid for _, paid in self._episodes])),
         }
@@ -91,4 +112,8 @@ class RunMeter:
         for figure in sorted({name for episode in episodes for name in episode.extra} - {"success"}):
             values = [episode.extra[figure] for episode in episodes if figure in episode.extra]
             row[f"actors/{figure}"] = float(np.mean(values))
-        return row
+        share = len(self._episodes) / _EPISODES_SHOWN
+        return {
+            name: share * value + (1 - share) * self._earlier[name] if name in self._earlier else value
+            for name, value in row.items()
+        }

@@ -17,6 +17,7 @@ from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.captions import CaptionTable
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
+from onibi.platform.counted import counted
 from onibi.platform.errors import OnibiError, ReplayError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.ring_filling import RingFilling
@@ -184,8 +185,8 @@ def captions_of(checkpoint: Checkpoint) -> list[CaptionText]:
 def told_of_ring(rows: int, kept: bool) -> str:
     """What is told where a run is resumed: whose ring it goes on with, of so many readable rows."""
     if kept:
-        return f"the replay ring of the killed session is there still, with {rows:,} rows"
-    begin = f"begins with {rows:,} rows of the log" if rows else "fills from play before learning goes on"
+        return f"the replay ring of the killed session is there still, with {counted(rows, 'row')}"
+    begin = f"begins with {counted(rows, 'row')} of the log" if rows else "fills from play before learning goes on"
     return f"the replay ring is new: it {begin}"
 
 

@@ -45,6 +45,7 @@ class SeedScore:
         normalized: 0 and 1 mean the same on every task; None where that is not known.
         is_higher_better: direction of the score.
         curve: (env steps, figure) of the run's own evaluations.
+        figure: what the curve is of.
     """
 
     group: str
@@ -54,6 +55,7 @@ class SeedScore:
     normalized: float | None
     is_higher_better: bool = True
     curve: tuple[tuple[float, float], ...] = ()
+    figure: str = "evaluated"
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def seed_report(scores: Sequence[SeedScore], target: float | None, baseline: str
 def scores_of_table(path: Path) -> list[SeedScore]:
     """Final rows of an experiment's CSV; of an arm whose settings changed on the way those of the newest alone.
 
+    Of a CSV that several experiments wrote, each has its own tasks: one may train longer than another on the same.
     Raises: ConfigError where the file is not there, is no experiment's, or holds no score.
     """
     if not path.is_file():
@@ -155,11 +158,17 @@ def scores_of_table(path: Path) -> list[SeedScore]:
     if not rows or lacking:
         reason = f"its rows lack {', '.join(lacking)}" if lacking else "it holds no score of a run that ended well"
         raise ConfigError(f"{path}: {reason}. Name an experiment's CSV.")
-    newest = {row["arm"]: row["config_hash"] for row in rows}
-    kept = [row for row in rows if row["config_hash"] == newest[row["arm"]]]
+    newest = {_arm_of(row): row["config_hash"] for row in rows}
+    kept = [row for row in rows if row["config_hash"] == newest[_arm_of(row)]]
     if len(kept) < len(rows):
-        log.warning("%s: %d rows of older settings are left out", path, len(rows) - len(kept))
-    return [_score_of_row(row) for row in kept]
+        log.warning("%s: rows of older settings left out: %d", path, len(rows) - len(kept))
+    has_several = len({row.get("experiment") for row in kept}) > 1
+    return [_score_of_row(row, f" ({row.get('experiment')})" if has_several else "") for row in kept]
+
+
+def _arm_of(row: ResultRow) -> tuple[str, str]:
+    """What is unique in a CSV that several experiments wrote."""
+    return row.get("experiment", ""), row["arm"]
 
 
 def scores_of_runs(
@@ -181,8 +190,14 @@ def scores_of_runs(
         if interval is None:
             raise ConfigError(f"{folder.name}: the task tells no {FIGURES[figure]}, by which its run is judged.")
         task = _task_label(settings)
-        scores.append(SeedScore(groups[index], task, folder.name, interval.mean, None, curve=_curve(folder)))
+        curve, shown = _curve(folder), _evaluated(figure)
+        scores.append(SeedScore(groups[index], task, folder.name, interval.mean, None, curve=curve, figure=shown))
     return scores
+
+
+def _evaluated(judge: str) -> str:
+    """What a curve of evaluations is of; rows of earlier versions do not tell."""
+    return f"{FIGURES[judge]}, evaluated" if judge in FIGURES else "evaluated"
 
 
 def _named_runs(names: Sequence[str], runs_folder: Path) -> list[_Run]:
@@ -247,16 +262,17 @@ def _curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
     return tuple(zip(steps.tolist(), judged.tolist(), strict=True))
 
 
-def _score_of_row(row: ResultRow) -> SeedScore:
+def _score_of_row(row: ResultRow, of_experiment: str) -> SeedScore:
     points = [point.split(":") for point in row.get("curve", "").split()]
     return SeedScore(
         group=row["group"],
-        task=row["task"],
+        task=row["task"] + of_experiment,
         run=row["seed"],
         score=float(row["score"]),
         normalized=float(row["normalized"]) if row["normalized"] else None,
         is_higher_better=row.get("direction") != "lower",
         curve=tuple((float(steps), float(judged)) for steps, judged in points),
+        figure=_evaluated(row.get("judge", "")),
     )
 
 

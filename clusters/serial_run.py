@@ -18,7 +18,7 @@ from onibi.clusters.bonus_plan import make_sources
 from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.reward_model_plan import SerialRewardModel
 from onibi.clusters.run_journal import RunJournal, RunResult
-from onibi.clusters.run_meter import RunCounters, RunMeter
+from onibi.clusters.run_meter import RunCounters, RunMeter, figures_before
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import (
     RunState,
@@ -90,6 +90,7 @@ class SerialRun:
         self._annotation = SerialAnnotation(plan, self._desk)
         self._reward_model = SerialRewardModel(plan, self._desk, checkpoint)
         self._recorded = _recorded_tables(plan, checkpoint)
+        self._told_before = figures_before(checkpoint)
         self._ring = ring_path(plan, run_id)
         self._weights: Weights | None = None
         self._ledger = make_ledger(plan, checkpoint)
@@ -156,7 +157,7 @@ class SerialRun:
         """Train until the budget is used up or ``should_stop`` says so; leaves no ring behind."""
         budget = self._settings.budget
         began, before = time.monotonic(), self._state.seconds
-        meter = RunMeter(self._counters())
+        meter = RunMeter(self._counters(), self._told_before)
         last_interval = last_checkpoint = began
         status = "failed"
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.run_folder import RunFolder
+from onibi.platform.shell_words import path_as_typed
 
 
 def command_to_go_on(run: RunFolder, name: str, ended: str, env_steps: int, seconds: float) -> str:
@@ -23,7 +24,7 @@ def command_to_go_on(run: RunFolder, name: str, ended: str, env_steps: int, seco
         for limit, used in (("max_env_steps", env_steps), ("max_seconds", round(seconds))):
             if budget.get(limit) is not None and used >= budget[limit]:
                 raised += f" --set budget.{limit}={2 * used}"
-    return f"{typed_as('onibi')} resume {name}{_runs_folder_option(run.root)}{raised}"
+    return f"{typed_as('onibi')} resume {shlex.quote(name)}{_runs_folder_option(run.root)}{raised}"
 
 
 def _runs_folder_option(folder: Path) -> str:
@@ -35,13 +36,12 @@ def mlflow_command(tracking_uri: str) -> str:
     """What to type, or where to look, to see the run in MLflow."""
     if tracking_uri.startswith(("http://", "https://")):
         return tracking_uri
-    return f"{typed_as('mlflow')} ui --backend-store-uri {tracking_uri}"
+    return f"{typed_as('mlflow')} ui --backend-store-uri {shlex.quote(tracking_uri)}"
 
 
 def typed_as(script: str) -> str:
-    """How to call a script of this environment in the shell: by its path, where the environment is not activated."""
-    place = Path(sys.executable).with_name(script)
-    if shutil.which(script) is not None or not place.exists():
+    """How to call a script of this environment in the shell: by its path, where the shell finds none or another one."""
+    place, found = Path(sys.executable).with_name(script), shutil.which(script)
+    if not place.exists() or (found is not None and place.samefile(found)):
         return script
-    here = Path.cwd()
-    return str(place.relative_to(here)) if place.is_relative_to(here) else str(place)
+    return path_as_typed(place)

@@ -23,7 +23,8 @@ def judge_of(source: str, runs_folder: Path, named: str | None, overrides: list[
         runs_folder: where runs are looked for.
         named: a kind, or the name of one of the run's ``annotators``; None for the run's own judge, or ``auto``.
         overrides: ``KEY=VALUE`` of its settings, later ones win.
-    Raises: ConfigError where there is no such annotator, or its settings are wrong.
+    Raises: ConfigError where there is no such annotator, its settings are wrong, or those of the run cannot be read:
+        another judge would be asked, and perhaps paid, in the place of its own.
     """
     own = _settings(_config(source, runs_folder), named)
     chosen: Any = without_auto(read_chosen(ANNOTATORS, own, source=f"annotator {own['kind']}", overrides=overrides))
@@ -34,9 +35,10 @@ def judge_of(source: str, runs_folder: Path, named: str | None, overrides: list[
 def _config(source: str, runs_folder: Path) -> dict[str, Any]:
     """The settings of a run; empty where the source is none."""
     try:
-        return find_run(runs_folder, source).read_config()
+        run = find_run(runs_folder, source)
     except ConfigError:
         return {}
+    return run.read_config()
 
 
 def _settings(config: dict[str, Any], named: str | None) -> dict[str, Any]:

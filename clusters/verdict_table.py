@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onibi.clusters.figures import UNKNOWN
-from onibi.platform.captions import text_hash
+from onibi.platform.captions import printable, text_hash
 from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
 from onibi.platform.stored_captions import StoredCaptions
 
@@ -63,7 +63,7 @@ def label_table(captions: StoredCaptions, labels: Iterable[Label]) -> Group | No
                 Text(value.value, style=_STYLES[value]),
                 f"{row.score:.2f}",
                 _met(row.sightings),
-                Text(row.text),
+                Text(printable(row.text)),
                 Text(_shortened(row.reply), style="dim"),
             )
     return _framed("Verdicts, the captions met most first", table, len(judged) - shown)
@@ -95,7 +95,7 @@ def preference_table(captions: StoredCaptions, preferences: Iterable[Preference]
     table = _table("won", "pairs", "met", "caption")
     for key in shown:
         outcomes = won[text_hash(key.text)]
-        table.add_row(f"{np.mean(outcomes):.0%}", f"{len(outcomes):,}", _met(key.sightings), Text(key.text))
+        table.add_row(f"{np.mean(outcomes):.0%}", f"{len(outcomes):,}", _met(key.sightings), Text(printable(key.text)))
     return _framed("Pairs won, the best captions first", table, len(ranked) - len(shown))
 
 
@@ -119,5 +119,5 @@ def _met(sightings: int) -> str:
 
 
 def _shortened(reply: str) -> str:
-    line = " ".join(reply.split())
+    line = printable(reply)
     return line if len(line) <= _REPLY_CHARACTERS else f"{line[: _REPLY_CHARACTERS - 1]}…"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.annotation_settings import AnnotationSettings, idle_settings
 from onibi.platform.annotator import AnnotationRequest, PairRequest, Request
 from onibi.platform.caption_queue import CaptionQueue, Rank
 from onibi.platform.captions import CaptionTable, KeyIndex, text_hash
@@ -44,7 +44,6 @@ class AnnotationDesk:
         judges: those of the run, whose labels count together; others' are kept, and count with ``reuse: any_prompt``
             only. Annotators with one judge share its queue.
         clock: seconds, never falling; wall time in a run, a step counter in deterministic mode.
-        labels: those of another run to start from.
         asks: keys one by one, or pairs of keys; None: keys.
         reward: how labels and scores become values; None pays nothing.
         window_rows: over how many of the newest rows a model's scores are normalised; None: all.
@@ -59,7 +58,6 @@ class AnnotationDesk:
         key_version: str,
         judges: Sequence[Judge],
         clock: Callable[[], float],
-        labels: LabelTable | None = None,
         asks: Literal["keys", "pairs"] | None = None,
         reward: TableComponentSettings | None = None,
         window_rows: int | None = None,
@@ -69,7 +67,7 @@ class AnnotationDesk:
         self.judges = tuple(dict.fromkeys(judges))
         self.asks = asks or "keys"
         self.captions = CaptionTable(keys_per_caption, key_version)
-        self.labels = LabelTable() if labels is None else labels
+        self.labels = LabelTable()
         self.preferences = PreferenceTable()
         self._clock = clock
         self._seed = seed or 0
@@ -80,6 +78,8 @@ class AnnotationDesk:
         self._counters = dict.fromkeys(("invalid_replies", "unusable_labels", "asked_keys", "asked_pairs"), 0)
         self._version = self._data_version = 0
         self._changed = True  # so that the first caller gets a table
+        for idle in idle_settings(settings, None if reward is None else reward.kind):
+            log.warning(idle)
         self._begin()
 
     def _begin(self) -> None:

@@ -85,3 +85,25 @@ class AnnotationSettings(Settings):
             raise ValueError(f"hang_seconds is {self.hang_seconds}; allowed: above 0")
         if not self.table:
             raise ValueError("table is empty; allowed: auto, none, or a folder")
+
+
+def idle_settings(settings: AnnotationSettings, reward_kind: str | None) -> list[str]:
+    """What is set and does nothing in a run, each in a sentence.
+
+    Args:
+        settings: of the run.
+        reward_kind: of rewards.intrinsic; None where captions are not paid.
+    """
+    idle, asks_pairs = [], reward_kind == "ranking"
+    if asks_pairs:
+        why = "as rewards.intrinsic.kind is ranking, which asks pairs, each once, drawn at random"
+        idle += [f"annotation.votes does nothing, {why}"] if settings.votes > 1 else []
+        idle += [f"annotation.queue.order does nothing, {why}"] if settings.queue != QueueSettings() else []
+    elif settings.pairs != PairSettings():
+        idle.append("annotation.pairs does nothing, as pairs are asked where rewards.intrinsic.kind is ranking alone")
+    if settings.queue.order == "most_uncertain" and reward_kind not in ("classification", "ranking"):
+        idle.append(
+            "annotation.queue.order most_uncertain does nothing, as no reward model learns: keys are asked newest "
+            "first; set rewards.intrinsic.kind to classification, or the order to newest or most_frequent"
+        )
+    return idle

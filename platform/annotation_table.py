@@ -18,7 +18,7 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from onibi.platform.labels import (
     Judge,
     Label,
     Preference,
+    conformed,
     labels_from_arrow,
     labels_to_arrow,
     preferences_from_arrow,
@@ -97,7 +98,7 @@ class AnnotationTable:
             if len(table):
                 self._writer(kind).append(table)
                 if self._writers[kind].size >= _SEAL_BYTES:
-                    self._seal_own(kind)
+                    self._try_to_seal(kind)  # the rows are kept: whoever calls must not take them for refused
 
     def refresh(self, judges: Collection[Judge] | None = None) -> list[Label | Preference]:
         """What other writers added since the last call of this, by the given judges (None: by all).
@@ -109,26 +110,22 @@ class AnnotationTable:
         for file in self._files().values():
             if file.writer in self._own:
                 continue
-            table = _by_judges(self._unread(file), judges)
-            try:
-                news += _records(file.kind, table, file.path)
-            except CaptionError as error:  # of another program, as its checksum fits: the other files count still
-                self._tell(str(error))
+            news += self._records(file, _by_judges(self._unread(file), judges))
         return sorted(news, key=lambda record: record.time_seconds)  # files are in no order; the newest is to count
 
     def labels(
         self, prompt_version: str | None = None, model: str | None = None, goal: str | None = None
     ) -> list[Label]:
         """All labels of the judges that fit what is given, each writer's in order."""
-        table = _where(self._all("labels"), {"prompt_version": prompt_version, "model": model, "goal": goal})
-        return labels_from_arrow(table, source=str(self.folder))
+        wanted = {"prompt_version": prompt_version, "model": model, "goal": goal}
+        return [record for record in self._all_records("labels", wanted) if isinstance(record, Label)]
 
     def preferences(
         self, prompt_version: str | None = None, model: str | None = None, goal: str | None = None
     ) -> list[Preference]:
         """All preferences of the judges that fit what is given, each writer's in order."""
-        table = _where(self._all("preferences"), {"prompt_version": prompt_version, "model": model, "goal": goal})
-        return preferences_from_arrow(table, source=str(self.folder))
+        wanted = {"prompt_version": prompt_version, "model": model, "goal": goal}
+        return [record for record in self._all_records("preferences", wanted) if isinstance(record, Preference)]
 
     def all_labels(self) -> list[Label]:
         """All labels."""
@@ -148,7 +145,7 @@ class AnnotationTable:
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for kind in _SCHEMAS:
-            table = self._all(kind)
+            table = pa.concat_tables([_SCHEMAS[kind].empty_table(), *(each for _, each in self._all(kind))])
             if kind == "labels" or len(table):
                 sink = pa.BufferOutputStream()
                 parquet.write_table(table, sink, compression="zstd")
@@ -177,10 +174,7 @@ class AnnotationTable:
     def close(self) -> None:
         """Seal what this object wrote. Raises nothing: what cannot be sealed stays as a journal."""
         for kind in list(self._writers):
-            try:
-                self._seal_own(kind)
-            except OSError as error:
-                log.warning("annotation table %s: %s cannot be sealed: %s", self.folder, kind, error)
+            self._try_to_seal(kind)
 
     def _open(self) -> str:
         path = self.folder / _IDENTITY
@@ -235,13 +229,16 @@ class AnnotationTable:
                     return schema.empty_table()
                 content = file.path.read_bytes()
                 self._rows_read[name] = file.rows  # once, damaged or not
-                return _sealed_rows(file, content).slice(read)
+                return conformed(_sealed_rows(file, content), schema, source=file.path.name).slice(read)
             start = self._bytes_read.get(name, 0)
             if start == file.path.stat().st_size:
                 return schema.empty_table()
             piece = read_journal(file.path, start, schema)
         except FileNotFoundError:
             return schema.empty_table()  # sealed meanwhile: the next look finds it under its new name
+        except CaptionError as error:  # of another program: it names the file
+            self._tell(str(error))
+            return schema.empty_table()
         except (OSError, ValueError, pa.ArrowException) as error:
             self._tell(f"{file.path.name} cannot be read: {error}")
             return schema.empty_table()
@@ -251,12 +248,23 @@ class AnnotationTable:
         self._bytes_read[name], self._rows_read[name] = piece.end, read + len(table)
         return table
 
-    def _all(self, kind: str) -> pa.Table:
-        """Every row of a kind; as another reader finds them, so that ``refresh`` goes on where it was."""
+    def _all(self, kind: str) -> list[tuple[TableFile, pa.Table]]:
+        """Every row of a kind, by file; as another reader finds them, so that ``refresh`` goes on where it was."""
         reader = AnnotationTable(self.folder)
-        tables = [reader._unread(file) for file in reader._files().values() if file.kind == kind]
+        found = [(file, reader._unread(file)) for file in reader._files().values() if file.kind == kind]
         self.damage += [told for told in reader.damage if told not in self.damage]
-        return pa.concat_tables([_SCHEMAS[kind].empty_table(), *tables])
+        return found
+
+    def _all_records(self, kind: str, wanted: Mapping[str, str | None]) -> list[Label | Preference]:
+        return [record for file, table in self._all(kind) for record in self._records(file, _where(table, wanted))]
+
+    def _records(self, file: TableFile, table: pa.Table) -> Sequence[Label | Preference]:
+        read = labels_from_arrow if file.kind == "labels" else preferences_from_arrow
+        try:
+            return read(table, source=file.path.name)
+        except CaptionError as error:  # of another program, as its checksum fits: the other files count still
+            self._tell(str(error))
+            return []
 
     def _writer(self, kind: str) -> JournalWriter:
         if not self._recovered:
@@ -269,6 +277,12 @@ class AnnotationTable:
                 self._writers[kind] = JournalWriter(self.folder / f"{kind}-{writer}.journal", _SCHEMAS[kind])
                 sync_folder(self.folder)
         return self._writers[kind]
+
+    def _try_to_seal(self, kind: str) -> None:
+        try:
+            self._seal_own(kind)
+        except OSError as error:  # a full disk, say: the journal stays, and is read as it is
+            log.warning("annotation table %s: %s cannot be sealed: %s", self.folder, kind, error)
 
     def _seal_own(self, kind: str) -> None:
         writer = self._writers.pop(kind)
@@ -308,12 +322,9 @@ class AnnotationTable:
         return told
 
     def _tell(self, text: str) -> None:
-        self.damage.append(text)
-        log.warning("annotation table %s: %s", self.folder, text)
-
-
-def _records(kind: str, table: pa.Table, path: Path) -> list[Label] | list[Preference]:
-    return (labels_from_arrow if kind == "labels" else preferences_from_arrow)(table, source=str(path))
+        if text not in self.damage:
+            self.damage.append(text)
+            log.warning("annotation table %s: %s", self.folder, text)
 
 
 def _by_judges(table: pa.Table, judges: Collection[Judge] | None) -> pa.Table:

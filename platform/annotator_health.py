@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
+from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 1_000  # answers
 _PERCENTILES = (50, 95, 99)
+_COUNTED = (
+    *("asked", "answered", "failed_batches", "table_failures", "requests", "answers", "retries", "failures"),
+    *("tokens", "cost", "verdicts", "invalid"),
+)
+"""Figures that each process counts from 0."""
 _INVALID = (LabelValue.INVALID, PreferenceValue.INVALID)
 
 
@@ -18,24 +26,42 @@ class AnnotatorHealth:
     """Metrics ``annotator/NAME/…`` of each annotator, and ``annotation/…`` of all together.
 
     Args:
-        names: the annotators.
+        judges: whose labels each annotator's labels are to be, by its name.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._answers: dict[str, deque[tuple[float, bool]]] = {name: deque(maxlen=_WINDOW) for name in names}
+    def __init__(self, judges: Mapping[str, Judge]) -> None:
+        self._judges, self._strange = judges, set[str]()
+        self._answers: dict[str, deque[tuple[float, bool]]] = {name: deque(maxlen=_WINDOW) for name in judges}
         self._told: dict[str, dict[int, Mapping[str, float]]] = {name: {} for name in self._answers}
+        self._ended: dict[str, dict[str, float]] = {name: {} for name in judges}  # counted by processes since replaced
         self._totals = {name: {"invalid": 0.0, "tokens": 0.0, "cost": 0.0} for name in self._answers}
 
     def answered(self, name: str, records: Iterable[Label | Preference]) -> None:
-        """Answers of an annotator."""
+        """Answers of an annotator; where they are another judge's than the run looks for, that is told once."""
         for record in records:
+            if record.judge != self._judges[name] and name not in self._strange:
+                self._strange.add(name)
+                log.warning(
+                    "annotator %s answers as %s, where the run was started it is %s: its answers count nowhere and "
+                    "are paid again and again. Stop the run; goal, model and prompt_version must be the same in every "
+                    "process and on every node (no hash() of a text, no prompt file that differs)",
+                    name,
+                    record.judge,
+                    self._judges[name],
+                )
             invalid = record.value in _INVALID
             self._answers[name].append((record.latency_seconds, invalid))
             for figure, value in (("invalid", invalid), ("tokens", record.tokens), ("cost", record.cost)):
                 self._totals[name][figure] += value
 
     def tell(self, name: str, worker: int, figures: Mapping[str, float]) -> None:
-        """The newest figures of one of its workers."""
+        """The newest figures of one of its workers; what a process counted that was replaced since goes on counting."""
+        former = self._told[name].get(worker, {})
+        if figures.get("asked", 0.0) < former.get("asked", 0.0):
+            ended = self._ended[name]
+            for figure, count in former.items():
+                if figure in _COUNTED or figure.startswith("failures_"):
+                    ended[figure] = ended.get(figure, 0.0) + count
         self._told[name][worker] = figures
 
     def metrics(self) -> dict[str, float]:
@@ -50,6 +76,7 @@ class AnnotatorHealth:
         metrics: dict[str, float] = {}
         for name, answers in self._answers.items():
             own = {**self._totals[name], **_of_answers(answers), **_merged(self._told[name].values())}
+            own |= {figure: own.get(figure, 0.0) + value for figure, value in self._ended[name].items()}
             metrics |= {f"annotator/{name}/{figure}": value for figure, value in own.items()}
         if not self._answers:
             return {}

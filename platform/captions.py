@@ -7,6 +7,7 @@ travel between processes as text or 64-bit hash, and are dense indices only with
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NewType
@@ -33,6 +34,15 @@ NO_KEY = -1
 def storable(text: str) -> str:
     """``text`` with question marks for lone surrogates, which have no UTF-8 form: they could not be stored."""
     return text.encode(errors="replace").decode()
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with a blank for what a terminal or a reader could take for more than a text: control and
+    formatting characters, lone surrogates, line ends.
+    """
+    # C: control, format (bidirectional overrides, zero-width), surrogate, private use, unassigned. Z: separators.
+    plain = (" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
+    return " ".join("".join(plain).split())
 
 
 @lru_cache(maxsize=1 << 16)

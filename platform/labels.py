@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -114,6 +113,13 @@ class Label:
                 f"label of {self.key_text!r} by {self.annotator!r}: score {self.score} is outside 0 to 1; "
                 "scale the annotator's score, or return the label as invalid"
             )
+        # Files hold scores as float32, which may round one just below 0.5 to it.
+        if self.value not in (LabelValue.INVALID, LabelValue.of_score(self.score)) and abs(self.score - 0.5) > 1e-6:
+            raise CaptionError(
+                f"label of {self.key_text!r} by {self.annotator!r}: {self.value.value} with score {self.score}; one "
+                f"of {HELPFUL_SCORE} or more is helpful, a lower one is not. Leave one of the two to the other: "
+                "LabelValue.of_score(score)"
+            )
         object.__setattr__(self, "reply", storable(self.reply))  # a model's words: no file takes half a surrogate pair
 
     @property
@@ -182,22 +188,6 @@ class LabelTable:
         """The labels of a key that count, of all judges and votes, the newest last."""
         return list(self._valid.get(key_hash, {}).values())
 
-    def get(self, key_hash: int, prompt_version: str | None) -> Label | None:
-        """Newest valid label of a key; None where there is none.
-
-        Args:
-            key_hash: ``text_hash`` of the key's text.
-            prompt_version: only labels given under it; None takes any.
-        """
-        for label in reversed(self.valid(key_hash)):
-            if prompt_version in (None, label.prompt_version):
-                return label
-        return None
-
-    def count(self, value: LabelValue) -> int:
-        """Replies with this verdict, repeats included."""
-        return sum(label.value == value for label in self._labels)
-
     def to_arrow(self) -> pa.Table:
         """All labels in order, with ``LABEL_SCHEMA``."""
         return labels_to_arrow(self._labels)
@@ -210,19 +200,6 @@ class LabelTable:
             fit its text.
         """
         return cls(labels_from_arrow(table, source=source))
-
-    @classmethod
-    def read(cls, path: Path) -> LabelTable:
-        """Labels of another run, from the Arrow IPC file in its checkpoint: money spent on labels is not spent twice.
-
-        Raises: CaptionError where the file is missing or not such a table.
-        """
-        try:
-            with pa.OSFile(str(path)) as file:
-                table = pa.ipc.open_file(file).read_all()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise CaptionError(f"{path}: cannot be read as an Arrow IPC file of labels ({error})") from error
-        return cls.from_arrow(table, source=str(path))
 
 
 class PreferenceTable:
@@ -274,13 +251,37 @@ def preferences_to_arrow(preferences: Iterable[Preference]) -> pa.Table:
 def labels_from_arrow(table: pa.Table, *, source: str) -> list[Label]:
     """The labels of a table in order. Raises: CaptionError as ``LabelTable.from_arrow``."""
     rows = _rows(table, LABEL_SCHEMA, LabelValue, {"key_hash": "key_text"}, source, "label")
-    return [Label(**row) for row in rows]
+    labels = []
+    for number, row in enumerate(rows):
+        try:
+            labels.append(Label(**row))
+        except CaptionError as error:
+            raise CaptionError(f"{source}, row {number}: {error}") from error
+    return labels
 
 
 def preferences_from_arrow(table: pa.Table, *, source: str) -> list[Preference]:
     """The preferences of a table in order. Raises: CaptionError as ``LabelTable.from_arrow``."""
     hashes = {"first_hash": "first_text", "second_hash": "second_text"}
     return [Preference(**row) for row in _rows(table, PREFERENCE_SCHEMA, PreferenceValue, hashes, source, "preference")]
+
+
+def conformed(table: pa.Table, schema: pa.Schema, *, source: str) -> pa.Table:
+    """A table with the columns of ``schema``: later ones filled in, others left out, types cast.
+
+    Raises: CaptionError where a column is missing, of another type, or has nulls.
+    """
+    for name, value in _LATER_FIELDS.items():
+        if name in schema.names and name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.array([value] * len(table), schema.field(name).type))
+    missing = sorted(set(schema.names) - set(table.column_names))
+    if missing:
+        raise CaptionError(f"{source}: columns {missing} are missing; it needs {schema.names}")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        fields = schema.to_string(show_field_metadata=False)
+        raise CaptionError(f"{source}: {error}; it needs the fields\n{fields}") from error
 
 
 def _to_arrow(records: Iterable[Label] | Iterable[Preference], schema: pa.Schema) -> pa.Table:
@@ -299,16 +300,7 @@ def _rows(
     noun: str,
 ) -> list[dict[str, Any]]:
     """Checked rows; ``texts`` names the text column of each hash column."""
-    for name, value in _LATER_FIELDS.items():
-        if name in schema.names and name not in table.column_names:
-            table = table.append_column(schema.field(name), pa.array([value] * len(table), schema.field(name).type))
-    missing = sorted(set(schema.names) - set(table.column_names))
-    if missing:
-        raise CaptionError(f"{source}: columns {missing} are missing; a {noun} table has {schema.names}")
-    try:
-        rows: list[dict[str, Any]] = table.select(schema.names).cast(schema).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
-        raise CaptionError(f"{source}: {error}; a {noun} table has the fields\n{schema.to_string()}") from error
+    rows: list[dict[str, Any]] = conformed(table, schema, source=source).to_pylist()
     allowed = {value.value for value in values}
     for number, row in enumerate(rows):
         if row["value"] not in allowed:

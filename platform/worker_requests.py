@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from onibi.platform.annotator import Request
+from onibi.platform.errors import ConfigError
 from onibi.platform.labels import Judge
 from onibi.platform.shared_annotations import SharedAnnotations
 
@@ -42,6 +43,7 @@ class WorkerRequests:
         judges: of each annotator, by name.
         lease_seconds: of the desk.
         clock: seconds, never falling.
+    Raises: ConfigError where an annotator is none of the desk's judges: its answers would count nowhere.
     """
 
     def __init__(
@@ -51,6 +53,13 @@ class WorkerRequests:
         lease_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        strange = sorted(name for name, judge in judges.items() if judge not in shared.judges)
+        if strange:
+            raise ConfigError(
+                f"annotators {strange} are other judges each time that they are made, now {judges[strange[0]]}: their "
+                "answers would count nowhere and be paid again and again. goal, model and prompt_version must follow "
+                "from the settings alone: no time, no random number, no hash() of a text, which differs by process"
+            )
         self._shared, self._judges, self._clock = shared, judges, clock
         self._renewal_seconds = lease_seconds / _RENEWALS_PER_LEASE
         self._shifts: dict[Worker, _Shift] = {}

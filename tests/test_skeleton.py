@@ -119,8 +119,7 @@ def test_core_imports_without_ray_mlflow_and_gymnasium():
 
 def test_every_folder_with_files_of_ours_is_a_listed_package():
     found = {"onibi." + ".".join(path.parent.relative_to(ROOT).parts) for folder in FOLDERS for path in files(folder)}
-    # infra holds pages only so far, and still is one of the five.
-    assert found | {"onibi", "onibi.infra"} == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert found | {"onibi"} == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_platform_has_no_init_file():

@@ -69,7 +69,8 @@ class CustomAnnotator:
                 f"{without_secrets(settings.arguments)}"
             ) from error
         self._judged: dict[int, Label] = {}  # keys of pairs: each is asked, and perhaps paid, once
-        missing = [needed for needed in _NEEDED if not hasattr(self._judge, needed)]
+        # Once: verdicts are found again by these, so what changes on the way is told as a fault, not asked for ever.
+        self._identity, missing = self._looked_over()
         if missing:
             raise ConfigError(
                 f"annotator.path {settings.path!r}: lacks {missing}; an annotator has {list(_NEEDED)}. Add what is "
@@ -82,20 +83,32 @@ class CustomAnnotator:
                     "a method, as in docs/annotators.md"
                 )
 
+    def _looked_over(self) -> tuple[Judge, list[str]]:
+        """Whose verdicts its verdicts are, and what it lacks."""
+        try:
+            missing = [needed for needed in _NEEDED if not hasattr(self._judge, needed)]
+            told = {name: str(getattr(self._judge, name, "")) for name in ("prompt_version", "model", "goal")}
+        except Exception as error:  # of a property of the user's
+            raise ConfigError(
+                f"annotator.path {self.settings.path!r} raised{raised_at(error)}: {self._shown(repr(error))}. An "
+                "annotator tells goal, model and prompt_version as soon as it is made"
+            ) from error
+        return Judge(**told), missing
+
     @property
     def goal(self) -> str:
-        """The user's."""
-        return str(self._judge.goal)
+        """The user's, as it was when the annotator was made."""
+        return self._identity.goal
 
     @property
     def model(self) -> str:
-        """The user's."""
-        return str(self._judge.model)
+        """The user's, likewise."""
+        return self._identity.model
 
     @property
     def prompt_version(self) -> str:
-        """The user's."""
-        return str(self._judge.prompt_version)
+        """The user's, likewise."""
+        return self._identity.prompt_version
 
     @property
     def is_free(self) -> bool:

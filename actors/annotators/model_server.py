@@ -30,6 +30,7 @@ from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
 from onibi.actors.annotators.completion import Completion, CompletionFault, read_completion
 from onibi.actors.annotators.rate_limit import RateLimiter
 from onibi.actors.annotators.spending import SpendingLedger
+from onibi.platform.captions import printable
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.redaction import HIDDEN, without_secrets
@@ -229,10 +230,11 @@ class ModelServer:
                     self._limiter.pause(min(fault.wait_seconds, _LONGEST_PAUSE_SECONDS))
                 raise
             finally:
-                self._ledger.settle(reserved, used)
                 admission.tokens = 0 if used is None else sum(used)
                 self._open.count -= 1
                 self._open.changed.set()
+                # Last, as it may raise: who waits for the budget must not wait for a call that has ended.
+                self._ledger.settle(reserved, used)
         latency, tokens = time.monotonic() - started, prompt_tokens + reply_tokens
         cost = self._ledger.price(prompt_tokens, reply_tokens)
         self._statistics.answered(latency, tokens, cost)
@@ -283,7 +285,7 @@ class ModelServer:
 
     def _status_fault(self, error: openai.APIStatusError) -> CallFault:
         status = error.status_code
-        said = self._without_key(str(without_secrets(error.message)))[:300]
+        said = printable(self._without_key(str(without_secrets(error.message)))[:300])
         text = f"model server {self._shown_url}: status {status}, {said}"
         if status == 429 and error.code != "insufficient_quota":
             wait = retry_after_seconds(error.response.headers, time.time())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
+
+from onibi.platform.captions import printable
 
 CUT_MARK = "…"
 """Ends a caption that was cut."""
@@ -33,14 +34,8 @@ def quoted_caption(text: str, most_characters: int) -> str:
 def plain_caption(text: str, most_characters: int) -> str:
     """The text on one line without control characters and chat control tokens, cut; quotes are left as they are."""
     # Twice the length first: a caption of megabytes is not worth walking through.
-    plain = "".join(_plain_character(character) for character in text[: 2 * most_characters])
-    plain = " ".join(plain.split())
+    plain = printable(text[: 2 * most_characters])
     plain = _BRACKETED.sub("[ ", _CLOSING.sub(" >", _OPENING.sub("< ", plain)))
     if len(plain) > most_characters or len(text) > 2 * most_characters:
         plain = plain[: most_characters - 1].rstrip() + CUT_MARK
     return plain
-
-
-def _plain_character(character: str) -> str:
-    # C: control, format (bidirectional overrides, zero-width), surrogate, private use, unassigned. Z: separators.
-    return " " if unicodedata.category(character)[0] in "CZ" else character

@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 
 from onibi.platform.errors import EnvironmentFault
+from onibi.platform.shell_words import pip_install
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def register_minigrid() -> None:
             levels = importlib.import_module("minigrid.envs.babyai.core.roomgrid_level")
     except ImportError as error:
         raise EnvironmentFault(
-            f"MiniGrid and BabyAI need the package minigrid ({error}). Install it with: pip install 'onibi[minigrid]'"
+            f"MiniGrid and BabyAI need the package minigrid ({error}). Install it with: "
+            f"{pip_install('onibi[minigrid]')}"
         ) from error
     # It prints a line for each level that it throws away, dozens at a reset.
     levels.print = _log_words  # type: ignore[attr-defined]

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 _EVALUATION_SEED = 424_242
+_FIGURES = ("return", "success", "intrinsic", "episodes", "env_steps", "updates", "train_seconds", "wall_seconds")
+_FIGURES_OF_SPAN = ("success_area", "steps_to_80")
 
 
 def evaluation_seed(seed: int) -> int:
@@ -68,6 +70,22 @@ class TrainedTrial:
     checkpoint: str = "best"  # or "last"; best is the last one where the run named none
     revision: int = 1  # raise it when the code or a default changes what a run measures: old rows then no longer count
     success_span: tuple[int, int] | None = None  # env steps between which success is summed up
+
+    def __post_init__(self) -> None:
+        """Refuse what would be found wrong when a run has ended."""
+        if self.episodes < 1:
+            raise ValueError(f"a trial of {self.preset} has {self.episodes} episodes; allowed: 1 or more")
+        if self.success_span is not None and not 0 <= self.success_span[0] < self.success_span[1]:
+            first, last = self.success_span
+            raise ValueError(
+                f"a trial of {self.preset} has the success_span {first} to {last}; allowed: 0 ≤ first < last, "
+                "also where the short form ends it with its budget.max_env_steps"
+            )
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the numbers that a run may give: ``success`` and ``intrinsic`` where the task tells them."""
+        return _FIGURES if self.success_span is None else (*_FIGURES, *_FIGURES_OF_SPAN)
 
     def changed(self, name: str, value: Any) -> TrainedTrial:
         """The same with one more setting."""
@@ -168,6 +186,25 @@ class Arm:
     seeds: tuple[int, ...] | None = None
     tuning: Tuning | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a score that no run of a trained trial gives; what a called function returns is seen when it does."""
+        if not isinstance(self.trial, TrainedTrial) or self.figure in self.trial.figures:
+            return
+        why = " (it takes the trial's success_span)" if self.figure in _FIGURES_OF_SPAN else ""
+        raise ValueError(
+            f"arm {self.name}: no trained run gives a figure {self.figure!r}{why}. "
+            f"Allowed: {', '.join(self.trial.figures)}."
+        )
+
+    @property
+    def claim(self) -> str:
+        """What every seed's score has to reach, in words; empty where nothing is claimed."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}"
+        return "" if self.at_most is None else f"≤ {self.at_most:g}"
+
 
 Expectation: TypeAlias = Literal["above", "not below", "tie"]
 
@@ -229,7 +266,9 @@ class Experiment:
     picture: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse names that are not unique, claims about arms that are not there, and tuning on seeds judged on."""
+        """Refuse names that are not unique, claims about arms that are not there, seeds named twice, tuning on seeds
+        judged on, and a short form that no run can have.
+        """
         names = [arm.name for arm in self.arms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -239,9 +278,12 @@ class Experiment:
             for name in sorted(named - set(names)):
                 raise ValueError(f"experiment {self.name}: {place} names {name!r}, which is no arm")
         for arm in self.arms:
-            seeds = set(arm.seeds or self.seeds) | set(self.reference_seeds)
-            if arm.tuning is not None and seeds & set(arm.tuning.seeds):
-                raise ValueError(f"experiment {self.name}: arm {arm.name} is tuned on seeds that it is judged on")
+            for judged in (self.seeds_of(arm), self.reference_seeds):
+                if len(set(judged)) < len(judged):
+                    raise ValueError(f"experiment {self.name}: arm {arm.name} has a seed twice: it would be one run")
+                if arm.tuning is not None and set(judged) & set(arm.tuning.seeds):
+                    raise ValueError(f"experiment {self.name}: arm {arm.name} is tuned on seeds that it is judged on")
+            self.trial_of(arm, short=True)
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
         """The arm's own seeds, or the experiment's."""

@@ -18,8 +18,9 @@ from onibi.clusters.figures import duration_text, value_text
 def estimate_table(estimates: Sequence[ArmEstimate], jobs: int) -> Table:
     """What is missing, how long each run takes, and where that is known from."""
     runs = sum(each.missing for each in estimates)
+    missing = "1 run is missing" if runs == 1 else f"{runs} runs are missing"
     table = Table(
-        title=f"{runs} runs are missing: about {duration_text(total_seconds(estimates, jobs))} with {jobs} at a time",
+        title=f"{missing}: about {duration_text(total_seconds(estimates, jobs))} with {jobs} at a time",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-
 from onibi.clusters.experiments.outcome import TOO_FEW, ComparisonOutcome
-from onibi.platform.durable import write_durably
+from onibi.clusters.picture import GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
 
-_COLORS = {"above": "#009E73", "tie": "#5F6770", "below": "#D55E00", TOO_FEW: "#9AA2AA"}  # for all eyes
-_WIDTH_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 8.6, 0.27, 130
+_COLORS = {"above": GREEN, "tie": GREY, "below": ORANGE, TOO_FEW: "#9AA2AA"}
+_WIDTH_INCHES, _ROW_INCHES = 8.6, 0.27
 
 
 def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: str) -> bool:
@@ -29,13 +24,7 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
     drawn = [each for each in outcomes if each.difference is not None]
     if not drawn:
         return False
-    figure = Figure(
-        figsize=(_WIDTH_INCHES, 1.3 + _ROW_INCHES * len(drawn)),
-        dpi=_DOTS_PER_INCH,
-        layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
-    )
-    FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
+    figure = new_picture(_WIDTH_INCHES, 1.3 + _ROW_INCHES * len(drawn), title)
     axis = figure.subplots()
     labelled: set[str] = set()
     for place, each in enumerate(drawn):
@@ -57,20 +46,14 @@ def differences_png(outcomes: Sequence[ComparisonOutcome], path: Path, title: st
             label=None if each.found in labelled else f"found: {each.found}",
         )
         labelled.add(each.found)
-    axis.axvline(0.0, color="#202428", linewidth=0.9)
+    axis.axvline(0.0, color=INK, linewidth=0.9)
     axis.set_yticks(range(len(drawn)), [_name(each) for each in drawn])
     axis.invert_yaxis()
-    axis.grid(visible=True, axis="x", color="#E4E7EA", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
-    axis.set_xlabel(
-        "difference of scores with its 95% interval,\neach run a stroke; better lies to the right", fontsize=8.5
-    )
+    plain_axes(axis, x="difference of scores with its 95% interval,\neach run a stroke; better lies to the right")
+    axis.grid(visible=False, axis="y")
+    axis.spines["left"].set_visible(False)
     axis.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_durably(path, buffer.getvalue())
+    write_png(figure, path)
     return True
 
 

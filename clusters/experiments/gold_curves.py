@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from onibi.clusters.experiments.proxy_optimisation import NATS, gold_column
-from onibi.platform.durable import write_durably
+from onibi.clusters.picture import BLUE, GREEN, GREY, ORANGE, new_picture, plain_axes, write_png
+from onibi.platform.counted import counted
 
-_COLORS = {"single": "#D55E00", "mean": "#5F6770", "minimum": "#0072B2", "deviation": "#009E73"}
+_COLORS = {"single": ORANGE, "mean": GREY, "minimum": BLUE, "deviation": GREEN}
 _OTHER_COLOR = "#3A4046"
 
 
-def mean_curves(rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.float64]]:
+def curves_by_arm(rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[np.float64]]:
     """Arm → gold [seeds, distances] of the runs that ended well, in the order of the rows."""
     runs: dict[str, list[list[float]]] = {}
     for row in rows:
-        if row.get("status") == "ok" and row.get("stage") == "final":
+        if row.get("status") == "ok":
             runs.setdefault(row["arm"], []).append([float(row[gold_column(nats)]) for nats in NATS])
     return {arm: np.array(curves) for arm, curves in runs.items()}
 
@@ -44,12 +41,10 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path, title: str) -> bool:
         title: over the picture.
     Returns: False, with no file written, where there is no row. Raises: OSError where the file cannot be written.
     """
-    curves = mean_curves(rows)
+    curves = curves_by_arm(rows)
     if not curves:
         return False
-    figure = Figure(figsize=(7.6, 4.6), dpi=130, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
+    figure = new_picture(7.6, 4.6, title)
     axis = figure.subplots()
     for arm, gold in curves.items():
         color = _COLORS.get(arm, _OTHER_COLOR)
@@ -58,17 +53,14 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path, title: str) -> bool:
         for seed in gold:
             axis.plot(NATS, seed, color=color, linewidth=0.5, alpha=0.25)
         axis.fill_between(NATS, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
-        label = f"{arm}: peak at {peak:g} nats, keeps {kept:.0%} at {NATS[-1]:g} ({len(gold)} seeds)"
+        label = f"{arm}: peak at {peak:g} nats, keeps {kept:.0%} at {NATS[-1]:g} ({counted(len(gold), 'seed')})"
         axis.plot(NATS, mean, color=color, linewidth=2.0, label=label)
-    axis.set_xlabel("nats from the base policy, optimised against the proxy", fontsize=8.5)
-    axis.set_ylabel("gold, in its standard deviations", fontsize=8.5)
+    plain_axes(
+        axis,
+        x="nats from the base policy, optimised against the proxy",
+        y="gold, in its standard deviations: mean ± standard error",
+    )
     axis.set_xlim(0, NATS[-1])
-    axis.grid(visible=True, color="#E4E7EA", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=8, color="#9AA2AA", labelcolor="#3A4046")
     axis.legend(fontsize=8, frameon=False, loc="best")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_durably(path, buffer.getvalue())
+    write_png(figure, path)
     return True

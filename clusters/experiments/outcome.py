@@ -51,13 +51,6 @@ class ArmOutcome:
     budget: int | None
 
     @property
-    def claim(self) -> str:
-        """≥ or ≤ and the threshold; empty where there is none."""
-        if self.arm.at_least is not None:
-            return f"≥ {self.arm.at_least:g}"
-        return "" if self.arm.at_most is None else f"≤ {self.arm.at_most:g}"
-
-    @property
     def missed(self) -> list[int]:
         """Seeds whose score misses the claim."""
         low = -math.inf if self.arm.at_least is None else self.arm.at_least
@@ -82,7 +75,7 @@ class ArmOutcome:
             return f"DOES NOT HOLD: seed {', '.join(map(str, self.missed))}"
         if not self.complete:
             return f"{len(self.scores)} of {len(self.wanted)} runs"
-        return "holds" if self.claim else "told"
+        return "holds" if self.arm.claim else "told"
 
     @property
     def is_claim_met(self) -> bool:

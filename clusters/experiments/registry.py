@@ -7,6 +7,7 @@ import importlib
 from onibi.clusters.experiments.declaration import Experiment
 from onibi.platform.config_words import nearest
 from onibi.platform.errors import ConfigError
+from onibi.platform.user_code import raised_at
 
 EXPERIMENTS = {
     "it-helps": "onibi.clusters.experiments.it_helps:EXPERIMENT",
@@ -45,3 +46,5 @@ def imported(path: str) -> object:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{path}: not importable ({error}). Check the path, or install what it needs.") from error
+    except Exception as error:  # whatever the user's module does when it is imported, a wrong declaration among it
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}{raised_at(error)}.") from error

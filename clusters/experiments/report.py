@@ -28,7 +28,7 @@ def outcome_table(experiment: Experiment, outcomes: Sequence[ArmOutcome]) -> Tab
             outcome.arm.name,
             outcome.arm.task,
             outcome.arm.figure,
-            outcome.claim,
+            outcome.arm.claim,
             f"{len(scores)}/{len(outcome.wanted)}",
             value_text(worst),
             value_text(sum(scores) / len(scores) if scores else None),
@@ -97,13 +97,11 @@ def arms_table(schedule: Schedule) -> Table:
     for arm in schedule.experiment.arms:
         if arm.name not in schedule.missing and arm not in schedule.arms:
             continue
-        claim = f"≥ {arm.at_least:g}" if arm.at_least is not None else ""
-        claim = f"≤ {arm.at_most:g}" if arm.at_most is not None else claim
         absent = schedule.missing.get(arm.name)
         note = f"not there: {absent}" if absent else ""
         seeds = " ".join(map(str, schedule.seeds_of(arm)))
         left = UNKNOWN if absent else str(missing.get(arm.name, 0))
-        table.add_row(arm.name, arm.task, arm.group, claim, seeds, left, Text(note, style=_style(note)))
+        table.add_row(arm.name, arm.task, arm.group, arm.claim, seeds, left, Text(note, style=_style(note)))
     return table
 
 

@@ -54,7 +54,7 @@ def read_rows(path: Path) -> list[ResultRow]:
         else:
             rows.append(dict(row))
     if damaged:
-        log.warning("%s: %d damaged lines are left out; their runs are run again", path, damaged)
+        log.warning("%s: damaged lines left out: %d; their runs are run again", path, damaged)
     return rows
 
 
@@ -112,13 +112,27 @@ class ResultTable:
 
         Raises: ConfigError where the file cannot be written.
         """
-        added = {name: _text(value) for name, value in row.items()}
+        added = _as_text(row)
         with _refusing(self.path), _locked(self.path):
             self.refresh()
             self._by_key.pop(_key(added), None)
             self._by_key[_key(added)] = added
             write_rows(self.path, self.rows)
         return added
+
+    def update(self, row: ResultRow, columns: Mapping[str, Any]) -> bool:
+        """Set columns of a row that is there, in its place; whether it changed anything.
+
+        Raises: ConfigError where the file cannot be written.
+        """
+        wanted = _as_text(columns)
+        if all(row.get(name, "") == text for name, text in wanted.items()):
+            return False
+        with _refusing(self.path), _locked(self.path):
+            self.refresh()
+            self._by_key[_key(row)] = row | wanted
+            write_rows(self.path, self.rows)
+        return True
 
 
 @contextmanager
@@ -150,6 +164,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _key(row: Mapping[str, str]) -> tuple[str, str]:
     return row["config_hash"], row["seed"]
+
+
+def _as_text(row: Mapping[str, Any]) -> ResultRow:
+    return {name: _text(value) for name, value in row.items()}
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import selectors
 import signal
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from onibi.clusters.experiments.booking import declared_columns, misnamed_figures
 from onibi.clusters.experiments.declaration import CalledTrial
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Job, Schedule, job_message
@@ -160,30 +160,18 @@ class ExperimentRunner:
         arm = job.arm
         figures = dict(reply.get("figures", {}))
         error = reply.get("error", "")
-        score = figures.get(arm.figure)
-        if score is None:
-            error = error or f"the run gave no figure {arm.figure!r}, but {', '.join(sorted(figures))}"
-        elif not math.isfinite(score):
-            error = error or f"{arm.figure} is {score}"
-        normalized = None
-        if arm.score_range is not None and score is not None:
-            low, high = arm.score_range
-            normalized = (score - low) / (high - low)
+        # A table of text has no yes and no that reads back as a number.
+        figures = {name: int(value) if isinstance(value, bool) else value for name, value in figures.items()}
+        if not error and (error := misnamed_figures(figures)):
+            figures = {}
         row = self._schedule.table.add(
             {
                 "experiment": self._schedule.experiment.name,
-                "arm": arm.name,
-                "task": arm.task,
-                "group": arm.group,
+                **declared_columns(arm, figures, error),
                 "stage": job.stage,
                 "seed": job.seed,
                 "config_hash": job.config_hash,
-                "status": "failed" if error else "ok",
-                "error": error,
                 "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-                "score": score,
-                "direction": "higher" if arm.higher_is_better else "lower",
-                "normalized": normalized,
                 "wall_seconds": seconds,
                 **({} if arm.tuning is None else {"tuned": f"{arm.tuning.name}={_value_of(job)}"}),
                 **figures,

@@ -8,26 +8,22 @@ below it.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import score_of
 from onibi.clusters.permutation_test import has_exact_test, permutation_test
-from onibi.platform.durable import write_durably
+from onibi.clusters.picture import BLUE, GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
 
 _BASELINES = {"extrinsic": "o", "all-ones": "s"}
-_COLORS = ("#5F6770", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # for all eyes
-_WIDTH_INCHES, _PANEL_INCHES, _ROW_INCHES, _DOTS_PER_INCH = 11.0, 2.6, 0.3, 130
+_COLORS = (GREY, BLUE, GREEN, ORANGE, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_WIDTH_INCHES, _PANEL_INCHES, _ROW_INCHES = 11.0, 2.6, 0.3
 _POINTS = 200
 
 
@@ -47,22 +43,14 @@ def draw(rows: Sequence[ResultRow], path: Path, title: str) -> bool:
     if not tasks:
         return False
     heights = [max(_PANEL_INCHES, 0.9 + _ROW_INCHES * len(_pairs(groups))) for groups in tasks.values()]
-    figure = Figure(
-        figsize=(_WIDTH_INCHES, 0.5 + sum(heights)),
-        dpi=_DOTS_PER_INCH,
-        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08),
-    )
-    FigureCanvasAgg(figure)  # not pyplot, which keeps global state and looks for a display
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.012, ha="left")
+    figure = new_picture(_WIDTH_INCHES, 0.5 + sum(heights), title)
     panels = figure.subplots(len(tasks), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     arms = dict.fromkeys(group for groups in tasks.values() for group in groups)
     colors = {arm: _COLORS[number % len(_COLORS)] for number, arm in enumerate(arms)}  # the same in every task
     for (task, groups), (left, right) in zip(tasks.items(), panels, strict=True):
         _curves(left, task, groups, colors)
         _differences(right, groups, colors)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_durably(path, buffer.getvalue())
+    write_png(figure, path)
     return True
 
 
@@ -74,12 +62,9 @@ def _curves(axis: Axes, task: str, groups: dict[str, list[ResultRow]], colors: d
         along = np.linspace(0.0, max(steps[-1] for steps, _ in curves), _POINTS)
         middle = np.mean([np.interp(along, steps, success) for steps, success in curves], axis=0)
         axis.plot(along / 1e3, middle, color=colors[group], linewidth=2.0, label=f"{group} ({len(runs)})")
-    axis.set_title(task, fontsize=9.5, loc="left")
+    plain_axes(axis, task, x="env steps, thousands", y="success, greedy episodes")
     axis.set_ylim(-0.03, 1.03)
-    axis.set_xlabel("env steps, thousands", fontsize=8)
-    axis.set_ylabel("success, greedy episodes", fontsize=8)
     axis.legend(fontsize=7, framealpha=0.8, edgecolor="none", loc="best")  # where the fewest curves are
-    _plain(axis)
 
 
 def _differences(axis: Axes, groups: dict[str, list[ResultRow]], colors: dict[str, str]) -> None:
@@ -96,11 +81,10 @@ def _differences(axis: Axes, groups: dict[str, list[ResultRow]], colors: dict[st
         axis.plot([difference], [place], _BASELINES.get(other, "D"), color=color, markersize=5)
         tested = "too many runs for p" if found is None else f"p = {found.p_value:.2g}"
         names.append(f"{group} over {other}, {tested}")
-    axis.axvline(0.0, color="#202428", linewidth=0.9)
+    plain_axes(axis, x="difference of scores, exact 95% interval")
+    axis.axvline(0.0, color=INK, linewidth=0.9)
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set_xlabel("difference of scores, exact 95% interval", fontsize=8)
-    _plain(axis)
 
 
 def _pairs(groups: dict[str, list[ResultRow]]) -> list[tuple[str, str]]:
@@ -121,10 +105,3 @@ def _points(row: ResultRow) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     told = [tuple(map(float, point.split(":"))) for point in row["curve"].split()]
     steps, success = np.array([(0.0, 0.0), *told]).T
     return steps, success
-
-
-def _plain(axis: Axes) -> None:
-    axis.grid(visible=True, color="#E4E7EA", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=7.5, color="#9AA2AA", labelcolor="#3A4046")

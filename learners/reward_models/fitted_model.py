@@ -158,15 +158,25 @@ def read_fitted(folder: Path) -> FittedModel:
         ) from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the reward model cannot be read ({error}); fit it again.") from error
+    if not isinstance(description, dict):
+        raise ConfigError(
+            f"{folder}: {_DESCRIPTION} holds {type(description).__name__}, no mapping; fit the model again."
+        )
     if description.get("format") != _FORMAT or description.get("kind") not in _KINDS:
         raise ConfigError(
             f"{folder}: format {description.get('format')!r} and kind {description.get('kind')!r}; this version reads "
             f"format {_FORMAT} of the kinds {', '.join(_KINDS)}. Fit the model again."
         )
     missing = sorted({"reference.members", "reference.rows"} - set(tensors))
+    missing += sorted({"settings", "metrics", "about"} - set(description))
     if missing:
         raise ConfigError(f"{folder}: the reward model lacks {missing}; fit it again.")
     reference = ReferenceRows(tensors.pop("reference.members"), tensors.pop("reference.rows"))
+    if reference.members.shape[1:] != reference.rows.shape or not reference.rows.sum() > 0:
+        raise ConfigError(
+            f"{folder}: scores of shape {reference.members.shape} and counts of shape {reference.rows.shape} are not "
+            "of the same rows; fit the model again."
+        )
     settings = read_settings(RewardModelSettings, description["settings"], source=str(folder / _DESCRIPTION))
     return FittedModel(settings, description["kind"], tensors, reference, description["metrics"], description["about"])
 

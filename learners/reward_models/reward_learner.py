@@ -65,11 +65,6 @@ class RewardLearner:
         """Gradient steps that labels already here are still owed."""
         return self._owed_steps
 
-    @property
-    def scored_texts(self) -> int:
-        """Texts with a score of the newest parameters."""
-        return self._scores.shape[1]
-
     def learn(self, data: LabelledKeys) -> MemberScores | None:
         """Make the gradient steps that new labels ask for, and score what has no score of the newest parameters.
 

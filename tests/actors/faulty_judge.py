@@ -53,3 +53,22 @@ class NotCallable(NoMethod):
     """Has something else by its name."""
 
     annotate = "helpful"
+
+
+class Drifting(FaultyJudge):
+    """Is another judge each time that it is looked at."""
+
+    looks = 0
+
+    @property
+    def prompt_version(self):
+        self.looks += 1
+        return str(self.looks)
+
+
+class Shy(FaultyJudge):
+    """Does not say what it judges by."""
+
+    @property
+    def prompt_version(self):
+        raise ValueError("ask me later")

@@ -5,6 +5,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -13,7 +14,7 @@ from recording_judge import PATH, RecordingJudge
 from onibi.actors.annotation_worker import AnnotationWorker
 from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSettings
 from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotator import AnnotationRequest, PairRequest, judge_of
 from onibi.platform.annotator_health import AnnotatorHealth
 from onibi.platform.errors import AnnotatorError, ConfigError
 from onibi.platform.labels import PreferenceValue
@@ -32,6 +33,10 @@ class Clock:
 
 def custom(**arguments):
     return CustomAnnotator(CustomAnnotatorSettings(path=PATH, arguments=arguments))
+
+
+def custom_judge():
+    return judge_of(custom())
 
 
 def worker(table=None, clock=None, **arguments):
@@ -159,7 +164,7 @@ def test_what_a_custom_annotator_raises_says_whose_fault_it_is():
 
 
 def test_health_is_over_all_workers_of_an_annotator():
-    health = AnnotatorHealth(["fast", "slow"])
+    health = AnnotatorHealth(dict.fromkeys(("fast", "slow"), custom_judge()))
     assert health.metrics()["annotation/annotators_healthy"] == 0, "nobody told anything yet"
     labels = list(custom().annotate([request(f"key {number}") for number in range(100)], "g"))
     slow = [
@@ -181,9 +186,60 @@ def test_health_is_over_all_workers_of_an_annotator():
 
 
 def test_workers_that_share_a_budget_count_it_once():
-    health = AnnotatorHealth(["hosted"])
+    health = AnnotatorHealth({"hosted": custom_judge()})
     health.tell("hosted", 0, {"spent_money": 5.0, "budget_left_money": 1.0, "cost": 3.0})
     health.tell("hosted", 1, {"spent_money": 4.0, "budget_left_money": 2.0, "cost": 2.0})
     metrics = health.metrics()
     assert (metrics["annotator/hosted/spent_money"], metrics["annotator/hosted/budget_left_money"]) == (5, 1)
     assert metrics["annotator/hosted/cost"] == 5, "each worker's own"
+
+
+def test_what_a_process_counted_goes_on_counting_when_it_is_replaced():
+    health = AnnotatorHealth({"hosted": custom_judge()})
+    counts = {"asked": 9.0, "tokens": 70.0, "cost": 3.0, "failures_timeout": 1.0, "latency_p50_seconds": 4.0}
+    health.tell("hosted", 0, counts)
+    health.tell("hosted", 1, counts)
+    health.tell("hosted", 0, dict.fromkeys(counts, 0.0))
+    health.tell("hosted", 0, {**counts, "asked": 1.0, "cost": 0.5, "latency_p50_seconds": 1.0})
+    metrics = health.metrics()
+    assert (metrics["annotator/hosted/asked"], metrics["annotator/hosted/cost"]) == (9 + 9 + 1, 3 + 3 + 0.5)
+    assert (metrics["annotator/hosted/tokens"], metrics["annotator/hosted/failures_timeout"]) == (210, 3)
+    assert metrics["annotator/hosted/latency_p50_seconds"] == 4, "the highest of those that are"
+    assert metrics["annotation/cost"] == 6.5
+
+
+def test_figures_of_a_plug_in_that_are_no_numbers_are_left_out():
+    some = worker()
+    told = {"mood": "good", "nothing": None, "parts": [1], "share": math.nan, "calls": np.int64(3), 4: True}
+    some.annotator._judge.statistics = lambda: told
+    health = AnnotatorHealth({"mine": custom_judge()})
+    health.tell("mine", 0, some.figures())
+    health.tell("mine", 1, some.figures())
+    metrics = health.metrics()
+    assert (metrics["annotator/mine/calls"], metrics["annotator/mine/4"]) == (6, 2)
+    assert not {f"annotator/mine/{name}" for name in ("mood", "nothing", "parts", "share")} & metrics.keys()
+
+
+def test_a_goal_that_cannot_be_told_any_more_raises_nothing():
+    class Lost:
+        model = prompt_version = "1"
+
+        @property
+        def goal(self):
+            raise RuntimeError("the goal is lost")
+
+    some = AnnotationWorker("mine", Lost(), None, Clock(), random.Random(1))
+    assert list(some.answer([request("door")])) == []
+    assert some.unanswered() == [request("door")]
+    assert "the goal is lost" in some.notes()[0]
+
+
+def test_answers_of_another_judge_than_the_run_looks_for_are_told_once(caplog):
+    health = AnnotatorHealth({"mine": custom_judge(), "other": custom_judge()})
+    health.answered("other", custom().annotate([request("door")], "Reach the end."))
+    assert not caplog.records
+    for _ in range(2):
+        health.answered("mine", custom(prompt_version="r2").annotate([request("door")], "Reach the end."))
+    (record,) = caplog.records
+    assert "annotator mine answers as Judge(prompt_version='r2'" in record.getMessage()
+    assert health.metrics()["annotator/mine/cost"] == 1, "they are paid all the same"

@@ -60,6 +60,18 @@ def test_an_object_that_cannot_annotate_is_refused_when_it_is_made(name, told):
         custom(path=f"faulty_judge:{name}")
 
 
+def test_a_judge_that_becomes_another_one_is_told_and_does_not_end_a_run():
+    annotator = custom(path="faulty_judge:Drifting")
+    assert annotator.prompt_version == annotator.prompt_version, "whose labels a run looks for"
+    with pytest.raises(AnnotatorError, match=r"allowed is its own judge, Judge\(prompt_version='2'"):
+        list(annotator.annotate([request("door")], annotator.goal))
+
+
+def test_a_judge_that_does_not_say_whose_its_verdicts_are_is_refused():
+    with pytest.raises(ConfigError, match=r"raised .*faulty_judge\.py.*ask me later.*tells goal, model and"):
+        custom(path="faulty_judge:Shy")
+
+
 def test_a_key_of_many_pairs_is_asked_and_paid_once_but_for_what_was_unreadable():
     annotator, asked = custom(), []
     scores = {"door": 1.0, "newt": 0.0, "rat": 0.0}

@@ -163,6 +163,10 @@ def test_an_id_that_no_module_registers_is_told_how_to_be_found(plugin):
     assert "'ember/Pole-v4' is not a registered" in refused(id=f"{plugin}:ember/Pole-v4")
 
 
+def test_an_id_without_its_version_is_told_with_it(plugin):
+    assert f"Give it with its version: {plugin}:ember/Pole-v3." in refused(id=f"{plugin}:Pole")
+
+
 def test_a_task_of_ones_own_for_minihack_is_a_nethack_task_with_the_keys_that_minihack_needs(tmp_path, monkeypatch):
     (tmp_path / "ember_levels.py").write_text(
         "import gymnasium as gym, minihack\ngym.register('MiniHack-Ember-v0', 'minihack.envs.room:MiniHackRoom5x5')\n",
@@ -269,6 +273,7 @@ def test_a_module_that_is_not_found_is_told_with_the_places_where_it_was_looked_
     message = refused(id="mywarehouse:make")
     assert f"the module mywarehouse cannot be found (looked in {tmp_path}, /srv/games and among" in message
     assert "set PYTHONPATH" in message
+    assert "onibi submit … --module mywarehouse, or ray job submit --working-dir" in message
     assert "registered Gymnasium id" not in message
 
 

@@ -18,19 +18,18 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peers.child_environment import one_thread_environment
 from peers.machine import TreeLoad, describe
+from peers.spread import spread
 
 FRAGMENT_STEPS = 500
 _SETTLE_SECONDS = 3.0
@@ -209,7 +208,7 @@ def main() -> int:
         rounds.append([])
         for count in map(int, counts.split(",")):
             rounds[-1].append(measure(count, seconds, load))
-            print(f"{count} actors: {rounds[-1][-1].rate:,.0f} env steps/s", file=sys.stderr, flush=True)
+            print(f"actors {count}: {rounds[-1][-1].rate:,.0f} env steps/s", file=sys.stderr, flush=True)
     print(f"`{' '.join(['python', *sys.argv])}`\n")
     print(f"{describe()}; other programs used {load.others_cores():.2f} cores meanwhile.\n")
     print(
@@ -222,20 +221,15 @@ def main() -> int:
         alone = [each.alone / first.alone for each, first in zip(column, firsts, strict=True)]
         more = column[0].actors / firsts[0].actors
         print(
-            f"| {column[0].actors} | {spread([each.rate for each in column], 0)} | "
-            f"{spread([each / more for each in shares])} | {spread([each / more for each in alone])} | "
-            f"{spread([each.rate / each.alone for each in column])} | {spread([each.cores for each in column], 2)} | "
+            f"| {column[0].actors} | {spread([each.rate for each in column])} | "
+            f"{spread([each / more for each in shares], 3)} | {spread([each / more for each in alone], 3)} | "
+            f"{spread([each.rate / each.alone for each in column], 3)} | "
+            f"{spread([each.cores for each in column], 2)} | "
             f"{spread([each.coordination_milliseconds for each in column], 2)} | "
-            f"{spread([each.actor_mebibytes for each in column], 0)} | "
-            f"{spread([each.store_mebibytes for each in column], 0)} |"
+            f"{spread([each.actor_mebibytes for each in column])} | "
+            f"{spread([each.store_mebibytes for each in column])} |"
         )
     return 0
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Median [least, most]; of one value itself."""
-    median = f"{statistics.median(values):,.{digits}f}"
-    return median if len(values) == 1 else f"{median} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
 
 
 if __name__ == "__main__":

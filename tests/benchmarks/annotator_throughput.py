@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from peers.spread import spread
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -315,7 +316,7 @@ def main() -> int:
     rates = np.array([rates_of(each) for each in measured])
     overall = means_with_interval(rates / rates[:, :1])
     each_repeat = f"{options.repeats} repeats of {options.rotations} x {options.slice_steps:,} env steps"
-    title = f"{options.preset}: env steps/s, {each_repeat}: median (least to most)"
+    title = f"{options.preset}: env steps/s, {each_repeat}: median [least, most]"
     table = Table(title=title, title_justify="left")
     for column in (
         "annotator",
@@ -333,8 +334,8 @@ def main() -> int:
         ratio, low, high = overall[:, at]
         table.add_row(
             setting,
-            spread(rates[:, at], ",.0f"),
-            spread(rates[:, at] / rates[:, 0], ".3f"),
+            spread(rates[:, at]),
+            spread(rates[:, at] / rates[:, 0], 3),
             f"{ratio:.3f} ({low:.3f} to {high:.3f})",
             f"{last['annotation/replies']:.0f}",
             f"{last['annotation/latency_p50_seconds']:.2f} s",
@@ -343,11 +344,6 @@ def main() -> int:
         )
     Console(width=140).print(table)
     return 0
-
-
-def spread(values: NDArray[np.float64], form: str) -> str:
-    """Median and range."""
-    return f"{np.median(values):{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What gradients by hand save: each learner twice, in turns, as it is and by autograd, alone on one core.
 
-    OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 python tests/benchmarks/gradient_by_hand.py [--profile "dqn, mse"]
+    python tests/benchmarks/gradient_by_hand.py [--profile "dqn, mse"]
 
 CartPole's shapes and 2 × 64 tanh where nothing else is said: actor-critic learners with 1,024 rows (32 lanes × 32), dqn
 with 128 windows. NetHack's row is the network of `minihack-oni` on made-up views, a third of whose crop is not blank.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import os
 import pstats
-import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from peers.spread import spread
 
 from onibi.learners.appo import AppoLearner
 from onibi.learners.dqn import DqnLearner
@@ -31,6 +33,7 @@ from onibi.platform.policy import LaneRange, weights_version
 from onibi.platform.replay.fifo_sampler import Slab
 from onibi.platform.replay.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
+from onibi.platform.threads import ONE_THREAD
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=2)
 NETWORK = MlpSettings(hidden=(64, 64), layer_norm=False, activation="tanh")
@@ -121,11 +124,6 @@ def seconds_each(step: Callable[[], object], seconds: float) -> float:
     return (time.process_time() - began) / count
 
 
-def spread(values: list[float], form: str) -> str:
-    """Median [least, most]."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
-
-
 def main() -> None:
     """Print the table, or the profile."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +131,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=ROUND_SECONDS, help="of each side in a round")
     told = parser.parse_args()
+    if ONE_THREAD.items() - os.environ.items():  # NumPy has read them already
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})
     torch.set_num_threads(1)
     shape = {"rows": ROWS, "batch_lanes": LANES, "network": NETWORK}
     pairs = {
@@ -150,6 +150,8 @@ def main() -> None:
         "dqn, hl_gauss, NetHack views": by_hand_and_autograd(DqnLearner, {"support": HL_GAUSS["support"]}, VIEW),
     }
     if told.profile:
+        if told.profile not in pairs:
+            parser.error(f"--profile: no row {told.profile!r}; there are {'; '.join(pairs)}")
         with cProfile.Profile() as profile:
             for _ in range(500):
                 pairs[told.profile][0]()
@@ -166,8 +168,8 @@ def main() -> None:
                 found[side].append(1e3 * seconds_each(steps[side], told.seconds))
         ratios = [autograd / by_hand for by_hand, autograd in zip(*found, strict=True)]
         print(
-            f"{name:32} by hand {spread(found[0], '.2f')}   autograd {spread(found[1], '.2f')}   "
-            f"{spread(ratios, '.2f')} times as fast"
+            f"{name:32} by hand {spread(found[0], 2)}   autograd {spread(found[1], 2)}   "
+            f"{spread(ratios, 2)} times as fast"
         )
     learner = ImpalaLearner(ImpalaLearner.Settings(**shape), SPEC, (0.0, 100.0), 0, "cpu")
     policy = ImpalaLearner.policy_factory(learner.settings, SPEC)(LaneRange(0, ACTING, ACTING))
@@ -175,7 +177,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     observation = {"observation": rng.normal(size=(ACTING, 4)).astype(np.float32)}
     acting = [1e6 * seconds_each(lambda: policy.act(observation, None, rng), told.seconds) for _ in range(told.rounds)]
-    print(f"NumPy policy, {ACTING} lanes: {spread(acting, '.0f')} µs")
+    print(f"NumPy policy, {ACTING} lanes: {spread(acting)} µs")
 
 
 if __name__ == "__main__":

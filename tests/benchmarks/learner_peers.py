@@ -29,9 +29,9 @@ from peers.environments import LEARNERS, MissingPeerError, python_of
 from peers.finished_runs import FinishedRuns, add_options, finished_runs, version_of
 from peers.learner_cell import Order
 from peers.learner_process import CellError, run_cell
-from peers.machine import describe
+from peers.machine import BUSY_CORES, describe
+from peers.spread import spread
 
-_BUSY_CORES = 0.15  # of others: the machine is called loaded above
 _REPLAY_RATIO = 8.0  # dqn: drawn rows per env step
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,11 +211,6 @@ def _shown(found: dict[str, Any]) -> str:
     )
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    """Median [least, most]."""
-    return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
-
-
 def table(results: dict[str, list[dict[str, Any]]], best: dict[str, dict[str, Any] | None]) -> list[str]:
     """The table in Markdown."""
     lines = ["| | best of the scan | env steps/s | return at the end |", "|---|---|---|---|"]
@@ -313,7 +308,7 @@ def main() -> int:
             results[name].append(found)
     others = [found["others_cores"] for each in results.values() for found in each if "others_cores" in found]
     load = statistics.median(others) if others else 0.0
-    state = f"**LOADED machine: others used {load:.2f} cores**" if load > _BUSY_CORES else f"quiet machine ({load:.2f})"
+    state = f"**LOADED machine: others used {load:.2f} cores**" if load > BUSY_CORES else f"quiet machine ({load:.2f})"
     print(f"\n`{' '.join(['python', *sys.argv])}` at {version_of('onibi')}\n\n{describe()}; {state}.")
     print(f"Median of {arguments.rounds} rounds [least, most], {arguments.seconds:g} s each.\n")
     print("\n".join([*table(results, best), "", *targets(results), "", "Settings of each row's last round:", ""]))

@@ -104,7 +104,7 @@ def table(results: list[dict[str, Any]], games: list[str]) -> list[str]:
     lines = ["| game | | return, mean over seeds | each seed | frames/s |", "|---|---|---|---|---|"]
     verdicts = []
     for game in games:
-        means = {}
+        means, failed = {}, set()
         for system, title in SYSTEMS.items():
             runs = [each for each in results if (each["game"], each["system"]) == (game, system)]
             sound = [each for each in runs if "error" not in each]
@@ -114,12 +114,16 @@ def table(results: list[dict[str, Any]], games: list[str]) -> list[str]:
                 lines.append(f"| {game} | {title} | missing: {runs[0]['error']} | | |")
                 continue
             means[system] = statistics.mean(each["return"] for each in sound)
-            each_seed = ", ".join(f"{each['return']:.1f}" for each in sound)
+            if len(sound) < len(runs):
+                failed.add(system)
+            each_seed = ", ".join(f"{each['return']:.1f}" if "error" not in each else "failed" for each in runs)
             rate = statistics.median(each["frames"] / each["seconds"] for each in sound)
             lines.append(f"| {game} | {title} | {means[system]:.1f} | {each_seed} | {rate:,.0f} |")
         for system in ("onibi", "plain"):
             if system in means and "cleanrl" in means:
                 verdict = "met" if means[system] >= means["cleanrl"] else "MISSED"
+                if failed & {system, "cleanrl"}:
+                    verdict = "not judged, as not every seed ran"
                 verdicts.append(f"{game}: the mean of {SYSTEMS[system]}, is not below CleanRL's: {verdict}.")
     return [*lines, "", *verdicts]
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers.spread import spread
 from rich.console import Console
 from rich.table import Table
 
@@ -198,8 +199,7 @@ def insertion_rows(
                 f"{statistics.median(on) * 1e6:.0f} us an insertion (longest {worst[0] * 1e3:.1f} ms), without log "
                 f"{statistics.median(off) * 1e6:.0f} us ({worst[1] * 1e3:.1f} ms); log {share:.3f} processors"
             )
-        spread = f"speed against no log {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        table.add_row(f"{label}, {name}", figure, spread)
+        table.add_row(f"{label}, {name}", figure, f"speed against no log {spread(ratios, 2)}")
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from peers.environments import PEERS, MissingPeerError, python_of
 from peers.machine import Load, describe
 from peers.process import WorkerError, WorkerProcess
+from peers.spread import spread
 
 SLICES = 4
 
@@ -217,11 +218,6 @@ class Bench:
     def reason(self, row: Row) -> str:
         """Why a row has no figures."""
         return self.missing.get(row.worker) or "this version of it has no such thing"
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Median [least, most]."""
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
 def ratios(bench: Bench, ours: str, other: str) -> list[float]:

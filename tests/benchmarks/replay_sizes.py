@@ -27,6 +27,7 @@ from peers.machine import Load, describe
 from peers.onibi_worker import N_STEPS, filled_ring, sampler_cases, take_case
 from peers.ring_fragments import ring_spec
 from peers.rows import SMALL, WIDE, Width
+from peers.spread import spread
 from peers.worker import BATCH, Case, measure
 
 SIZES = {WIDE: (10_000, 100_000, 1_000_000), SMALL: (10_000, 100_000, 1_000_000, 10_000_000)}
@@ -102,7 +103,7 @@ def table(rates: Rates) -> list[str]:
             cells = []
             for name in names:
                 found = [rate / 1e6 for rate in rates[width, rows, name]]
-                cells.append(f"{statistics.median(found):.3f} [{min(found):.3f}, {max(found):.3f}]")
+                cells.append(spread(found, 3))
             lines.append(f"| {rows:,} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines

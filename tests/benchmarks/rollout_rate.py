@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 from peers.learner_cell import Order
 from peers.machine import describe
 from peers.onibi_loop import settings_of
+from peers.spread import spread
 
 _ACTORS = {"actors": 1, "ratio": 1.0}
 CASES = {
@@ -90,11 +90,6 @@ def bare_of(plan: Any, weights: Any) -> Callable[[float], float]:
         return steps / passed
 
     return run
-
-
-def spread(values: list[float], digits: int = 0) -> str:
-    """Median [least, most]."""
-    return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
 
 
 def main() -> int:

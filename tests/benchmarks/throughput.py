@@ -13,13 +13,13 @@ range.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from peers.spread import spread
 from rich.console import Console
 from rich.table import Table
 
@@ -76,6 +76,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=15.0, help="of the whole loop in each round")
     options = parser.parse_args()
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"no case {sorted(unknown)}; there are {', '.join(CASES)}")
 
     from onibi.clusters import train
     from onibi.clusters.run_profile import profile_table
@@ -110,20 +112,13 @@ def main() -> int:
                     loop.append(result.env_steps / result.seconds)
                     updates.append(result.updates / result.seconds)
                 ratios = [whole / alone for whole, alone in zip(loop, bare, strict=True)]
-                table.add_row(name, setting, *(_spread(values) for values in (bare, loop, ratios, updates)))
+                table.add_row(name, setting, *map(spread, (bare, loop)), spread(ratios, 2), spread(updates))
                 profiles.append((f"{name}, {setting}", result.profile))
     console.print(table)
     for title, profile in profiles:
         console.print(f"\n{title}, last round")
         console.print(profile_table(profile))
     return 0
-
-
-def _spread(values: list[float]) -> str:
-    def shown(value: float) -> str:
-        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-    return f"{shown(statistics.median(values))} [{shown(min(values))}, {shown(max(values))}]"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 Each system trains by a recipe of its own for this task: Onibi by its preset `cartpole-appo`, Sample Factory by the
 example in its package (`sf_examples/train_gym_env.py`) and, besides, by the numbers of our preset; RLlib by its tuned
 examples. The network is the same for all, 2 x 64 tanh. The clock runs from a system's first env steps, which leaves its
-start-up out, to the moment when the mean return that it gives itself of its last episodes while training (Sample
-Factory and RLlib: of 100; Onibi: of those that ended within a second) is 475. A run that has not got there after
---limit seconds counts as "more". The seed differs from round to round. Finished runs are kept in --cells.
+start-up out, to the moment when the mean return that it gives itself of its last 100 episodes while training is 475. A
+run that has not got there after --limit seconds counts as "more". The seed differs from round to round. Finished runs
+are kept in --cells.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from onibi.clusters.hub_actor import HubActor
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk
+from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.config import read_settings
 from onibi.platform.fragment import CaptionText, KeyText
 
@@ -125,3 +126,31 @@ def test_a_worker_that_was_told_to_stop_asks_nothing_more(make_annotation):
     ray.get(running, timeout=30)
     assert annotation.answered() == ["door"]
     assert annotation.figure("in_flight_keys") == 0
+
+
+def test_labels_that_cost_nothing_are_kept_neither_by_their_annotator_nor_by_the_hub(small_ray, workshop, tmp_path):
+    settings = workshop.settings(
+        annotator={"kind": "custom", "path": "recording_judge:RecordingJudge", "arguments": {}},
+        annotators={"words": {"kind": "lexicon", "lexicon": "all_ones"}},
+        annotation__workers=1,
+    )
+    plan = plan_run(read_settings(RunSettings, settings)).with_annotation_table(tmp_path).for_stores()
+    hub = HubActor.options(max_concurrency=100).remote(
+        functools.partial(make_desk, plan), plan.judges(), plan.keeping_judges(), plan.annotation_table, None, False
+    )
+    team = AnnotatorTeam(plan, hub)
+    try:
+        ray.get(hub.intern.remote([CaptionText(text, (KeyText(text),)) for text in ("door", "newt")]))
+        running = team.start()
+        deadline = time.monotonic() + 60
+        while ray.get(hub.statistics.remote())["annotation/replies"] < 4:  # each key by both
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for handle in team.handles.values():
+            ray.get(handle.stop.remote())
+        ray.get(list(running), timeout=60)
+        labels = AnnotationTable(tmp_path / "annotations").all_labels()
+        assert [label.annotator for label in labels] == ["custom", "custom"]
+    finally:
+        for handle in (*team.handles.values(), hub):
+            ray.kill(handle)

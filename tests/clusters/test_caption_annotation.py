@@ -143,6 +143,18 @@ def test_a_judge_that_answers_a_part_of_each_batch_is_asked_about_the_rest_until
     assert (outcome.answered, outcome.left, outcome.why_left) == (6, 0, "")
 
 
+def test_a_second_answer_to_one_question_counts_once_and_is_paid(table):
+    class Eager(Judge):
+        def annotate(self, requests, goal):
+            for label in super().annotate(requests, goal):
+                yield replace(label, tokens=3)
+                yield replace(label, tokens=3, value=LabelValue.INVALID, score=float("nan"))
+
+    outcome = labels(table, Eager())
+    assert (outcome.answered, outcome.left, outcome.invalid, outcome.tokens) == (6, 0, 0, 36)
+    assert len(table.labels()) == 6
+
+
 def test_two_commands_at_once_share_the_work_and_ask_nothing_twice(tmp_path):
     class Slow(Judge):
         def annotate(self, requests, goal):

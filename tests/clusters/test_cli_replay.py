@@ -193,6 +193,7 @@ def test_damage_is_told_by_file_and_exit_code_1(onibi, log, tmp_path):
     code, out, _ = onibi("verify", "damaged")
     assert code == 1
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("damage  ")] == [f"damage  {path.name}"]
+    assert out.splitlines()[-1].endswith(": 1 fault")
     for arguments in (("export", "damaged", "out"), ("export", "damaged", "out-v0", "--to", "minari")):
         code, out, err = onibi(*arguments)
         assert (code, out) == (1, "")

@@ -6,7 +6,9 @@ import http.server
 import io
 import os
 import socket
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from onibi.clusters.doctor import DoctorRow, Finding, doctor_table, examine, exi
 from onibi.platform.replay.ring_file import RING_SUFFIX
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.run_folder import create_run
+from onibi.platform.shell_words import path_as_typed
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 
@@ -37,18 +40,20 @@ def test_this_machine_can_run_and_every_finding_that_is_not_good_has_a_hint(tmp_
     assert exit_code(rows) == 0, rows
     assert all(row.hint for row in rows if row.finding is not Finding.GOOD)
     (runs,) = [row for row in rows if row.name == "runs folder"]
-    assert "1 runs" in runs.found
+    assert "1 run," in runs.found
     (torch,) = [row for row in rows if row.name == "torch"]
     assert "CPU only" in torch.found or torch.finding is Finding.GOOD
 
 
 def test_a_needed_package_that_is_missing_is_an_error_and_an_optional_one_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_NEEDED", ("numpy", "onibi_no_such_package"))
-    monkeypatch.setattr(doctor, "_OPTIONAL", (("onibi_nor_this", "games", "pip install games"),))
+    monkeypatch.setattr(doctor, "_OPTIONAL", (("onibi_nor_this", "games", "minatar"),))
     (needed,) = rows_of(tmp_path, "onibi_no_such_package")
     (optional,) = rows_of(tmp_path, "onibi_nor_this")
     assert (needed.finding, optional.finding) == (Finding.MISSING, Finding.WARNING)
-    assert optional.hint == "pip install games" and "games" in optional.found
+    python = path_as_typed(Path(sys.executable))
+    assert optional.hint == f"{python} -m pip install 'onibi[minatar]'" and "games" in optional.found
+    assert needed.hint == f"{python} -m pip install onibi brings it"
     assert exit_code([needed]) == 1 and exit_code([optional]) == 0
 
 

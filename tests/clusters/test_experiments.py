@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -330,8 +331,7 @@ def test_a_trained_run_that_the_clock_ended_is_a_failed_row(shop, workshop):
             lambda: cli_experiment._arms(find_experiment("learners"), ["acrobot-dpn"], short=False),
             "Did you mean 'acrobot-dqn'?",
         ),
-        (lambda: cli_experiment._seeds("3-1"), "allowed: numbers and spans"),
-        (lambda: cli_experiment._seeds("x"), "allowed: numbers and spans"),
+        *((partial(cli_experiment._seeds, text), "allowed: numbers and spans") for text in ("3-1", "x", "4-", "²")),
     ],
 )
 def test_a_wrong_option_is_told_with_what_is_allowed(ask, told):

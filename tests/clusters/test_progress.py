@@ -213,4 +213,15 @@ def test_off_a_terminal_a_line_tells_the_log_and_the_side_that_waits():
         shown.update({"time/seconds": 12.0, "replay/log_dropped_rows": 3.0, "replay/log_failed": 1.0})
     first, second = written(shown).splitlines()
     assert "log 3.5 MiB" in first and "actors held back" in first and "dropped" not in first
-    assert "3 rows dropped by the log" in second and "log off" in second and "held back" not in second
+    assert "rows dropped by the log: 3" in second and "log off" in second and "held back" not in second
+
+
+def test_a_small_share_is_told_and_what_would_be_written_as_nothing_is_not():
+    figures = {"annotation/parse_failure_share": 0.03, "replay/log_waited_seconds": 0.04, "annotation/keys": 5.0}
+    with display(terminal=True) as shown:
+        shown.update({"time/seconds": 1.0, **LOGGED, **figures})
+        text = " ".join(drawn(shown).split())
+        assert "unreadable 3%" in text
+        assert "actors waited" not in text, "it would say 0.0 s"
+        shown.update({"annotation/parse_failure_share": 0.0})
+        assert "unreadable" not in drawn(shown)

@@ -6,25 +6,16 @@ import csv
 import io
 import math
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from onibi.clusters.report import (
-    _PANELS,
-    RunSummary,
-    _draw,
-    captions_csv,
-    captions_table,
-    learning_curve_png,
-    summary_table,
-)
+from onibi.clusters.report import RunSummary, captions_csv, captions_table, learning_curve_png, summary_table
 from onibi.clusters.shell_commands import mlflow_command, typed_as
 from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.desk_report import CaptionReportRow
@@ -86,15 +77,6 @@ def test_a_run_that_hears_no_captions_has_no_panels_of_them(tmp_path):
         assert learning_curve_png(rows, [], tmp_path / "curve.png", "a run")
         sizes.append(matplotlib.image.imread(tmp_path / "curve.png").shape[1])
     assert sizes[1] == pytest.approx(3 * sizes[0], abs=3), "the loss alone, and beside it three panels of captions"
-
-
-def test_an_axis_shows_its_numbers_and_no_offset(tmp_path):
-    rows = [{"actors/env_steps": 100.0 * step, "learner/loss": 1.2 + 1e-6 * step} for step in range(9)]
-    figure = Figure()
-    (loss,) = (panel for panel in _PANELS if panel.title == "Loss")
-    _draw(figure.subplots(), loss, rows, [])
-    FigureCanvasAgg(figure).draw()
-    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
 
 
 def test_evaluations_change_the_picture_and_the_same_run_gives_the_same_one(tmp_path):
@@ -260,3 +242,18 @@ def test_commands_are_told_as_they_can_be_typed(tmp_path, monkeypatch):
     assert typed_as("onibi") == str(scripts / "onibi")
     monkeypatch.setenv("PATH", str(scripts))
     assert typed_as("onibi") == "onibi", "an environment that is activated"
+    other = tmp_path / "another"
+    other.mkdir()
+    (other / "onibi").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(other))
+    assert typed_as("onibi") == str(scripts / "onibi"), "what the shell would find is another environment's"
+
+
+def test_commands_of_a_path_with_blanks_can_be_pasted(tmp_path, monkeypatch):
+    scripts = tmp_path / "my project" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "mlflow").touch()
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    typed = shlex.split(mlflow_command("sqlite:////my runs/mlflow.db"))
+    assert typed == [str(scripts / "mlflow"), "ui", "--backend-store-uri", "sqlite:////my runs/mlflow.db"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onibi.clusters.experiments.caption_grammar import make_captions
-from onibi.clusters.experiments.gold_curves import draw, kept_share, mean_curves
+from onibi.clusters.experiments.gold_curves import curves_by_arm, draw, kept_share
 from onibi.clusters.experiments.proxy_optimisation import NATS, gold_column, judged_pairs, optimal_policy, run
 from onibi.clusters.experiments.registry import imported
 from onibi.clusters.experiments.reward_noise import EXPERIMENT
@@ -77,7 +77,7 @@ def test_the_figure_tells_what_the_mean_over_seeds_keeps_of_its_peak(tmp_path):
     falling = rising | {gold_column(10.0): "4.5", gold_column(9.0): "9"}
     rows = [{"arm": "single", "status": "ok", "stage": "final", **each} for each in (falling, falling)]
     rows += [{"arm": "mean", "status": "ok", "stage": "final", **rising}, {"arm": "mean", "status": "failed"}]
-    curves = mean_curves(rows)
+    curves = curves_by_arm(rows)
     assert kept_share(curves["single"]) == (0.5, 9.0)
     assert kept_share(curves["mean"]) == (1.0, 10.0)
     assert not draw([], tmp_path / "none.png", "nothing")

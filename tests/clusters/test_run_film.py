@@ -49,6 +49,7 @@ def test_what_cannot_be_filmed_is_told_before_anything_is_played(run, tmp_path):
     assert "--video-episodes says how many --video films" in evaluate(run.root, "--video-episodes", 2, code=2)
     told = CliRunner().invoke(app, ["evaluate", "a", "b", "--video", str(tmp_path / "x.gif")])
     assert (told.exit_code, "--video is for one run" in told.output) == (2, True)
+    assert "the film was not written (" in evaluate(run.root, "--video", "/proc/x.gif", code=2)
     config = run.read_config()
     run.write_config({**config, "environment": {**CORRIDOR, "id": f"{__name__}:blind_corridor"}})
     assert "cannot be filmed: render() raised" in evaluate(run.root, "--video", tmp_path / "x.gif", code=1)

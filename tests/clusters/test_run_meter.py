@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from onibi.clusters.run_meter import RunCounters, RunMeter
+import math
+
+import pytest
+
+from onibi.clusters.run_meter import RunCounters, RunMeter, figures_before
+from onibi.platform.checkpoint import CheckpointParts, load_checkpoint, save_checkpoint
 from onibi.platform.fragment import EpisodeStatistics
+from onibi.platform.history import History
+from onibi.platform.run_folder import create_run
 
 
 def counters(seconds, steps, updates=0, drawn=0):
@@ -57,3 +64,27 @@ def test_success_that_is_told_of_won_episodes_alone_counts_the_others_as_lost():
     row = meter.row(counters(2.0, 20))
     assert row["actors/success_rate"] == 0.2
     assert row["actors/score"] == 3.0, "of those that tell it"
+
+
+def test_a_session_that_goes_on_counts_what_was_told_before_for_episodes_that_ended_before():
+    """Its environments begin anew, so those that end first are short: by themselves they would be a dip."""
+    earlier = {"actors/episode_return": 200.0, "actors/env_steps": 30_000.0}
+    meter = RunMeter(counters(9.0, 30_000), earlier)
+    assert "actors/episode_return" not in meter.row(counters(9.5, 30_005))
+    meter.add_episodes((EpisodeStatistics(0, number, 20.0, 20, terminated=True), 0.0) for number in range(10))
+    row = meter.row(counters(10.0, 30_010))
+    assert row["actors/episode_return"] == pytest.approx(182.0)  # (10 · 20 + 90 · 200) / 100
+    assert (row["actors/episode_length"], row["actors/env_steps"]) == (20.0, 30_010.0)
+    meter.add_episodes((EpisodeStatistics(0, number, 300.0, 300, terminated=True), 0.0) for number in range(100))
+    assert meter.row(counters(11.0, 30_020))["actors/episode_return"] == 300.0
+
+
+def test_what_was_told_before_is_the_last_row_that_tells_of_episodes(tmp_path):
+    run = create_run(tmp_path, "a")
+    save_checkpoint(run.checkpoints, 50, CheckpointParts(tensors={}, tables={}, state={}), keep_last=1)
+    history = History(run.history)
+    for row in ({"actors/episode_return": 1.0}, {"actors/episode_return": 2.0, "actors/score": None}, {"x": 1.0}):
+        history.append({name: math.nan if value is None else value for name, value in row.items()})
+    history.close()
+    assert figures_before(load_checkpoint(run.checkpoints)) == {"actors/episode_return": 2.0}
+    assert figures_before(None) == {}

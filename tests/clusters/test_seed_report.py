@@ -117,7 +117,17 @@ def test_rows_that_failed_were_tuned_or_have_older_settings_do_not_count(tmp_pat
     ]
     write_rows(tmp_path / "e.csv", rows)
     assert [each.score for each in scores_of_table(tmp_path / "e.csv")] == [1.0, 2.0]
-    assert "1 rows of older settings" in caplog.text
+    assert "rows of older settings left out: 1" in caplog.text
+
+
+def test_a_csv_of_two_experiments_tells_of_both_and_mixes_them_not(tmp_path):
+    """The shorter one has arms of the same names, on the same task: its rows are no older ones of the longer."""
+    write_rows(
+        tmp_path / "e.csv",
+        [row("dqn", 1, 0.9, experiment="long"), row("dqn", 1, 0.5, experiment="short", config_hash="cd")],
+    )
+    found = scores_of_table(tmp_path / "e.csv")
+    assert [(each.task, each.score) for each in found] == [("t (long)", 0.9), ("t (short)", 0.5)]
 
 
 @pytest.mark.parametrize("content", [None, "", "claim,seed,config_hash\na,1,b\n"])
@@ -136,9 +146,8 @@ def test_an_unknown_baseline_is_refused_with_the_groups_there_are():
 
 def test_curves_meet_where_all_runs_were_evaluated():
     steps, values = common_grid([[(0, 0.0), (10, 10.0)], [(2, 0.0), (8, 6.0), (20, 6.0)]])
-    assert (steps[0], steps[-1]) == (2, 10)
-    np.testing.assert_allclose(values[0], steps)
-    np.testing.assert_allclose(values[1], np.minimum(steps - 2, 6.0))
+    assert steps.tolist() == [2, 8, 10], "every evaluation that all have reached, and nothing made up in between"
+    np.testing.assert_allclose(values, [[2, 8, 10], [0, 6, 6]])
 
 
 def test_curves_are_drawn_as_a_png_or_not_at_all(tmp_path):
@@ -220,8 +229,29 @@ def test_runs_of_one_task_that_are_judged_by_different_figures_are_refused(recor
 def test_a_band_is_drawn_of_three_runs_and_not_of_two(runs, bands):
     scores = [SeedScore("a", "t", str(seed), 1.0, None, curve=((1.0, 0.0), (2.0, seed))) for seed in range(runs)]
     axis = Figure().subplots()
-    seed_curves._draw(axis, "t", scores, {"a": "#0072B2"})
+    seed_curves._draw(axis, "t", scores, {"a": seed_curves._look(0)})
     assert len(axis.collections) == bands
+
+
+def test_curves_of_a_task_say_what_is_drawn_and_no_two_groups_look_alike(tmp_path):
+    curve, axis = ((1.0, 0.0), (2.0, 1.0)), Figure().subplots()
+    score = SeedScore("a", "t", "1", 1.0, None, curve=curve, figure="success, evaluated")
+    seed_curves._draw(axis, "t", [score], {"a": seed_curves._look(0)})
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("env steps", "success, evaluated")
+    looks = [tuple(seed_curves._look(index).values()) for index in range(18)]
+    assert len(set(looks)) == 18
+    write_rows(tmp_path / "e.csv", [row("a", 1, 1, judge="success"), row("b", 1, 1)])
+    assert [each.figure for each in scores_of_table(tmp_path / "e.csv")] == ["success, evaluated", "evaluated"]
+
+
+def test_curves_that_do_not_overlap_have_no_mean():
+    steps, values = common_grid([[(0, 0.0), (1, 1.0)], [(5, 0.0), (6, 1.0)]])
+    assert (steps.shape, values.shape) == ((0,), (2, 0))
+    curves = (((0.0, 0.0), (1.0, 1.0)), ((5.0, 0.0), (6.0, 1.0)))
+    scores = [SeedScore("a", "t", str(seed), 1.0, None, curve=curve) for seed, curve in enumerate(curves)]
+    axis = Figure().subplots()
+    seed_curves._draw(axis, "t", scores, {"a": seed_curves._look(0)})
+    assert len(axis.lines) == 3, "the two runs, and the name in the legend"
 
 
 @pytest.mark.slow

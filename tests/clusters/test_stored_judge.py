@@ -81,3 +81,11 @@ def test_an_annotator_of_ones_own_judges_what_is_stored_and_is_benchmarked(tmp_p
     assert (judge.settings.kind, judge.settings.loudness) == ("my_judges:Loud", 2.0)
     made, _ = _make("my_judges:Loud", ["loudness=3.0"], "Win.")
     assert (made.settings.loudness, made.goal) == (3.0, "Win.")
+
+
+def test_a_run_whose_settings_cannot_be_read_is_not_judged_by_another_judge(tmp_path):
+    folder = create_run(tmp_path, "heard")
+    folder.write_config({"annotator": SIMILAR})
+    folder.config.write_text("annotator: {kind: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml: not readable"):
+        judge_of(folder.name, tmp_path, None, [])

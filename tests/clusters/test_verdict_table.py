@@ -23,6 +23,10 @@ def label(text, score, vote=0, reply=""):
     return label_for(JUDGE, AnnotationRequest(key=0, key_text=text, raw_text=text, vote=vote), score, reply=reply)
 
 
+def request_of(text):
+    return AnnotationRequest(key=0, key_text=text, raw_text=text)
+
+
 def lines_of(table):
     console = Console(file=io.StringIO(), width=160)
     console.print(table)
@@ -104,3 +108,15 @@ def test_captions_are_ranked_by_the_share_of_their_pairs_that_they_won(preferenc
     (turned,) = [each for each in preferences if {each.first_text, each.second_text} == {"key", "door"}]
     again = dataclasses.replace(turned, value=PreferenceValue.SECOND)
     assert lines_of(preference_table(stored, [*preferences, again]))[2].split() == ["100%", "3", "98", "door"]
+
+
+def test_no_caption_and_no_reply_reaches_the_terminal_as_more_than_text():
+    key, reply = "The door \x1b[2Jopens.", "yes \x1b]0;mine\x07"
+    shown = "\n".join(lines_of(label_table(captions(key), [label(key, 1.0, reply=reply)])))
+    assert "The door [2Jopens." in shown and "yes ]0;mine" in shown
+    pair = PairRequest(first=request_of(key), second=request_of("newt"))
+    told = [label(key, 1.0), label("newt", 0.0)]
+    judge = type("Told", (), {"annotate": lambda self, requests, goal: told})()
+    preferred = "\n".join(lines_of(preference_table(captions(key, "newt"), prefer_by_scores(judge, [pair], "g"))))
+    assert "The door [2Jopens." in preferred
+    assert not {"\x1b", "\x07"} & set(shown + preferred)

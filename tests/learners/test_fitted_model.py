@@ -127,6 +127,15 @@ def test_models_that_are_missing_damaged_or_of_another_kind_are_refused(model, t
     (tmp_path / "model.json").write_text(json.dumps(description | {"settings": changed}))
     with pytest.raises(CheckpointError, match="does not fit"):
         read_fitted(tmp_path).learner(0)
+    for damaged, told in (([], "holds list"), ({"format": 1, "kind": "ranking"}, r"lacks \['about', 'metrics'")):
+        (tmp_path / "model.json").write_text(json.dumps(damaged))
+        with pytest.raises(ConfigError, match=told):
+            read_fitted(tmp_path)
+    for rows in (model.reference.rows[1:], 0 * model.reference.rows):
+        reference = dataclasses.replace(model.reference, rows=rows)
+        dataclasses.replace(model, reference=reference).save(tmp_path / "odd")
+        with pytest.raises(ConfigError, match="are not of the same rows"):
+            read_fitted(tmp_path / "odd")
     content = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ConfigError, match="cannot be read"):

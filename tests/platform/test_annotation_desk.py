@@ -14,7 +14,7 @@ from onibi.platform.annotation_settings import AnnotationDeskSettings, Annotatio
 from onibi.platform.captions import CaptionTable, text_hash
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.labels import Judge, Label, LabelTable, LabelValue
+from onibi.platform.labels import Judge, Label, LabelValue
 from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, caption_rewards
 
 
@@ -49,14 +49,13 @@ def label(key, value=LabelValue.HELPFUL, prompt="p1"):
     )
 
 
-def desk(clock=None, *, labels=None, prompt="p1", version="k1", **settings):
+def desk(clock=None, *, prompt="p1", version="k1", **settings):
     return AnnotationDesk(
         AnnotationSettings(desk=AnnotationDeskSettings(**settings)),
         keys_per_caption=2,
         key_version=version,
         judges=[Judge(prompt, "m", "win")],
         clock=clock or Clock(),
-        labels=labels,
     )
 
 
@@ -155,11 +154,13 @@ def test_a_dropped_key_is_asked_when_its_caption_is_met_again():
 
 
 def test_a_run_starts_from_another_runs_labels_and_asks_only_the_rest():
-    some = desk(labels=LabelTable([label("door"), label("newt", prompt="other")]))
+    some = desk()
+    some.learn([label("door"), label("newt", prompt="other")])
     some.intern([caption("door"), caption("newt")])
     assert asked(some) == ["newt"]
     assert some.table(newer_than=-1).value.tolist() == [1.0, 0.0]
-    lax = desk(labels=LabelTable([label("newt", prompt="other")]), reuse="any_prompt")
+    lax = desk(reuse="any_prompt")
+    lax.learn([label("newt", prompt="other")])
     lax.intern([caption("newt")])
     assert asked(lax) == []
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -325,3 +326,55 @@ def test_two_processes_write_one_table_and_one_is_killed_and_nothing_is_lost(tmp
     assert len(found) == len(set(found)) >= 420
     reader.recover()
     assert sorted(keys(reader.all_labels())) == sorted(found)
+
+
+def put_file(folder, table, number):
+    """A sealed file of another program, whose checksum fits."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue().to_pybytes()
+    (folder / f"labels-{number:016x}-{len(table)}-{zlib.crc32(content):08x}.arrow").write_bytes(content)
+
+
+def test_files_of_other_programs_are_read_as_far_as_they_can_be_and_the_others_count(tmp_path):
+    own = AnnotationTable(tmp_path)
+    own.append([label("door")])
+    own.close()
+    other = labels_to_arrow([label("newt")])
+    scores = pa.array([math.nan], pa.float32())
+    put_file(tmp_path, labels_to_arrow([label("gold")]).drop_columns(["vote", "cost"]), 1)  # as they once were
+    put_file(tmp_path, labels_to_arrow([label("rat")]).append_column("mood", pa.array(["good"])), 2)
+    put_file(tmp_path, other.drop_columns(["prompt_version"]), 3)
+    put_file(tmp_path, other.set_column(other.column_names.index("score"), "score", scores), 4)
+    reads = (
+        lambda table: table.refresh(),
+        lambda table: table.refresh([Judge("p1", "m", "win")]),
+        lambda table: table.labels("p1", "m", "win"),
+    )
+    for read in reads:
+        reader = AnnotationTable(tmp_path)
+        assert sorted(keys(read(reader))) == ["door", "gold", "rat"]
+        assert len(reader.damage) == 2
+        assert "columns ['prompt_version'] are missing" in reader.damage[0]
+        assert "row 0: label of 'newt' by 'test': score nan" in reader.damage[1]
+        assert "labels-0000000000000004-" in reader.damage[1], "the file that is to be looked at"
+        read(reader)
+        assert len(reader.damage) == 2, "told once"
+    (written,) = AnnotationTable(tmp_path).to_parquet(tmp_path / "out")
+    assert parquet.read_table(written).num_rows == 4, "all but the one that lacks a column"
+
+
+def test_what_is_kept_is_not_refused_where_its_journal_cannot_be_sealed(tmp_path, monkeypatch, caplog):
+    def refuse(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    table = AnnotationTable(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("onibi.platform.annotation_table._SEAL_BYTES", 1)
+        full.setattr("onibi.platform.annotation_table.write_durably", refuse)
+        table.append([label("door")])
+    assert "cannot be sealed: [Errno 28] No space left" in caplog.text
+    table.append([label("newt")])
+    table.close()
+    assert sorted(keys(AnnotationTable(tmp_path).all_labels())) == ["door", "newt"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onibi.platform import captions as module
-from onibi.platform.captions import NO_KEY, CaptionTable, text_hash
+from onibi.platform.captions import NO_KEY, CaptionTable, printable, text_hash
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 
@@ -176,3 +176,11 @@ def test_a_table_that_is_stored_again_and_again_while_it_grows_is_as_one_stored_
     assert all(stored[name].equals(table, check_metadata=True) for name, table in whole.to_arrow().items())
     assert stored["captions"].column("text").num_chunks < 70
     assert stored["captions"].column("sightings").to_pylist() == [0] + [1] * 200
+
+
+def test_what_a_terminal_could_obey_is_a_blank_in_what_is_printed():
+    assert (
+        printable("The \x1b[2Jdoor\x07 opens.\r\n\u202eIt\ud83d is  a\u200b wall.")
+        == "The [2Jdoor opens. It is a wall."
+    )
+    assert printable("Ünï ☃ 日本 “x” <b>") == "Ünï ☃ 日本 “x” <b>"

@@ -6,6 +6,7 @@ from onibi.platform.annotation_desk import AnnotationDesk
 from onibi.platform.annotation_settings import AnnotationDeskSettings, AnnotationSettings
 from onibi.platform.annotation_table import AnnotationTable
 from onibi.platform.annotator import label_for
+from onibi.platform.errors import ConfigError
 from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.labels import Judge
 from onibi.platform.shared_annotations import SharedAnnotations
@@ -128,3 +129,8 @@ def test_another_run_does_not_ask_what_a_slow_worker_of_this_one_is_asking(tmp_p
     one.workers.end(FIRST)
     two.waits(2)
     assert len(two.takes(FIRST, "b")) == 1, "a lost worker's claims end with it"
+
+
+def test_an_annotator_that_is_none_of_the_desks_judges_is_refused_before_anybody_is_asked(run):
+    with pytest.raises(ConfigError, match=r"annotators \['mine'\] are other judges each time .* no hash\(\) of a text"):
+        WorkerRequests(run.shared, {"lexicon": JUDGE, "mine": Judge("p2", "m", "win")}, LEASE_SECONDS, run.clock)

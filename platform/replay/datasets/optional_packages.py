@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from onibi.platform.errors import ConfigError
+from onibi.platform.shell_words import pip_install
 
 EXTRA = "datasets"
 """The extra of this package that brings them."""
@@ -18,5 +19,5 @@ def load_package(name: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"{purpose} needs the package {name.partition('.')[0]!r}, which cannot be imported ({error}). "
-            f"Install it with pip install 'onibi[{EXTRA}]'."
+            f"Install it with: {pip_install(f'onibi[{EXTRA}]')}"
         ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.counted import counted
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.log_builder import captions_of
@@ -63,9 +64,9 @@ def load_into_ring(
     places = sorted({(segment.shard, lane) for segment in log.segments for lane in segment.lanes})
     if not places:
         raise ReplayError(
-            f"{log.location}: no rows are sealed in this log ({len(log.torn)} files of unfinished segments, "
-            f"{len(log.unreadable)} damaged manifests): there is nothing to load. Wait until its run seals some, or "
-            "look at it with `onibi replay verify`"
+            f"{log.location}: no rows are sealed in this log ({counted(len(log.torn), 'file')} of unfinished "
+            f"segments, {counted(len(log.unreadable), 'damaged manifest')}): there is nothing to load. Wait until its "
+            "run seals some, or look at it with `onibi replay verify`"
         )
     wanted = _longest_lane(log) + 1 if capacity_rows is None else capacity_rows // len(places)
     filling = RingFilling(

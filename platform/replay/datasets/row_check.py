@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.platform.counted import counted
 from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.row_columns import LaneRows, joined, lanes_of
 from onibi.platform.replay.log.log_reader import Damage, ReplayLog, Segment
@@ -95,7 +96,7 @@ def _lost_texts(lanes: list[LaneRows], columns: tuple[str, ...], known: frozense
         hashes = np.unique(np.concatenate([rows.columns[name].reshape(-1) for rows in lanes])).tolist()
         lost = [hashed for hashed in hashes if hashed and hashed not in known]
         if lost:
-            yield f"{len(lost)} hashes in {name!r} have no text in the log: it died with its process"
+            yield f"hashes in {name!r} that have no text in the log, as it died with its process: {len(lost)}"
 
 
 def _gaps(rows: LaneRows) -> Iterator[tuple[int, int, int]]:
@@ -113,8 +114,8 @@ def _gap_notes(gaps: list[tuple[int, int, int]]) -> Iterator[str]:
     rows = sum(last - first + 1 for _, first, last in gaps)
     lanes = sorted({lane for lane, _, _ in gaps})
     yield (
-        f"{rows:,} rows of {len(lanes)} lanes ({lanes[0]} to {lanes[-1]}) are not in the log; no window crosses the "
-        f"{len(gaps)} gaps"
+        f"{counted(rows, 'row')} of {counted(len(lanes), 'lane')} ({lanes[0]} to {lanes[-1]}) are not in the log; no "
+        f"window crosses the {counted(len(gaps), 'gap')}"
     )
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from onibi.actors.annotators.openai import OpenaiAnnotator
+from onibi.actors.annotators.spending import SpendingLedger
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 
@@ -160,6 +161,20 @@ def test_after_its_budget_of_requests_it_asks_nothing_more_and_what_is_in_flight
     assert len(language_server.calls) == 4
     figures = annotator.statistics()
     assert (figures["budget_left_requests"], figures["healthy"], figures["failures"]) == (0, 0, 0)
+
+
+def test_a_count_that_could_not_be_kept_lets_nobody_wait_for_the_budget(make, ask_of):
+    annotator = make(budget={"requests": 1}, server={"retries": 0})
+
+    class Unkept(SpendingLedger):
+        def settle(self, reserved, tokens):
+            raise AnnotatorError("spending file: Input/output error")
+
+    annotator._ledger = Unkept(annotator.settings.budget, annotator.settings.prices, None)
+    with pytest.raises(AnnotatorError, match="Input/output error"):
+        list(annotator.annotate(ask_of("It rains."), annotator.goal))
+    with pytest.raises(BudgetSpentError):
+        list(annotator.annotate(ask_of("It snows."), annotator.goal))
 
 
 def test_repeats_count_against_the_budget(make, ask_of, language_server):

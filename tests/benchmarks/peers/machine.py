@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-_BUSY_CORES = 0.15
+BUSY_CORES = 0.15
+"""Of others, above which a machine is called loaded."""
 
 
 def describe() -> str:
@@ -30,7 +31,7 @@ class Load:
         """A sentence for the table; call it while the children still live."""
         passed = time.monotonic() - self._start
         cores = (_machine_seconds() - self._all - (_own_seconds() - self._ours)) / passed
-        if cores > _BUSY_CORES:
+        if cores > BUSY_CORES:
             return f"**LOADED machine: others used {cores:.2f} cores meanwhile**"
         return f"quiet machine: others used {max(cores, 0.0):.2f} cores meanwhile"
 

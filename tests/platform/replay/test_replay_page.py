@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
+from onibi.clusters.run_state import ring_path
+from onibi.platform.replay.datasets.row_check import verify_log
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.sampler import UniformSampler
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "replay.md"
 
@@ -28,8 +34,10 @@ def test_examples_of_the_page_read_a_ring(rows, ring_path):
     )
     writer.close()
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    written_by_hand = [example for example in examples if "/dev/shm/mine.ring" in example]
     here = [example for example in examples if "remote_actor" not in example]  # that one needs Ray: test_remote_draws
-    assert len(here) == 2
+    here = [example for example in here if example not in written_by_hand]
+    assert (len(here), len(written_by_hand)) == (2, 1)
     names: dict = {}
     for example in here:
         assert example.count("/dev/shm/NAME.ring") == (example is here[0])
@@ -37,3 +45,25 @@ def test_examples_of_the_page_read_a_ring(rows, ring_path):
     assert names["windows"].reward.shape == (128, 3)
     assert names["table"].column_names == ["lane", "generation", "reward", "terminated"]
     assert names["table"].num_rows == sum(len(lane) for lane in made)
+
+
+def test_the_example_of_rows_written_by_hand_leaves_a_whole_log_and_a_ring_that_is_drawn_from(tmp_path):
+    (example,) = re.findall(r"```python\n((?:(?!```).)*?mine\.ring.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    ring, folder = tmp_path / "mine.ring", tmp_path / "my-log"
+    exec(example.replace("/dev/shm/mine.ring", str(ring)).replace('"my-log"', repr(str(folder))), {})
+    log = ReplayLog(folder)
+    assert verify_log(log) == ([], [])
+    assert log.dataset().to_table(columns=["reward"])["reward"].to_pylist()[:20] == [1.0] * 20
+    assert [episode["length"] for episode in log.episodes().to_pylist()] == [20]
+    reader = RingReader(ring)
+    sampler = UniformSampler(reader, n_steps=3, batch_size=64, rng=np.random.default_rng(0))
+    windows = sampler.draw(sampler.allocate())
+    assert set(windows.steps.tolist()) == {1, 2, 3}
+    assert not windows.continues[windows.steps < 3].all(axis=1).any(), "shorter ones end in the terminal step"
+    reader.close()
+
+
+def test_the_page_tells_how_the_ring_of_a_run_is_called():
+    plan = SimpleNamespace(settings=SimpleNamespace(replay=SimpleNamespace(folder="/dev/shm")))
+    named = ring_path(plan, "RUN_ID")
+    assert f"`{named.name}` in `replay.folder` (`{named.parent}`)" in PAGE.read_text(encoding="utf-8")

@@ -179,7 +179,7 @@ def test_a_lane_that_the_log_knows_from_mid_episode_on_begins_no_episode_there(
 @pytest.mark.parametrize("capacity_rows", [None, 100])
 def test_a_log_without_sealed_rows_is_refused(tmp_path, ring_path, capacity_rows):
     (tmp_path / "rows-0000-00000000.arrow").write_bytes(b"torn")
-    with pytest.raises(ReplayError, match=r"no rows are sealed in this log \(1 files"):
+    with pytest.raises(ReplayError, match=r"no rows are sealed in this log \(1 file of"):
         load_into_ring(ReplayLog(tmp_path), ring_path, window_rows=1, capacity_rows=capacity_rows)
     assert not ring_path.exists()
 
