@@ -16,6 +16,7 @@ from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.trained_player import check_checkpoint_name, trained_player
 from onibi.platform.config import read_settings
+from onibi.platform.counted import counted
 from onibi.platform.errors import ConfigError
 from onibi.platform.run_folder import find_run
 
@@ -44,7 +45,11 @@ class PlayerReport:
             parts.append(f"success {_shown(self.success)}")
         if self.intrinsic_return is not None:
             parts.append(f"intrinsic return {_shown(self.intrinsic_return)}")
-        return f"{self.name:>8}: {self.episodes} episodes, " + ", ".join(parts) + f", mean length {self.length:.1f}"
+        return (
+            f"{self.name:>8}: {counted(self.episodes, 'episode')}, "
+            + ", ".join(parts)
+            + f", mean length {self.length:.1f}"
+        )
 
 
 @dataclass(frozen=True)

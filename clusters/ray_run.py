@@ -315,7 +315,7 @@ class RayRun:
     def _interval(self, look: dict[str, Any]) -> None:
         news = self._learners.news
         self._meter.add_episodes(look["episodes"])
-        self._journal.tell_fault(look["log_failure"])
+        self._journal.tell_log_fault(look["log_failure"])
         row = self._meter.row(self._counters()) | figures_of_look(look, self._state.updates)
         if news is not None:
             row |= {**self._learners.take_metrics(), **news.figures, "learner/waited_seconds": news.waited_seconds}

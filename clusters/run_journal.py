@@ -111,7 +111,7 @@ class RunJournal:
         self._unwritten: dict[str, float] = {}  # of the newest intervals: each figure's last value
         self._next_row_seconds = 0.0
         self._notes: list[str] = []
-        self._faults: set[str] = set()
+        self._log_fault = ""
         self._alarms = HackAlarms(settings.alarms)
         record = folder.record()
         tracked = TrackedRun(
@@ -166,11 +166,15 @@ class RunJournal:
             log.warning("%s", sentence)
         return report.metrics
 
-    def tell_fault(self, text: str) -> None:
-        """What another process logged as an error where nobody looks, at its first time; "" stands for nothing."""
-        if text and text not in self._faults:
-            self._faults.add(text)
-            log.error("%s", text)
+    def tell_log_fault(self, fault: str) -> None:
+        """What the replay log's own process logged where nobody looks: that it fails, or with "" takes rows again."""
+        if fault == self._log_fault:
+            return
+        self._log_fault = fault
+        if fault:
+            log.error("%s", fault)
+        else:
+            log.warning("the replay log takes rows again; replay/log_dropped_rows counts those that it lost")
 
     def interval(self, row: dict[str, float], held_back: str = "") -> None:
         """Figures of one interval, from the run meter and the roles; which side the limiter holds back now, and why."""

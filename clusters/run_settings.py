@@ -24,7 +24,7 @@ from onibi.platform.hack_alarms import AlarmSettings
 from onibi.platform.number_ranges import Count, NotNegative, Positive
 from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
-from onibi.platform.replay.log.log_writer import LogSettings
+from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.reward_settings import RewardSettings
 from onibi.platform.tracking import TrackingSettings
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from onibi.clusters.run_plan import ROLE_ANNOTATION, ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
 from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.captions import CaptionTable
+from onibi.platform.captions import CaptionTable, lost_caption
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 from onibi.platform.counted import counted
 from onibi.platform.errors import OnibiError, ReplayError
@@ -27,7 +27,7 @@ from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogWriter, lost_caption
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
 from onibi.platform.replay.ring_folder import available_memory_bytes, free_bytes, in_memory
 from onibi.platform.replay.ring_layout import RingLayout, lane_slots, read_header

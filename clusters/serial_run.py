@@ -42,7 +42,7 @@ from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import CaptionError, ConfigError, EnvironmentFault
 from onibi.platform.policy import Weights
-from onibi.platform.replay.log.log_writer import log_metrics
+from onibi.platform.replay.log.log_figures import log_metrics
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.reward_table import RewardTable
 from onibi.platform.table_log import RecordedTables, TableLog

@@ -25,7 +25,7 @@ from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
 from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
-from onibi.platform.replay.log.log_writer import location_of
+from onibi.platform.replay.log.log_files import location_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.run_folder import RunFolder, create_run, find_run
 from onibi.platform.table_log import FOLDER as TABLE_LOG_FOLDER

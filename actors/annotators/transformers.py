@@ -30,6 +30,7 @@ from onibi.actors.annotators.question import Item, Judged, Origin, Question, Res
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError
 from onibi.platform.labels import prompt_hash
+from onibi.platform.shell_words import pip_install
 
 if TYPE_CHECKING:
     from onibi.actors.annotators.causal_model import CausalModel
@@ -76,7 +77,9 @@ class TransformersAnnotator(LanguageModelAnnotator[TransformersSettings]):
         from importlib.util import find_spec  # the package itself takes seconds to import
 
         if find_spec("transformers") is None:
-            raise ConfigError("annotator transformers: the package is not installed; pip install 'onibi[transformers]'")
+            raise ConfigError(
+                f"annotator transformers: the package is not installed; {pip_install('onibi[transformers]')}"
+            )
         super().__init__(settings, clock, explain=False)
         self._lock = threading.Lock()
         self._model: CausalModel | None = None

@@ -16,7 +16,8 @@ from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.replay.fragment_captions import FragmentCaptions
 from onibi.platform.replay.fragment_texts import FragmentTexts
 from onibi.platform.replay.limiter import DrawnWord, Limiter
-from onibi.platform.replay.log.log_writer import LogFigures, LogWriter
+from onibi.platform.replay.log.log_figures import LogFigures
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
 from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
 from onibi.platform.replay.ring_file import drawn_path, remove_ring

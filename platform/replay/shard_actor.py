@@ -27,7 +27,7 @@ from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import updates_of
 from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.actor_leases import ActorLeases
-from onibi.platform.replay.log.log_writer import log_metrics
+from onibi.platform.replay.log.log_figures import log_metrics
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.sending_order import SendingOrder

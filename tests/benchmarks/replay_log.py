@@ -32,7 +32,8 @@ from onibi.platform.fragment import CaptionText, Fragment
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.ring_file import remove_ring
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec

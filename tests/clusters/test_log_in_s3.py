@@ -132,3 +132,34 @@ def test_a_store_that_goes_away_in_mid_run_ends_the_log_or_the_run(workshop, sto
     text = workshop.log_of()
     assert "the replay log at s3://runs/logs/" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.timeout(900)
+def test_a_store_that_is_out_of_reach_for_a_while_gets_the_rows_that_follow_and_none_twice(workshop, store):
+    """A server that stands still answers late: requests that were given up may be carried out after all."""
+    log = {"url": store.url("logs"), "segment_bytes": 4_096, "seal_seconds": 0.1}
+    process = workshop.start(overrides=["budget.max_env_steps=100000000", "budget.max_seconds=900"], replay__log=log)
+    try:
+        workshop.wait_for(lambda: workshop.history() and workshop.history()[-1]["replay/log_segments"] > 2, 90, process)
+        store.process.send_signal(signal.SIGSTOP)
+        workshop.wait_for(lambda: workshop.history()[-1]["replay/log_failed"] == 1, 400, process)
+        sealed = workshop.history()[-1]["replay/log_sealed_rows"]
+        store.process.send_signal(signal.SIGCONT)
+        workshop.wait_for(
+            lambda: (
+                workshop.history()[-1]["replay/log_failed"] == 0
+                and workshop.history()[-1]["replay/log_sealed_rows"] > sealed + 100
+            ),
+            120,
+            process,
+        )
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        store.process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+    after = log_of(workshop, store, "logs")
+    assert after.verify() == []
+    table = pa.concat_tables([after.read(segment) for segment in after.segments]).select(["lane", "generation"])
+    assert len(set(zip(*table.to_pydict().values(), strict=True))) == table.num_rows > sealed

@@ -100,3 +100,11 @@ def test_what_waits_for_its_row_is_written_at_the_end(journal, workshop, end):
     else:
         journal.abandon()
     assert [row["learner/loss"] for row in workshop.history()] == [36_000.0, 36_001.0]
+
+
+def test_that_the_log_fails_and_takes_rows_again_is_told_once_each_time(journal, caplog):
+    for fault in ("", "disk full", "disk full", "", "", "disk gone"):
+        journal.tell_log_fault(fault)
+    told = [(record.levelname, record.getMessage()[:34]) for record in caplog.records]
+    again = ("WARNING", "the replay log takes rows again; r")
+    assert told == [("ERROR", "disk full"), again, ("ERROR", "disk gone")]

@@ -206,6 +206,24 @@ def fill_the_disk(workshop, disk, tmp_path, overflow, on_error, *, serial):
     return sealed
 
 
+def test_the_log_of_a_run_goes_on_where_its_full_disk_has_room_again(workshop, small_disk):
+    log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.05}
+    budget = ["budget.max_env_steps=100000000", "budget.max_seconds=100"]
+    process = workshop.start(overrides=budget, replay__log=log)
+    workshop.wait_for(lambda: "No space left on device" in workshop.log_of(), 60, process)
+    (folder,) = small_disk.iterdir()
+    before = ReplayLog(folder).rows
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    workshop.wait_for(lambda: "takes rows again" in workshop.log_of(), 60, process)
+    process.terminate()
+    assert process.wait(60) == 0
+    after = ReplayLog(folder)
+    assert (after.verify(), after.torn) == ([], ())
+    assert after.rows > before
+    table = rows_of(after)
+    assert len(set(zip(*table.select(["lane", "generation"]).to_pydict().values(), strict=True))) == table.num_rows
+
+
 @DISKS
 def test_a_disk_that_fills_up_in_mid_run_loses_nothing_that_was_sealed(
     workshop, small_disk, tmp_path, overflow, on_error

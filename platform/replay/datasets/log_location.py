@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from onibi.platform.errors import ConfigError, ReplayError
+from onibi.platform.replay.log.log_files import location_of
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, location_of
+from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.segment_format import group_of
 from onibi.platform.run_folder import RunFolder, find_run
 

@@ -12,10 +12,13 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from onibi.platform.durable import sync_folder
 from onibi.platform.errors import ReplayError
+
+if TYPE_CHECKING:
+    from onibi.platform.replay.log.log_settings import LogSettings
 
 PART_SUFFIX = ".part"
 """Ends the name of a local file whose content may not be on the disk yet."""
@@ -280,3 +283,15 @@ def _try_remove(disk: Disk, name: str) -> None:
         disk.remove(name)
     except OSError:  # it is torn, and the next opening removes it
         return
+
+
+def location_of(settings: LogSettings, run_folder: Path, run_id: str) -> str | None:
+    """Where a run's log lies: a folder (absolute) or an address; None where it is off."""
+    if not settings.enabled:
+        return None
+    if settings.url is None:
+        return str((run_folder / "replay").absolute())
+    if local_folder(settings.url) is None:
+        address, mark, options = settings.url.partition("?")  # s3://bucket/logs?region=eu-central-1
+        return f"{address.rstrip('/')}/{run_id}{mark}{options}"
+    return str((Path(settings.url.removeprefix("file://")).expanduser() / run_id).absolute())

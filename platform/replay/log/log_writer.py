@@ -11,21 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onibi.platform.config import Settings
+from onibi.platform.captions import lost_caption
 from onibi.platform.errors import ReplayError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
-from onibi.platform.replay.log.log_files import LogFiles, local_folder
+from onibi.platform.replay.log.log_figures import LogFigures
+from onibi.platform.replay.log.log_files import LogFiles
+from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.ring_follower import RingFollower
 from onibi.platform.replay.log.ring_origin import ring_origin
-from onibi.platform.replay.log.segment_writer import OpenedLog, RetentionSettings, Rows, SegmentWriter
+from onibi.platform.replay.log.segment_writer import OpenedLog, Rows, SegmentWriter
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.text_table import text_columns
 
@@ -33,41 +33,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25  # between two copies out of the ring, unless it fills up sooner
 _CLOSE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogSettings(Settings):
-    """The log of all rows on disk."""
-
-    enabled: bool = True
-    url: str | None = None  # folder or address (s3://…), a run in a folder of its id below; null: the run's own folder
-    segment_bytes: int = 64 << 20  # of uncompressed rows; a group is sealed when it has so many …
-    seal_seconds: float = 5.0  # … or when its oldest row has waited so long: what a machine's death costs
-    overflow: Literal["block", "drop"] = "block"  # where the disk is slower than the actors
-    on_error: Literal["stop", "continue"] = "continue"  # where the disk is full, read-only or gone
-    compression: Literal["zstd", "lz4", "none"] = "zstd"
-    retention: RetentionSettings = field(default_factory=RetentionSettings)
-
-    def __post_init__(self) -> None:
-        if self.url == "":
-            raise ValueError("url is empty; allowed: a folder, an address, or null for the run's own folder")
-        if not 1 << 10 <= self.segment_bytes <= 1 << 30:
-            raise ValueError(f"segment_bytes is {self.segment_bytes}; allowed: 1024 to 1073741824")
-        if not 0 < self.seal_seconds <= 3600:
-            raise ValueError(f"seal_seconds is {self.seal_seconds}; allowed: above 0, up to 3600")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogFigures:
-    """What became of the rows of this opening, and what the log holds now."""
-
-    rows: int  # handed to the log, rows that an earlier opening left in the ring included
-    sealed_rows: int
-    dropped_rows: int  # lost to the log
-    segments: int  # in the log now, earlier openings' included
-    stored_bytes: int  # of them
-    lag_seconds: float  # age of the oldest row that is not sealed
-    failure: str  # why the log is off; empty while it is on
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0  # before what a disk or store refused is tried again
+_EPISODES_KEPT = 1 << 16  # of a time in which nothing can be sealed: the newest
 
 
 class LogWriter:
@@ -139,6 +106,9 @@ class LogWriter:
         self._sealing_since: float | None = None
         self._hurry = self._closing = False
         self._fault: str | None = None
+        self._has_ended = False
+        self._sealing_episodes = 0  # of those that wait, the first so many are in the group that is being sealed
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._thread = threading.Thread(target=self._work, name="replay-log", daemon=True)
         self._thread.start()
 
@@ -162,9 +132,12 @@ class LogWriter:
         with self._wake:
             self._handed_rows += int((cursor - self._cursor[lanes]).sum())
             self._cursor[lanes] = cursor
-            if self._fault is not None:
+            if self._has_ended:
                 return
             self._episodes.extend(episodes)
+            if self._fault is not None:
+                del self._episodes[self._sealing_episodes : -_EPISODES_KEPT]
+                return
             if self._unsealed_since is None:
                 self._unsealed_since = self._clock()
             behind = int((cursor - self._follower.next_row[lanes]).max(initial=0))
@@ -175,7 +148,8 @@ class LogWriter:
     def has_room(self, first_lane: int, rows: NDArray[np.int64]) -> bool:
         """Whether so many rows may be committed to each lane now without overwriting any that are not copied.
 
-        Always, with ``overflow: drop``; never again after a fault with ``on_error: stop``: see ``check``.
+        Always, with ``overflow: drop`` and while the disk or store refuses; never again after a fault with
+        ``on_error: stop``: see ``check``.
         """
         if self._fault is not None:
             return self._settings.on_error == "continue"
@@ -199,7 +173,7 @@ class LogWriter:
                 self._wake.wait(0.1)
 
     def has_copied(self, lanes: slice) -> bool:
-        """Whether these lanes' rows may be released: all of them are copied, or the log is off.
+        """Whether these lanes' rows may be released: all of them are copied, or the log takes none.
 
         With ``overflow: drop`` also where the disk does not keep up: sealing has lasted for ``seal_seconds``, or the
         buffers are full. After a fault with ``on_error: stop`` as ``has_room``.
@@ -217,7 +191,7 @@ class LogWriter:
         return False
 
     def wait_for_copy(self, lanes: slice) -> None:
-        """Return when ``has_copied``. Raises: ReplayError after a fault with ``on_error: stop``."""
+        """Return when ``has_copied``. Raises: as ``wait_for_room``."""
         while not self.has_copied(lanes):
             self.check()
             with self._wake:
@@ -232,9 +206,7 @@ class LogWriter:
         """Figures up to now."""
         with self._wake:
             failure, since = self._fault or "", self._unsealed_since
-            dropped = self._follower.missed_rows
-            if failure:
-                dropped = self._handed_rows - self._sealed_rows
+            dropped = self._handed_rows - self._sealed_rows if self._has_ended else self._follower.missed_rows
             return LogFigures(
                 rows=self._handed_rows,
                 sealed_rows=self._sealed_rows,
@@ -269,14 +241,45 @@ class LogWriter:
             self._lock.release()
 
     def _work(self) -> None:
+        is_over = False
         try:
-            while not self._follow_once():
-                pass
-        except (OSError, pa.ArrowException, MemoryError) as error:
+            while not is_over:
+                was_closing = self._closing
+                try:
+                    is_over = self._follow_once()
+                except (OSError, pa.ArrowException) as error:
+                    is_over = self._refused(f"{type(error).__name__}: {error}", is_last=was_closing)
+                else:
+                    self._taken_again()
+        except MemoryError as error:
             self._give_up(f"{type(error).__name__}: {error}")
         except Exception as error:  # a fault of ours must not end training unseen either
             log.exception("replay log")
             self._give_up(f"{error!r}, a fault of Onibi")
+
+    def _refused(self, why: str, *, is_last: bool) -> bool:
+        """The disk or store did: wait before it is tried again. Returns: True where it is not."""
+        if self._settings.on_error == "stop" or is_last:
+            self._give_up(why)
+            return True
+        if self._fault is None:
+            lost = "those that are overwritten before it does are lost to the log, and counted"
+            self._tell(f"{self._failed(why)}. Training goes on, and that place is asked to take rows again; {lost}")
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing, self._pause_seconds)
+        self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
+        return False
+
+    def _taken_again(self) -> None:
+        if self._fault is None or self._follower.rows:
+            return
+        with self._wake:
+            self._fault, self._pause_seconds = None, _FIRST_PAUSE_SECONDS
+        log.warning(
+            "the replay log at %s takes rows again; %d rows of this session are lost to it",
+            self._files.location,
+            self._follower.missed_rows,
+        )
 
     def _follow_once(self) -> bool:
         """Wait until there is something to do, and do it. Returns: True when all is sealed and closed."""
@@ -285,6 +288,9 @@ class LogWriter:
                 self._wake.wait(min(_LOOK_SECONDS, self._settings.seal_seconds))
             self._hurry, closing = False, self._closing
         looked = self._clock()
+        if self._segments.is_unconfirmed:
+            self._segments.confirm()
+            self._sealed(looked, rest=True)
         while self._copy():
             self._seal(looked, rest=True)
         if closing:
@@ -292,7 +298,7 @@ class LogWriter:
                 self._seal(looked, rest=True)
         since = self._unsealed_since
         due = since is not None and self._clock() - since >= self._settings.seal_seconds
-        if closing or due or self._follower.full:
+        if closing or due or self._follower.full or self._fault is not None:
             self._seal(looked, rest=False)
         return closing
 
@@ -313,10 +319,10 @@ class LogWriter:
         """Seal the buffers. ``rest``: the ring holds rows from before ``looked`` that did not fit."""
         self._sealing_since = self._clock()
         with self._wake:
-            episodes, self._episodes = self._episodes, []
+            episodes = self._episodes[:]
+        self._sealing_episodes = len(episodes)
         rows = self._follower.take()
-        count = len(rows.lane)
-        if count or episodes:
+        if len(rows.lane) or episodes:
             named = np.unique(rows.columns["caption_id"])
             self._segments.seal(
                 rows,
@@ -326,12 +332,18 @@ class LogWriter:
                 ring=self._origin,
                 texts=self._named_texts(rows),
             )
+        self._sealed(looked, rest=rest)
+
+    def _sealed(self, looked: float, *, rest: bool) -> None:
+        """The buffers are part of the log. ``rest``: as ``_seal``."""
+        count = self._follower.rows
         self._follower.clear()
         with self._wake:
+            del self._episodes[: self._sealing_episodes]
             self._sealed_rows += count
             newer = bool((self._cursor > self._follower.next_row).any()) or bool(self._episodes)
             self._unsealed_since = looked if rest or newer else None
-        if count:
+        if count or self._fault is not None:  # what is to be removed may have been refused, too
             self._segments.retain()
         self._sealing_since = None
 
@@ -352,47 +364,22 @@ class LogWriter:
         return known
 
     def _give_up(self, why: str) -> None:
-        figures = self.figures()
-        message = (
-            f"the replay log at {self._files.location} failed: {why}. What was sealed before "
-            f"({figures.segments} segments) is untouched"
-        )
+        message = f"{self._failed(why)}; the log is off for the rest of this session, training goes on without it"
         if self._settings.on_error == "stop" and not self._closing:
-            message += ". Free or repair that place and resume the run; or set replay.log.on_error=continue"
-        else:
-            message += "; the log is off for the rest of this session, training goes on without it"
-        log.error("%s", message)
+            message = f"{self._failed(why)}. Free or repair that place and resume; or set replay.log.on_error=continue"
+        self._has_ended, self._episodes = True, []
+        self._segments.abandon()
+        self._tell(message)
+
+    def _tell(self, fault: str) -> None:
+        log.error("%s", fault)
         with self._wake:
-            self._fault = message
-            self._episodes = []
+            self._fault, self._sealing_since = fault, None
             self._wake.notify_all()
 
-
-def location_of(settings: LogSettings, run_folder: Path, run_id: str) -> str | None:
-    """Where a run's log lies: a folder (absolute) or an address; None where it is off."""
-    if not settings.enabled:
-        return None
-    if settings.url is None:
-        return str((run_folder / "replay").absolute())
-    if local_folder(settings.url) is None:
-        address, mark, options = settings.url.partition("?")  # s3://bucket/logs?region=eu-central-1
-        return f"{address.rstrip('/')}/{run_id}{mark}{options}"
-    return str((Path(settings.url.removeprefix("file://")).expanduser() / run_id).absolute())
-
-
-def lost_caption(index: int) -> CaptionText:
-    """Stands for a caption whose text died with the process that knew it."""
-    return CaptionText(text=f"(caption {index} was lost with its process)", keys=())
-
-
-def log_metrics(figures: LogFigures) -> dict[str, float]:
-    """The figures as metrics."""
-    return {
-        "replay/log_rows": float(figures.rows),
-        "replay/log_sealed_rows": float(figures.sealed_rows),
-        "replay/log_dropped_rows": float(figures.dropped_rows),
-        "replay/log_segments": float(figures.segments),
-        "replay/log_bytes": float(figures.stored_bytes),
-        "replay/log_lag_seconds": figures.lag_seconds,
-        "replay/log_failed": float(bool(figures.failure)),
-    }
+    def _failed(self, why: str) -> str:
+        segments = self._segments.segments
+        return (
+            f"the replay log at {self._files.location} failed: {why}. What was sealed before ({segments} segments) is "
+            "untouched"
+        )

@@ -145,6 +145,7 @@ class SegmentWriter:
         """In the log now: rows, and bytes of its Arrow files."""
         self.next_number = 0
         self.removed_groups = 0
+        self._unconfirmed: Manifest | None = None
         self.opened = self._open()
 
     @property
@@ -171,8 +172,10 @@ class SegmentWriter:
             next_generation: of every lane, from now on.
             ring: where the rows came from.
             texts: of the hashes in Text columns that ``rows`` name, by hash.
-        Raises: OSError where the disk or store refuses; nothing of the group is part of the log then.
+        Raises: OSError where the disk or store refuses. Nothing of the group is part of the log then, or, where
+            ``is_unconfirmed`` holds, it may be: the answer can be lost. Then ``confirm`` comes before the next group.
         """
+        assert self._unconfirmed is None, "its rows may be in the log: sealed once more they would be there twice"
         number, created = self.next_number, self._wall_clock()
         # Never used again, whatever happens: what a failed attempt left must not be mistaken for the next group.
         self.next_number += 1
@@ -207,12 +210,34 @@ class SegmentWriter:
         )
         try:
             self._files.seal([(name, memoryview(content)) for name, (content, _) in contents.items()])
-            self._files.seal([(file_name(MANIFEST, self._shard, number), manifest.to_json())])
         except (OSError, pa.ArrowException):
-            self._take_back(file_name(MANIFEST, self._shard, number), list(contents))
+            self._take_back(list(contents))
             raise
+        self._unconfirmed = manifest
+        return self.confirm()
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether it is not known if the last group is part of the log."""
+        return self._unconfirmed is not None
+
+    def confirm(self) -> Manifest:
+        """Write the manifest of the group that is unconfirmed: the same bytes under the same name, however often.
+
+        Raises: OSError where the disk or store still refuses.
+        """
+        manifest = self._unconfirmed
+        assert manifest is not None, "there is a group to confirm"
+        self._files.seal([(file_name(MANIFEST, self._shard, manifest.number), manifest.to_json())])
+        self._unconfirmed = None
         self._add(manifest)
         return manifest
+
+    def abandon(self) -> None:
+        """Take back the group that is unconfirmed, as far as the disk or store lets us; else the next opening does."""
+        manifest, self._unconfirmed = self._unconfirmed, None
+        if manifest is not None:
+            self._take_back([file_name(MANIFEST, self._shard, manifest.number)], list(manifest.files))
 
     def retain(self) -> int:
         """Remove the oldest groups that are beyond a limit. Returns: how many. Raises: OSError."""
@@ -237,11 +262,11 @@ class SegmentWriter:
         self.removed_groups += removed
         return removed
 
-    def _take_back(self, manifest: str, names: Sequence[str]) -> None:
-        """Remove what a failed attempt left, to give a full disk its bytes back; else the next opening does."""
+    def _take_back(self, *steps: list[str]) -> None:
+        """Remove what a failed attempt left, one step after the other, to give a full disk its bytes back."""
         try:
-            self._files.remove([manifest])
-            self._files.remove(names)
+            for names in steps:
+                self._files.remove(names)
         except (OSError, pa.ArrowException) as error:
             log.warning("%s: a torn group stays until the next start (%s)", self._files.location, error)
 

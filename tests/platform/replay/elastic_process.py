@@ -32,7 +32,8 @@ from onibi.platform.replay.actor_leases import ActorLeases
 from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.ring_reader import RingReader
 from onibi.platform.replay.sampler import UniformSampler

@@ -19,7 +19,8 @@ from onibi.platform.replay.datasets.row_check import verify_log
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import FolderDisk, LocalFiles, open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.replay.schema import observation_specs
 from onibi.platform.replay.shard import Shard

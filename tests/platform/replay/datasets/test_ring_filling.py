@@ -18,7 +18,8 @@ from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.ring_filling import RingFilling
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.ring_file import UNFINISHED_SUFFIX, remove_ring
 from onibi.platform.replay.ring_layout import RingLayout
 from onibi.platform.replay.ring_reader import RingReader

@@ -8,9 +8,10 @@ import pytest
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError, ReplayError, SegmentError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
-from onibi.platform.replay.log.log_files import open_files
+from onibi.platform.replay.log.log_files import location_of, open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter, location_of
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_format import RingOrigin
 from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
 from onibi.platform.replay.ring_writer import RingWriter

@@ -7,7 +7,8 @@ import pytest
 
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.log.log_writer import LogSettings, LogWriter
+from onibi.platform.replay.log.log_settings import LogSettings
+from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_writer import UNKNOWN_ROWS
 from onibi.platform.replay.ring_writer import RingWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
