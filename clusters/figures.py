@@ -19,7 +19,7 @@ def count_text(value: float | None) -> str:
         if abs(value) >= scale * 0.9995:
             scaled = value / scale
             return f"{scaled:.{_decimals(scaled)}f}{letter}"
-    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 99.5 else f"{value:.2g}"
 
 
 def tick_text(value: float, _position: int) -> str:

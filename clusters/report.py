@@ -123,13 +123,14 @@ class RunSummary:
     tracking_run_id: str | None
     figures: Mapping[str, float]
     film: Path | None = None
+    best: str = ""  # which checkpoint was, where it is not the last one
 
 
-def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
-    """The summary for a terminal, with the commands that go on from it. ``rng`` draws the bootstrap of the interval."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+def summary_text(summary: RunSummary, rng: np.random.Generator) -> Text:
+    """The summary for a terminal, with the commands that go on from it: a line each, however long, to be copied whole.
+
+    ``rng`` draws the bootstrap of the interval.
+    """
     clock = duration_text(summary.seconds)
     speed = summary.env_steps / summary.seconds if summary.seconds > 0 else None
     lines = [
@@ -139,6 +140,7 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
             f"{summary.env_steps:,} env steps ({count_text(speed)}/s), {summary.updates:,} updates, {clock}",
         ),
         *((("evaluated", _evaluation_text(summary.evaluation, rng)),) if summary.evaluation else ()),
+        *((("best", summary.best),) if summary.best else ()),
         *((("annotators", text),) if (text := _failing_text(summary.figures)) else ()),
         ("folder", str(summary.folder)),
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
@@ -152,9 +154,8 @@ def summary_table(summary: RunSummary, rng: np.random.Generator) -> Table:
             ),
         ),
     ]
-    for name, text in lines:
-        table.add_row(name, Text(text))
-    return table
+    width = max(len(name) for name, _ in lines) + 2
+    return Text("\n").join(Text.assemble((name.ljust(width), "dim"), text) for name, text in lines)
 
 
 def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:

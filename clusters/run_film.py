@@ -12,6 +12,7 @@ from onibi.actors.filming.film import Film
 from onibi.actors.filming.film_file import encoded, has_video_codec
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.trained_player import TrainedPlayer, trained_player
+from onibi.platform.counted import counted
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import ConfigError, OnibiError
 from onibi.platform.run_folder import RunFolder
@@ -35,7 +36,7 @@ class FilmReport:
     def line(self) -> str:
         """One line for a terminal."""
         returns = ", ".join(f"{episode.episode_return:.4g}" for episode in self.episodes)
-        told = f"{self.path}: {len(self.episodes)} of {self.asked} episodes"
+        told = f"{self.path}: {len(self.episodes)} of {counted(self.asked, 'episode')}"
         if len(self.episodes) < self.asked:
             told += f" (the film ends after {STEPS_MAX:,} env steps)"
         return f"{told}, return {returns}" if returns else told
@@ -81,7 +82,23 @@ def film_best(folder: RunFolder, plan: RunPlan, should_stop: Callable[[], bool])
     path = folder.artifacts / ("film.mp4" if has_video_codec() else "film.gif")
     try:
         report = film(plan, trained_player(folder, plan, "best"), path, episodes, _OWN_SEED, should_stop)
+    except KeyboardInterrupt:  # a second Ctrl-C; the run has finished before
+        log.warning("the best checkpoint is not filmed: interrupted. %s", _by_hand(folder))
+        return None
     except OnibiError as error:
         log.warning("the best checkpoint is not filmed: %s", error)
         return None
+    except Exception as error:
+        log.warning(
+            "the best checkpoint is not filmed: %s: %s. %s",
+            type(error).__name__,
+            error,
+            _by_hand(folder),
+            exc_info=True,
+        )
+        return None
     return Path(report.path)
+
+
+def _by_hand(folder: RunFolder) -> str:
+    return f"The run has finished all the same; onibi evaluate {folder.name} --video FILE films it"

@@ -18,6 +18,7 @@ from rich.logging import RichHandler
 
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode
+from onibi.clusters.figures import share_text, value_text
 from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.prometheus_export import PrometheusExporter
 from onibi.clusters.run_profile import RoleProfile, write_profile
@@ -67,7 +68,7 @@ class RunResult:
 
     def summary(self) -> str:
         """What ``onibi train`` prints at its end: best-paid captions, figures, where things lie."""
-        from onibi.clusters.report import RunSummary, captions_table, summary_table
+        from onibi.clusters.report import RunSummary, captions_table, summary_text
 
         record = RunFolder(self.folder).record()
         summary = RunSummary(
@@ -82,13 +83,14 @@ class RunResult:
             tracking_run_id=record.tracking_run_id,
             figures=self.figures,
             film=self.film,
+            best=_told_best(self.evaluations),
         )
         console = Console(file=io.StringIO(), width=shutil.get_terminal_size((120, 40)).columns)
         with console.capture() as captured:
             if self.captions:
                 table = self.folder / "artifacts" / _CAPTIONS_FILE
                 console.print(captions_table(self.captions, self.paid, _CAPTIONS_SHOWN, table))
-            console.print(summary_table(summary, np.random.default_rng(0)))
+            console.print(summary_text(summary, np.random.default_rng(0)), soft_wrap=True)
         return captured.get().rstrip()
 
 
@@ -351,3 +353,16 @@ class RunJournal:
 
 def _keep_tracking(folder: RunFolder, run_id: str, uri: str) -> None:
     folder.update(tracking_run_id=run_id, tracking_uri=uri)
+
+
+def _told_best(evaluations: Sequence[dict[str, Any]]) -> str:
+    """Which evaluation found the best checkpoint, where it was not the last; of equals the later one is."""
+    if not evaluations:
+        return ""
+    best = max(reversed(evaluations), key=lambda row: float(row["judged"]))
+    if best["env_steps"] == evaluations[-1]["env_steps"]:
+        return ""
+    told = f"return {value_text(best['return_mean'])}"
+    if "success_rate" in best:
+        told += f", success {share_text(best['success_rate'])}"
+    return f"{told} at {int(best['env_steps']):,} env steps: that checkpoint is kept, and evaluated by default"

@@ -351,7 +351,8 @@ def make_room(folder: Path, needed_bytes: int) -> list[Path]:
             removed.append(oldest.path)
     if left:
         taken = sum(ring.bytes for ring in left) / 2**20
-        log.warning("%d rings of killed runs take %.0f MiB in %s: see `onibi doctor`", len(left), taken, folder)
+        rings = counted(len(left), "ring")
+        log.warning("%s of killed runs in %s, %.0f MiB in all: see `onibi doctor`", rings, folder, taken)
     return removed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +164,16 @@ def scores_of_table(path: Path) -> list[SeedScore]:
     if len(kept) < len(rows):
         log.warning("%s: rows of older settings left out: %d", path, len(rows) - len(kept))
     has_several = len({row.get("experiment") for row in kept}) > 1
-    return [_score_of_row(row, f" ({row.get('experiment')})" if has_several else "") for row in kept]
+    scores = []
+    for row in kept:
+        try:
+            scores.append(_score_of_row(row, f" ({row.get('experiment')})" if has_several else ""))
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: the row of arm {row['arm']}, seed {row.get('seed')} is damaged: {error}. Mend or remove it; "
+                "`onibi experiment` runs again what is not there."
+            ) from error
+    return scores
 
 
 def _arm_of(row: ResultRow) -> tuple[str, str]:
@@ -263,7 +273,8 @@ def _curve(folder: RunFolder) -> tuple[tuple[float, float], ...]:
 
 
 def _score_of_row(row: ResultRow, of_experiment: str) -> SeedScore:
-    points = [point.split(":") for point in row.get("curve", "").split()]
+    points = [tuple(map(float, point.split(":"))) for point in row.get("curve", "").split()]
+    curve = sorted((steps, judged) for steps, judged in points if math.isfinite(steps) and math.isfinite(judged))
     return SeedScore(
         group=row["group"],
         task=row["task"] + of_experiment,
@@ -271,7 +282,7 @@ def _score_of_row(row: ResultRow, of_experiment: str) -> SeedScore:
         score=float(row["score"]),
         normalized=float(row["normalized"]) if row["normalized"] else None,
         is_higher_better=row.get("direction") != "lower",
-        curve=tuple((float(steps), float(judged)) for steps, judged in points),
+        curve=tuple(curve),
         figure=_evaluated(row.get("judge", "")),
     )
 

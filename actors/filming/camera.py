@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from onibi.actors.environments.factory import EnvironmentSettings, creator_of, environment_spec, make_vector_env
@@ -21,6 +22,8 @@ from onibi.platform.errors import EnvironmentFault
 _PICTURE_MODE = "rgb_array"
 _TURNS_PER_SECOND = 6.0  # of a game that waits for its player, slow enough to read along
 _FRAMES_PER_SECOND = 10.0  # where the environment declares none
+_SLOWEST, _FASTEST = 1.0, 120.0  # frames a second; what is declared beyond is played at these
+_MOST_PIXELS = 1_280  # of a picture's longer side: several are in memory at once, and each is compressed
 
 Picture = NDArray[np.uint8]
 """[height, width, 3], RGB."""
@@ -28,6 +31,8 @@ Picture = NDArray[np.uint8]
 
 class FilmedEnvironment(VectorWrapper):
     """A vector environment of one lane that keeps a picture of each observation it gives, resets included.
+
+    All are of the first one's size: one of another is scaled into it.
 
     Args:
         env: of one lane.
@@ -40,23 +45,29 @@ class FilmedEnvironment(VectorWrapper):
         self.frames_per_second = frames_per_second
         self._take = take
         self._pictures: list[Picture] = []
+        self._shape: tuple[int, ...] | None = None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the environment's."""
         given = self.env.reset(seed=seed, options=options)
-        self._pictures.append(self._take())
+        self._pictures.append(self._picture())
         return given
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As the environment's."""
         given = self.env.step(actions)
-        self._pictures.append(self._take())
+        self._pictures.append(self._picture())
         return given
 
     def take_pictures(self) -> list[Picture]:
         """Those since the last call, in order."""
         pictures, self._pictures = self._pictures, []
         return pictures
+
+    def _picture(self) -> Picture:
+        picture = self._take()
+        self._shape = self._shape or picture.shape
+        return picture if picture.shape == self._shape else _scaled_into(picture, self._shape)
 
 
 def make_filmed_env(settings: EnvironmentSettings, observation_keys: tuple[str, ...] = ()) -> FilmedEnvironment:
@@ -71,9 +82,18 @@ def make_filmed_env(settings: EnvironmentSettings, observation_keys: tuple[str, 
         settings = replace(settings, vectorization="sync")  # native forms of Gymnasium's draw all lanes or none
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame's; without a sound card it writes errors to the terminal
     env = _made_to_draw(settings)
-    metadata = (env.envs[0] if hasattr(env, "envs") else env).metadata
-    declared = metadata.get("render_fps")
-    return FilmedEnvironment(env, _renderer(env, settings.id), float(declared or _FRAMES_PER_SECOND))
+    metadata = (env.envs[0] if isinstance(env, SyncVectorEnv) else env).metadata
+    return FilmedEnvironment(env, _renderer(env, settings.id), _pace(metadata))
+
+
+def _pace(metadata: Any) -> float:
+    """Pictures a second as declared, where that is a pace at all."""
+    declared = metadata.get("render_fps") if isinstance(metadata, Mapping) else None
+    if isinstance(declared, bool) or not isinstance(declared, int | float | np.number):
+        return _FRAMES_PER_SECOND
+    if not math.isfinite(declared) or declared <= 0:
+        return _FRAMES_PER_SECOND
+    return min(max(float(declared), _SLOWEST), _FASTEST)
 
 
 def _terminal_camera(env: Any) -> Callable[[], Picture]:
@@ -90,12 +110,33 @@ def _renderer(env: VectorEnv[Any, Any, Any], env_id: str) -> Callable[[], Pictur
             raise EnvironmentFault(f"{env_id} cannot be filmed: {error}") from error
         except (NotImplementedError, gym.error.Error, AttributeError) as error:
             raise EnvironmentFault(_no_picture(env_id, f"render() raised {type(error).__name__}: {error}")) from error
-        picture = rendered[0] if isinstance(rendered, tuple | list) and len(rendered) == 1 else rendered
+        is_batch = isinstance(rendered, tuple | list) or (isinstance(rendered, np.ndarray) and rendered.ndim == 4)
+        picture = rendered[0] if is_batch and len(rendered) == 1 else rendered
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
             raise EnvironmentFault(_no_picture(env_id, f"render() gave {_described(picture)}"))
-        return picture.copy()
+        if picture.size == 0:
+            raise EnvironmentFault(_no_picture(env_id, f"render() gave an empty picture, {list(picture.shape)}"))
+        return _no_larger_than_is_shown(picture)
 
     return take
+
+
+def _no_larger_than_is_shown(picture: Picture) -> Picture:
+    """A copy, shrunk in whole steps where a side is too long."""
+    from PIL import Image
+
+    factor = -(-max(picture.shape[:2]) // _MOST_PIXELS)
+    if factor == 1:
+        return picture.copy()
+    # Pillow tells lines from pixels by the memory between them.
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).reduce(factor))
+
+
+def _scaled_into(picture: Picture, shape: tuple[int, ...]) -> Picture:
+    """The whole picture in one of ``shape`` [H, W, 3], its sides in proportion, black beside it."""
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.pad(Image.fromarray(picture), (shape[1], shape[0])))
 
 
 def _no_picture(env_id: str, told: str) -> str:

@@ -13,6 +13,7 @@ from onibi.actors.filming.terminal_picture import monospaced_font
 
 _FONT_PIXELS, _MARGIN = 13, 6
 _LEAST_WIDTH = 480  # narrower pictures would leave no room to read
+_MOST_HEIGHT = 1_280  # of an enlarged picture
 _GROUND = (28, 31, 40)
 
 PLAIN, FAINT, PAID, FORBIDDEN = (225, 228, 235), (135, 140, 152), (110, 220, 130), (240, 120, 110)
@@ -29,6 +30,8 @@ class Line(NamedTuple):
 def with_strip(picture: NDArray[np.uint8], lines: Sequence[Line], rows: int) -> NDArray[np.uint8]:
     """A picture with lines of text under it, enlarged in whole steps where it is too narrow for them.
 
+    One that is narrow and tall has ground beside it instead.
+
     Args:
         picture: [H, W, 3] uint8.
         lines: long ones are broken; what goes beyond ``rows`` is left out.
@@ -37,17 +40,18 @@ def with_strip(picture: NDArray[np.uint8], lines: Sequence[Line], rows: int) -> 
     """
     from PIL import Image, ImageDraw
 
-    factor = max(1, -(-_LEAST_WIDTH // picture.shape[1]))
+    factor = max(1, min(-(-_LEAST_WIDTH // picture.shape[1]), _MOST_HEIGHT // picture.shape[0]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-    height, width = picture.shape[:2]
+    height, width = picture.shape[0], max(picture.shape[1], _LEAST_WIDTH)
     font = monospaced_font(_FONT_PIXELS)
     row_pixels = sum(font.getmetrics()) + 1
     strip = 2 * _MARGIN + rows * row_pixels
     canvas = Image.new("RGB", (width + width % 2, height + strip + (height + strip) % 2), _GROUND)
-    canvas.paste(Image.fromarray(picture))
+    canvas.paste(Image.fromarray(picture), ((width - picture.shape[1]) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     columns = int((width - 2 * _MARGIN) // font.getlength("M"))
-    broken = [Line(part, line.color) for line in lines for part in textwrap.wrap(line.text, columns) or [""]]
+    room = columns * rows  # characters; a caption may be a book
+    broken = [Line(part, line.color) for line in lines for part in textwrap.wrap(line.text[:room], columns) or [""]]
     for place, (text, color) in enumerate(broken[:rows]):
         draw.text((_MARGIN, height + _MARGIN + place * row_pixels), text, fill=color, font=font)
     return np.asarray(canvas)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onibi.actors.filming.animation import gif, webp
 from onibi.platform.errors import ConfigError
+from onibi.platform.shell_words import pip_install
 
 _FORMS = (".mp4", ".gif", ".webp")
 _STILLS_PER_SECOND = 12.5  # of GIF and WebP at most: each picture is compressed for itself
@@ -29,7 +31,8 @@ def check_film_path(path: Path) -> None:
         raise ConfigError(f"{path}: a film's name ends in {', '.join(_FORMS[:-1])} or {_FORMS[-1]}.")
     if path.suffix.lower() == ".mp4" and not has_video_codec():
         raise ConfigError(
-            f"{path}: MP4 needs the package av. Install it with: pip install 'onibi[video]', or choose {path.stem}.gif."
+            f"{path}: MP4 needs the package av. Install it with: {pip_install('onibi[video]')}; or choose "
+            f"{path.stem}.gif."
         )
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.absolute().parent} is not there.")
@@ -41,10 +44,10 @@ def encoded(frames: Iterator[NDArray[np.uint8]], frames_per_second: float, form:
     """A film's bytes.
 
     Args:
-        frames: [H, W, 3] uint8 each, H and W even and the same in all; taken one at a time.
+        frames: [H, W, 3] uint8 each, H and W even and the same in all; taken one at a time, and none of them kept.
         frames_per_second: of them; GIF and WebP leave pictures out where there are more than 12.5 a second.
         form: ``.mp4`` (H.264, needs the package av), ``.gif`` or ``.webp``.
-    Raises: ConfigError where there is no picture at all.
+    Raises: ConfigError where there is no picture at all, or the codec does not work here.
     """
     first = next(frames, None)
     if first is None:
@@ -53,7 +56,8 @@ def encoded(frames: Iterator[NDArray[np.uint8]], frames_per_second: float, form:
     if form == ".mp4":
         return _mp4(frames, first.shape, frames_per_second)
     every = max(1, round(frames_per_second / _STILLS_PER_SECOND + 0.49))
-    return _stills(itertools.islice(frames, 0, None, every), frames_per_second / every, form)
+    stills = itertools.islice(frames, 0, None, every)
+    return (gif if form == ".gif" else webp)(stills, first.shape, round(1000 * every / frames_per_second))
 
 
 def _mp4(frames: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], frames_per_second: float) -> bytes:
@@ -62,25 +66,15 @@ def _mp4(frames: Iterator[NDArray[np.uint8]], shape: tuple[int, ...], frames_per
     import av
 
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
-        stream.height, stream.width = shape[:2]
-        stream.pix_fmt = "yuv420p"  # what browsers play
-        stream.options = {"crf": "20", "preset": "veryfast"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
-
-
-def _stills(frames: Iterator[NDArray[np.uint8]], frames_per_second: float, form: str) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    images = map(Image.fromarray, frames)
-    milliseconds = round(1000 / frames_per_second)
-    options = {"optimize": True} if form == ".gif" else {"lossless": True, "method": 2}
-    next(images).save(
-        file, format=form[1:], save_all=True, append_images=images, duration=milliseconds, loop=0, **options
-    )
+    try:
+        with av.open(file, "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1000))
+            stream.height, stream.width = shape[:2]
+            stream.pix_fmt = "yuv420p"  # what browsers play
+            stream.options = {"crf": "20", "preset": "veryfast"}
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:  # a build of av without this codec
+        raise ConfigError(f"the film cannot be encoded as MP4 ({error}). Choose .gif, which needs no codec.") from error
     return file.getvalue()

@@ -74,7 +74,10 @@ def _agree(stored: str, normalized: float | None) -> bool:
     """Whether both are the same number but for digits that the table does not keep."""
     if normalized is None or not stored:
         return normalized is None and not stored
-    return math.isclose(float(stored), normalized, rel_tol=1e-4, abs_tol=1e-4)
+    try:
+        return math.isclose(float(stored), normalized, rel_tol=1e-4, abs_tol=1e-4)
+    except ValueError:  # damaged: written anew
+        return False
 
 
 def _figures_of(row: ResultRow) -> dict[str, str]:

@@ -79,11 +79,11 @@ class Grafana:
     def __init__(self, url: str, credentials: Credentials) -> None:
         from grafana_api.grafana_face import GrafanaFace
 
-        parts = urlsplit(url)
-        if parts.username or parts.password:
+        if "@" in url:
             raise ConfigError("the address of Grafana holds a user or password; set GRAFANA_USER and GRAFANA_PASSWORD")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if not is_address(url):
             raise ConfigError(f"{url!r} is no address of Grafana; one is http://HOST:3000 or https://HOST/grafana")
+        parts = urlsplit(url)
         self.url = url.rstrip("/")
         path = parts.path.strip("/")
         self._face = GrafanaFace(
@@ -190,6 +190,7 @@ class Grafana:
         """Errors of grafana-api and requests as ours."""
         import requests
         from grafana_api.grafana_api import GrafanaException
+        from urllib3.exceptions import LocationParseError
 
         try:
             yield
@@ -208,8 +209,22 @@ class Grafana:
                 "Without one: onibi dashboard --export FOLDER writes the files to import by hand"
             ) from error
         # grafana-api reads every answer as JSON with a message; another server's page is neither.
-        except (requests.exceptions.JSONDecodeError, TypeError) as error:
+        except (requests.exceptions.JSONDecodeError, TypeError, RecursionError) as error:
             raise _no_grafana(self.url) from error
+        except (requests.exceptions.InvalidURL, LocationParseError) as error:
+            raise GrafanaError(f"{self.url} names no server ({error}); an address is http://HOST:3000") from error
+        except requests.exceptions.RequestException as error:
+            raise GrafanaError(f"{self.url} broke off its answer ({type(error).__name__}). Try again") from error
+
+
+def is_address(url: str) -> bool:
+    """Whether this is ``http(s)://HOST[:PORT][/PATH]`` and nothing else."""
+    try:
+        parts = urlsplit(url)
+        has_server = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is none
+        return False
+    return has_server and not (parts.query or parts.fragment or "@" in url or " " in url) and url.isprintable()
 
 
 def holds(there: Any, wanted: Any) -> bool:

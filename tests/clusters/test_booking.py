@@ -199,6 +199,12 @@ def test_digits_that_the_table_does_not_keep_change_no_row(tmp_path):
     assert rebook(schedule) == 0
 
 
+def test_a_normalized_score_that_is_damaged_is_written_anew(tmp_path):
+    schedule = stored(tmp_path, toy_arm(score_range=(0.0, 4.0)), normalized="0.2S", **{"return": 1.0})
+    assert rebook(schedule) == 1
+    assert read_rows(schedule.table.path)[0]["normalized"] == "0.25"
+
+
 def test_a_run_that_failed_by_itself_keeps_its_error(tmp_path):
     schedule = stored(tmp_path, toy_arm())
     (row,) = schedule.table.rows

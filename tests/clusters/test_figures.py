@@ -13,6 +13,8 @@ from onibi.clusters.figures import bytes_text, count_text, duration_text, share_
     ("write", "value", "text"),
     [
         (count_text, 0, "0"),
+        (count_text, 99.4, "99"),
+        (count_text, 99.6, "100"),
         (count_text, 950, "950"),
         (count_text, 999, "999"),
         (count_text, 999.6, "1.00k"),

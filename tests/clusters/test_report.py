@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onibi.clusters.report import RunSummary, captions_csv, captions_table, learning_curve_png, summary_table
+from onibi.clusters.report import RunSummary, captions_csv, captions_table, learning_curve_png, summary_text
 from onibi.clusters.shell_commands import mlflow_command, typed_as
 from onibi.platform.checkpoint import list_checkpoints
 from onibi.platform.desk_report import CaptionReportRow
@@ -154,10 +154,10 @@ def summary(tmp_path, **changes) -> RunSummary:
 
 def test_successes_that_are_shares_have_an_interval_of_their_own(tmp_path):
     halves = {"return_mean": 1.0, "returns": [1.0] * 20, "success_rate": 0.5, "successes": [0.5] * 20}
-    text = text_of(summary_table(summary(tmp_path, evaluation=halves), np.random.default_rng(0)))
+    text = text_of(summary_text(summary(tmp_path, evaluation=halves), np.random.default_rng(0)))
     assert "success 50% (95%: 50% to 50%)" in text, "all of them were half successful: that is no toss of 20 coins"
     wins = {**halves, "successes": [1.0, 0.0] * 10}
-    text = text_of(summary_table(summary(tmp_path, evaluation=wins), np.random.default_rng(0)))
+    text = text_of(summary_text(summary(tmp_path, evaluation=wins), np.random.default_rng(0)))
     assert "success 50% (95%: 30% to 70%)" in text
 
 
@@ -167,7 +167,7 @@ def saved(folder):
 
 
 def test_a_run_without_a_checkpoint_is_told_to_begin_anew(tmp_path):
-    text = " ".join(text_of(summary_table(summary(tmp_path), np.random.default_rng(0))).split())
+    text = " ".join(text_of(summary_text(summary(tmp_path), np.random.default_rng(0))).split())
     assert re.search(r"no checkpoint was saved; anew: \S*onibi train \S+config.yaml", text)
     assert "onibi resume" not in text
 
@@ -176,7 +176,7 @@ def test_the_summary_tells_what_was_trained_evaluated_and_how_to_go_on(tmp_path)
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "learning_curve.png").touch()
     saved(tmp_path)
-    text = " ".join(text_of(summary_table(summary(tmp_path), np.random.default_rng(0))).split())
+    text = " ".join(text_of(summary_text(summary(tmp_path), np.random.default_rng(0))).split())
     assert "723,600 env steps (2.40k/s), 57,000 updates, 5:02" in text
     assert "success 50% (95%: 30% to 70%)" in text  # Wilson, 10 of 20: 0.299 to 0.701
     assert "; 20 episodes" in text and "intrinsic return 0.2" in text
@@ -189,7 +189,7 @@ def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(t
     for folder, told in (("runs", ""), ("my runs", " --runs-folder 'my runs'")):
         shown = summary(tmp_path, folder=Path(folder) / "run-7", name="run-7")
         saved(shown.folder)
-        text = text_of(summary_table(shown, np.random.default_rng(0)))
+        text = text_of(summary_text(shown, np.random.default_rng(0)))
         assert re.search(rf"onibi resume run-7{told}\s*$", text), text
 
 
@@ -204,13 +204,13 @@ def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(t
 def test_the_command_to_go_on_raises_a_budget_that_is_used_up(tmp_path, ended, budget, told):
     saved(tmp_path)
     (tmp_path / "config.yaml").write_text(f"budget: {budget}\n")
-    text = " ".join(text_of(summary_table(summary(tmp_path, ended=ended), np.random.default_rng(0))).split())
+    text = " ".join(text_of(summary_text(summary(tmp_path, ended=ended), np.random.default_rng(0))).split())
     assert re.search(rf"onibi resume keyroom-2( --runs-folder \S+)?{told}$", text), text
 
 
 def test_the_summary_of_a_run_that_ended_at_once_leaves_out_what_is_not_there(tmp_path):
     changes = {"evaluation": None, "tracking_uri": None, "tracking_run_id": None, "seconds": 0.0, "env_steps": 0}
-    text = text_of(summary_table(summary(tmp_path, **changes), np.random.default_rng(0)))
+    text = text_of(summary_text(summary(tmp_path, **changes), np.random.default_rng(0)))
     assert "evaluated" not in text and "MLflow" not in text and "curve" not in text and "(–/s)" in text
 
 
@@ -221,10 +221,10 @@ def test_a_tracking_server_is_shown_by_its_address():
 def test_the_summary_says_so_where_an_annotator_fails_at_the_end(tmp_path):
     figures = {"annotators": 2.0, "annotators_failing": 1.0, "keys_labelled": 0.0, "keys_askable": 5.0}
     told = {f"annotation/{name}": value for name, value in figures.items()}
-    text = " ".join(text_of(summary_table(summary(tmp_path, figures=told), np.random.default_rng(0))).split())
+    text = " ".join(text_of(summary_text(summary(tmp_path, figures=told), np.random.default_rng(0))).split())
     assert "annotators 1 of 2 could not judge at the end" in text and "0 of 5 keys have a label" in text
     told["annotation/annotators_failing"] = 0.0
-    text = text_of(summary_table(summary(tmp_path, figures=told), np.random.default_rng(0)))
+    text = text_of(summary_text(summary(tmp_path, figures=told), np.random.default_rng(0)))
     assert "could not judge" not in text
 
 

@@ -42,7 +42,7 @@ def test_they_are_left_where_there_is_room_and_told_of(small, caplog):
     first, second = killed(small, "first"), killed(small, "second")
     assert make_room(small, MIB) == []
     assert first.exists() and second.exists()
-    assert "2 rings of killed runs take 2 MiB" in caplog.text
+    assert f"2 rings of killed runs in {small}, 2 MiB in all" in caplog.text
 
 
 def test_the_oldest_make_room_and_no_more_of_them_than_are_needed(small, caplog):

@@ -96,3 +96,43 @@ def test_a_run_that_cannot_be_filmed_has_finished_all_the_same(workshop, caplog)
     assert (result.status, result.film) == ("finished", None)
     assert "the best checkpoint is not filmed" in caplog.text
     assert find_run(workshop.runs, "run").record().status == "finished"
+
+
+def interrupting_corridor(**options):
+    from onibi.actors.environments.corridor import CaptionCorridor
+
+    class Interrupting(CaptionCorridor):
+        def render(self):
+            raise KeyboardInterrupt
+
+    return Interrupting(**options)
+
+
+def test_who_interrupts_the_film_has_a_finished_run(workshop, caplog):
+    """A second Ctrl-C ends at once, as everywhere; but the run had ended before."""
+    result = train(workshop, 1, environment={**CORRIDOR, "id": f"{__name__}:interrupting_corridor"})
+    assert (result.status, result.film) == ("finished", None)
+    assert "not filmed: interrupted. The run has finished all the same; onibi evaluate run --video" in caplog.text
+    record = find_run(workshop.runs, "run").record()
+    assert record.status == "finished"
+    client = mlflow.MlflowClient(f"sqlite:///{workshop.runs / 'mlflow.db'}")
+    assert client.get_run(record.tracking_run_id).info.status == "FINISHED"
+
+
+def test_whatever_a_film_fails_of_the_run_has_finished(workshop, caplog, monkeypatch):
+    def full(*_):
+        raise MemoryError("no room for a picture")
+
+    monkeypatch.setattr("onibi.clusters.run_film.encoded", full)
+    result = train(workshop, 1)
+    assert (result.status, result.film) == ("finished", None)
+    assert "not filmed: MemoryError: no room for a picture" in caplog.text
+    assert find_run(workshop.runs, "run").record().status == "finished"
+
+
+def test_filming_changes_nothing_that_is_measured(run, tmp_path):
+    unfilmed = json.loads(evaluate(run.root, "--json"))
+    filmed = json.loads(evaluate(run.root, "--json", "--video", tmp_path / "x.gif"))
+    assert filmed.pop("film")["episodes"]
+    assert unfilmed.pop("film") is None
+    assert filmed == unfilmed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -108,3 +109,19 @@ def test_that_the_log_fails_and_takes_rows_again_is_told_once_each_time(journal,
     told = [(record.levelname, record.getMessage()[:34]) for record in caplog.records]
     again = ("WARNING", "the replay log takes rows again; r")
     assert told == [("ERROR", "disk full"), again, ("ERROR", "disk gone")]
+
+
+def test_the_summary_can_be_copied_line_by_line_and_names_a_better_checkpoint_than_the_last(workshop, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    result = workshop.train(budget__max_env_steps=300)
+    last = result.evaluations[-1]
+    better = {**last, "env_steps": 100.0, "judged": last["judged"] + 1, "return_mean": 0.75}
+    lines = dataclasses.replace(result, evaluations=[better, last]).summary().splitlines()
+    assert f"folder     {result.folder}" in lines
+    assert f"curve      {result.folder / 'artifacts' / 'learning_curve.png'}" in lines
+    assert [line for line in lines if line.startswith("best ")] == [
+        "best       return 0.75 at 100 env steps: that checkpoint is kept, and evaluated by default"
+    ]
+    assert not any(line.startswith("best ") for line in result.summary().splitlines())
+    tied = dataclasses.replace(result, evaluations=[{**better, "judged": last["judged"]}, last])
+    assert not any(line.startswith("best ") for line in tied.summary().splitlines()), "of equals the later one"

@@ -130,6 +130,20 @@ def test_a_csv_of_two_experiments_tells_of_both_and_mixes_them_not(tmp_path):
     assert [(each.task, each.score) for each in found] == [("t (long)", 0.9), ("t (short)", 0.5)]
 
 
+@pytest.mark.parametrize(
+    "damage", [{"score": "1.O"}, {"score": ""}, {"normalized": "x"}, {"curve": "0:1 100:"}, {"curve": "0:1 100"}]
+)
+def test_a_number_that_is_damaged_is_told_with_its_row(tmp_path, damage):
+    write_rows(tmp_path / "e.csv", [row("a", 1, 0.5), {**row("b", 2, 0.5), **damage}])
+    with pytest.raises(ConfigError, match=r"e\.csv: the row of arm b, seed 2 is damaged: .* Mend or remove it"):
+        scores_of_table(tmp_path / "e.csv")
+
+
+def test_points_of_a_curve_stand_in_order_and_those_without_a_number_are_left_out(tmp_path):
+    write_rows(tmp_path / "e.csv", [row("a", 1, 0.5, curve="100:3 0:1 200:nan 50:2")])
+    assert scores_of_table(tmp_path / "e.csv")[0].curve == ((0.0, 1.0), (50.0, 2.0), (100.0, 3.0))
+
+
 @pytest.mark.parametrize("content", [None, "", "claim,seed,config_hash\na,1,b\n"])
 def test_a_file_that_is_no_experiments_is_refused(tmp_path, content):
     path = tmp_path / "e.csv"

@@ -6,6 +6,7 @@ they were called: what is tested is the file's own order of things. A real Slurm
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ FILE = Path(__file__).resolve().parents[2] / "clusters" / "slurm" / "onibi.sbatc
 
 STANDS_IN = {
     # Hands its command on, without its own options.
-    "srun": 'while [[ $1 == --* ]]; do options+="$1 "; shift; done\necho "srun $options: $*" >> "$CALLS"\nexec "$@"\n',
+    "srun": 'while [[ $1 == --* ]]; do options+="$1 "; shift; done\necho "srun $options: $*" >> "$CALLS"\n'
+    '[[ -n $NO_STEPS && $1 == rm ]] && exit 1\nexec "$@"\n',
     "scontrol": """[[ $1 == show ]] && printf "n1\\nn2\\nn3\\n" | head -"$NODES"
 [[ $1 == requeue ]] && echo "$*" >> "$CALLS"
 true
@@ -33,11 +35,14 @@ true
   [[ $(grep -c '^ray start' "$CALLS") -gt 1 ]] && echo "$NODES" || echo 1
   exit
 fi
+echo "runs in $ONIBI_RUNS_FOLDER" >> "$CALLS"
 echo "python $*" >> "$CALLS"
 [[ -n $RUN_FAILS ]] && exit 1
-mkdir -p "$ONIBI_RUNS_FOLDER/$RUN"
+mkdir -p "$ONIBI_RUNS_FOLDER/$RUN/checkpoints"
+[[ -n $KILLED ]] && echo '"status": "running"' > "$ONIBI_RUNS_FOLDER/$RUN/run.json" && exit 9
 end() {
   echo "checkpoint saved" >> "$CALLS"
+  mkdir -p "$ONIBI_RUNS_FOLDER/$RUN/checkpoints/000000000100-000001"
   echo '"status": "'"$ENDS"'"' > "$ONIBI_RUNS_FOLDER/$RUN/run.json"
   exit 0
 }
@@ -158,6 +163,54 @@ def test_a_time_limit_before_the_run_began_starts_nothing_and_queues_the_job_aga
     assert ended(process)[0] == 0
     found = calls("requeue 7")
     assert not any("onibi train" in line for line in found)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(job, calls, tmp_path):
+    """A node fails in the first minute: `onibi resume` would refuse, and the job with it, at every requeue."""
+    assert ended(job("cartpole-dqn", KILLED="1"))[0] == 9
+    (tmp_path / "runs" / "keys" / "history.jsonl").touch()
+    process = job("cartpole-dqn", SLURM_RESTART_COUNT="2")
+    assert calls("python -m onibi")[-1] == "python -m onibi train cartpole-dqn --name keys"
+    (tmp_path / "finish").touch()
+    code, output = ended(process)
+    assert code == 0
+    aside = tmp_path / "runs" / "keys.no-checkpoint-7-2"
+    assert f"begun anew, what there was is in {aside}" in output
+    assert (aside / "history.jsonl").exists()
+
+
+def test_a_run_without_a_checkpoint_that_another_job_has_is_left_alone(job, calls, tmp_path):
+    ended(job("cartpole-dqn", KILLED="1"))
+    with (tmp_path / "runs" / "keys" / "run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = job("cartpole-dqn")
+        assert calls("python -m onibi")[-1] == "python -m onibi resume keys", "which tells who has it"
+        process.terminate()
+        process.wait()
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == ["keys"]
+
+
+def test_a_job_that_gets_no_step_any_more_clears_at_least_its_own_node(job, calls, tmp_path):
+    """As Slurm does it to a job that is cancelled or requeued from outside."""
+    (tmp_path / "ray-7" / "session").mkdir(parents=True)
+    (tmp_path / "finish").touch()
+    assert ended(job("cartpole-dqn", NO_STEPS="1"))[0] == 0
+    assert not (tmp_path / "ray-7").exists()
+
+
+def test_a_relative_folder_of_runs_is_one_place_for_all_nodes_and_settings_that_are_not_read_are_told(
+    job, calls, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    process = job("cartpole-dqn", "--set", "a=b c", ONIBI_RUNS_FOLDER="my runs")
+    calls("python -m onibi")
+    (tmp_path / "finish").touch()
+    assert ended(process)[0] == 0
+    assert (tmp_path / "my runs" / "keys" / "run.json").exists()
+    assert f"runs in {tmp_path}/my runs" in calls()
+    code, output = ended(job("cartpole-dqn", "--set", "a=b c", ONIBI_RUNS_FOLDER="my runs"))
+    assert code == 0
+    assert "keys goes on with the settings that it has; these are not read: cartpole-dqn --set a=b c" in output
 
 
 @pytest.mark.parametrize("ends", ["finished", "failed"])

@@ -161,7 +161,39 @@ def test_a_redirect_is_told_as_a_post_would_arrive_as_a_get(grafana):
         Grafana(url, TOKEN).provision(PROMETHEUS)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://host", "http://", "http://host:3000/?orgId=1"])
+@pytest.mark.parametrize(
+    ("headers", "text", "told"),
+    [
+        ({"Content-Encoding": "gzip"}, "no gzip", "broke off its answer .ContentDecodingError"),
+        ({"Transfer-Encoding": "chunked"}, "zz", "broke off its answer .ChunkedEncodingError"),
+        ({}, "[" * 100_000, "is no Grafana"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_told(headers, text, told):
+    with answering(lambda path: (200, headers, text)) as url, pytest.raises(GrafanaError, match=told):
+        Grafana(url, TOKEN).provision(PROMETHEUS)
+
+
+@pytest.mark.parametrize("host", ["\N{SNOWMAN}.invalid", "a" * 300, ".."])
+def test_a_host_that_no_name_server_could_know_is_told(host):
+    with pytest.raises(GrafanaError, match="names no server"):
+        Grafana(f"http://{host}:3000", TOKEN).provision(PROMETHEUS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:3000",
+        "ftp://host",
+        "http://",
+        "http://host:3000/?orgId=1",
+        "http://[::1",
+        "http://host:abc",
+        "http://host:99999",
+        "http://a host",
+        "http://ho\nst",
+    ],
+)
 def test_addresses_that_are_none_are_refused(url):
     with pytest.raises(ConfigError, match=r"no address of Grafana; one is http://HOST:3000"):
         Grafana(url, TOKEN)
@@ -215,6 +247,7 @@ def test_the_command_writes_files_without_any_server(tmp_path):
         (("--grafana", "http://127.0.0.1:3000"), 2, "set GRAFANA_TOKEN"),
         (("--export", "x", "--prometheus", "prometheus:9090"), 2, "--prometheus is an address"),
         (("--export", "x", "--prometheus", "http://me:pw@host:9090"), 2, "without user and password"),
+        (("--export", "x", "--prometheus", "http://host:abc"), 2, "--prometheus is an address"),
         (("--export", "/proc/x"), 2, "cannot be written"),
     ],
 )

@@ -249,8 +249,6 @@ class LogWriter:
                     is_over = self._follow_once()
                 except (OSError, pa.ArrowException) as error:
                     is_over = self._refused(f"{type(error).__name__}: {error}", is_last=was_closing)
-                else:
-                    self._taken_again()
         except MemoryError as error:
             self._give_up(f"{type(error).__name__}: {error}")
         except Exception as error:  # a fault of ours must not end training unseen either
@@ -271,8 +269,6 @@ class LogWriter:
         return False
 
     def _taken_again(self) -> None:
-        if self._fault is None or self._follower.rows:
-            return
         with self._wake:
             self._fault, self._pause_seconds = None, _FIRST_PAUSE_SECONDS
         log.warning(
@@ -346,6 +342,8 @@ class LogWriter:
         if count or self._fault is not None:  # what is to be removed may have been refused, too
             self._segments.retain()
         self._sealing_since = None
+        if self._fault is not None:  # with the first group: actors that outrun the place have to wait for it again
+            self._taken_again()
 
     def _named_texts(self, rows: Rows) -> dict[int, str]:
         """Texts of the rows' Text columns, by hash; what died with its process stays a hash, and that is said once."""

@@ -17,6 +17,21 @@ def test_pictures_of_a_film_have_one_even_size_whatever_is_said(shape):
     assert width >= 480, "narrow pictures are enlarged, or their captions could not be read"
 
 
+def test_a_narrow_picture_that_is_tall_has_room_beside_it_and_no_giant_one():
+    picture = np.full((1_000, 3, 3), 90, np.uint8)
+    shown = with_strip(picture, [Line("episode 1")], 2)
+    assert shown.shape[1] == 480
+    assert shown.shape[0] < 1_100
+    assert (shown[:1_000] == 90).all(axis=2).sum() == 3_000
+
+
+def test_only_as_much_of_a_caption_is_broken_into_lines_as_can_be_shown(monkeypatch):
+    broken = []
+    monkeypatch.setattr("textwrap.wrap", lambda text, _columns: broken.append(len(text)) or [text[:10]])
+    with_strip(np.full((24, 480, 3), 90, np.uint8), [Line("word " * 20_000)], 4)
+    assert broken[0] <= 4 * 100
+
+
 def test_the_picture_stays_as_it_is_and_the_text_stands_under_it_in_its_colour():
     picture = np.arange(40 * 600 * 3, dtype=np.uint32).reshape(40, 600, 3).astype(np.uint8)
     silent, heard = with_strip(picture, [], 2), with_strip(picture, [Line(""), Line("You win!", PAID)], 2)

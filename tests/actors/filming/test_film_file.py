@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import sys
 
@@ -46,6 +47,22 @@ def test_a_video_holds_every_picture_at_its_pace():
         assert stream.codec_context.name == "h264"
         levels = [float(frame.to_ndarray(format="rgb24").mean()) for frame in video.decode(video=0)]
     assert levels == pytest.approx([10 + number * 8 for number in range(24)], abs=3)
+
+
+@pytest.mark.parametrize("form", [".gif", ".webp", ".mp4"])
+def test_pictures_are_not_kept_until_the_last(form):
+    """5,000 of a terminal are 5 GB; in NetHack a film can be as long."""
+    if form == ".mp4":
+        pytest.importorskip("av")
+    alive = []
+
+    def watched():
+        for frame in frames(20, (64, 96, 3)):
+            alive.append(sum(isinstance(each, Image.Image) for each in gc.get_objects()))
+            yield frame
+
+    encoded(watched(), 5.0, form)
+    assert max(alive) <= min(alive) + 3
 
 
 def test_a_film_of_nothing_is_told():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,33 @@ def test_the_log_goes_on_where_the_place_takes_rows_again(bench, meanwhile, over
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert [level for level, _ in told if level == "ERROR"] == ["ERROR"]
     assert [text for level, text in told if "takes rows again" in text and level == "WARNING"] != []
+
+
+def test_actors_that_outrun_a_place_which_takes_rows_again_wait_for_it(bench):
+    """Else the log would be behind for ever, and rows be lost to it without end."""
+    disk = open_disk(bench)
+    bench.insert_many(20)
+    disk.error = FULL
+    bench.insert_many(100)
+    wait_until(lambda: bench.log.figures().failure)
+    disk.error = None
+    ended = threading.Event()
+
+    def play():
+        while not ended.is_set():
+            bench.insert(0)
+
+    playing = threading.Thread(target=play)
+    playing.start()
+    wait_until(lambda: not bench.log.figures().failure)
+    lost = bench.log.figures().dropped_rows
+    made = rows_made(bench)
+    wait_until(lambda: rows_made(bench) > made + 2_000)
+    ended.set()
+    playing.join()
+    assert bench.log.figures().dropped_rows == lost
+    bench.close()
+    assert_rows_are_right(bench, bench.log.figures())
 
 
 def test_episodes_of_the_time_without_a_log_are_in_it_afterwards(bench):
