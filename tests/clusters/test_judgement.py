@@ -103,6 +103,8 @@ def test_one_episode_against_one_is_too_little_to_pass_by(trained, judged_by):
 
 def test_more_episodes_than_asked_for_are_explained(trained):
     told = evaluate(trained, "--episodes", 10)
+    assert told.startswith("run, best checkpoint, of 3,"), "which one plays is told first"
+    assert "success 100% (95%: " in told
     assert "trained: 16 episodes" in told
     assert "16 episodes, not 10: 8 environments step together" in told
     assert "step together" not in evaluate(trained, "--episodes", 16)
