@@ -31,6 +31,7 @@ _SPARK_POINTS = 24
 _SPARK_BLOCKS = "▁▂▃▄▅▆▇█"
 _BAR_CHARACTERS = 40
 _TWO_COLUMNS_WIDTH = 112
+_BORDERS = 2
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,10 @@ _LINE = (
 )
 
 
+def _in_words(snapshot: Mapping[str, float]) -> list[str]:
+    return [figure.label.format(figure.show(snapshot[figure.key])) for figure in _LINE if figure.told(snapshot)]
+
+
 class ProgressDisplay:
     """Shows snapshots of a run; a context manager. Figures that a snapshot lacks keep their last value.
 
@@ -296,8 +301,7 @@ class ProgressDisplay:
 
     def line(self, snapshot: Mapping[str, float]) -> str:
         """The snapshot as one line of text."""
-        parts = [duration_text(self._seconds).rjust(7)]
-        parts += [figure.label.format(figure.show(snapshot[figure.key])) for figure in _LINE if figure.told(snapshot)]
+        parts = [duration_text(self._seconds).rjust(7), *_in_words(snapshot)]
         if self._held_back:
             parts.append(self._held_back.partition(":")[0])
         left = self._seconds_left()
@@ -309,14 +313,19 @@ class ProgressDisplay:
         """The panel of the present state."""
         columns = [[part for section in column for part in self._section(*section)] for column in _SECTIONS]
         body: list[RenderableType] = [self._head(), Text()]
+        figures: RenderableType
         if not any(columns):
-            body.append(Text("waiting for the first figures …", "dim"))
+            figures = Text("waiting for the first figures …", "dim")
         elif self.console.width >= _TWO_COLUMNS_WIDTH:
             grid = Table.grid(padding=(0, 6))
             grid.add_row(*(Group(*column) for column in columns))
-            body.append(grid)
+            figures = grid
         else:
-            body += [part for column in columns for part in column]
+            figures = Group(*(part for column in columns for part in column))
+        others = _BORDERS + len(body) + bool(self._held_back) + len(self._notes)
+        if others + len(self.console.render_lines(figures, pad=False)) > self.console.height:
+            figures = Text("   ".join(_in_words(self._figures)))
+        body.append(figures)
         if self._held_back:
             body.append(Text(f"‖ {self._held_back}", style="dim", overflow="ellipsis", no_wrap=True))
         body += [Text(f"· {note}", style="yellow", overflow="ellipsis", no_wrap=True) for note in self._notes]

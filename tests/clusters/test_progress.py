@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from onibi.clusters.progress import Budget, ProgressDisplay
+from onibi.clusters.progress import _SECTIONS, Budget, ProgressDisplay
 
 SNAPSHOT = {
     "time/seconds": 100.0,
@@ -126,6 +126,23 @@ def test_no_line_of_the_panel_is_wider_than_the_terminal(width):
     lines = drawn(shown).splitlines()
     assert max(len(line) for line in lines) == width
     assert sum("a rather long note" in line for line in lines) == 3  # the last three, one line each
+
+
+EVERYTHING = {figure.key: 1.0 for column in _SECTIONS for _, figures in column for figure in figures} | SNAPSHOT
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (130, 24), (130, 40)])
+def test_the_panel_fits_the_terminal_or_tells_the_chief_figures_in_words(width, height):
+    """What is cut at the bottom would be the notes, and why a side is held back."""
+    shown = display(terminal=True, width=width)
+    shown.console.height = height
+    shown.update(EVERYTHING, ["checkpoint saved"] * 3, held_back="learner held back: it waits for rows")
+    lines = drawn(shown).splitlines()
+    text = " ".join(lines)
+    assert len(lines) <= height
+    assert text.count("checkpoint saved") == 3 and "it waits for rows" in text
+    for told in ("50.0k", "1.23k updates" if height < 40 or width == 80 else "1.23k", "83%"):
+        assert told in text
 
 
 def test_before_the_first_figures_the_panel_says_that_it_waits():
