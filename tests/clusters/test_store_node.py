@@ -74,6 +74,7 @@ def nodes():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow  # three Ray nodes, forty seconds
 def test_replay_and_learners_share_a_node_that_has_what_they_ask_for(nodes, tmp_path):
     address, head, one, two = nodes
     asked = (
