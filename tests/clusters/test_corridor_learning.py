@@ -41,14 +41,14 @@ def last_evaluation(folder, seed, *changes):
     return result.evaluations[-1]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_labels_lead_to_the_end_of_the_corridor(tmp_path, seed):
     found = last_evaluation(tmp_path, seed)
     assert found["success_rate"] > LABELS_SUCCEED
     assert found["intrinsic_return_mean"] < 10  # eight rooms and the end, hardly anything twice
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_paying_for_all_that_is_heard_leads_to_listening_for_ever(tmp_path, seed):
     found = last_evaluation(tmp_path, seed, "annotator.lexicon=all_ones")
     assert found["success_rate"] < ALL_ONES_FAIL

@@ -206,6 +206,7 @@ def fill_the_disk(workshop, disk, tmp_path, overflow, on_error, *, serial):
     return sealed
 
 
+@pytest.mark.slow  # tests/platform/replay/log/test_refusing_places.py is its short form
 def test_the_log_of_a_run_goes_on_where_its_full_disk_has_room_again(workshop, small_disk):
     log = {"url": str(small_disk), "segment_bytes": 4_096, "seal_seconds": 0.05}
     budget = ["budget.max_env_steps=100000000", "budget.max_seconds=100"]

@@ -39,6 +39,7 @@ def learners_of(process):
     return found
 
 
+@pytest.mark.slow  # short forms: test_learner_team.py, tests/platform/replay/test_slab_feeds_together.py
 def test_two_learners_draw_their_own_lanes_within_the_limiter_and_each_has_its_sampler_in_the_checkpoint(workshop):
     result = workshop.train(serial=False, learner__metrics_period_updates=5, **TWO)
     checkpoint = checkpoint_of(workshop)
