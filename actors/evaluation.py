@@ -69,6 +69,21 @@ class FrozenRewards:
     table: RewardTable
     count_power: float
 
+    def own(self) -> FrozenRewards:
+        """The same with captions to intern into; those that came may be shared, or read-only memory of Ray's."""
+        return dataclasses.replace(self, captions=CaptionTable.from_arrow(self.captions.to_arrow()))
+
+    def met(self, fragment: Fragment) -> tuple[NDArray[np.uint32], RewardTable]:
+        """The caption of each row, [E, R], and what its keys are worth.
+
+        Captions never met in training can have keys that were: they are interned here, and paid by those keys' values.
+        """
+        self.captions.intern(fragment.new_captions)
+        hashes, places = np.unique(fragment.columns["caption_hash"], return_inverse=True)
+        ids = np.array([self.captions.caption_index(int(each)) or 0 for each in hashes], np.uint32)
+        table = dataclasses.replace(self.table, caption_keys=self.captions.caption_keys)
+        return ids[places].reshape(fragment.columns["caption_hash"].shape), table
+
 
 class MixedWithRandom:
     """A policy that acts at random with probability ``epsilon``; see ``random_actions``."""
@@ -116,10 +131,7 @@ def play(
     per_lane = -(-episodes // envs)
     played: list[list[PlayedEpisode]] = [[] for _ in range(envs)]
     ledger = EpisodeLedger(rewards.count_power) if rewards else None
-    if rewards is not None:
-        # A table of its own to intern into; the one that came may be shared, or read-only memory of Ray's.
-        own = CaptionTable.from_arrow(rewards.captions.to_arrow())
-        rewards = dataclasses.replace(rewards, captions=own)
+    rewards = rewards.own() if rewards else None
     began, is_told = time.monotonic(), False
     try:
         while min(map(len, played)) < per_lane and not should_stop():
@@ -154,9 +166,4 @@ def _played(episode: EpisodeStatistics, paid: Mapping[int, float]) -> PlayedEpis
 def _pay(fragment: Fragment, rewards: FrozenRewards | None, ledger: EpisodeLedger | None) -> dict[int, float]:
     if rewards is None or ledger is None:
         return {}
-    # Captions never met in training can have keys that were: they are interned here, and paid by those keys' values.
-    rewards.captions.intern(fragment.new_captions)
-    hashes, places = np.unique(fragment.columns["caption_hash"], return_inverse=True)
-    ids = np.array([rewards.captions.caption_index(int(each)) or 0 for each in hashes], np.uint32)
-    table = dataclasses.replace(rewards.table, caption_keys=rewards.captions.caption_keys)
-    return ledger.add(fragment, ids[places].reshape(fragment.columns["caption_hash"].shape), table)
+    return ledger.add(fragment, *rewards.met(fragment))

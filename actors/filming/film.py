@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from onibi.actors.environments.factory import autoreset_mode
@@ -13,7 +11,7 @@ from onibi.actors.evaluation import FrozenRewards, PlayedEpisode
 from onibi.actors.filming.camera import FilmedEnvironment, Picture
 from onibi.actors.filming.caption_strip import FAINT, FORBIDDEN, PAID, Line, with_strip
 from onibi.actors.rollout import Rollout
-from onibi.platform.captions import CaptionTable, text_hash
+from onibi.platform.captions import text_hash
 from onibi.platform.fragment import EpisodeStatistics, Fragment
 from onibi.platform.reward_table import caption_rewards
 from onibi.platform.spec import ROLE_FINAL
@@ -43,10 +41,8 @@ class Film:
         rewards: FrozenRewards | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._rollout, self._camera, self._rewards = rollout, camera, rewards
+        self._rollout, self._camera, self._rewards = rollout, camera, rewards.own() if rewards else None
         self._episodes, self._steps_max, self._should_stop = episodes, steps_max, should_stop
-        # A table of its own to intern into; the one that came may be shared.
-        self._captions = None if rewards is None else CaptionTable.from_arrow(rewards.captions.to_arrow())
         self._texts: dict[int, str] = {}  # by hash; of a run without rewards
         self._is_same_step = autoreset_mode(camera, "the filmed environment") is AutoresetMode.SAME_STEP
         self._return = self._intrinsic = 0.0
@@ -115,17 +111,13 @@ class Film:
 
     def _heard(self, fragment: Fragment) -> tuple[list[float], list[str]]:
         """What each row of the lane paid, before the coefficient, and the caption of it."""
-        hashes = fragment.columns["caption_hash"][0].tolist()
-        if self._rewards is None or self._captions is None:
-            for caption in fragment.new_captions:
-                self._texts[text_hash(caption.text)] = caption.text
-            return [0.0] * len(hashes), [self._texts.get(each, "") for each in hashes]
-        self._captions.intern(fragment.new_captions)
-        ids = np.array([self._captions.caption_index(each) or 0 for each in hashes], np.uint32)
-        table = replace(self._rewards.table, caption_keys=self._captions.caption_keys)
-        counts = fragment.columns["caption_count"][0]
-        paid, _ = caption_rewards(table, ids, counts, self._rewards.count_power)
-        return paid.tolist(), [self._captions.caption(int(each)).text for each in ids]
+        if self._rewards is None:
+            self._texts |= {text_hash(caption.text): caption.text for caption in fragment.new_captions}
+            texts = [self._texts.get(each, "") for each in fragment.columns["caption_hash"][0].tolist()]
+            return [0.0] * len(texts), texts
+        ids, table = self._rewards.met(fragment)
+        paid, _ = caption_rewards(table, ids, fragment.columns["caption_count"], self._rewards.count_power)
+        return paid[0].tolist(), [self._rewards.captions.caption(each).text for each in ids[0].tolist()]
 
     def _shown(self, picture: Picture, lines: list[Line]) -> Picture:
         stands = f"episode {len(self.played) + 1} of {self._episodes}   step {self._steps}   return {self._return:.4g}"

@@ -27,6 +27,7 @@ _PALETTE = np.array(
 _GROUND = np.array((16, 18, 24), np.float32)
 
 
+@functools.cache  # a film asks for it with each picture
 def monospaced_font(pixels: int) -> Any:
     """The monospaced font that comes with Matplotlib, as Pillow's."""
     import matplotlib
