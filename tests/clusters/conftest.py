@@ -35,12 +35,15 @@ def ray_leaves_no_variables():
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_ray():
-    """Ray in this process, 2 CPUs and no GPU, for all tests of a module."""
+    """Ray in this process, 2 CPUs and no GPU. Files that ask for it run behind all others that start Ray, see
+    tests/conftest.py: a start takes 5 to 9 seconds of two cores. Its actors can import the modules of tests/actors.
+    """
     import ray
 
-    with variables_of_ray_kept():
+    with variables_of_ray_kept(), pytest.MonkeyPatch.context() as changed:
+        changed.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "actors"))
         ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=80 * 2**20)
         yield
         ray.shutdown()

@@ -26,11 +26,9 @@ KEYS = 12
 
 @pytest.fixture(scope="module", autouse=True)
 def judges():
-    """The recording judge's module, for this process and for those that Ray starts after it."""
-    folder = str(Path(__file__).parents[1] / "actors")
+    """The recording judge's module, for this process; those that Ray starts find it anyhow."""
     with pytest.MonkeyPatch.context() as changed:
-        changed.syspath_prepend(folder)
-        changed.setenv("PYTHONPATH", folder)
+        changed.syspath_prepend(str(Path(__file__).parents[1] / "actors"))
         yield
 
 
