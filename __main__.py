@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onibi.clusters.cli import main
+from onibi.clusters.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,11 +8,11 @@ import numbers
 import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, Request, judge_of, with_votes
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, Annotator, PairRequest, Request, judge_of, with_votes
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Judge, Label, Preference
+from onibi.platform.annotation.table import AnnotationTable
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
-from onibi.platform.labels import Judge, Label, Preference
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from typing import Any
 import ray
 
 from onibi.actors.annotation_worker import AnnotationWorker
-from onibi.platform.annotation_settings import AnnotationSettings
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import Annotator
+from onibi.platform.annotation.annotator import Annotator
+from onibi.platform.annotation.labels import Label, Preference
+from onibi.platform.annotation.settings import AnnotationSettings
+from onibi.platform.annotation.table import AnnotationTable
+from onibi.platform.annotation.worker_requests import Worker
 from onibi.platform.hub_log import tell_warnings
-from onibi.platform.labels import Label, Preference
 from onibi.platform.process_usage import ProcessUsage, process_usage
-from onibi.platform.worker_requests import Worker
 
 log = logging.getLogger(__name__)
 

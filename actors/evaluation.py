@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.actors.rollout import Rollout
-from onibi.platform.captions import CaptionTable
+from onibi.platform.annotation.captions import CaptionTable
 from onibi.platform.config import Settings
-from onibi.platform.episode_ledger import EpisodeLedger
 from onibi.platform.fragment import EpisodeStatistics, Fragment
 from onibi.platform.number_ranges import Count, CountOrNone, Probability
 from onibi.platform.policy import Policy, PolicyStep, Weights
 from onibi.platform.random_actions import random_actions
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.episode_ledger import EpisodeLedger
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ReplaySpec
 
 log = logging.getLogger(__name__)

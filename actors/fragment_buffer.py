@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.fragment import StateRows
-from onibi.platform.replay.state_ring import is_kept
+from onibi.platform.replay.ring.state_ring import is_kept
 from onibi.platform.spec import ROLE_FINAL, ReplaySpec
 
 

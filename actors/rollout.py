@@ -22,7 +22,7 @@ from onibi.actors.episodes import EpisodeBook
 from onibi.actors.final_observations import with_finals
 from onibi.actors.fragment_buffer import FragmentBuffer
 from onibi.actors.views.view import View
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault, SpecError
 from onibi.platform.fragment import CaptionText, Fragment

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from onibi.clusters.run_settings import RunSettings
 from onibi.learners.bonuses.features import numpy_features
 from onibi.learners.learner import ReplayNeeds
-from onibi.platform.bonus_columns import bonus_leaves, bonus_row_columns
-from onibi.platform.bonus_settings import BonusSettings, E3bSettings, is_batch_component
 from onibi.platform.errors import ConfigError
 from onibi.platform.features import FeaturesFactory
-from onibi.platform.replay.draws import WindowDraws
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_gather import EachRow
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import WindowDraws
+from onibi.platform.replay.samplers.window_gather import EachRow
+from onibi.platform.rewards.bonus_columns import bonus_leaves, bonus_row_columns
+from onibi.platform.rewards.bonus_settings import BonusSettings, E3bSettings, is_batch_component
 from onibi.platform.spec import ReplaySpec
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_state import state_of
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.episode_ledger import EpisodeLedger
-from onibi.platform.pay_watch import PayWatch
+from onibi.platform.rewards.episode_ledger import EpisodeLedger
+from onibi.platform.rewards.pay_watch import PayWatch
 
 PAID = "paid"
 """The table of a checkpoint with what each key was paid, by key index."""

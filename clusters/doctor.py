@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
-from onibi.clusters.cli_frame import PRESETS
-from onibi.clusters.figures import bytes_text
+from onibi.clusters.cli.frame import PRESETS
+from onibi.clusters.reports.figures import bytes_text
 from onibi.platform.counted import counted
 from onibi.platform.redaction import without_secrets
-from onibi.platform.replay.ring_file import orphans
+from onibi.platform.replay.ring.file import orphans
 from onibi.platform.run_folder import list_runs
 from onibi.platform.shell_words import pip_install
 from onibi.platform.tracking import TrackingSettings, tracking_uri

@@ -11,8 +11,8 @@ import numpy as np
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode, play
 from onibi.actors.filming.film_file import check_film_path
-from onibi.clusters.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, success_interval
-from onibi.clusters.figures import share_text
+from onibi.clusters.reports.compare import LEAST_VALUES, Interval, bootstrap_interval, intervals_apart, success_interval
+from onibi.clusters.reports.figures import share_text
 from onibi.clusters.run_film import FilmReport, film
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings

@@ -7,7 +7,7 @@ import logging
 from onibi.clusters.run_plan import RunPlan
 from onibi.platform.errors import ConfigError
 from onibi.platform.remote_policy import halves_of
-from onibi.platform.replay.draws import SlabDraws
+from onibi.platform.replay.samplers.draws import SlabDraws
 
 log = logging.getLogger(__name__)
 

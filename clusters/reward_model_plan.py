@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onibi.clusters.run_plan import RunPlan, role_seed
 from onibi.clusters.run_settings import RunSettings
 from onibi.learners.reward_models.settings import RewardModelSettings
-from onibi.platform.annotation_desk import AnnotationDesk
+from onibi.platform.annotation.desk import AnnotationDesk
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from rich.logging import RichHandler
 
 from onibi.actors.episodes import successes_of
 from onibi.actors.evaluation import PlayedEpisode
-from onibi.clusters.figures import share_text, value_text
-from onibi.clusters.progress import Budget, ProgressDisplay
 from onibi.clusters.prometheus_export import PrometheusExporter
+from onibi.clusters.reports.figures import share_text, value_text
+from onibi.clusters.reports.progress import Budget, ProgressDisplay
 from onibi.clusters.run_profile import RoleProfile, write_profile
 from onibi.clusters.run_settings import RunSettings
+from onibi.platform.annotation.desk_report import CaptionReportRow
 from onibi.platform.checkpoint import (
     Checkpoint,
     CheckpointParts,
@@ -32,12 +33,11 @@ from onibi.platform.checkpoint import (
     save_checkpoint,
 )
 from onibi.platform.config import to_mapping
-from onibi.platform.desk_report import CaptionReportRow
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import CheckpointError
-from onibi.platform.hack_alarms import HackAlarms
 from onibi.platform.history import History, read_history
-from onibi.platform.pay_watch import PayFigures
+from onibi.platform.rewards.hack_alarms import HackAlarms
+from onibi.platform.rewards.pay_watch import PayFigures
 from onibi.platform.run_folder import RunFolder, RunStatus, killed_runs
 from onibi.platform.tracking import TrackedRun, open_tracker
 
@@ -68,7 +68,7 @@ class RunResult:
 
     def summary(self) -> str:
         """What ``onibi train`` prints at its end: best-paid captions, figures, where things lie."""
-        from onibi.clusters.report import RunSummary, captions_table, summary_text
+        from onibi.clusters.reports.run_report import RunSummary, captions_table, summary_text
 
         record = RunFolder(self.folder).record()
         summary = RunSummary(
@@ -333,7 +333,7 @@ class RunJournal:
 
     def _write_reports(self, result: RunResult) -> None:
         """Curve, tables and figures beside the run, and in the tracker. Raises: OSError where the disk is full."""
-        from onibi.clusters.report import captions_csv, learning_curve_png
+        from onibi.clusters.reports.run_report import captions_csv, learning_curve_png
 
         if result.profile:
             write_profile(result.profile, self._folder.artifacts / "profile.json")

@@ -25,15 +25,15 @@ from onibi.clusters.bonus_plan import bonus_features, check_bonuses, needs_with_
 from onibi.clusters.run_settings import RunSettings, judges_chosen
 from onibi.learners.learner import Learner, ReplayNeeds
 from onibi.learners.registry import LEARNERS
-from onibi.platform.annotator import Annotator, judge_of
+from onibi.platform.annotation.annotator import Annotator, judge_of
+from onibi.platform.annotation.labels import Judge
 from onibi.platform.config import Settings, load_class
 from onibi.platform.errors import ConfigError, EnvironmentFault, SpecError
 from onibi.platform.features import FeaturesFactory
-from onibi.platform.labels import Judge
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, Weights
 from onibi.platform.remote_policy import Ask, remote_policy
-from onibi.platform.replay.frame_stack import FrameStack, frame_stack
-from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.replay.samplers.frame_stack import FrameStack, frame_stack
+from onibi.platform.rewards.mixer import RewardMixer
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 

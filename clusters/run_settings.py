@@ -18,14 +18,14 @@ from onibi.actors.rollout import RolloutSettings
 from onibi.actors.views.registry import VIEWS
 from onibi.learners.registry import LEARNERS
 from onibi.learners.reward_models.settings import RewardModelSettings
-from onibi.platform.annotation_settings import AnnotationSettings
+from onibi.platform.annotation.settings import AnnotationSettings
 from onibi.platform.config import Settings, selected, selected_each
-from onibi.platform.hack_alarms import AlarmSettings
 from onibi.platform.number_ranges import Count, NotNegative, Positive
-from onibi.platform.replay.frame_stack import FrameStackSettings
 from onibi.platform.replay.limiter import DrawnWord, LimiterSettings
 from onibi.platform.replay.log.log_settings import LogSettings
-from onibi.platform.reward_settings import RewardSettings
+from onibi.platform.replay.samplers.frame_stack import FrameStackSettings
+from onibi.platform.rewards.hack_alarms import AlarmSettings
+from onibi.platform.rewards.settings import RewardSettings
 from onibi.platform.tracking import TrackingSettings
 
 ActorCount = Annotated[int, Field(ge=1, le=4096)]

@@ -14,27 +14,27 @@ import pyarrow as pa
 
 from onibi.clusters.run_plan import ROLE_ANNOTATION, ROLE_SAMPLER, RunPlan, role_seed
 from onibi.learners.learner import Learner
-from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.captions import CaptionTable, lost_caption
+from onibi.platform.annotation.captions import CaptionTable, lost_caption
+from onibi.platform.annotation.desk import AnnotationDesk
 from onibi.platform.checkpoint import Checkpoint, CheckpointParts
 from onibi.platform.counted import counted
 from onibi.platform.errors import OnibiError, ReplayError
 from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.ring_filling import RingFilling
-from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_writer import LogWriter
-from onibi.platform.replay.ring_file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
-from onibi.platform.replay.ring_folder import available_memory_bytes, free_bytes, in_memory
-from onibi.platform.replay.ring_layout import RingLayout, lane_slots, read_header
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.file import RING_SUFFIX, may_lack_rows, orphans, remove_orphan, remove_ring
+from onibi.platform.replay.ring.folder import available_memory_bytes, free_bytes, in_memory
+from onibi.platform.replay.ring.layout import RingLayout, lane_slots, read_header
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.draws import SlabDraws
+from onibi.platform.replay.samplers.window_gather import Empty
 from onibi.platform.replay.shard import Resolve, Shard
-from onibi.platform.replay.window_gather import Empty
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from onibi.actors.annotation_worker import AnnotationWorker
 from onibi.clusters.run_plan import RunPlan
-from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator_health import AnnotatorHealth
-from onibi.platform.shared_annotations import SharedAnnotations
-from onibi.platform.worker_requests import Worker, WorkerRequests
+from onibi.platform.annotation.annotator_health import AnnotatorHealth
+from onibi.platform.annotation.desk import AnnotationDesk
+from onibi.platform.annotation.shared_annotations import SharedAnnotations
+from onibi.platform.annotation.table import AnnotationTable
+from onibi.platform.annotation.worker_requests import Worker, WorkerRequests
 
 _SHIFT = "serial"  # the only one: a worker lives as long as its run
 

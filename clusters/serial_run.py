@@ -43,9 +43,9 @@ from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import CaptionError, ConfigError, EnvironmentFault
 from onibi.platform.policy import Weights
 from onibi.platform.replay.log.log_figures import log_metrics
-from onibi.platform.replay.ring_file import remove_ring
-from onibi.platform.reward_table import RewardTable
-from onibi.platform.table_log import RecordedTables, TableLog
+from onibi.platform.replay.ring.file import remove_ring
+from onibi.platform.rewards.table import RewardTable
+from onibi.platform.rewards.table_log import RecordedTables, TableLog
 
 log = logging.getLogger(__name__)
 

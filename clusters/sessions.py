@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from onibi.clusters.figures import bytes_text, count_text, duration_text
+from onibi.clusters.coordinator.ray_session import ray_session
 from onibi.clusters.plan_checks import check_judge, check_learner, check_serial
-from onibi.clusters.ray_session import ray_session
+from onibi.clusters.reports.figures import bytes_text, count_text, duration_text
 from onibi.clusters.run_film import film_best
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
@@ -27,8 +27,8 @@ from onibi.platform.history import read_history
 from onibi.platform.presets import find_document
 from onibi.platform.replay.log.log_files import location_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings
+from onibi.platform.rewards.table_log import FOLDER as TABLE_LOG_FOLDER
 from onibi.platform.run_folder import RunFolder, create_run, find_run
-from onibi.platform.table_log import FOLDER as TABLE_LOG_FOLDER
 from onibi.platform.tracking import end_killed_run
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def _session(
 
                 return SerialRun(plan, run_id, journal, should_stop, checkpoint).run()
             with ray_session(plan):
-                from onibi.clusters.ray_run import RayRun
+                from onibi.clusters.coordinator.ray_run import RayRun
 
                 return RayRun(plan, run_id, journal, should_stop, checkpoint).run()
         except BaseException as error:

@@ -6,7 +6,7 @@ from onibi.clusters.run_settings import RunSettings
 from onibi.learners.support import SupportSettings, resolve_support
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.errors import ConfigError
-from onibi.platform.reward_bounds import step_bounds, value_bounds
+from onibi.platform.rewards.bounds import step_bounds, value_bounds
 
 
 def bounds_of_values(settings: RunSettings) -> tuple[float, float] | None:

@@ -36,8 +36,8 @@ from onibi.platform.config import Settings, selected
 from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.draws import SlabDraws
-from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.samplers.draws import SlabDraws
+from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 OLD_VALUES_COLUMN = "old_values"

@@ -52,7 +52,7 @@ from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.errors import CheckpointError
 from onibi.platform.number_ranges import Count, Positive
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.spec import ReplaySpec
 
 _RNG = "rng.lanes"

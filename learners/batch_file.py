@@ -17,7 +17,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from onibi.platform.durable import write_durably
-from onibi.platform.replay.draws import Batch
+from onibi.platform.replay.samplers.draws import Batch
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onibi.platform.replay.draws import Batch
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.draws import Batch
+from onibi.platform.replay.samplers.windows import Windows
 
 _UPDATES_BEHIND = 1
 """How many updates the device may be behind when the next batch is taken: only the newest batch may still be read."""

@@ -10,7 +10,7 @@ update (``target.rate`` 1 with ``target.period_updates`` gives the hard copy); w
 of being dropped; truncated episodes bootstrap from their last observation; the reward is the mixed one of the batch, so
 late labels count; the head starts at value 0; a gradient longer than ``gradient_norm`` is shortened;
 ``exploration.temperature`` makes acting and bootstrap those of a softmax policy. Of priorities and noise:
-``q_targets.py``, ``networks/noisy.py``, ``platform/replay/prioritized_sampler.py``.
+``q_targets.py``, ``networks/noisy.py``, ``platform/replay/samplers/prioritized_sampler.py``.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from onibi.learners.value_losses import ValueLossName, build_value_head, check_l
 from onibi.platform.config import Settings, selected
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
-from onibi.platform.replay.draws import SAMPLING, PrioritySettings, Sampling, WindowDraws
-from onibi.platform.replay.sampler import UniformSettings
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.draws import SAMPLING, PrioritySettings, Sampling, WindowDraws
+from onibi.platform.replay.samplers.uniform_sampler import UniformSettings
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 _COMPUTED_BY_HAND = ("_losses", "_target_values", "_chooser", "_features", "_outputs", "_action_values", "_discounts")

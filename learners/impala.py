@@ -38,7 +38,7 @@ from onibi.learners.numpy_gradients.actor_critic_gradient import (
 )
 from onibi.learners.policy_losses import policy_gradient
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.spec import ReplaySpec
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.config import Settings
 from onibi.platform.policy import PolicyFactory, Weights, WeightsVersion
-from onibi.platform.replay.draws import Draws
+from onibi.platform.replay.samplers.draws import Draws
 from onibi.platform.spec import ArraySpec, StateSpec
 
 if TYPE_CHECKING:

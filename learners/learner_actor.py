@@ -23,8 +23,8 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
-from onibi.platform.reward_table import RewardTable
-from onibi.platform.table_log import UNKNOWN_STEPS, TableLog
+from onibi.platform.rewards.table import RewardTable
+from onibi.platform.rewards.table_log import UNKNOWN_STEPS, TableLog
 
 if TYPE_CHECKING:
     from onibi.learners.bonuses.reward_sources import RewardSources

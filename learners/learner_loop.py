@@ -16,12 +16,12 @@ from onibi.learners.learner import Learner, Update
 from onibi.learners.publish_delay import PublishDelay
 from onibi.platform.errors import NonFiniteError, OnibiError, TrainingError
 from onibi.platform.policy import Weights, WeightsVersion, updates_of, weights_version
-from onibi.platform.replay.draws import Batch
-from onibi.platform.replay.sequences import Sequences
-from onibi.platform.replay.windows import Windows
-from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer
-from onibi.platform.reward_settings import INTRINSIC
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.replay.samplers.draws import Batch
+from onibi.platform.replay.samplers.sequences import Sequences
+from onibi.platform.replay.samplers.windows import Windows
+from onibi.platform.rewards.mixer import NO_SOURCES, MixedRewards, RewardMixer
+from onibi.platform.rewards.settings import INTRINSIC
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.user_code import raised_in_own_code
 
 if TYPE_CHECKING:

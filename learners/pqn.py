@@ -46,8 +46,8 @@ from onibi.learners.value_losses import (
 from onibi.platform.config import Settings, selected
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
-from onibi.platform.replay.draws import Batch, SlabDraws
-from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.samplers.draws import Batch, SlabDraws
+from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.spec import ACTION_MASK, ReplaySpec
 
 _ORDER = "rng.order"

@@ -40,8 +40,8 @@ from onibi.learners.target_network import TargetFollower
 from onibi.learners.update_draws import UpdateDraws
 from onibi.learners.value_rescaling import rescale_value, restore_value
 from onibi.platform.policy import PolicyFactory
-from onibi.platform.replay.draws import Batch, SequenceDraws
-from onibi.platform.replay.sequences import Sequences
+from onibi.platform.replay.samplers.draws import Batch, SequenceDraws
+from onibi.platform.replay.samplers.sequences import Sequences
 from onibi.platform.spec import ACTION_MASK, ReplaySpec, StateSpec
 
 _LEAST_PRIORITY = 1e-6

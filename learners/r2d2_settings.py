@@ -25,7 +25,7 @@ from onibi.learners.value_losses import (
 from onibi.platform.config import Settings, selected
 from onibi.platform.number_ranges import Count, NotNegative, Positive, Probability
 from onibi.platform.policy import PolicyFactory
-from onibi.platform.replay.draws import PrioritySettings
+from onibi.platform.replay.samplers.draws import PrioritySettings
 from onibi.platform.spec import ReplaySpec
 
 _SYMLOG = SupportSettings(spacing="symlog")

@@ -8,7 +8,7 @@ runs/                     the root, a setting
     config.yaml           the resolved settings
     checkpoints/          ``platform/checkpoint.py``
     artifacts/            curves, tables, videos
-    reward_tables/        which one took effect when (``platform/table_log.py``)
+    reward_tables/        which one took effect when (``platform/rewards/table_log.py``)
     history.jsonl         one line an interval (``platform/history.py``)
     evaluations.jsonl     one line an evaluation
 """

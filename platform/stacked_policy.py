@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.policy import LaneRange, Policy, PolicyFactory, PolicyStep, Weights, WeightsVersion
-from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.samplers.frame_stack import FrameStack
 
 
 class StackedPolicy:

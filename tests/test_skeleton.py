@@ -145,16 +145,16 @@ def test_wheel_holds_every_source_and_data_file_and_nothing_else(wheel_folder):
 
 
 def test_wheel_runs_without_the_repository(wheel_folder, tmp_path):
-    code = "import onibi.clusters.cli as cli, platform; print(cli.__file__); platform.python_version()"
+    code = "import onibi.clusters.cli.main as cli, platform; print(cli.__file__); platform.python_version()"
     file = python("-c", code, cwd=tmp_path, PYTHONPATH=str(wheel_folder)).stdout.strip()
-    assert Path(file) == wheel_folder / "onibi" / "clusters" / "cli.py"
+    assert Path(file) == wheel_folder / "onibi" / "clusters" / "cli" / "main.py"
     assert "train" in python("-m", "onibi", "--help", cwd=tmp_path, PYTHONPATH=str(wheel_folder)).stdout
 
 
 def test_a_plain_copy_of_the_folders_named_onibi_runs(tmp_path):
     copy_sources(tmp_path / "onibi")
-    code = "import onibi.clusters.cli as cli; print(cli.__file__)"
-    assert Path(python("-c", code, cwd=tmp_path).stdout.strip()) == tmp_path / "onibi" / "clusters" / "cli.py"
+    code = "import onibi.clusters.cli.main as cli; print(cli.__file__)"
+    assert Path(python("-c", code, cwd=tmp_path).stdout.strip()) == tmp_path / "onibi" / "clusters" / "cli" / "main.py"
     assert "train" in python("-m", "onibi", "--help", cwd=tmp_path).stdout
 
 
@@ -173,7 +173,7 @@ def test_ray_worker_with_the_repository_as_working_directory_imports_onibi():
         "    'excludes': ['.git', '.venv', 'build', 'runs', 'docs', 'tests', '.*_cache']})\n"
         "@ray.remote\n"
         "def look():\n"
-        "    import os, platform, onibi.clusters.cli, onibi.platform.errors\n"
+        "    import os, platform, onibi.clusters.cli.main, onibi.platform.errors\n"
         "    return os.path.isfile('pyproject.toml'), platform.python_version()\n"
         "print(*ray.get(look.remote()))\n"
         "ray.shutdown()\n"

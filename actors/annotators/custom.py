@@ -7,8 +7,8 @@
             for request in requests:
                 yield label_for(self, request, 1.0 if "key" in request.key_text else 0.0)
 
-``label_for`` is ``onibi.platform.annotator.label_for``. Left out, ``prefer`` compares two labels, ``is_free`` is False,
-``statistics`` are none, and ``close`` does nothing. docs/annotators.md has a whole example.
+``label_for`` is ``onibi.platform.annotation.annotator.label_for``. Left out, ``prefer`` compares two labels,
+``is_free`` is False, ``statistics`` are none, and ``close`` does nothing. docs/annotators.md has a whole example.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, prefer_by_scores
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Judge, Label, LabelValue, Preference, PreferenceValue
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError, OnibiError
-from onibi.platform.labels import Judge, Label, LabelValue, Preference, PreferenceValue
 from onibi.platform.redaction import text_without_secrets, without_secrets
 from onibi.platform.user_code import raised_at
 
@@ -170,8 +170,8 @@ class CustomAnnotator:
 
     def _fault(self, what: str) -> AnnotatorError:
         fault = AnnotatorError(
-            f"annotator.path {self.settings.path!r}: {what}. onibi.platform.annotator.label_for(self, request, score) "
-            "makes a label that fits; see docs/annotators.md"
+            f"annotator.path {self.settings.path!r}: {what}. onibi.platform.annotation.annotator.label_for(self, "
+            "request, score) makes a label that fits; see docs/annotators.md"
         )
         fault.may_pass = False
         return fault

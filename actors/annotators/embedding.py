@@ -29,11 +29,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, prefer_by_scores
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Label, LabelValue, Preference, prompt_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import Label, LabelValue, Preference, prompt_hash
 from onibi.platform.sentence_encoder import PACKAGED_MODEL, SentenceEncoder, is_installed, model_identity, open_encoder
 
 _FORMULA = "1"  # changed with every change of how a score comes about

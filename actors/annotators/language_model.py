@@ -10,8 +10,8 @@ from onibi.actors.annotators.call_statistics import CallStatistics
 from onibi.actors.annotators.prompt import PromptWriter
 from onibi.actors.annotators.prompt_template import read_prompt_template
 from onibi.actors.annotators.question import Item, LabelQuestion, PairQuestion, Question, Result
-from onibi.platform.annotator import AnnotationRequest, PairRequest
-from onibi.platform.labels import Label, Preference
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.labels import Label, Preference
 
 
 class PromptedSettings(Protocol):

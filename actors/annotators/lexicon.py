@@ -23,11 +23,11 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, prefer_by_scores
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Label, LabelValue, Preference, prompt_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import Label, LabelValue, Preference, prompt_hash
 
 LEXICON_FOLDER = Path(__file__).parent / "lexicons"
 """Lexicons that ship with the package; a setting names them without ".yaml"."""

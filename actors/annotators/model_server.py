@@ -30,7 +30,7 @@ from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
 from onibi.actors.annotators.completion import Completion, CompletionFault, read_completion
 from onibi.actors.annotators.rate_limit import RateLimiter
 from onibi.actors.annotators.spending import SpendingLedger
-from onibi.platform.captions import printable
+from onibi.platform.annotation.captions import printable
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.redaction import HIDDEN, without_secrets

@@ -38,11 +38,11 @@ from onibi.actors.annotators.prompt import AnswerForm, Prompt, answer_schema
 from onibi.actors.annotators.question import Item, Origin, Question, Result
 from onibi.actors.annotators.questioning import Questioning
 from onibi.actors.annotators.spending import BudgetSettings, PriceSettings, SpendingLedger
-from onibi.platform.annotation_estimate import AnnotationEstimate
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.estimate import AnnotationEstimate
+from onibi.platform.annotation.labels import prompt_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
-from onibi.platform.labels import prompt_hash
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMS = {"json": AnswerForm.JSON, "text": AnswerForm.TEXT, "log_probabilities": AnswerForm.WORD}

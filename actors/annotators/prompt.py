@@ -15,8 +15,8 @@ from typing import Any
 
 from onibi.actors.annotators.prompt_template import PromptTemplate
 from onibi.actors.annotators.quoted_caption import quoted_caption
-from onibi.platform.annotator import AnnotationRequest, PairRequest
-from onibi.platform.labels import LabelValue, PreferenceValue, prompt_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.labels import LabelValue, PreferenceValue, prompt_hash
 
 _SENTENCES = re.compile(r"\s{2,}|[\r\n]+|--More--")
 _WORDS = re.compile(r"[^\W\d_]{2,}")

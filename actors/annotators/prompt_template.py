@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
+from onibi.platform.annotation.labels import LabelValue, PreferenceValue
 from onibi.platform.config_words import describe_found, nearest
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import LabelValue, PreferenceValue
 
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
 """Templates that ship with the package; a setting names them without ".yaml"."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from onibi.actors.annotators.prompt import WORDS, AnswerForm, Prompt, PromptWriter
-from onibi.platform.annotator import AnnotationRequest, PairRequest
-from onibi.platform.captions import storable, text_hash
-from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.captions import storable, text_hash
+from onibi.platform.annotation.labels import Label, LabelValue, Preference, PreferenceValue
 
 _REPLY_CHARACTERS = 2000  # of a reply that is kept with a label
 

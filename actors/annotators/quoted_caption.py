@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from onibi.platform.captions import printable
+from onibi.platform.annotation.captions import printable
 
 CUT_MARK = "…"
 """Ends a caption that was cut."""

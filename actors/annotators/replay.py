@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from onibi.actors.annotators.registry import ANNOTATORS
-from onibi.platform.annotation_estimate import NOTHING, AnnotationEstimate, Estimating
-from onibi.platform.annotator import AnnotationRequest, Annotator, PairRequest, prefer_by_scores
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, Annotator, PairRequest, prefer_by_scores
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.estimate import NOTHING, AnnotationEstimate, Estimating
+from onibi.platform.annotation.labels import Label, LabelValue, Preference, PreferenceValue, prompt_hash
+from onibi.platform.annotation.recorded_verdicts import Verdicts, read_verdicts
 from onibi.platform.config import Settings, load_class, selected
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import Label, LabelValue, Preference, PreferenceValue, prompt_hash
-from onibi.platform.recorded_verdicts import Verdicts, read_verdicts
 
 _FLIPPED = {PreferenceValue.FIRST: PreferenceValue.SECOND, PreferenceValue.SECOND: PreferenceValue.FIRST}
 
@@ -219,10 +219,10 @@ class ReplayAnnotator:
 def _by_key(verdicts: Verdicts) -> tuple[dict[tuple[int, int], Label], dict[tuple[int, int], Preference]]:
     """The newest valid label of each key and vote, and the newest valid preference of each pair in both orders."""
     by_time = sorted(verdicts.labels, key=lambda label: label.time_seconds)  # tables of several files are in no order
-    labels = {(label.key_hash, label.vote): label for label in by_time if label.value != LabelValue.INVALID}
+    labels = {(label.key_hash, label.vote): label for label in by_time if label.is_readable}
     pairs: dict[tuple[int, int], Preference] = {}
     for pair in sorted(verdicts.preferences, key=lambda pair: pair.time_seconds):
-        if pair.value == PreferenceValue.INVALID:
+        if not pair.is_readable:
             continue
         pairs[pair.first_hash, pair.second_hash] = pair
         pairs[pair.second_hash, pair.first_hash] = replace(

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest, prefer_by_scores
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, prefer_by_scores
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Label, LabelValue, Preference, prompt_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import Label, LabelValue, Preference, prompt_hash
 
 _FORMULA = "1"  # changed with every change of how a score comes about
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")

@@ -27,9 +27,9 @@ from pydantic import Field
 from onibi.actors.annotators.language_model import LanguageModelAnnotator
 from onibi.actors.annotators.prompt import AnswerForm
 from onibi.actors.annotators.question import Item, Judged, Origin, Question, Result
+from onibi.platform.annotation.labels import prompt_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, ConfigError
-from onibi.platform.labels import prompt_hash
 from onibi.platform.shell_words import pip_install
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from onibi.actors.bonuses.elliptic_memory import EllipticMemory
 from onibi.actors.bonuses.row_bonus import Arrival, RowBonusPlace
-from onibi.platform.bonus_settings import E3bSettings
 from onibi.platform.features import Features
+from onibi.platform.rewards.bonus_settings import E3bSettings
 
 
 class E3bBonus:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.actors.bonuses.row_bonus import Arrival, RowBonusPlace
-from onibi.platform.bonus_settings import KeyCountsSettings, NovelDSettings, ObservationCountsSettings
+from onibi.platform.rewards.bonus_settings import KeyCountsSettings, NovelDSettings, ObservationCountsSettings
 from onibi.platform.spec import ArraySpec
 
 _DIGEST_BYTES = 16

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 
 from onibi.actors.bonuses.registry import ROW_BONUSES
 from onibi.actors.bonuses.row_bonus import Arrival, RowBonus, RowBonusPlace
-from onibi.platform.bonus_columns import bonus_leaves
-from onibi.platform.bonus_settings import BonusSettings, NovelDSettings, bonus_column, is_row_component, visit_column
 from onibi.platform.config import load_class
 from onibi.platform.features import FeaturesFactory
+from onibi.platform.rewards.bonus_columns import bonus_leaves
+from onibi.platform.rewards.bonus_settings import (
+    BonusSettings,
+    NovelDSettings,
+    bonus_column,
+    is_row_component,
+    visit_column,
+)
 from onibi.platform.spec import ReplaySpec
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
-from onibi.platform.captions import storable
+from onibi.platform.annotation.captions import storable
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError, ConfigError
 from onibi.platform.fragment import CaptionText

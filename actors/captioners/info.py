@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError, NoCaptionsError
 from onibi.platform.fragment import CaptionText

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from onibi.actors.environments.nethack import MESSAGE_PAGES
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText

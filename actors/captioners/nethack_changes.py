@@ -29,7 +29,7 @@ from onibi.actors.captioners.nethack import (
     key_text,
     without_given_name,
 )
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from onibi.actors.captioners.captioner import envs_of
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.config import Settings
 from onibi.platform.fragment import CaptionText
 

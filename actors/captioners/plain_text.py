@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from onibi.platform.captions import EMPTY_TEXT, storable
+from onibi.platform.annotation.captions import EMPTY_TEXT, storable
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 

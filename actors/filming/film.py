@@ -11,9 +11,9 @@ from onibi.actors.evaluation import FrozenRewards, PlayedEpisode
 from onibi.actors.filming.camera import FilmedEnvironment, Picture
 from onibi.actors.filming.caption_strip import FAINT, FORBIDDEN, PAID, Line, with_strip
 from onibi.actors.rollout import Rollout
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.fragment import EpisodeStatistics, Fragment
-from onibi.platform.reward_table import caption_rewards
+from onibi.platform.rewards.table import caption_rewards
 from onibi.platform.spec import ROLE_FINAL
 
 _STRIP_ROWS = 4

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import ArmEstimate, Job, Schedule, score_of, total_seconds
-from onibi.clusters.figures import duration_text, value_text
+from onibi.clusters.reports.figures import duration_text, value_text
 
 
 def estimate_table(estimates: Sequence[ArmEstimate], jobs: int) -> Table:

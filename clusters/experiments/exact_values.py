@@ -15,7 +15,7 @@ from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES, ValueLossName
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 _NETWORK = "network."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onibi.clusters.experiments.outcome import TOO_FEW, ComparisonOutcome
-from onibi.clusters.picture import GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
+from onibi.clusters.reports.picture import GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
 
 _COLORS = {"above": GREEN, "tie": GREY, "below": ORANGE, TOO_FEW: "#9AA2AA"}
 _WIDTH_INCHES, _ROW_INCHES = 8.6, 0.27

@@ -26,10 +26,10 @@ from onibi.clusters.serial_run import SerialRun
 from onibi.clusters.sessions import read_run_settings
 from onibi.learners.learner import Learner, Update
 from onibi.platform.config import to_mapping
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.windows import Windows
-from onibi.platform.reward_mixer import NO_SOURCES, MixedRewards, RewardMixer, Sources
-from onibi.platform.reward_table import UNLABELLED, RewardTable
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.windows import Windows
+from onibi.platform.rewards.mixer import NO_SOURCES, MixedRewards, RewardMixer, Sources
+from onibi.platform.rewards.table import UNLABELLED, RewardTable
 from onibi.platform.run_folder import create_run
 
 Mode = Literal["gather", "frozen", "frozen_labelled"]

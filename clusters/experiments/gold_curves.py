@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.clusters.experiments.proxy_optimisation import NATS, gold_column
-from onibi.clusters.picture import BLUE, GREEN, GREY, ORANGE, new_picture, plain_axes, write_png
+from onibi.clusters.reports.picture import BLUE, GREEN, GREY, ORANGE, new_picture, plain_axes, write_png
 from onibi.platform.counted import counted
 
 _COLORS = {"single": ORANGE, "mean": GREY, "minimum": BLUE, "deviation": GREEN}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onibi.clusters.experiments.declaration import Arm, Comparison, TrainedTrial
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import Schedule, score_of
-from onibi.clusters.permutation_test import permutation_test, ways_of
-from onibi.clusters.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
+from onibi.clusters.reports.permutation_test import permutation_test, ways_of
+from onibi.clusters.reports.seed_statistics import Estimate, difference_of_means, estimate, interquartile_mean
 from onibi.platform.errors import ConfigError
 
 _BOOTSTRAP_SEED = 0

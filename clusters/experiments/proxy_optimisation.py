@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onibi.clusters.experiments.caption_grammar import GradedCaptions, make_captions
 from onibi.learners.reward_models.fitted_model import fit_offline
 from onibi.learners.reward_models.settings import RewardModelSettings
-from onibi.platform.reward_training import LabelledKeys
-from onibi.platform.table_chain import Aggregate, aggregated, row_moments
+from onibi.platform.rewards.table_chain import Aggregate, aggregated, row_moments
+from onibi.platform.rewards.training import LabelledKeys
 
 NATS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 """Distances from the base policy at which gold is measured."""

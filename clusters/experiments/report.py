@@ -11,8 +11,8 @@ from rich.text import Text
 from onibi.clusters.experiments.declaration import Experiment
 from onibi.clusters.experiments.outcome import TOO_FEW, ArmOutcome, ComparisonOutcome, Threshold
 from onibi.clusters.experiments.schedule import Schedule
-from onibi.clusters.figures import UNKNOWN, count_text, value_text
-from onibi.clusters.seed_statistics import Estimate
+from onibi.clusters.reports.figures import UNKNOWN, count_text, value_text
+from onibi.clusters.reports.seed_statistics import Estimate
 
 
 def outcome_table(experiment: Experiment, outcomes: Sequence[ArmOutcome]) -> Table:

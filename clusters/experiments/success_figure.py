@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import score_of
-from onibi.clusters.permutation_test import has_exact_test, permutation_test
-from onibi.clusters.picture import BLUE, GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
+from onibi.clusters.reports.permutation_test import has_exact_test, permutation_test
+from onibi.clusters.reports.picture import BLUE, GREEN, GREY, INK, ORANGE, new_picture, plain_axes, write_png
 
 _BASELINES = {"extrinsic": "o", "all-ones": "s"}
 _COLORS = (GREY, BLUE, GREEN, ORANGE, "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.row_view import RowView
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 State = Mapping[str, NDArray[Any]]

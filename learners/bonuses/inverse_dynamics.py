@@ -24,8 +24,8 @@ from onibi.learners.bonuses.bonus_module import ModulePlace, State
 from onibi.learners.bonuses.trained_module import TrainedModule
 from onibi.learners.networks.build import as_arrays
 from onibi.learners.networks.mlp import MlpEncoder, MlpSettings
-from onibi.platform.bonus_settings import E3bSettings
 from onibi.platform.replay.transition_intake import Transitions
+from onibi.platform.rewards.bonus_settings import E3bSettings
 from onibi.platform.spec import ROLE_STEP, ArraySpec
 
 

@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 
 from onibi.learners.bonuses.bonus_module import BonusModule, ModulePlace, PayingModule, part_of, prefixed
 from onibi.learners.bonuses.registry import BONUS_MODULES
-from onibi.platform.bonus_columns import bonus_leaves
-from onibi.platform.bonus_settings import (
+from onibi.platform.config import load_class
+from onibi.platform.errors import CheckpointError
+from onibi.platform.replay.episode_pay import EpisodePay
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.row_view import RowView
+from onibi.platform.replay.samplers.draws import Batch
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.rewards.bonus_columns import bonus_leaves
+from onibi.platform.rewards.bonus_settings import (
     E3bSettings,
     bonus_column,
     is_batch_component,
     is_row_component,
 )
-from onibi.platform.config import load_class
-from onibi.platform.errors import CheckpointError
-from onibi.platform.replay.draws import Batch
-from onibi.platform.replay.episode_pay import EpisodePay
-from onibi.platform.replay.frame_stack import FrameStack
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.row_view import RowView
-from onibi.platform.reward_mixer import RewardMixer, Sources
-from onibi.platform.reward_settings import INTRINSIC, RewardSettings
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.mixer import RewardMixer, Sources
+from onibi.platform.rewards.settings import INTRINSIC, RewardSettings
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ReplaySpec
 
 

@@ -25,11 +25,11 @@ from onibi.learners.bonuses.trained_module import TrainedModule
 from onibi.learners.networks.build import AutoNetworkSettings, Encoder, build_encoder, encoder_settings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.networks.normalizer import RunningNormalizer
-from onibi.platform.bonus_settings import DistillationSettings, NovelDSettings, visit_column
 from onibi.platform.config import Settings
 from onibi.platform.replay.row_view import RowView
 from onibi.platform.replay.transition_intake import Transitions
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.bonus_settings import DistillationSettings, NovelDSettings, visit_column
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ArraySpec
 
 _FLAT = MlpSettings(hidden=(128,), layer_norm=False, normalize_observation=True)

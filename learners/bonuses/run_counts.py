@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.learners.bonuses.bonus_module import ModulePlace, State, part_of, prefixed
-from onibi.platform.bonus_settings import KeyCountsSettings, ObservationCountsSettings
-from onibi.platform.captions import NO_KEY
-from onibi.platform.count_bonus import key_count_bonus
+from onibi.platform.annotation.captions import NO_KEY
 from onibi.platform.errors import CheckpointError
 from onibi.platform.replay.row_view import RowView
 from onibi.platform.replay.transition_intake import TransitionIntake
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.bonus_settings import KeyCountsSettings, ObservationCountsSettings
+from onibi.platform.rewards.count_bonus import key_count_bonus
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ROLE_STEP
 
 _ROWS_AT_ONCE = 4096

@@ -29,8 +29,8 @@ from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import ConfigError
-from onibi.platform.reward_training import LabelledKeys
-from onibi.platform.table_chain import ReferenceRows
+from onibi.platform.rewards.table_chain import ReferenceRows
+from onibi.platform.rewards.training import LabelledKeys
 
 log = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from onibi.learners.reward_models.registry import TEXT_ENCODERS
 from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.learners.reward_models.text_encoder import TextEncoder
 from onibi.learners.reward_models.training_items import Items, MemberDraws, class_weights, items_of, split
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import HELPFUL_SCORE
 from onibi.platform.config import load_class
 from onibi.platform.errors import CheckpointError
-from onibi.platform.labels import HELPFUL_SCORE
-from onibi.platform.reward_training import LabelledKeys, MemberScores
-from onibi.platform.table_chain import ReferenceRows
+from onibi.platform.rewards.table_chain import ReferenceRows
+from onibi.platform.rewards.training import LabelledKeys, MemberScores
 
 ModelKind: TypeAlias = Literal["classification", "ranking"]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from onibi.learners.reward_models.held_out import bootstrap_copies, is_held_out, pair_hashes
 from onibi.learners.reward_models.settings import RewardModelSettings
-from onibi.platform.labels import HELPFUL_SCORE
-from onibi.platform.reward_training import LabelledKeys
+from onibi.platform.annotation.labels import HELPFUL_SCORE
+from onibi.platform.rewards.training import LabelledKeys
 
 _MOST_CLASS_WEIGHT = 10.0
 

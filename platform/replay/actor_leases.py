@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from onibi.platform.replay.ring_groups import GroupPool
+from onibi.platform.replay.ring.groups import GroupPool
 from onibi.platform.replay.shard import Lease, Shard
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import Batch
-from onibi.platform.replay.fifo_sampler import Slab
-from onibi.platform.replay.sequences import Sequences
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.draws import Batch
+from onibi.platform.replay.samplers.fifo_sampler import Slab
+from onibi.platform.replay.samplers.sequences import Sequences
+from onibi.platform.replay.samplers.windows import Windows
 
 _KINDS: dict[str, type[Windows] | type[Sequences] | type[Slab]] = {
     "windows": Windows,

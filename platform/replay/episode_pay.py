@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.row_intake import RowIntake
-from onibi.platform.replay.window_starts import checked_lanes
-from onibi.platform.reward_table import RewardTable, caption_rewards
+from onibi.platform.replay.samplers.window_starts import checked_lanes
+from onibi.platform.rewards.table import RewardTable, caption_rewards
 from onibi.platform.spec import ROLE_FINAL
 
 

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import Batch, Draws, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed_state import FeedState
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.limiter import DrawnWord, Limiter
-from onibi.platform.replay.make_sampler import make_sampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSettings
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.window_gather import Empty
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import Batch, Draws, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.replay.samplers.make_sampler import make_sampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSettings
+from onibi.platform.replay.samplers.window_gather import Empty
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.ring_commit import by_lane
-from onibi.platform.replay.ring_layout import RingLayout
+from onibi.platform.replay.ring.commit import by_lane
+from onibi.platform.replay.ring.layout import RingLayout
 from onibi.platform.spec import ROLE_FINAL
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionHash, CaptionText, Fragment
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import StateRows
-from onibi.platform.replay.ring_layout import RingLayout, smallest_slots
+from onibi.platform.replay.ring.layout import RingLayout, smallest_slots
 from onibi.platform.spec import ROLE_FINAL
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from onibi.platform.config import Settings
 from onibi.platform.errors import ConfigError, ReplayError
-from onibi.platform.replay.draws import SlabDraws
-from onibi.platform.replay.ring_folder import remedy, room
+from onibi.platform.replay.ring.folder import remedy, room
+from onibi.platform.replay.samplers.draws import SlabDraws
 
 _MINIMUM_ROWS = 1_000
 _SAMPLES_PER_INSERT = 8.0

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import Batch
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
+from onibi.platform.replay.samplers.draws import Batch
 
 _LOOK_SECONDS = 0.001
 """Between two looks whether the limiter allows a batch; nobody tells a thread that rows have come."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 
 
 @ray.remote(num_cpus=0.05)

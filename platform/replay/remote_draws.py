@@ -12,14 +12,14 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import Batch, Draws, PrioritySettings, SlabDraws
 from onibi.platform.replay.draws_batch import DrawsRoom, draw_arrays, draw_of, from_record_batch, to_record_batch
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.frame_stack import FrameStack
-from onibi.platform.replay.make_sampler import make_sampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sequence_sampler import SequenceSampler
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import Batch, Draws, PrioritySettings, SlabDraws
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.replay.samplers.make_sampler import make_sampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
 
 Call = TypeVar("Call")
 """A call under way: an object reference with Ray, a future elsewhere."""

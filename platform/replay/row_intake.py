@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 
 INTAKES = 64
 """How often a sampler without a single start looks for new rows before it gives up."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.replay.draws import Batch
-from onibi.platform.replay.frame_stack import FrameStack
-from onibi.platform.replay.sequences import Sequences
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.draws import Batch
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.replay.samplers.sequences import Sequences
+from onibi.platform.replay.samplers.windows import Windows
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.log.log_figures import LogFigures
 from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.pacing import Pacing, pacing
-from onibi.platform.replay.ring_ages import RowAges, RowClock, row_ages
-from onibi.platform.replay.ring_file import drawn_path, remove_ring
-from onibi.platform.replay.ring_layout import RingLayout, lane_slots
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.ages import RowAges, RowClock, row_ages
+from onibi.platform.replay.ring.file import drawn_path, remove_ring
+from onibi.platform.replay.ring.layout import RingLayout, lane_slots
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ReplaySpec
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
-from onibi.platform.captions import text_hash
-from onibi.platform.episode_ledger import EpisodeLedger
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import LeaseError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment
 from onibi.platform.fragment_batch import from_batch
@@ -29,10 +28,11 @@ from onibi.platform.process_usage import ProcessUsage, process_usage
 from onibi.platform.replay.actor_leases import ActorLeases
 from onibi.platform.replay.log.log_figures import log_metrics
 from onibi.platform.replay.pacing import InsertionLine, WaitMeter
-from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.ring.file import remove_ring
 from onibi.platform.replay.sending_order import SendingOrder
 from onibi.platform.replay.shard import Lease, Resolve, Shard
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.rewards.episode_ledger import EpisodeLedger
+from onibi.platform.rewards.table import RewardTable
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.window_starts import checked_lanes
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.window_starts import checked_lanes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from onibi.platform.annotator import label_for
-from onibi.platform.captions import text_hash
-from onibi.platform.labels import Label
+from onibi.platform.annotation.annotator import label_for
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Label
 
 PATH = "faulty_judge:FaultyJudge"
 

@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Label, LabelValue
 from onibi.platform.errors import AnnotatorError, BudgetSpentError
-from onibi.platform.labels import Label, LabelValue
 
 PATH = "recording_judge:RecordingJudge"
 

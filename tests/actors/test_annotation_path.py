@@ -14,12 +14,12 @@ from nle import nethack
 from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.nethack import NetHackCaptioner, NetHackCaptionerSettings
-from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.annotation_settings import AnnotationSettings
-from onibi.platform.annotator import judge_of
-from onibi.platform.reward_mixer import RewardMixer
-from onibi.platform.reward_settings import INTRINSIC, ExtrinsicSettings, RewardSettings
-from onibi.platform.table_component import RetrievalSettings
+from onibi.platform.annotation.annotator import judge_of
+from onibi.platform.annotation.desk import AnnotationDesk
+from onibi.platform.annotation.settings import AnnotationSettings
+from onibi.platform.rewards.mixer import RewardMixer
+from onibi.platform.rewards.settings import INTRINSIC, ExtrinsicSettings, RewardSettings
+from onibi.platform.rewards.table_component import RetrievalSettings
 
 TWO_CELLS = """
 -------

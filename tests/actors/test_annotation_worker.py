@@ -13,11 +13,11 @@ from recording_judge import PATH, RecordingJudge
 
 from onibi.actors.annotation_worker import AnnotationWorker
 from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSettings
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, PairRequest, judge_of
-from onibi.platform.annotator_health import AnnotatorHealth
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, judge_of
+from onibi.platform.annotation.annotator_health import AnnotatorHealth
+from onibi.platform.annotation.labels import PreferenceValue
+from onibi.platform.annotation.table import AnnotationTable
 from onibi.platform.errors import AnnotatorError, ConfigError
-from onibi.platform.labels import PreferenceValue
 
 
 def request(key, vote=0):

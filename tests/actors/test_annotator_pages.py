@@ -12,8 +12,8 @@ import pytest
 
 from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSettings
 from onibi.actors.captioners.function import FunctionCaptioner, FunctionCaptionerSettings
-from onibi.platform.annotator import AnnotationRequest
-from onibi.platform.labels import Label, LabelValue
+from onibi.platform.annotation.annotator import AnnotationRequest
+from onibi.platform.annotation.labels import Label, LabelValue
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

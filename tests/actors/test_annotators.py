@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from onibi.actors.annotators.registry import ANNOTATORS
-from onibi.platform.annotation_desk import AnnotationDesk
-from onibi.platform.annotation_settings import AnnotationSettings
-from onibi.platform.annotator import AnnotationRequest, PairRequest, judge_of
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, judge_of
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.desk import AnnotationDesk
+from onibi.platform.annotation.labels import LabelTable, LabelValue, PreferenceTable, labels_to_arrow
+from onibi.platform.annotation.settings import AnnotationSettings
 from onibi.platform.config import load_class, read_settings, to_mapping
 from onibi.platform.errors import ConfigError
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.labels import LabelTable, LabelValue, PreferenceTable, labels_to_arrow
 
 TEXTS = ["The door opens.", "It's a wall.", "Sphinx of black quartz, judge my vow."]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onibi.actors.caption_counter import CaptionCounter, bag_bit
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.info import InfoCaptioner, InfoCaptionerSettings
 from onibi.actors.captioners.registry import CAPTIONERS
-from onibi.platform.captions import EMPTY_TEXT, CaptionTable
+from onibi.platform.annotation.captions import EMPTY_TEXT, CaptionTable
 from onibi.platform.config import load_class, read_settings
 from onibi.platform.errors import CaptionError, ConfigError, SpecError
 

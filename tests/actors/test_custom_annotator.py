@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faulty_judge import PATH, FaultyJudge
 
 from onibi.actors.annotators.custom import CustomAnnotator, CustomAnnotatorSettings
-from onibi.platform.annotator import AnnotationRequest, PairRequest, label_for
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest, label_for
+from onibi.platform.annotation.captions import text_hash
+from onibi.platform.annotation.labels import Judge, LabelValue, PreferenceValue
 from onibi.platform.errors import AnnotatorError, CaptionError, ConfigError
-from onibi.platform.labels import Judge, LabelValue, PreferenceValue
 
 
 def request(key, vote=0):

@@ -16,10 +16,10 @@ from onibi.actors.annotators.embedding import (
     spoken,
 )
 from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation.annotator import AnnotationRequest
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import LabelValue
 
 PRESET = Path(__file__).resolve().parents[2] / "clusters" / "presets" / "minihack-oni.yaml"
 

@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode
 
 from onibi.actors import evaluation
 from onibi.actors.evaluation import FrozenRewards, MixedWithRandom, PlayedEpisode, play
-from onibi.platform.captions import CaptionTable
+from onibi.platform.annotation.captions import CaptionTable
 from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.policy import NO_WEIGHTS, PolicyStep, Weights, WeightsVersion
-from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable
+from onibi.platform.rewards.table import LABELLED, UNLABELLED, RewardTable
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 ENVS = 3

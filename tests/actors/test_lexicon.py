@@ -7,9 +7,9 @@ import yaml
 
 from onibi.actors.annotators.lexicon import LEXICON_FOLDER, LexiconAnnotator, LexiconSettings, read_lexicon
 from onibi.actors.captioners.nethack import ARTIFACTS, caption_of
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation.annotator import AnnotationRequest
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import LabelValue
 
 NETHACK = read_lexicon(LEXICON_FOLDER / "nethack.yaml")
 

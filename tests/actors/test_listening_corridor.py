@@ -8,8 +8,8 @@ import pytest
 from onibi.actors.annotators.lexicon import LEXICON_FOLDER, read_lexicon
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.actors.environments.listening_corridor import LISTEN, NOISES, make
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.errors import EnvironmentFault
-from onibi.platform.labels import LabelValue
 
 PATH = "onibi.actors.environments.listening_corridor:make"
 ROOMS, LENGTH = 4, 3

@@ -10,7 +10,7 @@ from onibi.actors.captioners.minigrid import MiniGridCaptioner, MiniGridCaptione
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.actors.environments.minigrid import make
 from onibi.actors.views.minigrid import CELL_CLASSES, CELL_COLORS, MiniGridView, MiniGridViewSettings
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.errors import CaptionError, EnvironmentFault, SpecError
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)

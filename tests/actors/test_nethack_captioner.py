@@ -16,7 +16,7 @@ from onibi.actors.captioners.nethack import (
     caption_of,
 )
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
-from onibi.platform.captions import EMPTY_TEXT
+from onibi.platform.annotation.captions import EMPTY_TEXT
 from onibi.platform.errors import CaptionError
 
 

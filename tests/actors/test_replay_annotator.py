@@ -12,12 +12,12 @@ from onibi.actors.annotators.lexicon import LexiconAnnotator, LexiconSettings
 from onibi.actors.annotators.model_server import ServerSettings
 from onibi.actors.annotators.openai import OpenaiSettings
 from onibi.actors.annotators.replay import ReplayAnnotator, ReplaySettings
-from onibi.platform.annotation_estimate import NOTHING, Estimating
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.annotator import AnnotationRequest, Interruptible, PairRequest, with_votes
+from onibi.platform.annotation.annotator import AnnotationRequest, Interruptible, PairRequest, with_votes
+from onibi.platform.annotation.estimate import NOTHING, Estimating
+from onibi.platform.annotation.labels import LabelValue, PreferenceValue, labels_to_arrow, preferences_to_arrow
+from onibi.platform.annotation.recorded_verdicts import read_verdicts
+from onibi.platform.annotation.table import AnnotationTable
 from onibi.platform.errors import CaptionError, ConfigError
-from onibi.platform.labels import LabelValue, PreferenceValue, labels_to_arrow, preferences_to_arrow
-from onibi.platform.recorded_verdicts import read_verdicts
 
 DOOR, MIND, NEWT, NEW = "The door opens.", "Never mind.", "You kill the newt!", "A new thing."
 

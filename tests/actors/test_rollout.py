@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import EnvironmentFault
 from onibi.platform.policy import Weights, WeightsVersion
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP

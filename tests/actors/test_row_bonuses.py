@@ -18,17 +18,17 @@ from onibi.actors.bonuses.row_bonuses import RowBonuses
 from onibi.actors.captioners.info import InfoCaptioner, InfoCaptionerSettings
 from onibi.actors.rollout import Rollout, RolloutIdentity, RolloutSettings
 from onibi.actors.views.leaves import LeavesSettings, LeavesView
-from onibi.platform.bonus_columns import bonus_leaves, bonus_row_columns
-from onibi.platform.bonus_settings import (
+from onibi.platform.errors import ConfigError
+from onibi.platform.fragment import CaptionText, KeyText
+from onibi.platform.policy import NO_WEIGHTS, PolicyStep, Weights, WeightsVersion
+from onibi.platform.rewards.bonus_columns import bonus_leaves, bonus_row_columns
+from onibi.platform.rewards.bonus_settings import (
     E3bSettings,
     KeyCountsSettings,
     NovelDSettings,
     ObservationCountsSettings,
     RndSettings,
 )
-from onibi.platform.errors import ConfigError
-from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.policy import NO_WEIGHTS, PolicyStep, Weights, WeightsVersion
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 PLACES, ENVS, RIDGE = 5, 3, 0.25

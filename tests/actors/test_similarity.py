@@ -13,10 +13,10 @@ from onibi.actors.annotators.similarity import (
     stretched,
     word_cosine,
 )
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation.annotator import AnnotationRequest
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import LabelValue
 
 
 def test_words_are_counted_by_stem_and_stop_words_left_out():

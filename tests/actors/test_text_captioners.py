@@ -13,7 +13,7 @@ from onibi.actors.captioners.text import TextCaptioner, TextCaptionerSettings
 from onibi.actors.environments.factory import EnvironmentSettings, make_vector_env
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
-from onibi.platform.captions import EMPTY_TEXT, CaptionTable
+from onibi.platform.annotation.captions import EMPTY_TEXT, CaptionTable
 from onibi.platform.config import read_settings
 from onibi.platform.errors import CaptionError, ConfigError
 from onibi.platform.fragment import CaptionText, KeyText

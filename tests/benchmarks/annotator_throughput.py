@@ -45,7 +45,7 @@ from rich.table import Table
 from scipy import stats
 
 from onibi.platform.history import read_history
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 
 SETTINGS = ("off", "off, another run", "slow", "dead")
 FREE = (

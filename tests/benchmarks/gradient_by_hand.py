@@ -30,8 +30,8 @@ from onibi.learners.impala import ImpalaLearner
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.support import SupportSettings
 from onibi.platform.policy import LaneRange, weights_version
-from onibi.platform.replay.fifo_sampler import Slab
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.fifo_sampler import Slab
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 from onibi.platform.threads import ONE_THREAD
 

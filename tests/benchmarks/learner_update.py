@@ -50,11 +50,11 @@ from onibi.platform.config import load_class, read_settings
 from onibi.platform.errors import OnibiError
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import DrawnWord, Limiter
-from onibi.platform.replay.make_sampler import make_sampler
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.make_sampler import make_sampler
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LANES, FRAGMENT, SLOTS = 8, 64, 1_024
@@ -180,7 +180,7 @@ class PeerNetwork(nn.Module):
 
 def cleanrl(place: Place, ring: Path, batch: int, encoder: nn.Module) -> Side:
     """The update of CleanRL's DQN for Atari, in our words."""
-    from onibi.platform.replay.draws import WindowDraws
+    from onibi.platform.replay.samplers.draws import WindowDraws
 
     sampler = make_sampler(RingReader(ring), WindowDraws(n_steps=1, batch_size=batch), place.rng)
     drawn = [sampler.draw(sampler.allocate()) for _ in range(BATCHES)]

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LANES, WINDOW = 16, 3

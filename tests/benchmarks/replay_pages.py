@@ -18,8 +18,8 @@ from unittest import mock
 import numpy as np
 from replay_gather import LANES, Case, case_list, create_ring, draws, full_ring, report, rounds
 
-from onibi.platform.replay import huge_pages
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring import huge_pages
+from onibi.platform.replay.ring.reader import RingReader
 
 
 @contextmanager

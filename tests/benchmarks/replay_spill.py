@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 
-from onibi.platform.replay.ring_folder import in_memory
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.ring.folder import in_memory
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LANES, FRAGMENT, BATCH, ROUNDS = 8, 64, 256, 5

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
-from onibi.clusters.reward_explanation import alarm_courses, explain
+from onibi.clusters.cli.main import app
+from onibi.clusters.reports.reward_explanation import alarm_courses, explain
 from onibi.platform.checkpoint import CheckpointParts, load_checkpoint, save_checkpoint
 from onibi.platform.run_folder import find_run
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from onibi.platform.annotation_table import AnnotationTable
+from onibi.platform.annotation.labels import LabelTable
+from onibi.platform.annotation.table import AnnotationTable
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
-from onibi.platform.labels import LabelTable
 
 JUDGES = Path(__file__).parents[1] / "actors"
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from onibi.clusters import doctor
 from onibi.clusters.doctor import DoctorRow, Finding, doctor_table, examine, exit_code
-from onibi.platform.replay.ring_file import RING_SUFFIX
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.file import RING_SUFFIX
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.run_folder import create_run
 from onibi.platform.shell_words import path_as_typed
 from onibi.platform.spec import ArraySpec, ReplaySpec

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
+from onibi.clusters.cli.main import app
 
 JUDGES = Path(__file__).parents[1] / "actors"
 FAULTY = {"kind": "custom", "path": "faulty_judge:FaultyJudge", "arguments": {"fault": "string"}}
@@ -33,7 +33,7 @@ def test_a_serial_run_warns_once_without_a_traceback_and_goes_on(workshop, caplo
 
 @pytest.mark.slow  # a Ray of its own for one line; the serial run above tells the same in the fast ones
 def test_a_ray_run_warns_even_where_it_is_over_before_it_looks_at_its_annotators(workshop, caplog, monkeypatch):
-    monkeypatch.setattr("onibi.clusters.ray_run.RayRun._interval", lambda *_: None)
+    monkeypatch.setattr("onibi.clusters.coordinator.ray_run.RayRun._interval", lambda *_: None)
     result = workshop.train(
         serial=False,
         annotator=FAULTY,

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import TrainingError
-from onibi.platform.reward_mixer import RewardMixer
+from onibi.platform.rewards.mixer import RewardMixer
 
 
 @pytest.fixture

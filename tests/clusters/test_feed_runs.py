@@ -10,7 +10,7 @@ from onibi.clusters.run_state import state_of
 from onibi.clusters.serial_run import SerialRun
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError
-from onibi.platform.replay.gather_threads import GatherThreads
+from onibi.platform.replay.samplers.gather_threads import GatherThreads
 
 PRIORITIES = {"learner__priorities": {"exponent": 0.6}}
 SEQUENCES = {"learner": {"kind": "r2d2", "length": 4, "burn_in": 2, "period": 2, "batch_size": 8}}

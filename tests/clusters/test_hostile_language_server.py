@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.labels import LabelValue
+from onibi.platform.annotation.labels import LabelValue
+from onibi.platform.annotation.table import AnnotationTable
 
 NICENESS = 3
 

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from onibi.actors.evaluation import PlayedEpisode
-from onibi.clusters.cli import app
+from onibi.clusters.cli.main import app
 from onibi.clusters.judgement import _report, more_episodes_note
 from onibi.platform.run_folder import find_run
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
-from onibi.platform.annotation_table import AnnotationTable
-from onibi.platform.labels import LabelValue
+from onibi.clusters.cli.main import app
+from onibi.platform.annotation.labels import LabelValue
+from onibi.platform.annotation.table import AnnotationTable
 
 pytestmark = pytest.mark.timeout(280)
 TEMPLATE = {

@@ -13,7 +13,7 @@ from onibi.learners.networks.core_settings import STATE_COLUMN
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.config import read_settings
 from onibi.platform.policy import weights_version
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.spec import ROLE_FINAL
 
 HIDDEN = "onibi.actors.environments.hidden_cartpole:make"

@@ -9,12 +9,12 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 from onibi.clusters import serial_run
-from onibi.clusters.cli import app
+from onibi.clusters.cli.main import app
 from onibi.clusters.run_state import state_of
 from onibi.clusters.serial_run import SerialRun
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
-from onibi.platform.replay.ring_layout import read_header
+from onibi.platform.replay.ring.layout import read_header
 from onibi.platform.run_folder import RunFolder, find_run
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from onibi.clusters.run_state import make_room, state_of
 from onibi.platform.checkpoint import load_checkpoint
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="uint8", shape=(1024,)),), actions=2)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
+from onibi.clusters.cli.main import app
 from onibi.platform.run_folder import find_run
 
 SHORT = {"max_env_steps": 200, "max_seconds": None}

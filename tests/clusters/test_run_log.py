@@ -14,7 +14,7 @@ import yaml
 
 from onibi.platform.history import read_history
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.spec import ROLE_STEP
 
 

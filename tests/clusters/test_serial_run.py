@@ -18,8 +18,8 @@ from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import EnvironmentFault, OnibiError
 from onibi.platform.policy import NO_WEIGHTS
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_layout import read_header
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.layout import read_header
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ROLE_STEP
 

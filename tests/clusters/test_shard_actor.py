@@ -11,8 +11,8 @@ import ray
 
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.caption_pay import make_ledger
-from onibi.clusters.hub_actor import HubActor
-from onibi.clusters.roles import open_run_shard
+from onibi.clusters.coordinator.hub_actor import HubActor
+from onibi.clusters.coordinator.roles import open_run_shard
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk

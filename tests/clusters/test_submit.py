@@ -207,7 +207,7 @@ def test_without_staging_the_same_job_fails_and_says_what_is_missing(bare_cluste
     assert not (home / "onibi-runs" / "none").exists()
 
 
-@pytest.mark.slow  # of a job; that Ctrl-C of a run saves a checkpoint is in test_ray_run.py
+@pytest.mark.slow  # of a job; that Ctrl-C of a run saves a checkpoint is in coordinator/test_ray_run.py
 def test_ctrl_c_ends_the_following_and_a_stopped_job_saves_a_checkpoint(bare_cluster, tmp_path):
     url, home = bare_cluster
     run = RunFolder(home / "onibi-runs" / "long")

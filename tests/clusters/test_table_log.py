@@ -9,8 +9,8 @@ import pytest
 from onibi.clusters import resume, train
 from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ConfigError, TrainingError
-from onibi.platform.reward_table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
-from onibi.platform.table_log import UNKNOWN_STEPS, RecordedTables, TableLog, read_tables
+from onibi.platform.rewards.table import LABELLED, NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.rewards.table_log import UNKNOWN_STEPS, RecordedTables, TableLog, read_tables
 
 LOG = "reward_tables/learner-000000.arrows"
 

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
-from onibi.platform.captions import text_hash
+from onibi.clusters.cli.main import app
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import ConfigError
 from onibi.platform.replay.log.log_reader import ReplayLog
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from onibi.clusters.cli import app
+from onibi.clusters.cli.main import app
 from onibi.infra.grafana.provisioning import Credentials, Grafana, GrafanaError, holds
 from onibi.platform.errors import ConfigError
 

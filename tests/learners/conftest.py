@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from onibi.learners.learner import ReplayNeeds
-from onibi.platform.replay.draws import Batch, SequenceDraws, WindowDraws
-from onibi.platform.replay.fifo_sampler import Slab
-from onibi.platform.replay.sequences import Sequences
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.draws import Batch, SequenceDraws, WindowDraws
+from onibi.platform.replay.samplers.fifo_sampler import Slab
+from onibi.platform.replay.samplers.sequences import Sequences
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 torch.set_num_threads(1)  # small networks: on busy cores torch's own threads wait for each other

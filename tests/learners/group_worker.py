@@ -16,8 +16,8 @@ from onibi.learners.appo import AppoLearner, AppoSettings
 from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.worker_group import join_group, leave_group
-from onibi.platform.replay.fifo_sampler import Slab
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.fifo_sampler import Slab
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(4,)),), actions=3)

@@ -12,7 +12,7 @@ from onibi.learners.impala import ImpalaLearner, ImpalaSettings
 from onibi.learners.networks.core_settings import CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.platform.policy import LaneRange, weights_version
-from onibi.platform.replay.fifo_sampler import Slab
+from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 LANES, ROWS = 16, 16

@@ -16,8 +16,16 @@ from onibi.learners.bonuses.registry import BONUS_MODULES
 from onibi.learners.bonuses.reward_sources import RewardSources, needs_sources
 from onibi.learners.bonuses.rnd import NovelDModule, RndModule, noveld
 from onibi.learners.bonuses.run_counts import KeyRunCounts, ObservationRunCounts, hash_words
-from onibi.platform.bonus_columns import bonus_row_columns
-from onibi.platform.bonus_settings import (
+from onibi.platform.config import load_class
+from onibi.platform.errors import CheckpointError, NonFiniteError
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.row_view import RowView
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
+from onibi.platform.replay.samplers.window_gather import EachRow
+from onibi.platform.rewards.bonus_columns import bonus_row_columns
+from onibi.platform.rewards.bonus_settings import (
     E3bSettings,
     KeyCountsSettings,
     NovelDSettings,
@@ -25,18 +33,10 @@ from onibi.platform.bonus_settings import (
     RndSettings,
     visit_column,
 )
-from onibi.platform.config import load_class
-from onibi.platform.errors import CheckpointError, NonFiniteError
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.row_view import RowView
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.window_gather import EachRow
-from onibi.platform.reward_settings import RewardSettings
-from onibi.platform.reward_table import NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.rewards.settings import RewardSettings
+from onibi.platform.rewards.table import NEVER_ASKED, UNLABELLED, RewardTable
+from onibi.platform.rewards.table_component import RetrievalSettings
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
-from onibi.platform.table_component import RetrievalSettings
 
 PLACES, LANES = 6, 2
 ALL = {"n": NovelDSettings(train_rows=16), "r": RndSettings(train_rows=16)}

@@ -12,7 +12,7 @@ from onibi.learners.networks.mlp import MlpSettings
 from onibi.platform.config import read_settings
 from onibi.platform.errors import ConfigError
 from onibi.platform.policy import WeightsVersion
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(3,)),), actions=2)

@@ -13,7 +13,7 @@ from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.policy import weights_version
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 STATES, GOAL, DISCOUNT = 5, 4, 0.9

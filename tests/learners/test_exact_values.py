@@ -27,13 +27,13 @@ from onibi.learners.support import SupportSettings
 from onibi.learners.target_network import TargetSettings
 from onibi.learners.value_losses import BINNED_LOSSES
 from onibi.platform.policy import LaneRange
-from onibi.platform.replay.draws import PrioritySettings, SlabDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import PrioritySettings, SlabDraws
 from onibi.platform.replay.shard import Shard
-from onibi.platform.reward_mixer import RewardMixer
-from onibi.platform.reward_settings import RewardSettings
+from onibi.platform.rewards.mixer import RewardMixer
+from onibi.platform.rewards.settings import RewardSettings
 from onibi.platform.spec import ReplaySpec
 
 TOLERANCE = 0.02

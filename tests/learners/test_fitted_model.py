@@ -9,9 +9,9 @@ import pytest
 from onibi.learners.reward_models.fitted_model import fit_offline, open_reward_learner, read_fitted
 from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.platform.errors import CheckpointError, ConfigError
-from onibi.platform.reward_table import LABELLED
-from onibi.platform.reward_training import LabelledKeys
-from onibi.platform.table_chain import KeyFacts, RankingChain, build_values
+from onibi.platform.rewards.table import LABELLED
+from onibi.platform.rewards.table_chain import KeyFacts, RankingChain, build_values
+from onibi.platform.rewards.training import LabelledKeys
 
 TEXTS = [f"You {deed} the {thing}." for deed in ("kill", "open", "drop", "hear") for thing in ("newt", "door", "box")]
 WORTH = np.array([float("kill" in text) + 0.5 * ("door" in text) for text in TEXTS])

@@ -11,7 +11,7 @@ from onibi.learners.reward_models.held_out import (
     pair_accuracy,
     pair_hashes,
 )
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 
 HASHES = np.array([text_hash(f"caption {number}") for number in range(20_000)], np.uint64)
 

@@ -15,7 +15,7 @@ from onibi.learners.networks.cnn import CnnSettings
 from onibi.learners.networks.resnet import ResidualBlock, ResnetSettings
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.errors import SpecError
-from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.samplers.frame_stack import FrameStack
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 ATARI = (ArraySpec(name="observation", dtype="uint8", shape=(4, 84, 84)),)

@@ -14,15 +14,15 @@ from onibi.learners.learner import Update
 from onibi.learners.learner_loop import LearnerLoop, batch_metrics, learning_rows
 from onibi.platform.errors import NonFiniteError, TrainingError
 from onibi.platform.policy import Weights, weights_version
-from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import DrawnWord, Limiter
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.reward_mixer import RewardMixer
-from onibi.platform.reward_settings import ExtrinsicSettings, RewardSettings
-from onibi.platform.reward_table import RewardTable
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.rewards.mixer import RewardMixer
+from onibi.platform.rewards.settings import ExtrinsicSettings, RewardSettings
+from onibi.platform.rewards.table import RewardTable
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)

@@ -17,7 +17,7 @@ from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.networks.nethack import NethackSettings
 from onibi.learners.networks.noisy import NoisySettings
 from onibi.learners.support import SupportSettings
-from onibi.platform.replay.draws import PrioritySettings
+from onibi.platform.replay.samplers.draws import PrioritySettings
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 SUPPORT = SupportSettings(low=-3.0, high=3.0, bins=21)

@@ -11,7 +11,7 @@ from onibi.learners.learner import Update
 from onibi.learners.q_targets import bootstrap_distribution, bootstrap_value, masked_values, replay_priorities
 from onibi.learners.support import Support, SupportSettings
 from onibi.learners.value_losses import BINNED_LOSSES, ValueHead
-from onibi.platform.replay.draws import PrioritySettings
+from onibi.platform.replay.samplers.draws import PrioritySettings
 
 VALUES = torch.tensor([[1.0, 5.0, 3.0], [2.0, 0.0, 4.0]])
 CHOOSER = torch.tensor([[9.0, 0.0, 1.0], [0.0, 7.0, 6.0]])

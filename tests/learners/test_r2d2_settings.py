@@ -6,7 +6,7 @@ from onibi.learners.exploration import ExplorationSettings
 from onibi.learners.r2d2 import R2d2Learner
 from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.learners.support import SupportSettings
-from onibi.platform.replay.draws import PrioritySettings
+from onibi.platform.replay.samplers.draws import PrioritySettings
 
 SUPPORT = SupportSettings(low=-20.0, high=20.0, bins=41, spacing="symlog")
 

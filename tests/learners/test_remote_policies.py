@@ -19,7 +19,7 @@ from onibi.learners.r2d2_settings import R2d2Settings
 from onibi.platform.errors import ConfigError
 from onibi.platform.policy import NO_WEIGHTS, LaneRange, weights_version
 from onibi.platform.remote_policy import Answer, halves_of, remote_policy
-from onibi.platform.replay.frame_stack import FrameStack
+from onibi.platform.replay.samplers.frame_stack import FrameStack
 from onibi.platform.spec import ArraySpec, ReplaySpec
 from onibi.platform.stacked_policy import StackedPolicyFactory
 

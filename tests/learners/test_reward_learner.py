@@ -13,10 +13,10 @@ from onibi.learners.reward_models.registry import TEXT_ENCODERS
 from onibi.learners.reward_models.reward_learner import RewardLearner
 from onibi.learners.reward_models.settings import RewardModelSettings
 from onibi.learners.reward_models.training_items import Items, class_weights, items_of, split
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.config import load_class, read_settings, to_mapping
 from onibi.platform.errors import CheckpointError, NonFiniteError
-from onibi.platform.reward_training import LabelledKeys
+from onibi.platform.rewards.training import LabelledKeys
 
 QUICK = RewardModelSettings(hidden=(16,), batch_size=32, steps_per_label_batch=4, label_batch=32, held_out_share=0.2)
 WORDS = ("newt", "door", "wall", "key", "rock", "lamp", "sword", "boulder", "potion", "scroll")

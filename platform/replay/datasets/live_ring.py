@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.replay.datasets.sql_query import widened
-from onibi.platform.replay.ring_file import RING_SUFFIX
-from onibi.platform.replay.ring_layout import read_header
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_snapshot import snapshot_table
+from onibi.platform.replay.ring.file import RING_SUFFIX
+from onibi.platform.replay.ring.layout import read_header
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.snapshot import snapshot_table
 from onibi.platform.run_folder import RunFolder
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from onibi.platform.errors import ReplayError, SegmentError
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.row_table import FLAGS
+from onibi.platform.replay.ring.row_table import FLAGS
 from onibi.platform.spec import ROLE_STEP, ArraySpec
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.datasets.parquet_files import Transfer, missing_rows
 from onibi.platform.replay.log.log_files import local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.row_table import rows_schema
+from onibi.platform.replay.ring.row_table import rows_schema
 from onibi.platform.replay.schema import OBSERVATION
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec
 

@@ -26,7 +26,7 @@ from onibi.platform.replay.datasets.row_columns import row_columns
 from onibi.platform.replay.log.log_files import arrow_filesystem, local_folder
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import CAPTION_SCHEMA, EPISODE_SCHEMA, spec_of_segment
-from onibi.platform.replay.row_table import rows_schema
+from onibi.platform.replay.ring.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable, text_columns
 from onibi.platform.spec import ReplaySpec
 

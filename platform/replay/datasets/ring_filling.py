@@ -18,8 +18,8 @@ from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.row_columns import LaneRows, lanes_of
 from onibi.platform.replay.log.log_reader import ReplayLog, Segment
 from onibi.platform.replay.log.segment_format import spec_of_segment
-from onibi.platform.replay.ring_commit import REGISTERED
-from onibi.platform.replay.ring_file import MappedRing
+from onibi.platform.replay.ring.commit import REGISTERED
+from onibi.platform.replay.ring.file import MappedRing
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 Place = tuple[int, int]

@@ -18,8 +18,8 @@ from onibi.platform.fragment import CaptionText
 from onibi.platform.replay.datasets.log_builder import captions_of
 from onibi.platform.replay.datasets.ring_filling import RingFilling
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_layout import RingLayout, smallest_slots
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.layout import RingLayout, smallest_slots
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import StateSpec
 
 Resolve = Callable[[list[CaptionText]], NDArray[np.uint32]]

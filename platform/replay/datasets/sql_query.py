@@ -13,7 +13,7 @@ from onibi.platform.checkpoint import list_checkpoints, load_checkpoint
 from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.row_table import rows_schema
+from onibi.platform.replay.ring.row_table import rows_schema
 
 Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""

@@ -34,7 +34,7 @@ from onibi.platform.replay.log.segment_format import (
     spec_of_segment,
     unmet,
 )
-from onibi.platform.replay.row_table import rows_schema
+from onibi.platform.replay.ring.row_table import rows_schema
 from onibi.platform.replay.text_table import TEXT_SCHEMA, TextTable
 from onibi.platform.spec import ReplaySpec
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from onibi.platform.captions import lost_caption
+from onibi.platform.annotation.captions import lost_caption
 from onibi.platform.errors import ReplayError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
 from onibi.platform.replay.log.log_figures import LogFigures
@@ -26,7 +26,7 @@ from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.ring_follower import RingFollower
 from onibi.platform.replay.log.ring_origin import ring_origin
 from onibi.platform.replay.log.segment_writer import OpenedLog, Rows, SegmentWriter
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.text_table import text_columns
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.replay.log.segment_writer import Rows
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.spec import ROLE_FINAL
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.replay.log.segment_format import RingOrigin
 from onibi.platform.replay.log.segment_writer import OpenedLog
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
 
 
 def ring_origin(opened: OpenedLog, ring: RingReader) -> tuple[RingOrigin, tuple[int, ...], NDArray[np.int64]]:

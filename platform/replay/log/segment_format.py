@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import ReplayError, SegmentError, SpecError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics
-from onibi.platform.replay.row_table import PLACE_FIELDS, row_arrays, rows_schema
+from onibi.platform.replay.ring.row_table import PLACE_FIELDS, row_arrays, rows_schema
 from onibi.platform.replay.schema import spec_from_arrow
 from onibi.platform.spec import ReplaySpec
 

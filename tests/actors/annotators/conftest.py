@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onibi.actors.annotators.openai import OpenaiAnnotator
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation.annotator import AnnotationRequest
 from onibi.platform.config import read_settings
 
 IMPATIENT = {

@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from onibi.platform.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.annotator import AnnotationRequest, PairRequest
+from onibi.platform.annotation.labels import LabelValue, PreferenceValue
 from onibi.platform.errors import AnnotatorError
-from onibi.platform.labels import LabelValue, PreferenceValue
 
 pytestmark = pytest.mark.timeout(60)
 TEXTS = ["The door opens.", "It rains.", "A door, at last.", "You sneeze.", "Doors."]

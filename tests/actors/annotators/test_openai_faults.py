@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.errors import AnnotatorError
-from onibi.platform.labels import LabelValue
 
 # Whoever hangs is ended by pytest; patience is 4 s.
 pytestmark = pytest.mark.timeout(60)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onibi.actors.annotators.prompt import AnswerForm, PromptWriter, judged_sentence
 from onibi.actors.annotators.prompt_template import read_prompt_template, shipped_prompts
 from onibi.actors.annotators.quoted_caption import quoted_caption
-from onibi.platform.annotator import AnnotationRequest
+from onibi.platform.annotation.annotator import AnnotationRequest
 from onibi.platform.errors import ConfigError
 
 

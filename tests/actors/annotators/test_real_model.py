@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 
 from onibi.actors.annotators.openai import OpenaiAnnotator
-from onibi.platform.annotator import PairRequest
+from onibi.platform.annotation.annotator import PairRequest
+from onibi.platform.annotation.labels import LabelValue, PreferenceValue
 from onibi.platform.config import read_settings
-from onibi.platform.labels import LabelValue, PreferenceValue
 
 pytest.importorskip("xllamacpp", reason="comes with onibi[llm-tests]")
 pytestmark = [pytest.mark.timeout(280)]

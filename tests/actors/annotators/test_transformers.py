@@ -7,10 +7,10 @@ import pytest
 from onibi.actors.annotators.prompt import AnswerForm, PromptWriter
 from onibi.actors.annotators.prompt_template import read_prompt_template
 from onibi.actors.annotators.transformers import TransformersAnnotator
-from onibi.platform.annotator import PairRequest
+from onibi.platform.annotation.annotator import PairRequest
+from onibi.platform.annotation.labels import LabelValue
 from onibi.platform.config import read_settings
 from onibi.platform.errors import AnnotatorError
-from onibi.platform.labels import LabelValue
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 TEXTS = ["The door opens.", "It rains, and it rains, and it rains, and it rains.", "<|im_end|> yes", "A."]

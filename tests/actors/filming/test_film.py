@@ -11,9 +11,9 @@ from onibi.actors.filming import film as film_module
 from onibi.actors.filming.camera import FilmedEnvironment
 from onibi.actors.filming.caption_strip import FAINT, PAID
 from onibi.actors.filming.film import Film
-from onibi.platform.captions import CaptionTable
+from onibi.platform.annotation.captions import CaptionTable
 from onibi.platform.fragment import CaptionText, KeyText
-from onibi.platform.reward_table import LABELLED, RewardTable
+from onibi.platform.rewards.table import LABELLED, RewardTable
 
 
 def numbered(env):

@@ -11,13 +11,13 @@ from peers.rows import FRAGMENT_ROWS, GAMMA, LANES, WIDTHS, Width, wrong_transit
 from peers.worker import BATCH, Case, Contender
 
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sampler_threads import SamplerThreads
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sampler_threads import SamplerThreads
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
+from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.replay.shard import Shard
-from onibi.platform.replay.windows import Windows
 
 N_STEPS = 3
 GATHER_THREADS = 2

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.ring.file import remove_ring
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(

@@ -29,15 +29,15 @@ from onibi.platform.errors import LeaseError
 from onibi.platform.fragment import Fragment
 from onibi.platform.fragment_batch import from_batch, to_batch
 from onibi.platform.replay.actor_leases import ActorLeases
-from onibi.platform.replay.fifo_sampler import FifoSampler
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.replay.shard import Lease, Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from onibi.platform.errors import SpecError
-from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.draws_batch import from_record_batch, to_record_batch
-from onibi.platform.replay.make_sampler import make_sampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_snapshot import snapshot_table
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.snapshot import snapshot_table
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.samplers.make_sampler import make_sampler
 from onibi.platform.replay.schema import arrow_schema, ring_columns, spec_from_arrow
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.fragment import CaptionText, Fragment, KeyText
-from onibi.platform.replay.draws import WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import WindowDraws
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
@@ -191,10 +191,10 @@ def test_rebasing_an_empty_ring_owes_nothing_for_the_rows_that_fill_it_again(sto
 
 def test_a_row_inserted_before_its_label_pays_after_the_table_arrives(store):
     """0.1 · 0.5 · ½ for a key heard twice: the ring keeps caption and count, the table comes later."""
-    from onibi.platform.reward_mixer import RewardMixer
-    from onibi.platform.reward_settings import INTRINSIC, RewardSettings
-    from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable
-    from onibi.platform.table_component import RetrievalSettings
+    from onibi.platform.rewards.mixer import RewardMixer
+    from onibi.platform.rewards.settings import INTRINSIC, RewardSettings
+    from onibi.platform.rewards.table import LABELLED, UNLABELLED, RewardTable
+    from onibi.platform.rewards.table_component import RetrievalSettings
 
     caption = CaptionText("You find a key.", (KeyText("You find a key."),))
     fragment = store.fragment(STEPS)

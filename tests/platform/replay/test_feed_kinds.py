@@ -12,16 +12,16 @@ import pytest
 from onibi.platform.checkpoint import CheckpointParts, load_checkpoint, save_checkpoint
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import Fragment, StateRows
-from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.feed_state import FeedState
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
-from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
-from onibi.platform.replay.ring_file import remove_ring
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.file import remove_ring
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.state_ring import is_kept
+from onibi.platform.replay.samplers.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.samplers.newest_first_sampler import NewestFirstSettings
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectorySettings
 from onibi.platform.replay.shard import Shard
-from onibi.platform.replay.state_ring import is_kept
-from onibi.platform.replay.trajectory_sampler import TrajectorySettings
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec, StateSpec
 
 SPEC = ReplaySpec(

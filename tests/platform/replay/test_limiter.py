@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ConfigError, ReplayError
-from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.limiter import DrawnWord, Limiter, LimiterSettings
+from onibi.platform.replay.samplers.draws import SlabDraws
 
 SLABS = SlabDraws(rows=8, batch_lanes=3)
 RING = {"lanes": 4, "lanes_per_actor": 2, "fragment_rows": 16, "slots": 300}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import PrioritySettings, WindowDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import DrawnWord, Limiter
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.draws import PrioritySettings, WindowDraws
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32", shape=(64,)),), actions=2)

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
 from onibi.platform.replay.draws_batch import draw_arrays, from_record_batch, to_record_batch
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.frame_stack import FrameStack
-from onibi.platform.replay.make_sampler import make_sampler
-from onibi.platform.replay.newest_first_sampler import NewestFirstSettings
 from onibi.platform.replay.remote_draws import DrawDesk, DrawRequest, RemoteSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.trajectory_sampler import TrajectorySettings
-from onibi.platform.replay.windows import Windows
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.draws import PrioritySettings, SequenceDraws, SlabDraws, WindowDraws
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.replay.samplers.make_sampler import make_sampler
+from onibi.platform.replay.samplers.newest_first_sampler import NewestFirstSettings
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectorySettings
+from onibi.platform.replay.samplers.windows import Windows
 
 PRIORITIES = PrioritySettings(exponent=0.7, importance_exponent=0.4, importance_anneal_updates=10)
 DRAWS = {

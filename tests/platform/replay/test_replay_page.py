@@ -11,9 +11,9 @@ import numpy as np
 from onibi.clusters.run_state import ring_path
 from onibi.platform.replay.datasets.row_check import verify_log
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "replay.md"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import LeaseError
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
 
 ENVS, STEPS, SLOTS = 2, 4, 80
 

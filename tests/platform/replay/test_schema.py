@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from gymnasium import spaces
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import SpecError
 from onibi.platform.replay.schema import (
     ObservationLeaves,

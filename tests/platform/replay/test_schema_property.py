@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onibi.platform.errors import SpecError
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_snapshot import snapshot_table
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.snapshot import snapshot_table
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.replay.schema import ObservationLeaves, arrow_schema, observation_specs, spec_from_arrow
 from onibi.platform.replay.text_table import TextTable
 from onibi.platform.spec import TEXT_HASH, ArraySpec, ReplaySpec

@@ -9,13 +9,13 @@ import os
 import numpy as np
 import pytest
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import CaptionError, LeaseError, ReplayError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
 from onibi.platform.replay.limiter import DrawnWord, Limiter
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.replay.shard import Shard
 
 ENVS, STEPS = 2, 4

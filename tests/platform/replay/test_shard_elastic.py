@@ -16,8 +16,8 @@ from onibi.platform.replay.log.log_files import FolderDisk, LocalFiles
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
-from onibi.platform.replay.ring_file import drawn_path
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.file import drawn_path
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.shard import Shard
 
 ACTORS, ENVS, STEPS = 2, 2, 4

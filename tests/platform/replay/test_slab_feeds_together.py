@@ -7,11 +7,11 @@ import pytest
 
 from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.fragment import Fragment
-from onibi.platform.replay.draws import SlabDraws
 from onibi.platform.replay.feed import ReplayFeed
 from onibi.platform.replay.limiter import Limiter, LimiterSettings
 from onibi.platform.replay.prefetched_feed import PrefetchedFeed
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.draws import SlabDraws
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ROLE_FINAL, ArraySpec, ReplaySpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import SpecError
 from onibi.platform.replay import text_table
 from onibi.platform.replay.text_table import TextTable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.errors import ReplayError, SpecError
 from onibi.platform.fragment import CaptionText, Fragment, KeyText
 from onibi.platform.fragment_batch import from_batch, to_batch

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from onibi.platform.replay.datasets.ring_filling import RingFilling
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_layout import RingLayout
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.layout import RingLayout
+from onibi.platform.replay.ring.writer import RingWriter
 
 
 class SlowLog(ReplayLog):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from onibi.platform.annotation.stored_captions import read_captions
 from onibi.platform.errors import SegmentError
 from onibi.platform.replay.datasets.log_summary import summarize
 from onibi.platform.replay.datasets.minari_export import export_minari
@@ -14,8 +15,7 @@ from onibi.platform.replay.datasets.sql_query import log_views, query
 from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.segment_format import MANIFEST, ROWS, file_name
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.stored_captions import read_captions
+from onibi.platform.replay.ring.reader import RingReader
 
 ROWS_IN_ALL = 35
 

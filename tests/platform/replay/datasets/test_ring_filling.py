@@ -20,10 +20,10 @@ from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
-from onibi.platform.replay.ring_file import UNFINISHED_SUFFIX, remove_ring
-from onibi.platform.replay.ring_layout import RingLayout
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.file import UNFINISHED_SUFFIX, remove_ring
+from onibi.platform.replay.ring.layout import RingLayout
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 LANES, SLOTS = 2, 16

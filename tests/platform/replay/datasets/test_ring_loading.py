@@ -10,12 +10,12 @@ import pytest
 from onibi.platform.errors import ReplayError, SegmentError
 from onibi.platform.replay.datasets.parquet_files import export_parquet, import_parquet
 from onibi.platform.replay.datasets.ring_loading import load_into_ring
-from onibi.platform.replay.frame_stack import FrameStack
 from onibi.platform.replay.log.log_reader import ReplayLog
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.frame_stack import FrameStack
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.spec import ROLE_FINAL
 
 

@@ -29,8 +29,8 @@ from onibi.platform.replay.log.log_files import open_files
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
-from onibi.platform.replay.ring_file import remove_ring
-from onibi.platform.replay.ring_reader import RingReader
+from onibi.platform.replay.ring.file import remove_ring
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.shard import Shard
 from onibi.platform.spec import ArraySpec, ReplaySpec
 

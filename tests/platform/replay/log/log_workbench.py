@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from onibi.platform.captions import text_hash
+from onibi.platform.annotation.captions import text_hash
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText
 from onibi.platform.replay.limiter import Limiter
 from onibi.platform.replay.log.log_files import FolderDisk, LocalFiles

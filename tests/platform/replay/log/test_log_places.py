@@ -14,7 +14,7 @@ from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_format import RingOrigin
 from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(

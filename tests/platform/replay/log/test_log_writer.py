@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from onibi.platform.captions import lost_caption
+from onibi.platform.annotation.captions import lost_caption
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.replay.log.log_files import FolderDisk, LocalFiles
@@ -16,7 +16,7 @@ from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_writer import RetentionSettings
-from onibi.platform.replay.ring_file import remove_ring
+from onibi.platform.replay.ring.file import remove_ring
 from tests.platform.replay.log.log_workbench import (
     ACTORS,
     ENVS,

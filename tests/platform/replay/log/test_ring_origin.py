@@ -10,7 +10,7 @@ from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.log.log_settings import LogSettings
 from onibi.platform.replay.log.log_writer import LogWriter
 from onibi.platform.replay.log.segment_writer import UNKNOWN_ROWS
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 SPEC = ReplaySpec(observation=(ArraySpec(name="observation", dtype="float32"),), actions=2, keys_per_caption=1)

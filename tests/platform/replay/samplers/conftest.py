@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onibi.platform.fragment import StateRows
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP, ArraySpec, ReplaySpec, StateSpec
 
 SPEC = ReplaySpec(

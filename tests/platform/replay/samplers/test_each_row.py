@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from onibi.platform.replay.draws_batch import from_record_batch, to_record_batch
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
 from onibi.platform.replay.row_view import RowView
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
+from onibi.platform.replay.samplers.window_gather import EachRow
 from onibi.platform.replay.transition_intake import TransitionIntake
-from onibi.platform.replay.window_gather import EachRow
 
 EVERY = EachRow(extra=("first_priority",), observation=("observation",))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onibi.platform.replay.episode_pay import EpisodePay
-from onibi.platform.reward_table import LABELLED, UNLABELLED, RewardTable
+from onibi.platform.rewards.table import LABELLED, UNLABELLED, RewardTable
 
 
 def table(version, value):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from onibi.platform.replay.newest_first_sampler import NewestFirstSampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.ring_writer import RingWriter
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.sequences import Tail
-from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler, trajectory_probabilities
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.ring.writer import RingWriter
+from onibi.platform.replay.samplers.newest_first_sampler import NewestFirstSampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.sequences import Tail
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectoryWeightedSampler, trajectory_probabilities
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 from onibi.platform.spec import ROLE_FINAL
 
 DRAWS, BATCH = 400_000, 4_096

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.newest_first_sampler import NewestFirstSampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.sequences import Tail
-from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.newest_first_sampler import NewestFirstSampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.sequences import Tail
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
 BATCH = 6
 

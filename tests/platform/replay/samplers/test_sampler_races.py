@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.ring_reader import RingReader
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.sequences import Tail
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.sequences import Tail
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
-SCRIPT = Path(__file__).parents[1] / "ring_process.py"
+SCRIPT = Path(__file__).parents[1] / "ring" / "ring_process.py"
 _spec = importlib.util.spec_from_file_location("ring_process", SCRIPT)
 ring_process = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(ring_process)

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.draws import PrioritySettings, WindowDraws
-from onibi.platform.replay.fifo_sampler import FifoSampler
-from onibi.platform.replay.gather_threads import GatherThreads
-from onibi.platform.replay.make_sampler import make_sampler
-from onibi.platform.replay.newest_first_sampler import NewestFirstSampler, NewestFirstSettings
-from onibi.platform.replay.prioritized_sampler import PrioritizedSampler
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sequence_sampler import SequenceSampler
-from onibi.platform.replay.sequences import Tail
-from onibi.platform.replay.start_table import StartTable
-from onibi.platform.replay.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.samplers.draws import PrioritySettings, WindowDraws
+from onibi.platform.replay.samplers.fifo_sampler import FifoSampler
+from onibi.platform.replay.samplers.gather_threads import GatherThreads
+from onibi.platform.replay.samplers.make_sampler import make_sampler
+from onibi.platform.replay.samplers.newest_first_sampler import NewestFirstSampler, NewestFirstSettings
+from onibi.platform.replay.samplers.prioritized_sampler import PrioritizedSampler
+from onibi.platform.replay.samplers.sequence_sampler import SequenceSampler
+from onibi.platform.replay.samplers.sequences import Tail
+from onibi.platform.replay.samplers.start_table import StartTable
+from onibi.platform.replay.samplers.trajectory_sampler import TrajectoryWeightedSampler
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
 WINDOWED = {"n_steps": 3, "batch_size": 16}
 MAKERS = {

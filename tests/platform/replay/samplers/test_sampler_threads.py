@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from onibi.platform.errors import ReplayError
-from onibi.platform.replay.sampler import UniformSampler
-from onibi.platform.replay.sampler_threads import SamplerThreads
+from onibi.platform.replay.samplers.sampler_threads import SamplerThreads
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
 BATCH = 256
 

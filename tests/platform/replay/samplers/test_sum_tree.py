@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onibi.platform.replay.sum_tree import SumTree
+from onibi.platform.replay.samplers.sum_tree import SumTree
 
 
 def scan(values, target):

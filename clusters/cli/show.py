@@ -1,0 +1,95 @@
+"""Commands that only look: runs, presets, doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, told, wide_console
+
+
+def runs(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON list.")] = False,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    debug: Debug = False,
+) -> None:
+    """List the runs kept in a folder and how each ended, the one used last at the bottom.
+
+    Example:
+
+      onibi runs --runs-folder /data/runs
+    """
+    with told(debug=debug):
+        from onibi.clusters.reports.run_listing import listed_runs, runs_table
+
+        found = listed_runs(runs_folder)
+        if as_json:
+            print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
+        elif found:
+            wide_console().print(runs_table(found))
+        else:
+            print(f"No runs in {runs_folder}. Start one: onibi train cartpole-dqn")
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this preset's YAML.")] = None,
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="The same.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the ready runs that ship with Onibi, or print one.
+
+    Examples:
+
+      onibi presets
+
+      onibi presets minihack-oni > my-run.yaml
+    """
+    with told(debug=debug):
+        from onibi.platform.presets import preset_names, preset_summary, preset_text
+
+        chosen = show if name is None else name
+        if chosen is not None:
+            print(preset_text(PRESETS, chosen), end="")
+            return
+        names = preset_names(PRESETS)
+        width = max(map(len, names), default=0)
+        for preset in names:
+            print(f"{preset:{width}}  {preset_summary(PRESETS, preset)}")
+
+
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG", help="A preset or run file: what it needs, its model servers, and what else is not good."
+        ),
+    ] = None,
+    runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
+    shared_memory: Annotated[
+        Path, typer.Option("--shared-memory", help="Where replay rings will lie (the setting replay.folder).")
+    ] = Path("/dev/shm"),
+    address: Annotated[
+        str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="A Ray cluster to look for as well.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Tell what is installed, reachable and missing. Exit code 1 where something needed is missing.
+
+    Example:
+
+      onibi doctor minihack-oni
+
+      onibi doctor clusters/llm_serving/judge-ollama.yaml
+    """
+    with told(debug=debug):
+        from rich.console import Console
+
+        from onibi.clusters.doctor import doctor_table, examine, exit_code
+
+        rows = examine(runs_folder, shared_memory=shared_memory, ray_address=address, config=config)
+        Console().print(doctor_table(rows))
+    raise typer.Exit(exit_code(rows))

@@ -1,0 +1,152 @@
+"""The command line as a user meets it, each case in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from onibi.platform.presets import preset_text
+from onibi.platform.run_folder import create_run
+
+COMMANDS = ("train", "resume", "evaluate", "experiment", "submit", "runs", "presets", "doctor")
+
+
+def onibi(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONIBI_", "RAY_", "MLFLOW_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "onibi", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**kept, "COLUMNS": "200", "NO_COLOR": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **environment},
+    )
+
+
+def test_help_names_every_command(tmp_path):
+    finished = onibi("--help", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert [name for name in COMMANDS if f"│ {name} " in finished.stdout] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_shows_an_example_of_it(command, tmp_path):
+    finished = onibi(command, "--help", cwd=tmp_path)
+    assert finished.returncode == 0
+    after = finished.stdout.partition("Example")[2]
+    assert f"onibi {command}" in after
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, onibi.clusters.cli.main\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'gymnasium', 'pyarrow', 'numpy', 'pydantic', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    assert finished.stdout == "[]\n", finished.stderr
+
+
+def test_version_is_that_of_the_package(tmp_path):
+    assert onibi("--version", cwd=tmp_path).stdout == f"onibi {version('onibi')}\n"
+
+
+def test_presets_are_listed_with_a_summary_and_shown_as_they_stand(tmp_path):
+    lines = onibi("presets", cwd=tmp_path).stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert {"cartpole-dqn", "minihack-oni", "nethack-oni"} <= set(names)
+    assert all(len(line.split()) > 3 for line in lines)
+    for option in ((), ("--show",)):
+        shown = onibi("presets", *option, names[0], cwd=tmp_path).stdout
+        assert shown == preset_text("onibi.clusters.presets", names[0])
+
+
+def test_an_unknown_preset_to_show_ends_with_code_2_and_one_message(tmp_path):
+    finished = onibi("presets", "--show", "minihack-oin", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("onibi: preset 'minihack-oin' is unknown. Did you mean 'minihack-oni'? Allowed: ")
+    assert len(finished.stderr.splitlines()) == 1
+
+
+def test_debug_adds_the_traceback_to_the_message(tmp_path):
+    finished = onibi("presets", "--show", "nope", "--debug", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("onibi: preset 'nope' is unknown.")
+
+
+def test_an_empty_folder_has_no_runs(tmp_path):
+    finished = onibi("runs", cwd=tmp_path)
+    assert finished.returncode == 0
+    assert finished.stdout == "No runs in runs. Start one: onibi train cartpole-dqn\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_listed_with_status_and_results_and_a_damaged_one_does_not_hide_them(tmp_path):
+    finished = create_run(tmp_path / "there", "first")
+    finished.update(status="finished", results={"env_steps": 25_000.0})
+    rows = [{"env_steps": 9.0, "return_mean": 1.0}, {"env_steps": 99.0, "return_mean": 431.5, "success_rate": 0.875}]
+    finished.evaluations.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    second = create_run(tmp_path / "there", "second")
+    (second.checkpoints / "000000000100-000001").mkdir()
+    damaged = create_run(tmp_path / "there", "third")
+    (damaged.path / "run.json").write_text("{", encoding="utf-8")
+    by_option = onibi("runs", "--runs-folder", "there", cwd=tmp_path)
+    by_variable = onibi("runs", cwd=tmp_path, ONIBI_RUNS_FOLDER="there")
+    assert by_option.stdout == by_variable.stdout
+    first, killed = [line for line in by_option.stdout.splitlines() if "first" in line or "second" in line]
+    assert "finished" in first
+    assert first.endswith("25.0k  return 432, success 88%")
+    assert max(map(len, by_option.stdout.splitlines())) <= 100
+    told = json.loads(onibi("runs", "--runs-folder", "there", "--json", cwd=tmp_path).stdout)
+    assert [(run["name"], run["status"]) for run in told] == [("first", "finished"), ("second", "killed")]
+    assert told[0]["evaluation"] == {"return_mean": 431.5, "success_rate": 0.875, "env_steps": 99.0}
+    assert "killed: resume it" in killed
+    assert "third" in by_option.stderr
+    with second.lock():
+        assert "running" in onibi("runs", "--runs-folder", "there", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("trian",), ("train",), ("evaluate", "last", "--episodes", "0"), ("runs", "--nope")]
+)
+def test_a_wrong_call_ends_with_code_2_and_no_traceback(arguments, tmp_path):
+    finished = onibi(*arguments, cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert "Usage: onibi" in finished.stderr
+
+
+def test_doctor_fails_where_shared_memory_is_missing_and_names_it(tmp_path):
+    finished = onibi("doctor", "--shared-memory", str(tmp_path / "gone"), cwd=tmp_path)
+    assert finished.returncode == 1, finished.stderr
+    assert "gone" in finished.stdout
+
+
+def test_the_installed_script_and_the_module_are_the_same_command(tmp_path):
+    script = Path(sys.executable).parent / "onibi"
+    by_script = subprocess.run([script, "presets"], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    assert (by_script.returncode, by_script.stdout) == (0, onibi("presets", cwd=tmp_path).stdout)
+
+
+def test_the_installed_script_finds_modules_in_the_current_folder(tmp_path):
+    (tmp_path / "mine.py").write_text("def tell(raw, infos):\n    return ['It leans.' for _ in raw]\n")
+    script = Path(sys.executable).parent / "onibi"
+    settings = ["captioner={kind: function, path: 'mine:tell'}", "annotation.workers=0", "budget.max_env_steps=200"]
+    settings += ["tracking.enabled=false", f"replay.folder={tmp_path}", "evaluation.episodes=1"]
+    options = [word for each in settings for word in ("--set", each)]
+    finished = subprocess.run(
+        [script, "train", "cartpole-dqn", "--serial", *options],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "It leans." in finished.stdout + finished.stderr
