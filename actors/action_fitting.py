@@ -35,7 +35,12 @@ class ActionFitting:
                 f"{env_id}: its action space {space} is a Box of {space.dtype}; policies give floats. Wrap the "
                 "environment so that it takes a Box of float32, or Discrete actions."
             )
-        low, high = space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel()
+        # Environments write "no bound" as the largest number, too: stretched to it, an action of 0.01 would be 3e36.
+        largest = min(float(np.finfo(space.dtype).max), float(np.finfo(np.float32).max))
+        low, high = (
+            np.where(np.abs(bound) < largest, bound, np.copysign(np.inf, bound))
+            for bound in (space.low.astype(np.float64).ravel(), space.high.astype(np.float64).ravel())
+        )
         finite = np.isfinite(low) & np.isfinite(high)
         if fit != "clip" and not finite.all():
             raise SpecError(

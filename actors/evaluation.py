@@ -32,7 +32,7 @@ LONG_SECONDS = 300.0  # of an evaluation, after which it is told why it may neve
 class EvaluationSettings(Settings):
     """How often a run judges itself, and by what.
 
-    Every lane plays the same number of episodes: with "the first N that finish" short episodes would count too often.
+    How many each lane plays is settled before: with "the first N that finish" short episodes would count too often.
     """
 
     period_env_steps: Count | None = 25_000  # null: only at the end of the run
@@ -118,23 +118,25 @@ def play(
     rewards: FrozenRewards | None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[PlayedEpisode]:
-    """Play ``ceil(episodes / envs)`` episodes in each of the rollout's lanes.
+    """Play so many episodes, shared out over the rollout's lanes before the first one begins.
+
+    Of 100 episodes over 8 lanes the first four play 13 each, the others 12, however long theirs are.
 
     Args:
         rollout: its policy is the one judged; closed here.
         envs: E, the rollout's lanes.
-        episodes: how many at least over all lanes.
+        episodes: how many over all lanes.
         rewards: pays ``intrinsic_return``; None: it is 0.
         should_stop: asked between fragments; True ends early with what was played.
-    Returns: the episodes, lane by lane; what a lane played past its number does not count.
+    Returns: the episodes, lane by lane; what a lane played past its share does not count.
     """
-    per_lane = -(-episodes // envs)
+    shares = [episodes // envs + (lane < episodes % envs) for lane in range(envs)]
     played: list[list[PlayedEpisode]] = [[] for _ in range(envs)]
     ledger = EpisodeLedger(rewards.count_power) if rewards else None
     rewards = rewards.own() if rewards else None
     began, is_told = time.monotonic(), False
     try:
-        while min(map(len, played)) < per_lane and not should_stop():
+        while any(len(lane) < share for lane, share in zip(played, shares, strict=True)) and not should_stop():
             if not is_told and time.monotonic() - began > LONG_SECONDS:
                 is_told = True
                 told = sum(map(len, played))
@@ -148,7 +150,7 @@ def play(
             fragment = rollout.collect(_no_news)
             paid = _pay(fragment, rewards, ledger)
             for episode in fragment.episodes:
-                if len(played[episode.lane]) < per_lane:
+                if len(played[episode.lane]) < shares[episode.lane]:
                     played[episode.lane].append(_played(episode, paid))
     finally:
         rollout.close()

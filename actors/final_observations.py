@@ -26,7 +26,7 @@ def with_finals(raw: Any, infos: dict[str, Any], ended: NDArray[np.bool_], env_i
             f"{env_id}: declares SAME_STEP autoreset but ended an episode without info['final_obs']; "
             "without the final observation truncated episodes cannot be bootstrapped."
         )
-    final_raw = _replace_lanes(raw, finals, np.flatnonzero(ended))
+    final_raw = _replace_lanes(raw, finals, np.flatnonzero(ended).tolist())
     return final_raw, _merge_infos(infos, infos.get("final_info", {}), ended, env_id)
 
 
@@ -60,22 +60,26 @@ def _merge_infos(
     return merged
 
 
-def _replace_lanes(raw: Any, finals: Any, lanes: NDArray[np.intp]) -> Any:
+def _replace_lanes(raw: Any, finals: Any, lanes: list[int], path: tuple[Any, ...] = ()) -> Any:
+    """The leaf of ``raw`` at ``path``, or all below it, with the final values in ``lanes``."""
     if isinstance(raw, dict):
-        per_key = finals if isinstance(finals, dict) else None
-        return {
-            key: _replace_lanes(value, per_key[key] if per_key else {lane: finals[lane][key] for lane in lanes}, lanes)
-            for key, value in raw.items()
-        }
+        return {key: _replace_lanes(value, finals, lanes, (*path, key)) for key, value in raw.items()}
     if isinstance(raw, tuple):  # a text of each lane, or the leaves of a Tuple space
-        if all(isinstance(text, str) for text in raw):
-            ended = set(lanes.tolist())
-            return tuple(finals[lane] if lane in ended else text for lane, text in enumerate(raw))
-        return tuple(
-            _replace_lanes(value, {lane: finals[lane][index] for lane in lanes}, lanes)
-            for index, value in enumerate(raw)
-        )
+        if not all(isinstance(text, str) for text in raw):
+            return tuple(_replace_lanes(value, finals, lanes, (*path, place)) for place, value in enumerate(raw))
+        values = {lane: _final_value(finals, lane, path) for lane in lanes}
+        return tuple(values.get(lane, text) for lane, text in enumerate(raw))
     replaced = np.array(raw)
     for lane in lanes:
-        replaced[lane] = finals[lane]
+        replaced[lane] = _final_value(finals, lane, path)
     return replaced
+
+
+def _final_value(finals: Any, lane: int, path: tuple[Any, ...]) -> Any:
+    """One lane's leaf: Gymnasium keeps an observation of each lane, some native ones a batch like their observation."""
+    is_batch = True
+    for key in path:
+        if is_batch and not isinstance(finals, dict | tuple):
+            finals, is_batch = finals[lane], False
+        finals = finals[key]
+    return finals[lane] if is_batch else finals

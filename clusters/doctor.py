@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import http.client
 import importlib.metadata
 import importlib.util
@@ -15,21 +14,19 @@ import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
-from rich.table import Table
-from rich.text import Text
-
 from onibi.clusters.cli.frame import PRESETS
+from onibi.clusters.reports.doctor_findings import DoctorRow, Finding
 from onibi.clusters.reports.figures import bytes_text
 from onibi.platform.counted import counted
+from onibi.platform.errors import ConfigError
 from onibi.platform.redaction import without_secrets
 from onibi.platform.replay.ring.file import orphans
-from onibi.platform.run_folder import list_runs
+from onibi.platform.run_folder import LAST, find_run, list_runs
 from onibi.platform.shell_words import pip_install
 from onibi.platform.tracking import TrackingSettings, tracking_uri
 
@@ -75,24 +72,6 @@ _ANSWER_SECONDS = 5.0
 _MOST_LIST_BYTES = 1 << 20  # of a list of models
 
 
-class Finding(enum.Enum):
-    """GOOD; WARNING: a run starts, but see the hint; MISSING: what was asked about is not there and no run starts."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True)
-class DoctorRow:
-    """One line: what was looked at, how it stands, what was found, and what to do about it ("" for nothing)."""
-
-    name: str
-    finding: Finding
-    found: str
-    hint: str = ""
-
-
 def examine(
     runs_root: Path, shared_memory: Path, ray_address: str | None, config: str | None = None
 ) -> list[DoctorRow]:
@@ -103,12 +82,12 @@ def examine(
         shared_memory: the folder of replay rings (``replay.folder``).
         ray_address: as RAY_ADDRESS: ``host:port`` of a cluster to be reached, ``auto`` for one that runs on this
             machine; None or ``local``: runs start their own.
-        config: a preset or run file: told are the packages that it needs and its language model servers, and of all
-            else only what is not good.
+        config: a preset, a run file or a run (name, folder or ``last``): told are the packages that it needs and its
+            language model servers, and of all else only what is not good.
 
     Raises: ConfigError where the config cannot be read.
     """
-    settings = None if config is None else _settings_of(config)
+    settings = None if config is None else _settings_of(config, runs_root)
     checks: list[Callable[[], Iterable[DoctorRow]]] = [
         _python,
         _packages,
@@ -121,31 +100,7 @@ def examine(
     rows = [row for check in checks for row in check()]
     if config is None or settings is None:
         return rows
-    return [*_of_config(rows, config, _packages_of(settings)), *_model_servers(config, settings)]
-
-
-def exit_code(rows: Iterable[DoctorRow]) -> int:
-    """1 where something needed is missing, else 0."""
-    return int(any(row.finding is Finding.MISSING for row in rows))
-
-
-def doctor_table(rows: Iterable[DoctorRow]) -> Table:
-    """The rows for a terminal."""
-    marks = {
-        Finding.GOOD: Text("✓", "green"),
-        Finding.WARNING: Text("!", "bold yellow"),
-        Finding.MISSING: Text("✗", "bold red"),
-    }
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in rows:
-        found = Text(row.found)
-        if row.hint:
-            found.append(f"\n→ {row.hint}", "yellow")
-        table.add_row(marks[row.finding], row.name, found)
-    return table
+    return [*_of_config(rows, _packages_of(settings)), *_model_servers(config, settings)]
 
 
 def _python() -> Iterable[DoctorRow]:
@@ -298,11 +253,21 @@ class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
         raise URLError(f"it redirects to {without_secrets(newurl)}, which is not followed")
 
 
-def _settings_of(config: str) -> RunSettings:
+def _settings_of(config: str, runs_root: Path) -> RunSettings:
     from onibi.clusters.run_settings import RunSettings
     from onibi.platform.config import read_settings
-    from onibi.platform.presets import find_document
+    from onibi.platform.presets import find_document, preset_names
 
+    # A run is called as its preset where it was given no name: the preset is meant then, and runs/NAME is the run.
+    path = Path(config).expanduser()
+    if config not in preset_names(PRESETS) and not path.is_file():
+        if config == LAST or path.is_dir() or config in {run.name for run in list_runs(runs_root)}:
+            run = find_run(runs_root, config)
+            return read_settings(RunSettings, run.read_config(), source=str(run.config))
+        try:
+            find_document(config, PRESETS)
+        except ConfigError as error:
+            raise ConfigError(f"{error} No run in {runs_root} has this name.") from error
     return read_settings(RunSettings, find_document(config, PRESETS), source=config)
 
 
@@ -317,7 +282,7 @@ def _packages_of(settings: RunSettings) -> set[str]:
     return needed.union(*(_OF_ANNOTATORS.get(kind, ()) for kind in kinds))
 
 
-def _of_config(rows: Iterable[DoctorRow], config: str, needed: set[str]) -> list[DoctorRow]:
+def _of_config(rows: Iterable[DoctorRow], needed: set[str]) -> list[DoctorRow]:
     """The packages that a run needs, which it does not start without, and what else is not good."""
     optional = {name for name, _, _ in _OPTIONAL}
     told, good = [], 0
@@ -329,10 +294,7 @@ def _of_config(rows: Iterable[DoctorRow], config: str, needed: set[str]) -> list
             good += 1
         elif row.name not in optional:
             told.append(row)
-    summary = DoctorRow(
-        "all else", Finding.GOOD, f"{good} findings are good; `onibi doctor` without {config} shows them"
-    )
-    return [*told, summary]
+    return [*told, DoctorRow("all else", Finding.GOOD, f"{good} findings are good; `onibi doctor` alone shows them")]
 
 
 def _model_servers(config: str, settings: RunSettings) -> Iterable[DoctorRow]:

@@ -76,7 +76,6 @@ class EvaluationReport:
         """A few lines for a terminal."""
         which = f"{self.which} checkpoint, of" if self.which in ("best", "last") else "checkpoint of"
         lines = [f"{self.run}, {which} {self.checkpoint:,} env steps", *(each.line() for each in self.players)]
-        lines += [note] if (note := more_episodes_note(self.asked)) else []
         lines += [] if self.film is None else [f"film in {self.film.line()}"]
         if self.passed is None:
             return "\n".join(lines)
@@ -97,15 +96,6 @@ class EvaluationReport:
                 f"{verdict} the random player's"
             )
         return "\n".join(lines)
-
-
-def more_episodes_note(asked: int) -> str:
-    """Why more episodes are played than were asked for; empty where as many are."""
-    envs = min(_EVALUATION_LANES, asked)
-    played = -(-asked // envs) * envs
-    if played == asked:
-        return ""
-    return f"{played} episodes, not {asked}: {envs} environments step together, and each plays as many as the others"
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,9 @@ def film_best(folder: RunFolder, plan: RunPlan, should_stop: Callable[[], bool])
     episodes = plan.settings.evaluation.film_episodes
     if episodes == 0:
         return None
+    if should_stop():  # since training ended
+        log.warning("the best checkpoint is not filmed: interrupted. %s", _by_hand(folder))
+        return None
     path = folder.artifacts / ("film.mp4" if has_video_codec() else "film.gif")
     try:
         report = film(plan, trained_player(folder, plan, "best"), path, episodes, _OWN_SEED, should_stop)

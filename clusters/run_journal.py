@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,11 +60,12 @@ class RunResult:
     env_steps: int
     updates: int
     seconds: float
-    figures: dict[str, float] = field(default_factory=dict)  # the last row of the history
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    captions: Sequence[CaptionReportRow] = ()
-    paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # by caption, in rollouts
-    profile: list[RoleProfile] = field(default_factory=list)  # of each process; empty in serial mode
+    # Not in the repr: a notebook that shows what `train` returned would show pages of them.
+    figures: dict[str, float] = field(default_factory=dict, repr=False)  # the last row of the history
+    evaluations: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    captions: Sequence[CaptionReportRow] = field(default=(), repr=False)
+    paid: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)  # by caption, in rollouts
+    profile: list[RoleProfile] = field(default_factory=list, repr=False)  # of each process; empty in serial mode
     film: Path | None = None  # episodes of the best checkpoint, where they were asked for
 
     def summary(self) -> str:
@@ -190,7 +192,13 @@ class RunJournal:
                 self._next_row_seconds = seconds * (1.0 + 1.0 / _SHORT_RUN_SECONDS)
         if self._display is not None:
             notes, self._notes = self._notes, []
-            self._display.update(self._rows, notes, held_back)
+            try:
+                self._display.update(self._rows, notes, held_back)
+            except (OSError, SystemExit) as error:  # Rich exits where the reader of a pipe is gone
+                self._end_display()
+                log.warning(
+                    "nobody reads the display any more (%r); the run goes on, history.jsonl has all figures", error
+                )
 
     def _write_row(self) -> None:
         row, self._unwritten = self._unwritten, {}
@@ -260,7 +268,8 @@ class RunJournal:
 
     def _end_display(self) -> None:
         if self._display is not None:
-            self._display.__exit__(None, None, None)
+            with suppress(OSError, SystemExit):  # its terminal may be gone
+                self._display.__exit__(None, None, None)
             self._display = None
             logging.getLogger().handlers[:] = self._handlers
 

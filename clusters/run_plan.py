@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -131,11 +132,12 @@ class RunPlan:
         return filmed._playing(camera, weights, seed), camera  # noqa: SLF001 - its own kind
 
     def _playing(self, env: VectorEnv[Any, Any, Any], weights: Weights | None, seed: int) -> Rollout:
-        policy = self.policy_factory(None)
-        if weights is not None:
-            policy.load(weights)
-            if self.settings.evaluation.epsilon > 0:
-                policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
+        with _closed_where_raised(env):
+            policy = self.policy_factory(None)
+            if weights is not None:
+                policy.load(weights)
+                if self.settings.evaluation.epsilon > 0:
+                    policy = MixedWithRandom(policy, self.settings.evaluation.epsilon, self.spec)
         games = role_seed(self.settings, ROLE_EVALUATION, seed)
         identity = RolloutIdentity(actor=0, incarnation=0, next_sequence=0, seed=games)
         return self._rollout(policy, env, identity, weights, patient=True)
@@ -247,22 +249,26 @@ class RunPlan:
         patient: bool,
     ) -> Rollout:
         settings = self.settings
-        view = _make_view(settings, env.single_observation_space)
-        captioner = _make_captioner(settings, patient=patient)
-        bonuses = RowBonuses(settings.rewards.bonuses, self.spec, env.num_envs, self.features)
-        if weights is not None:
-            bonuses.load(weights.bonuses)
-        return Rollout(
-            env,
-            view,
-            captioner,
-            policy,
-            self.spec,
-            settings.actors.rollout,
-            identity,
-            settings.environment.id,
-            bonuses=bonuses,
-        )
+        with _closed_where_raised(env):
+            view = _make_view(settings, env.single_observation_space)
+            captioner = _make_captioner(settings, patient=patient)
+            bonuses = RowBonuses(settings.rewards.bonuses, self.spec, env.num_envs, self.features)
+            if weights is not None:
+                bonuses.load(weights.bonuses)
+            rollout = settings.actors.rollout
+            env_id = settings.environment.id
+            return Rollout(env, view, captioner, policy, self.spec, rollout, identity, env_id, bonuses=bonuses)
+
+
+@contextmanager
+def _closed_where_raised(env: VectorEnv[Any, Any, Any]) -> Iterator[None]:
+    """A first reset that raises is tried again, in evaluations for the whole run: no try may leave its processes."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            env.close()
+        raise
 
 
 def _no_policy(lanes: LaneRange | None) -> Policy:

@@ -154,7 +154,10 @@ class SerialRun:
             self._opened.callback(self._rollouts[-1].close)
 
     def run(self) -> RunResult:
-        """Train until the budget is used up or ``should_stop`` says so; leaves no ring behind."""
+        """Train until the budget is used up or ``should_stop`` says so; leaves no ring behind.
+
+        Raises: EnvironmentFault, after what was learnt until then is saved; whatever else ends a run.
+        """
         budget = self._settings.budget
         began, before = time.monotonic(), self._state.seconds
         meter = RunMeter(self._counters(), self._told_before)
@@ -185,6 +188,10 @@ class SerialRun:
                 status = "finished" if self._evaluate() else "interrupted"
             else:
                 self._save()
+        except EnvironmentFault:
+            if self._loop.updates > self._state.updates:  # nobody replaces it here, as the coordinator does
+                self._save()
+            raise
         finally:
             self._journal.warn(self._annotation.notes())
             self._close()
@@ -280,7 +287,7 @@ class SerialRun:
     def _evaluate(self) -> bool:
         """Save a checkpoint and play it; one whose environment raises is left out.
 
-        Returns: False where ``should_stop`` broke that off.
+        Returns: False where ``should_stop`` broke that off or the disk refused the checkpoint: a resumed run plays it.
         """
         period = self._settings.evaluation.period_env_steps
         if period is not None:
@@ -288,7 +295,7 @@ class SerialRun:
                 self._state, next_evaluation=(self._state.env_steps // period + 1) * period
             )
         if not self._save():
-            return True
+            return False
         weights, rewards, env_steps = self._loop.weights(), self._frozen_rewards(), self._state.env_steps
         try:
             episodes = evaluate_weights(self._plan, weights, rewards, env_steps, self._should_stop)

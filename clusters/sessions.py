@@ -99,7 +99,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
         check_serial(plan)
     else:
         _check_distributed(plan.settings)
-    reached = _newest_step(folder)
+    reached, status = _newest_step(folder), folder.record().status
     try:
         return _session(folder, plan, serial, begin, display)
     except RunInUseError:
@@ -107,6 +107,8 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
     except OnibiError:
         if overrides and _newest_step(folder) == reached:
             folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
+            if status == "finished":
+                folder.update(status=status)  # as it is, with those that it had
         raise
 
 
@@ -180,7 +182,12 @@ def _session(
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
         folder.update(status="running", serial=serial)
-        journal = RunJournal(folder, plan.settings, display, lambda: film_best(folder, plan, should_stop))
+
+        def film() -> Path | None:
+            should_stop.told = "the run has finished; ending its film and what is left to send"
+            return film_best(folder, plan, should_stop)
+
+        journal = RunJournal(folder, plan.settings, display, film)
         if checkpoint is not None:
             journal.cut_after(checkpoint.step)
         if plan.log_location is not None:
@@ -212,24 +219,39 @@ def _limits(retention: RetentionSettings) -> str:
     return f"at most {', '.join(limits)}" if limits else "all of it is kept"
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for an orderly end; a second one ends at once."""
-    asked: list[int] = []
+class _ShouldStop:
+    """Whether an orderly end was asked for: the first signal does, a second one ends at once."""
 
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked:
+    def __init__(self) -> None:
+        self._asked = False
+        self.told = "saving a checkpoint and ending"
+        """What the first signal sets off, in words."""
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def ask(self, number: int, _: FrameType | None) -> None:
+        """Take a signal. Raises: KeyboardInterrupt at the second one."""
+        if self._asked:
             raise KeyboardInterrupt
-        asked.append(number)
-        log.warning("%s: saving a checkpoint and ending; again to end at once", signal.Signals(number).name)
+        self._asked = True
+        log.warning("%s: %s; again to end at once", signal.Signals(number).name, self.told)
 
+
+@contextmanager
+def _stop_signals() -> Iterator[_ShouldStop]:
+    """Ctrl-C, SIGTERM, and SIGHUP of a terminal that was closed ask for an orderly end; a second one ends at once."""
+    should_stop = _ShouldStop()
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        heard.append(signal.SIGHUP)
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, should_stop.ask) for number in heard}
     except ValueError:  # not in the main thread: whoever called us handles signals
-        yield lambda: False
+        yield should_stop
         return
     try:
-        yield lambda: bool(asked)
+        yield should_stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -24,6 +24,7 @@ from onibi.learners.actor_critic_targets import SlabSteps, Targets
 from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.gradient_step import GradientStep, StepResult
 from onibi.learners.learner import ReplayNeeds
+from onibi.learners.learner_state import check_bins
 from onibi.learners.loss_program import Inputs
 from onibi.learners.networks.actor_critic import ActorCriticNetwork, ActorForm, build_actor_critic
 from onibi.learners.networks.build import NETWORKS, as_arrays, encoder_settings, numpy_form
@@ -43,6 +44,7 @@ from onibi.platform.spec import ArraySpec, ReplaySpec
 OLD_VALUES_COLUMN = "old_values"
 """[B, T] among a slab's rows: V(x) before the slab's first step."""
 _LANE_RETURNS = "reward_normalizer.lane_returns"
+_CENTRES = "value_head.centres"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,7 @@ class ActorCritic:
         seed: of the initial parameters.
         device: "cpu", "cuda", "cuda:1".
         value_clip: how far from its old value a value is paid for moving, in value units; read with old values alone.
+        steps_per_batch: gradient steps that an update makes.
     Raises: ConfigError where no support can be placed or a setting would not act, SpecError where the network cannot
         read the observation.
     """
@@ -160,6 +163,8 @@ class ActorCritic:
         seed: int,
         device: str,
         value_clip: float | None = None,
+        *,
+        steps_per_batch: int,
     ) -> None:
         if spec.action is None and settings.initial_log_std != type(settings).initial_log_std:
             raise ConfigError(
@@ -182,6 +187,7 @@ class ActorCritic:
             adam_epsilon=settings.adam_epsilon,
             gradient_norm=settings.gradient_norm,
             acceleration=settings.acceleration,
+            steps_per_batch=steps_per_batch,
         )
 
     @property
@@ -308,12 +314,15 @@ class ActorCritic:
         if self._rewards is not None:
             state |= {f"reward_normalizer.{name}": tensor for name, tensor in self._rewards.state_dict().items()}
             state[_LANE_RETURNS] = self._rewards.lane_returns
+        if self.value_head.centres is not None:
+            state[_CENTRES] = self.value_head.centres
         # An update of ours draws nothing from the global generator; a user's network with dropout does.
         state["rng.torch"] = torch.get_rng_state()
         return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of other settings."""
+        check_bins(state.get(_CENTRES), self.value_head.centres)
         try:
             self._network.load_state_dict(_under("network.", state))
             if self._rewards is not None:

@@ -113,7 +113,10 @@ class AppoLearner:
         device: str,
     ) -> None:
         self.settings = settings
-        self._shared = ActorCritic(settings, spec, value_bounds, seed, device, settings.value_clip)
+        steps = settings.epochs * settings.minibatches
+        self._shared = ActorCritic(
+            settings, spec, value_bounds, seed, device, settings.value_clip, steps_per_batch=steps
+        )
         self.copies = self._shared.copies
         by_hand = None
         if not changes_any_of(self, AppoLearner, ("_losses", "_targets")):

@@ -140,7 +140,7 @@ class DqnLearner(QLearner[QNetwork]):
             settings.network, spec, head, dueling=settings.dueling, seed=seed, noisy=settings.noisy
         )
         self._draws = UpdateDraws(head.form, network.noise_size, seed, torch.device(device))
-        super().__init__(settings, network, head, self._draws, device, has_target=True)
+        super().__init__(settings, network, head, self._draws, device, has_target=True, steps_per_batch=1)
         self._follower = TargetFollower(self._target, self._network, settings.target)
         self._program = LossProgram(self._losses, self._gradient, settings.acceleration, self._by_hand())
 

@@ -25,7 +25,8 @@ from onibi.platform.errors import CheckpointError, NonFiniteError
 log = logging.getLogger(__name__)
 
 SKIPS_IN_A_ROW = 10
-"""Non-finite steps in a row after which learning is given up: one bad batch passes by, a broken network does not."""
+"""Batches in a row none of whose steps was finite, after which learning is given up: one bad batch passes by, a broken
+network does not."""
 _UNHEARD_STEPS = 8
 """Verdicts of a CUDA device that may be on their way; a host further ahead waits."""
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -66,6 +67,7 @@ class GradientStep:
         acceleration: precision, accumulation.
         weight_decay: decoupled from the gradient (AdamW); 0 is Adam itself.
         betas: of Adam.
+        steps_per_batch: that follow each other on the same rows.
     Raises: ConfigError where the device cannot do what ``acceleration`` asks.
     """
 
@@ -79,11 +81,13 @@ class GradientStep:
         acceleration: AccelerationSettings,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
+        steps_per_batch: int = 1,
     ) -> None:
         self.updates = 0
         """Steps made, skipped ones included."""
         self.skipped_updates = 0
         self._skips_in_a_row = 0
+        self._most_skips = SKIPS_IN_A_ROW * steps_per_batch
         self._named = {name: each for name, each in module.named_parameters() if each.requires_grad}
         self._layout: ParameterLayout = SeparateParameters(self._named)
         self._device = self._layout.optimized[0].device
@@ -125,7 +129,7 @@ class GradientStep:
         Args:
             loss: [] float32, a mean over the batch. With accumulation the step follows the mean of ``accumulation``
                 losses.
-        Raises: NonFiniteError where the tenth step in a row is not finite.
+        Raises: NonFiniteError where the steps of the tenth batch in a row are not finite.
         """
         if self._gathered == 0:
             self._layout.clear_gradients()
@@ -164,9 +168,9 @@ class GradientStep:
             self._verdicts.put(self.updates, finite)
             # Several workers must know the same when they go on: what they exchange next may hang on it.
             self._listen(wait=self._group is not None)
-            if self._skips_in_a_row:  # from now on each step is waited for, so that the tenth is known when it is made
+            if self._skips_in_a_row:  # from now on each step is waited for, so that the last is known when it is made
                 self._listen(wait=True)
-        if self._skips_in_a_row >= SKIPS_IN_A_ROW:
+        if self._skips_in_a_row >= self._most_skips:
             raise NonFiniteError(
                 f"update {self.updates}: loss or gradient was not finite {self._skips_in_a_row} times in a row. Look "
                 "for NaN in the observations or rewards, or lower learner.learning_rate; then resume from the last "

@@ -73,7 +73,7 @@ class ImpalaLearner:
         device: str,
     ) -> None:
         self.settings = settings
-        self._shared = ActorCritic(settings, spec, value_bounds, seed, device)
+        self._shared = ActorCritic(settings, spec, value_bounds, seed, device, steps_per_batch=1)
         self.copies = self._shared.copies
         by_hand = None
         if not changes_any_of(self, ImpalaLearner, ("_losses",)):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from onibi.platform.errors import CheckpointError
 
 TORCH_GENERATOR = "rng.torch"
+_SAME_PLACE = 1e-5
+"""Of the range of all bins: another machine may round them otherwise."""
 
 
 class SavedGenerators:
@@ -65,6 +67,31 @@ def load_networks(networks: Mapping[str, nn.Module], state: Mapping[str, Tensor]
             "Resume with the settings it was saved under, or start a new run."
         ) from error
     _check_there(state, (TORCH_GENERATOR,))
+
+
+def check_bins(saved: Tensor | None, mine: Tensor | None) -> None:
+    """Refuse to go on with a network that says bins which lie elsewhere now: what it learnt would mean other values.
+
+    Args:
+        saved: [K] float32 centres or atoms of a checkpoint; None: it has none, or was made before they were kept.
+        mine: [K] float32 those of these settings; None where the value loss reads none.
+    Raises: CheckpointError.
+    """
+    if saved is None or mine is None:
+        return  # a network of the other kind does not fit anyhow
+    saved, mine = saved.detach().cpu(), mine.detach().cpu()
+    tolerance = _SAME_PLACE * float(mine.max() - mine.min())
+    if saved.shape == mine.shape and bool(((saved - mine).abs() <= tolerance).all()):
+        return
+    raise CheckpointError(
+        f"the checkpoint's values are read off {_ends(saved)}, those of these settings off {_ends(mine)}: what was "
+        "learnt would mean other values. Resume with the learner.value_loss and learner.support that it was saved "
+        "under (an automatic support follows from the rewards and learner.discount as well), or start a new run."
+    )
+
+
+def _ends(bins: Tensor) -> str:
+    return f"{len(bins)} bins from {float(bins[0]):g} to {float(bins[-1]):g}"
 
 
 def _check_there(state: Mapping[str, Tensor], names: Iterable[str]) -> None:

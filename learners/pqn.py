@@ -126,7 +126,15 @@ class PqnLearner(QLearner[QNetwork]):
         self.settings = settings
         head = build_value_head(settings.value_loss, settings.support, settings.huber_delta, None, value_bounds)
         network = build_q_network(settings.network, spec, head, dueling=False, seed=seed)
-        super().__init__(settings, network, head, SavedGenerators({_ORDER: seed}), device, has_target=False)
+        super().__init__(
+            settings,
+            network,
+            head,
+            SavedGenerators({_ORDER: seed}),
+            device,
+            has_target=False,
+            steps_per_batch=settings.epochs * settings.minibatches,
+        )
         self._program = LossProgram(self._losses, self._gradient, settings.acceleration)
 
     @staticmethod

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from onibi.learners.acceleration import AccelerationSettings
 from onibi.learners.device_copies import DeviceCopies
 from onibi.learners.gradient_step import GradientStep
-from onibi.learners.learner_state import TORCH_GENERATOR, SavedGenerators, load_networks, saved_state
+from onibi.learners.learner_state import (
+    TORCH_GENERATOR,
+    SavedGenerators,
+    check_bins,
+    load_networks,
+    saved_state,
+)
 from onibi.learners.networks.build import as_arrays
 from onibi.learners.value_losses import ValueHead
 from onibi.platform.policy import Weights, WeightsVersion
@@ -97,6 +103,7 @@ class QLearner(Generic[N]):
         generators: of random numbers that belong into a checkpoint.
         device: "cpu", "cuda", "cuda:1".
         has_target: keep a copy of the network as ``_target``, in checkpoints too.
+        steps_per_batch: gradient steps that an update makes.
     """
 
     def __init__(
@@ -108,6 +115,7 @@ class QLearner(Generic[N]):
         device: str,
         *,
         has_target: bool,
+        steps_per_batch: int,
     ) -> None:
         self._device = torch.device(device)
         self.copies = DeviceCopies(self._device)
@@ -124,6 +132,7 @@ class QLearner(Generic[N]):
             adam_epsilon=settings.adam_epsilon,
             gradient_norm=settings.gradient_norm,
             acceleration=settings.acceleration,
+            steps_per_batch=steps_per_batch,
         )
 
     @property
@@ -150,7 +159,8 @@ class QLearner(Generic[N]):
         return saved_state(self._networks, {**self._gradient.state_dict(), **self._generators.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network."""
+        """Take a state that ``state_dict`` gave. Raises: CheckpointError where it is of another network or support."""
+        check_bins(state.get("network.centres"), self._value_head.centres)
         load_networks(self._networks, state)
         self._gradient.load_state_dict(state)
         self._generators.load_state_dict(state)

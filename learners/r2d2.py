@@ -109,7 +109,7 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
             seed=seed,
         )
         self._draws = UpdateDraws(head.form, 0, seed, torch.device(device))
-        super().__init__(settings, network, head, self._draws, device, has_target=True)
+        super().__init__(settings, network, head, self._draws, device, has_target=True, steps_per_batch=1)
         self._target.core.cell.flatten_parameters()  # a copy's matrices lie apart, which cuDNN is slow with
         self._follower = TargetFollower(self._target, self._network, settings.target)
         self._packs = settings.acceleration.compile != "graphs"  # a graph must not look back at the host

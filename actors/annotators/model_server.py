@@ -2,8 +2,9 @@
 
 The ``openai`` package's async client does the HTTP: addresses, keys, proxies, connections, errors by status. Its own
 retries are switched off and ``tenacity`` repeats instead: each repetition must pass the rate limits and the budget and
-be counted, and the client's would do neither. Retry-After holds all requests back, not only the one that met it: up to
-``longest_wait_seconds`` they wait, and for longer their batches fail at once and nothing is sent.
+be counted, and the client's would do neither. Retry-After holds back all requests of all processes that share a folder
+of spending files, not only the one that met it: up to ``longest_wait_seconds`` they wait, and for longer their batches
+fail at once and nothing is sent.
 
 A reply has a deadline as a whole, since a server that sends a byte now and then never meets a timeout per read, and a
 length as a whole. Compressed replies are refused: a kilobyte may unfold to any size.
@@ -17,6 +18,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import httpx2
@@ -29,8 +31,9 @@ from onibi.actors.annotators.call_fault import CallDropped, CallFault, retry_aft
 from onibi.actors.annotators.call_statistics import CallFailure, CallStatistics
 from onibi.actors.annotators.completion import Completion, CompletionFault, read_completion
 from onibi.actors.annotators.rate_limit import RateLimiter
+from onibi.actors.annotators.shared_pause import SharedPause
 from onibi.actors.annotators.spending import SpendingLedger
-from onibi.platform.annotation.captions import printable
+from onibi.platform.annotation.captions import printable, text_hash
 from onibi.platform.config import Settings
 from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 from onibi.platform.redaction import HIDDEN, without_secrets
@@ -116,6 +119,8 @@ class ModelServer:
         api_key_env: environment variable that holds the key; None sends a placeholder.
         ledger: counts what is spent.
         statistics: counts what happens.
+        pauses: folder in which the processes that ask this server tell one another that they were asked to wait; None:
+            each waits by itself.
     Raises: AnnotatorError where the variable is not set; ConfigError where the address is none.
     """
 
@@ -126,6 +131,7 @@ class ModelServer:
         api_key_env: str | None,
         ledger: SpendingLedger,
         statistics: CallStatistics,
+        pauses: Path | None = None,
     ) -> None:
         self._shown_url = str(without_secrets(base_url))
         self._settings = settings
@@ -137,6 +143,7 @@ class ModelServer:
             time.monotonic,
             asyncio.sleep,
             settings.longest_wait_seconds,
+            None if pauses is None else SharedPause(_pause_file(pauses, base_url), _LONGEST_PAUSE_SECONDS),
         )
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._open = _OpenCalls()
@@ -330,6 +337,11 @@ class ModelServer:
         too_long = state.upcoming_sleep > settings.longest_wait_seconds
         ends = time.monotonic() + state.upcoming_sleep + settings.timeout_seconds
         return state.attempt_number > settings.retries or too_long or ends > patience.deadline or patience.given_up
+
+
+def _pause_file(folder: Path, base_url: str) -> Path:
+    """Of one server: its address may hold a key, so its hash is the name."""
+    return folder / f"pause-{text_hash(base_url):016x}"
 
 
 def api_key(variable: str | None) -> str:

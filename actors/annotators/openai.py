@@ -121,7 +121,10 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
         self._connecting = threading.Lock()
 
     def keep_spending(self, file: Path) -> None:
-        """Keep the counts of the budget in this file, unless the settings name one; call before the first request."""
+        """Keep the counts of the budget in this file, unless the settings name one; call before the first request.
+
+        Beside it lies until when the server wants no requests: processes that share the folder wait together.
+        """
         if self._spending_file is None:
             self._spending_file = file
 
@@ -205,7 +208,14 @@ class OpenaiAnnotator(LanguageModelAnnotator[OpenaiSettings]):
         settings = self.settings
         # A coroutine: the client's locks belong to the loop that it is made on.
         self._ledger = self._ledger or SpendingLedger(settings.budget, settings.prices, self._spending_file)
-        server = ModelServer(settings.base_url, self._server, settings.api_key_env, self._ledger, self._statistics)
+        server = ModelServer(
+            settings.base_url,
+            self._server,
+            settings.api_key_env,
+            self._ledger,
+            self._statistics,
+            None if self._spending_file is None else self._spending_file.parent,
+        )
         return Questioning(
             server,
             self._call,

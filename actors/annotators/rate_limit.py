@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from onibi.actors.annotators.shared_pause import SharedPause
+
 WINDOW_SECONDS = 60.0
 
 
@@ -32,6 +34,7 @@ class RateLimiter:
         clock: seconds, never falling.
         sleep: waits for seconds.
         longest_pause_seconds: of a pause that is waited for; during the rest of a longer one nothing is admitted.
+        shared: pauses of all processes that ask the server; None: of this one alone.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class RateLimiter:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         longest_pause_seconds: float = math.inf,
+        shared: SharedPause | None = None,
     ) -> None:
         self._requests = requests_per_minute
         self._tokens = tokens_per_minute
         self._clock = clock
         self._sleep = sleep
         self._longest_pause_seconds = longest_pause_seconds
+        self._shared = shared
         self._window: deque[Admission] = deque()
         self._open_at = 0.0
         self._turn = asyncio.Lock()
@@ -76,16 +81,19 @@ class RateLimiter:
     def pause(self, seconds: float) -> None:
         """Admit nothing for so long: the server said so to one of us."""
         self._open_at = max(self._open_at, self._clock() + seconds)
+        if self._shared is not None:
+            self._shared.extend(seconds)
 
     @property
     def pause_left(self) -> float:
         """Seconds until the end of the pause; 0 without one."""
-        return max(0.0, self._open_at - self._clock())
+        others = 0.0 if self._shared is None else self._shared.left
+        return max(others, self._open_at - self._clock(), 0.0)
 
     def _wait_seconds(self, tokens: int, now: float) -> float:
         while self._window and self._window[0].time <= now - WINDOW_SECONDS:
             self._window.popleft()
-        wait = self._open_at - now
+        wait = self.pause_left
         if self._requests is not None and len(self._window) >= self._requests:
             wait = max(wait, self._window[-self._requests].time + WINDOW_SECONDS - now)
         if self._tokens is not None:

@@ -18,7 +18,7 @@ from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.annotation.captions import storable
 from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError, ConfigError
-from onibi.platform.fragment import CaptionText
+from onibi.platform.fragment import CaptionText, KeyText
 from onibi.platform.user_code import raised_at
 
 
@@ -97,6 +97,16 @@ class FunctionCaptioner:
             raise CaptionError(
                 f"environment {env}: {self.settings.path} returned {entry.text!r} with {len(entry.keys)} keys; a "
                 f"caption has 1 to captioner.keys_per_caption ({self.keys_per_caption}) of them, the empty text none"
+            )
+        said: Any = entry.text  # a user's code may have put anything there
+        keys: Any = entry.keys
+        texts = [key.text if isinstance(key, KeyText) else None for key in keys]
+        is_text = isinstance(said, str) and all(isinstance(text, str) and text for text in texts)
+        # A key that stood there twice would be counted twice, and pay as if it had been heard before.
+        if not is_text or len(set(texts)) < len(texts):
+            raise CaptionError(
+                f"environment {env}: {self.settings.path} returned {str(entry)[:300]}; its text must be a str, and its "
+                "keys KeyText, each with a text of its own that is not empty"
             )
         if all(storable(text) == text for text in (entry.text, *(key.text for key in entry.keys))):
             return entry

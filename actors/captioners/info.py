@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from onibi.actors.captioners.captioner import envs_of
 from onibi.actors.captioners.plain_text import Numbers, PlainTextReader
 from onibi.platform.annotation.captions import EMPTY_TEXT
@@ -63,6 +65,14 @@ class InfoCaptioner:
             raise CaptionError(
                 f"{self._place} is a mapping with {keys}; it must be text. Give one in the environment, or set "
                 "captioner.info_key to another key, or captioner.kind=none"
+            )
+        # A single text has a length, too, and its letters would be captions.
+        is_list = isinstance(texts, list | tuple) or (isinstance(texts, np.ndarray) and texts.ndim > 0)
+        if not is_list or len(texts) != envs:
+            raise CaptionError(
+                f"{self._place} is {str(texts)[:80]!r} ({type(texts).__name__}) for {envs} environments; a vector "
+                "environment must give one text (or None) for each. Give them in the environment, or set "
+                "captioner.kind=none"
             )
         given, read = infos.get(self._mask_key), self._reader.read
         found = [

@@ -25,7 +25,7 @@ from onibi.platform.config import Settings
 from onibi.platform.errors import CaptionError
 from onibi.platform.fragment import CaptionText, KeyText
 
-KEY_VERSION = "nethack-2"
+KEY_VERSION = "nethack-3"
 """Changed with every change of the rules below: counts and keys of different versions do not mix."""
 
 _CACHED_MESSAGES = 1 << 16
@@ -76,7 +76,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # An answer is one character behind the choices, or a whole line where the game asks for a text.
 _CHOICE_PROMPT = re.compile(r"^(?P<asked>.*?\?) ?\[(?P<choices>[^\]]*)\](?: \(\S\)| \([^)]*\)\?)?")
 _TEXT_PROMPT = re.compile(
-    r"^(?:(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what"
+    r'^(?:Replace annotation|Search for:|Extended command list search phrase\?|"Hello stranger, who are you\?" -'
+    r"|(?:What|Where|Who|Whom|Which|How (?:much|many)|For what|To what|In what|On what|With what"
     r"|Talk to whom|\w+ in what direction|Do you|Are you|Enter|Specify|Replace|Change|Save|Name|Set)\b"
     r"[^?]*\?(?: \(in what direction\))?"
     r"|Adjust letter to what|Call [^:]*:|Count:|Move cursor to [^:.]*[:.]"
@@ -84,6 +85,8 @@ _TEXT_PROMPT = re.compile(
 )
 _TYPED_COMMAND = re.compile(r"^#|: unknown extended command")
 _ENGRAVED = re.compile(r'(You (?:read|feel the words)):\s*"(?:.*"\.?|.*$)', re.DOTALL)
+_ANNOTATED = re.compile(r"^(You remember this level as) .*")
+_ASKS_FOR_A_LINE = re.compile(r"\b(?:type|enter|notes)\b")  # "[type the name]", "[5 notes, A-G]"
 _GIVEN_NAME = re.compile(r"\b(named|called) (.+)$")
 _AFTER_KEPT_NAME = re.compile(r"(?: \([^()]*\))?\)?(?: whispers(?::| something))?[.!?]?")
 # Help and far look: the symbol, a gap, and what it stands for. The manual speaks, nothing happened.
@@ -229,14 +232,14 @@ def _spoken_on_page(message: str, kept_names: frozenset[str]) -> list[tuple[str,
     message = _ENGRAVED.sub(r"\1 what is written.", message)
     spoken = []
     for part in _SENTENCE_GAP.split(message):
-        sentence = without_given_name(part, kept_names)
-        choice = _CHOICE_PROMPT.match(sentence)
-        if choice is not None:
+        sentence = without_given_name(_ANNOTATED.sub(r"\1 something.", part), kept_names)
+        choice, text_prompt = _CHOICE_PROMPT.match(sentence), _TEXT_PROMPT.match(sentence)
+        # Behind a text prompt's own end somebody may have typed choices.
+        if choice is not None and (text_prompt is None or len(text_prompt[0]) >= len(choice["asked"])):
             spoken.append((f"{choice['asked']} [{choice['choices']}]", True))
-            if choice["choices"].startswith(("type", "enter")):  # "[type the name]" asks for a line, not for one key
+            if _ASKS_FOR_A_LINE.search(choice["choices"]):
                 break
             continue
-        text_prompt = _TEXT_PROMPT.match(sentence)
         if text_prompt is not None:
             spoken.append((text_prompt[0], True))
             break  # all that follows was typed, whatever it looks like

@@ -19,7 +19,8 @@ class TextCaptionerSettings(Settings):
     """Which leaf, and how its text becomes a key."""
 
     kind: Literal["text"] = "text"
-    leaf: str | None = None  # keys joined by ".", as "inner.mission"; null: the only Text leaf of the observation
+    # Keys joined by ".", as "inner.mission", in a Tuple space the places from 0; null: the only Text leaf there is.
+    leaf: str | None = None
     numbers: Numbers = "normalise"  # a counter in the text would make every caption new
     max_characters: int = 500  # longer ones are cut
 
@@ -57,9 +58,10 @@ class TextCaptioner:
 
 def text_leaves(raw: Any, prefix: str = "") -> list[str]:
     """Paths of all text leaves of a batched observation; a bare one is ""."""
-    if isinstance(raw, Mapping):
-        return [path for key in raw for path in text_leaves(raw[key], f"{prefix}.{key}" if prefix else str(key))]
-    return [prefix] if _is_texts(raw) else []
+    if _is_texts(raw):
+        return [prefix]
+    children = raw.items() if isinstance(raw, Mapping) else enumerate(raw) if isinstance(raw, tuple) else ()
+    return [path for key, child in children for path in text_leaves(child, f"{prefix}.{key}" if prefix else str(key))]
 
 
 def _only_text(raw: Any) -> str:
@@ -76,6 +78,8 @@ def _only_text(raw: Any) -> str:
 def _at(raw: Any, leaf: str) -> Sequence[Any]:
     found = raw
     for key in leaf.split(".") if leaf else ():
+        if isinstance(found, tuple) and not _is_texts(found):  # the leaves of a Tuple space
+            found = dict(zip(map(str, range(len(found))), found, strict=True))
         if not isinstance(found, Mapping) or key not in found:
             found = None
             break

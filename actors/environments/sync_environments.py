@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 _NUMBERS = "biuf"  # kinds of dtypes
+_LEAST_INT, _MOST_INT = np.iinfo(int).min, np.iinfo(int).max
 _DTYPES = {kind: np.dtype(kind) for kind in (float, int, bool)}  # of Python's numbers, as Gymnasium keeps them
 
 
@@ -32,13 +33,16 @@ class SyncEnvironments(SyncVectorEnv):
         for key, value in env_info.items():
             known = vector_infos.get(key)
             if known is None:
+                if not _fits_an_array(value):
+                    vector_infos[key] = np.full(self.num_envs, None, dtype=object)
+                    vector_infos[f"_{key}"] = np.zeros(self.num_envs, np.bool_)
                 continue
             if isinstance(known, dict) or isinstance(value, dict):
                 if not isinstance(value, dict):
                     left_out.append(key)
                 elif not isinstance(known, dict):
                     del vector_infos[key], vector_infos[f"_{key}"]
-            elif known.dtype != object:
+            elif known.dtype != object or known.ndim > 1:
                 vector_infos[key] = _made_to_hold(known, vector_infos[f"_{key}"], value)
         if left_out:
             env_info = {key: value for key, value in env_info.items() if key not in left_out}
@@ -59,16 +63,23 @@ class SyncEnvironments(SyncVectorEnv):
             log.warning("%d of %d environments raised when they were closed: %s", len(faults), len(self.envs), told)
 
 
+def _fits_an_array(value: Any) -> bool:
+    """Whether it is no whole number beyond 64 bits, as the seed of a random generator."""
+    return type(value) is not int or _LEAST_INT <= value <= _MOST_INT
+
+
 def _made_to_hold(known: NDArray[Any], told: NDArray[np.bool_], value: Any) -> NDArray[Any]:
     """``known`` [E, ...], or a copy of another type where ``value`` would not go into it as it is.
 
     Args:
         told: [E] where ``known`` holds something.
     """
-    plain = _DTYPES.get(type(value))
+    fits = _fits_an_array(value)
+    plain = _DTYPES.get(type(value)) if fits else None
     if plain is not None and known.ndim == 1 and known.dtype == plain:
         return known
-    if isinstance(value, bool | int | float | np.generic | np.ndarray) and np.shape(value) == known.shape[1:]:
+    is_number = fits and isinstance(value, bool | int | float | np.generic | np.ndarray)
+    if is_number and np.shape(value) == known.shape[1:]:
         dtype = value.dtype if isinstance(value, np.generic | np.ndarray) else np.dtype(type(value))
         if dtype == known.dtype:
             return known

@@ -34,7 +34,7 @@ def with_strip(picture: NDArray[np.uint8], lines: Sequence[Line], rows: int) -> 
 
     Args:
         picture: [H, W, 3] uint8.
-        lines: long ones are broken; what goes beyond ``rows`` is left out.
+        lines: long ones are broken; what there is no room for is left out behind "…", and each keeps a row of its own.
         rows: height of the strip in rows of text; the same for all pictures of a film.
     Returns: [H′, W′, 3] uint8, both even, as video codecs want them.
     """
@@ -50,8 +50,20 @@ def with_strip(picture: NDArray[np.uint8], lines: Sequence[Line], rows: int) -> 
     canvas.paste(Image.fromarray(picture), ((width - picture.shape[1]) // 2, 0))
     draw = ImageDraw.Draw(canvas)
     columns = int((width - 2 * _MARGIN) // font.getlength("M"))
-    room = columns * rows  # characters; a caption may be a book
-    broken = [Line(part, line.color) for line in lines for part in textwrap.wrap(line.text[:room], columns) or [""]]
-    for place, (text, color) in enumerate(broken[:rows]):
+    for place, (text, color) in enumerate(_broken(lines[:rows], columns, rows)):
         draw.text((_MARGIN, height + _MARGIN + place * row_pixels), text, fill=color, font=font)
     return np.asarray(canvas)
+
+
+def _broken(lines: Sequence[Line], columns: int, rows: int) -> list[Line]:
+    """At most ``rows`` lines of ``columns`` characters; a long one leaves a row to each that follows."""
+    shown: list[Line] = []
+    for following, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True):
+        room = rows - len(shown) - following
+        most = columns * (room + 1)  # characters that are looked at: a caption may be a book
+        parts = textwrap.wrap(line.text[:most], columns) or [""]
+        if len(parts) > room or len(line.text) > most:
+            parts = parts[:room]
+            parts[-1] = f"{parts[-1][: columns - 1]}…"
+        shown += [Line(part, line.color) for part in parts]
+    return shown

@@ -16,6 +16,7 @@ from onibi.clusters.cli.frame import (
     Debug,
     RunsFolder,
     progress_bar,
+    tell,
     told,
     wide_console,
 )
@@ -58,7 +59,7 @@ def annotate(
     pairs: Annotated[
         int | None, typer.Option("--pairs", min=1, metavar="N", help="Judge N pairs of captions, not each caption.")
     ] = None,
-    votes: Annotated[int, typer.Option("--votes", min=1, help="Independent labels of each caption.")] = 1,
+    votes: Annotated[int, typer.Option("--votes", min=1, metavar="N", help="Independent labels of each caption.")] = 1,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -83,7 +84,9 @@ def annotate(
         list[str] | None,
         typer.Option("--model-set", metavar="KEY=VALUE", help="A setting of the reward model, as members=3."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws pairs, and the reward model's beginning.")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="Draws pairs, and the reward model's beginning.")
+    ] = 1,
     benchmark: Annotated[
         bool, typer.Option("--benchmark", help="Measure the annotator on captions judged by hand; takes no SOURCE.")
     ] = False,
@@ -101,23 +104,20 @@ def annotate(
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
 ) -> None:
-    """Judge the captions of what is stored, without training anything, and show the verdicts.
+    r"""Judge the captions of what is stored, without training anything, and show the verdicts.
 
     What the judge has answered before, in a run or here, is not asked again: after Ctrl-C, an empty budget or a dead
     server the same command goes on. Exit code 1 where something is left.
 
     Examples:
-
-      onibi annotate last                  # by the run's own judge: what it has not labelled yet
-
-      onibi annotate last --annotator embedding --set goal="Find the key. Open the locked door."
-
-      onibi annotate last --annotator openai --set base_url=http://127.0.0.1:8000/v1 --set model=llama --estimate
-
-      onibi annotate logs/corridor --annotator lexicon --pairs 500 --reward-model models/corridor
-
-      onibi train minihack-oni --set annotator.kind=replay --set annotator.path=runs/annotations
-
+      onibi annotate last          # by the run's own judge: what has no label yet
+      onibi annotate last --annotator embedding --set goal="Find the key."
+      onibi annotate last --annotator openai --estimate \
+          --set base_url=http://127.0.0.1:8000/v1 --set model=llama
+      onibi annotate logs/corridor --annotator lexicon --pairs 500 \
+          --reward-model models/corridor
+      onibi train minihack-oni --set annotator.kind=replay \
+          --set annotator.path=runs/annotations
       onibi annotate --benchmark --annotator embedding --goal descend
     """
     with told(debug=debug):
@@ -146,6 +146,7 @@ def annotate(
         from onibi.platform.annotation.stored_captions import read_captions
         from onibi.platform.annotation.table import AnnotationTable
 
+        console = wide_console()
         judge = judge_of(source, runs_folder, annotator, settings or [])
         captions = read_captions(source, runs_folder).first(limit)
         place = (runs_folder / _TABLE if table is None else table).expanduser()
@@ -153,12 +154,12 @@ def annotate(
         try:
             work = _work(captions, judge, opened, pairs, votes, seed)
             expected = caption_annotation.estimate(judge, work)
-            print(_plan_text(captions, judge, work, expected, pairs, only_estimate=only_estimate))
+            tell(console, _plan_text(captions, judge, work, expected, pairs, only_estimate=only_estimate))
             if only_estimate:
                 return
             outcome = _carry_out(judge, work, opened, patience) if work.items else None
             if outcome is not None:
-                print(_outcome_text(outcome, place))
+                tell(console, _outcome_text(outcome, place))
             _show_verdicts(opened, judge, captions, pairs=pairs is not None)
             if export is not None:
                 print(_export(opened, judge, export, pairs=pairs is not None))

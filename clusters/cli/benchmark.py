@@ -15,18 +15,19 @@ def show_benchmark(
 
     Raises: ConfigError for what is not allowed; AnnotatorError where it cannot judge at all.
     """
-    from onibi.clusters.cli.frame import wide_console
+    from onibi.clusters.cli.frame import tell, wide_console
     from onibi.clusters.judging.annotator_benchmark import benchmark_table, run_benchmark
     from onibi.clusters.judging.judged_captions import SHIPPED
 
     chosen = SHIPPED if captions is None else captions.expanduser()
     with _progress() as show:
         rows = run_benchmark(kind, settings, goals, captions=chosen, limit=limit, seed=seed, on_progress=show)
-    wide_console().print(benchmark_table(rows))
+    console = wide_console()
+    console.print(benchmark_table(rows, console.width))
     for asked in dict.fromkeys(row.asked_goal for row in rows):  # a lexicon is asked one goal of its own each time
         these = [row for row in rows if row.asked_goal == asked]
         first = ", ".join(f"{row.first_seconds:.1f} s" for row in these)
-        print(f"{', '.join(row.goal for row in these)}: asked {asked!r}; first label after {first}")
+        tell(console, f"{', '.join(row.goal for row in these)}: asked {asked!r}; first label after {first}")
 
 
 @contextmanager

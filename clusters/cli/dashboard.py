@@ -27,16 +27,14 @@ def dashboard(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Put Onibi's dashboards into Grafana, with the Prometheus that they read. Twice changes nothing.
+    r"""Put Onibi's dashboards into Grafana, with the Prometheus that they read. Twice changes nothing.
 
     GRAFANA_TOKEN holds a token of a service account with the role Admin; or set GRAFANA_USER and GRAFANA_PASSWORD.
 
     Examples:
-
       onibi dashboard --grafana http://127.0.0.1:3000
-
-      onibi dashboard --grafana https://host/grafana --prometheus http://prometheus:9090
-
+      onibi dashboard --grafana https://host/grafana \
+          --prometheus http://prometheus:9090
       onibi dashboard --export monitoring
     """
     with told(debug=debug):

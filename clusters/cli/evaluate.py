@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told, wide_console
+from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, tell, told, wide_console
 
 if TYPE_CHECKING:
     from onibi.clusters.judgement import EvaluationReport
@@ -38,7 +38,8 @@ def evaluate(
         typer.Option(
             "--episodes",
             min=1,
-            help="How many fresh episodes at least, of each run and player; up to 8 environments play as many each. "
+            metavar="N",
+            help="Fresh episodes of each run and player, shared out over up to 8 environments. "
             f"Default: {_DEFAULT_EPISODES}.",
         ),
     ] = None,
@@ -47,6 +48,7 @@ def evaluate(
         typer.Option(
             "--seed",
             min=0,
+            metavar="N",
             help=f"First seed of the games; keep it apart from training's. Default: {_DEFAULT_SEED}.",
         ),
     ] = None,
@@ -70,7 +72,9 @@ def evaluate(
     ] = None,
     video_episodes: Annotated[
         int | None,
-        typer.Option("--video-episodes", min=1, help=f"How many are filmed. Default: {_DEFAULT_VIDEO_EPISODES}."),
+        typer.Option(
+            "--video-episodes", min=1, metavar="N", help=f"How many are filmed. Default: {_DEFAULT_VIDEO_EPISODES}."
+        ),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="GROUP", help="Several: the group to compare the others with.")
@@ -95,15 +99,10 @@ def evaluate(
     whose settings differ in the seed alone are one group.
 
     Examples:
-
       onibi evaluate last
-
       onibi evaluate last --episodes 20 --video games.gif
-
       onibi evaluate nethack-oni-1 --episodes 50 --against random
-
       onibi evaluate dqn-1 dqn-2 dqn-3 appo-1 appo-2 appo-3 --curves curves.png
-
       onibi evaluate docs/results/learners.csv --baseline dqn --json
     """
     with told(debug=debug):
@@ -194,7 +193,10 @@ def _evaluate_one(
         video_episodes=video_episodes,
         runs_folder=runs_folder,
     )
-    print(_json_of(report) if as_json else report.summary())
+    if as_json:
+        print(_json_of(report))
+    else:
+        tell(wide_console(), report.summary())
     return report
 
 
@@ -207,7 +209,6 @@ def _evaluate_many(
     curves: Path | None,
     as_json: bool,
 ) -> None:
-    from onibi.clusters.judgement import more_episodes_note
     from onibi.clusters.reports import seed_report
     from onibi.clusters.reports.seed_curves import seed_curves_png
     from onibi.platform.errors import ConfigError
@@ -225,9 +226,6 @@ def _evaluate_many(
         console = wide_console()
         for table in report.tables():
             console.print(table)
-        note = "" if runs[0].endswith(".csv") else more_episodes_note(playing[1])
-        if note:
-            print(f"of each run {note}")
     if curves is not None:
         try:
             is_drawn = seed_curves_png(scores, curves, "Evaluations while training, over seeds")

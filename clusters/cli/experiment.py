@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, told, wide_console
+from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, show_names, told, wide_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,9 +32,13 @@ def experiment(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="The CSV; RUNS_FOLDER/experiments/NAME.csv if left out."),
+        typer.Option(
+            "--output", "-o", dir_okay=False, help="The CSV; experiments/NAME.csv in the runs folder if left out."
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, help="Runs at a time, each on one core.")] = 2,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Runs at a time, each on one core.")
+    ] = 2,
     short: Annotated[
         bool,
         typer.Option(
@@ -58,19 +62,12 @@ def experiment(
     its budget in steps; its checkpoint named best plays fresh episodes once. What is left is estimated first.
 
     Examples:
-
       onibi experiment --list
-
       onibi experiment learners --output docs/results/learners.csv
-
       onibi experiment learners --only 'cartpole-*' --seeds 1-3
-
       onibi experiment learners --thresholds
-
       onibi experiment stop-regressing --jobs 1
-
       onibi experiment it-helps --short --output short.csv
-
       onibi experiment it-helps --figure docs/results/it_helps.png
     """
     with told(debug=debug):
@@ -114,9 +111,7 @@ def _tell_names(show_list: bool) -> None:
 
     if not show_list:
         raise ConfigError(f"experiment: name one of {', '.join(EXPERIMENTS)}, or ask for --list.")
-    width = max(map(len, EXPERIMENTS))
-    for each in EXPERIMENTS:
-        print(f"{each:{width}}  {find_experiment(each).summary}")
+    show_names({each: find_experiment(each).summary for each in EXPERIMENTS})
 
 
 def _run(schedule: Schedule, folder: Path, jobs: int) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +46,31 @@ def wide_console(*, stderr: bool = False) -> Console:
 
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=_LOG_WIDTH)
+
+
+def tell(console: Console, line: str) -> None:
+    """Print plain text: broken between words on a terminal, in one line elsewhere, where programs may read it."""
+    from rich.text import Text
+
+    console.print(Text(line), soft_wrap=not console.is_terminal)
+
+
+def show_names(summaries: Mapping[str, str]) -> None:
+    """A name and what it stands for in each line; summaries are broken where a terminal ends, and nowhere else."""
+    console = wide_console()
+    if console.is_terminal:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="bold")
+        for name, summary in summaries.items():
+            table.add_row(Text(name), Text(summary))
+        console.print(table)
+        return
+    width = max(map(len, summaries), default=0)
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
 
 
 def progress_bar(count: ProgressColumn, *more: ProgressColumn, transient: bool = False) -> Progress:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from onibi.clusters.cli import annotate, dashboard, evaluate, experiment, replay, rewards, run, show
+from onibi.clusters.cli.command_help import HelpfulCommand
 
 app = typer.Typer(
     name="onibi",
@@ -31,7 +32,7 @@ for _command in (
     dashboard.dashboard,
     show.doctor,
 ):
-    app.command()(_command)
+    app.command(cls=HelpfulCommand)(_command)
 app.add_typer(replay.app)
 app.add_typer(rewards.app)
 

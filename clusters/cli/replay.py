@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from onibi.clusters.cli.command_help import HelpfulCommand
 from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, Debug, RunsFolder, progress_bar, told, wide_console
 from onibi.platform.counted import counted
 
@@ -32,7 +33,7 @@ LogName = Annotated[
 _CELL_WIDTH = 60
 
 
-@app.command()
+@app.command(cls=HelpfulCommand)
 def info(
     run: LogName,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
@@ -42,9 +43,7 @@ def info(
     """Tell what a log holds: rows, steps, episodes, returns, columns, bytes.
 
     Examples:
-
       onibi replay info last
-
       onibi replay info s3://bucket/onibi/5f3c… --json
     """
     with told(debug=debug):
@@ -58,7 +57,7 @@ def info(
             _print_summary(summary)
 
 
-@app.command(name="export")
+@app.command(name="export", cls=HelpfulCommand)
 def export_log(
     run: LogName,
     path: Annotated[str, typer.Argument(metavar="PATH", help="A new folder; Parquet also goes to an address.")],
@@ -75,9 +74,7 @@ def export_log(
     """Write a log as Parquet files or as a Minari dataset. Every checksum is compared on the way.
 
     Examples:
-
       onibi replay export last out/corridor
-
       onibi replay export nethack-oni-1 datasets/nethack-v0 --to minari
     """
     with told(debug=debug):
@@ -92,22 +89,22 @@ def export_log(
         _print_transfer(moved)
 
 
-@app.command(name="import")
+@app.command(name="import", cls=HelpfulCommand)
 def import_log(
     path: Annotated[
         str,
         typer.Argument(metavar="PATH", help="What `export --to parquet` wrote, or a Minari dataset by folder or name."),
     ],
     to: Annotated[str, typer.Option("--to", metavar="LOG", help="A new folder or address for the log.")],
-    lanes: Annotated[int, typer.Option(min=1, max=4096, help="Minari: episodes go to so many lanes in turn.")] = 1,
+    lanes: Annotated[
+        int, typer.Option(min=1, max=4096, metavar="N", help="Minari: episodes go to so many lanes in turn.")
+    ] = 1,
     debug: Debug = False,
 ) -> None:
     """Make a log of Parquet files or of a Minari dataset, to query it or to learn from it.
 
     Examples:
-
       onibi replay import out/corridor --to logs/corridor
-
       onibi replay import D4RL/minigrid/fourrooms-v0 --to logs/fourrooms --lanes 8
     """
     with told(debug=debug):
@@ -124,7 +121,7 @@ def import_log(
         _print_transfer(transfer)
 
 
-@app.command(name="query")
+@app.command(name="query", cls=HelpfulCommand)
 def query_log(
     run: LogName,
     sql: Annotated[
@@ -138,7 +135,7 @@ def query_log(
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write to this file, not to the screen.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=0, help="So many rows at most; 40 where a table is shown.")
+        int | None, typer.Option("--limit", min=0, metavar="N", help="So many rows at most; 40 where a table is shown.")
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Ask the ring of a run that trains on this machine, not its log.")
@@ -146,20 +143,18 @@ def query_log(
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
 ) -> None:
-    """Ask a log by SQL (DuckDB). Only reads, and reads nothing but the views.
+    r"""Ask a log by SQL (DuckDB). Only reads, and reads nothing but the views.
 
     Views: rows (lane, generation and the run's columns), captions, episodes, texts (of Text columns, which hold
     hashes), and where the run has any, labels. Names with a dot need quotes, as those of a Dict observation have;
     columns of a fixed size are arrays, counted from 1.
 
     Examples:
-
       onibi replay query last "select count(*) from rows where role = 0"
-
-      onibi replay query last "select text, count(*) from rows join captions using (caption_id) group by text"
-
-      onibi replay query last "select observation[1], reward from rows" --format arrow --output rewards.arrow
-
+      onibi replay query last "select text, count(*) from rows \
+          join captions using (caption_id) group by text"
+      onibi replay query last "select observation[1], reward from rows" \
+          --format arrow --output rewards.arrow
       onibi replay query last "select max(step) from rows" --live
     """
     with told(debug=debug):
@@ -187,7 +182,7 @@ def query_log(
         print(f"{counted(rows, 'row')} in {output}", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=HelpfulCommand)
 def verify(
     run: LogName,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
@@ -195,8 +190,7 @@ def verify(
 ) -> None:
     """Check every checksum, row count, generation and episode border. Exit code 1 where anything is damaged.
 
-    Example:
-
+    Examples:
       onibi replay verify last
     """
     with told(debug=debug):
@@ -211,7 +205,8 @@ def verify(
         for found in damage:
             print(f"damage  {found.name}: {found.fault}")
         what = f"{log.location}: {counted(len(log.segments), 'segment')}, {counted(log.rows, 'row')}"
-        print(f"{what}: {counted(len(damage), 'fault')}" if damage else f"{what}: whole")
+        whole = "whole" if log.segments else "nothing is sealed yet"
+        print(f"{what}: {counted(len(damage), 'fault')}" if damage else f"{what}: {whole}")
     if damage:
         raise typer.Exit(1)
 
@@ -270,6 +265,8 @@ def _disks_told(place: str) -> Iterator[None]:
 def _refuse_empty(log: Any) -> None:
     from onibi.platform.errors import ConfigError
 
+    if log.unreadable and not log.segments:
+        raise ConfigError(f"{log.location}: no segment of this log can be read; `onibi replay verify` tells why.")
     if not log.segments:
         raise ConfigError(f"{log.location}: no segment of this log is sealed yet. Wait some seconds, or use --live.")
 

@@ -39,11 +39,8 @@ def train(
     """Start a run and train until its budget is used up. Ctrl-C saves a checkpoint and ends it.
 
     Examples:
-
       onibi train minihack-oni
-
       onibi train cartpole-dqn --seed 3 --set learner.discount=0.98
-
       onibi train my-run.yaml --serial --name first-try
     """
     with told(debug=debug):
@@ -69,9 +66,7 @@ def resume(
     """Go on with a run from its last sound checkpoint, counters continued.
 
     Examples:
-
       onibi resume last
-
       onibi resume minihack-oni-2 --set budget.max_seconds=1200
     """
     with told(debug=debug):
@@ -113,19 +108,16 @@ def submit(
     ] = str(JOB_RUNS_FOLDER),
     debug: Debug = False,
 ) -> None:
-    """Hand a run to a Ray cluster as a job; works where onibi is not installed there, too.
+    r"""Hand a run to a Ray cluster as a job; works where onibi is not installed there, too.
 
     The cluster's Python needs Onibi's dependencies only. Ctrl-C ends the following, not the job. The run lies on the
     head node afterwards, in --runs-folder.
 
     Examples:
-
       onibi submit cartpole-dqn --address http://127.0.0.1:8265
-
-      onibi submit my-run.yaml --address http://head:8265 --no-wait --set actors.count=16
-
+      onibi submit my-run.yaml --address http://head:8265 --no-wait \
+          --set actors.count=16
       onibi submit my-run.yaml --address http://head:8265 --module my_games
-
       onibi submit my-run --resume --address http://head:8265 --module my_games
     """
     with told(debug=debug):

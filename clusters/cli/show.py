@@ -9,23 +9,27 @@ from typing import Annotated
 
 import typer
 
-from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, told, wide_console
+from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, show_names, told, wide_console
 
 
 def runs(
+    context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON list.")] = False,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
     debug: Debug = False,
 ) -> None:
     """List the runs kept in a folder and how each ended, the one used last at the bottom.
 
-    Example:
-
+    Examples:
       onibi runs --runs-folder /data/runs
     """
     with told(debug=debug):
         from onibi.clusters.reports.run_listing import listed_runs, runs_table
+        from onibi.platform.errors import ConfigError
 
+        source = context.get_parameter_source("runs_folder")
+        if source is not None and source.name == "COMMANDLINE" and not runs_folder.expanduser().is_dir():
+            raise ConfigError(f"--runs-folder {runs_folder}: there is no such folder. Allowed: one that holds runs.")
         found = listed_runs(runs_folder)
         if as_json:
             print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
@@ -43,9 +47,7 @@ def presets(
     """List the ready runs that ship with Onibi, or print one.
 
     Examples:
-
       onibi presets
-
       onibi presets minihack-oni > my-run.yaml
     """
     with told(debug=debug):
@@ -55,17 +57,16 @@ def presets(
         if chosen is not None:
             print(preset_text(PRESETS, chosen), end="")
             return
-        names = preset_names(PRESETS)
-        width = max(map(len, names), default=0)
-        for preset in names:
-            print(f"{preset:{width}}  {preset_summary(PRESETS, preset)}")
+        show_names({preset: preset_summary(PRESETS, preset) for preset in preset_names(PRESETS)})
 
 
 def doctor(
     config: Annotated[
         str | None,
         typer.Argument(
-            metavar="CONFIG", help="A preset or run file: what it needs, its model servers, and what else is not good."
+            metavar="PRESET|FILE|RUN",
+            help="What it needs, its model servers, and what else is not good. A run by name or folder, or 'last'; "
+            "where a preset and a run have one name, it means the preset, and runs/NAME the run.",
         ),
     ] = None,
     runs_folder: RunsFolder = DEFAULT_RUNS_FOLDER,
@@ -79,16 +80,17 @@ def doctor(
 ) -> None:
     """Tell what is installed, reachable and missing. Exit code 1 where something needed is missing.
 
-    Example:
-
+    Examples:
+      onibi doctor
       onibi doctor minihack-oni
-
+      onibi doctor last
       onibi doctor clusters/llm_serving/judge-ollama.yaml
     """
     with told(debug=debug):
         from rich.console import Console
 
-        from onibi.clusters.doctor import doctor_table, examine, exit_code
+        from onibi.clusters.doctor import examine
+        from onibi.clusters.reports.doctor_findings import doctor_table, exit_code
 
         rows = examine(runs_folder, shared_memory=shared_memory, ray_address=address, config=config)
         Console().print(doctor_table(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,8 +13,11 @@ import ray
 from onibi.actors.annotator_actor import ANNOTATOR_OPTIONS, AnnotatorActor
 from onibi.clusters.coordinator.role_calls import first_line, is_restarting, start_actor, take_due
 from onibi.clusters.run_plan import RunPlan
+from onibi.platform.annotation.annotator import Annotator, judge_of
+from onibi.platform.annotation.labels import Judge
 from onibi.platform.annotation.worker_requests import Worker
 from onibi.platform.config import Settings
+from onibi.platform.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,26 @@ def annotator_options(chosen: Settings) -> dict[str, Any]:
         "num_cpus": getattr(chosen, "cpus", ANNOTATOR_OPTIONS["num_cpus"]),
         "num_gpus": getattr(chosen, "gpus", 0.0),
     }
+
+
+def as_judge(make: Callable[[], Annotator], name: str, judge: Judge) -> Annotator:
+    """The annotator that ``make`` makes in this process, where its labels are those of ``judge``.
+
+    Args:
+        make: of the annotator.
+        name: of the annotator, in messages.
+        judge: whose labels the run waits for.
+    Raises: ConfigError where it is another judge here, whose answers would count nowhere and be paid again and again.
+    """
+    annotator = make()
+    if (here := judge_of(annotator)) != judge:
+        raise ConfigError(
+            f"annotator {name} is {here} in its process on this node, where the run was started it is {judge}: it is "
+            "asked nothing, as its answers would count nowhere. goal, model and prompt_version must be the same in "
+            "every process and on every node (no hash() of a text, no prompt file that differs, one version of a "
+            "package)"
+        )
+    return annotator
 
 
 class AnnotatorTeam:
@@ -55,7 +79,8 @@ class AnnotatorTeam:
             annotator = plan.make_annotator(name, settings.workers)
             table = plan.annotation_table if plan.keeps_labels(annotator) else None
             options = annotator_options(plan.annotator_settings[name])
-            make = functools.partial(plan.make_annotator, name, settings.workers)
+            made = functools.partial(plan.make_annotator, name, settings.workers)
+            make = functools.partial(as_judge, made, name, judge_of(annotator))
             for number in range(settings.workers):
                 role = f"{_ROLE} {name} {number}"
                 self._asked[role] = options
@@ -74,10 +99,16 @@ class AnnotatorTeam:
         return {self._set_to_work(role): role for role in self.handles}
 
     def lost(self, role: str, cause: BaseException) -> str | None:
-        """A role died or raised: it is set to work again after a pause. Returns: what to note; None for old news."""
+        """A role died or raised: it is set to work again after a pause. Returns: what to note; None for old news.
+
+        Raises: ConfigError where that is why it could not begin at all; of a later process, which another node may have
+            got, it is told as of any other death: training goes on.
+        """
         if is_restarting(cause):
             self._again_at[role] = time.monotonic() + 1.0
             return None
+        if isinstance(cause, ConfigError) and role not in self._deaths:
+            raise cause
         self._deaths[role] = self._deaths.get(role, 0) + 1
         pause = min(2.0 ** (self._deaths[role] - 1), _LONGEST_PAUSE_SECONDS)
         self._again_at[role] = time.monotonic() + pause

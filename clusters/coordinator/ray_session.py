@@ -34,6 +34,7 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
     Raises:
         ConfigError: the cluster has too few CPUs or GPUs for the run's roles, or is no address to connect to.
         ClusterError: it does not answer, or no cluster could be started here.
+        KeyboardInterrupt: SIGTERM came while Ray started: there is nothing to save yet.
     """
     if ray.is_initialized():
         _check_room(plan)
@@ -55,17 +56,19 @@ def ray_session(plan: RunPlan) -> Iterator[None]:
     log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     if address:
         _check_address(address)
-    with _signals_kept(), one_thread_inherited():
-        try:
+    try:
+        with _signals_kept(), one_thread_inherited():
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (Exception, SystemExit) as error:  # Ray raises what comes; where nobody answers for minutes, it exits
-            ray.shutdown()
-            raise ClusterError(
-                f"Ray at {address} (RAY_ADDRESS) cannot be joined: {error}"
-                if address
-                else f"Ray could not be started on this machine: {error} Try again when the machine is less busy, or "
-                "train in one process: --serial"
-            ) from error
+    except (Exception, SystemExit) as error:  # Ray raises what comes; where nobody answers for minutes, it exits
+        ray.shutdown()
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # as its handler does
+            raise KeyboardInterrupt from error
+        raise ClusterError(
+            f"Ray at {address} (RAY_ADDRESS) cannot be joined: {error}"
+            if address
+            else f"Ray could not be started on this machine: {error} Try again when the machine is less busy, or "
+            "train in one process: --serial"
+        ) from error
     try:
         _check_room(plan)
         yield
@@ -94,11 +97,16 @@ def _check_address(address: str) -> None:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray's SIGTERM handler ends the process at once; ours saves a checkpoint first (`ray job stop` sends SIGTERM)."""
+    """Ray's SIGTERM handler ends the process at once; ours saves a checkpoint first (`ray job stop` sends SIGTERM).
+
+    Inside, Ray's is at work: it raises SystemExit with the signal's number.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_room(plan: RunPlan) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from onibi.actors.annotators.auto import without_auto
 from onibi.actors.annotators.registry import ANNOTATORS
 from onibi.clusters.judging.judged_captions import SHIPPED, JudgedCaption, read_judged_captions
 from onibi.clusters.reports.figures import UNKNOWN, count_text, share_text
 from onibi.platform.annotation.annotator import AnnotationRequest, Annotator
-from onibi.platform.annotation.captions import KeyIndex, text_hash
+from onibi.platform.annotation.captions import KeyIndex, printable, text_hash
 from onibi.platform.annotation.judge_scores import Estimate, JudgeScores, judge_scores
 from onibi.platform.annotation.labels import Label, LabelValue
 from onibi.platform.config import load_class, read_chosen, read_settings
@@ -24,6 +26,7 @@ from onibi.platform.errors import AnnotatorError, ConfigError
 
 _FIXED_GOAL = ("lexicon", "replay", "custom")  # rules, recorded labels and users' classes have a goal of their own
 _RESAMPLES = 2_000
+_ANY_WIDTH = 10_000  # characters
 _ATTEMPTS = 3  # of captions without a label that can be read, as the desk asks again
 
 
@@ -84,32 +87,38 @@ def run_benchmark(
     return rows
 
 
-def benchmark_table(rows: Sequence[BenchmarkRow]) -> Table:
-    """The rows for people, with 95% intervals."""
-    table = Table(title="Annotators against captions judged by hand", title_justify="left", caption_justify="left")
-    for name in ("goal", "annotator", "captions", "helpful", "AUC", "precision", "recall", "unlabelled", "captions/s"):
-        table.add_column(name, justify="left" if name in ("goal", "annotator") else "right", no_wrap=True)
-    table.add_column("tokens", justify="right")
-    table.add_column("cost", justify="right")
-    for row in rows:
-        scores, speed = row.scores, row.captions_per_second
-        table.add_row(
-            row.goal + (" *" if row.own_goal else ""),
-            f"{row.annotator} ({Path(row.model).name})",
-            str(scores.captions),
-            share_text(scores.helpful / scores.captions),
-            _estimate_text(scores.auc),
-            _estimate_text(scores.precision),
-            _estimate_text(scores.recall),
-            share_text(scores.unlabelled_share),
-            count_text(speed),
-            f"{row.tokens:,}",
-            f"{row.cost:,.4f}" if row.cost else "0",
-        )
+def benchmark_table(rows: Sequence[BenchmarkRow], width: int | None = None) -> Group:
+    """The rows for people, with 95% intervals.
+
+    Args:
+        rows: of one annotator or of several.
+        width: characters of the terminal; where one table is wider, there are two, each with some of the columns.
+    """
+    title = Text("Annotators against captions judged by hand", "italic")
+    whole = _table_of(rows, _COLUMNS)
+    tables: list[RenderableType] = [title, whole]
+    if width is not None and Console(width=_ANY_WIDTH).measure(whole).maximum > width:
+        who = list(dict.fromkeys(_COLUMNS["annotator"](row) for row in rows))
+        told = [Text(f"annotator: {who[0]}"), Text()] if len(who) == 1 else []
+        tables = [title, *told, *(_table_of(rows, _with_whom(names, who), lines=False) for names in _HALVES)]
     notes = [f"{row.goal}: {row.stopped_by}" for row in rows if row.stopped_by]
     if any(row.own_goal for row in rows):
         notes.append("* it judges its own goal, not this one")
-    table.caption = "\n".join(notes) or None
+    return Group(*tables, *(Text(printable(note), "dim") for note in notes))
+
+
+def _with_whom(names: Sequence[str], who: Sequence[str]) -> Sequence[str]:
+    return names if len(who) == 1 else (names[0], "annotator", *names[1:])
+
+
+def _table_of(rows: Sequence[BenchmarkRow], names: Iterable[str], *, lines: bool = True) -> Table:
+    table = Table() if lines else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, justify="left" if name in ("goal", "annotator") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(_COLUMNS[name](row)) for name in names))  # names of models come from outside: no markup
+    if not lines:
+        table.add_row()
     return table
 
 
@@ -212,3 +221,22 @@ def _estimate_text(estimate: Estimate) -> str:
     if not math.isfinite(estimate.value):
         return UNKNOWN
     return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+_COLUMNS: dict[str, Callable[[BenchmarkRow], str]] = {
+    "goal": lambda row: row.goal + (" *" if row.own_goal else ""),
+    "annotator": lambda row: printable(f"{row.annotator} ({Path(row.model).name})"),
+    "captions": lambda row: str(row.scores.captions),
+    "helpful": lambda row: share_text(row.scores.helpful / row.scores.captions),
+    "AUC": lambda row: _estimate_text(row.scores.auc),
+    "precision": lambda row: _estimate_text(row.scores.precision),
+    "recall": lambda row: _estimate_text(row.scores.recall),
+    "unlabelled": lambda row: share_text(row.scores.unlabelled_share),
+    "captions/s": lambda row: count_text(row.captions_per_second),
+    "tokens": lambda row: f"{row.tokens:,}",
+    "cost": lambda row: f"{row.cost:,.4f}" if row.cost else "0",
+}
+_HALVES = (
+    ("goal", "AUC", "precision", "recall"),
+    ("goal", "captions", "helpful", "unlabelled", "captions/s", "tokens", "cost"),
+)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onibi.clusters.reports.figures import UNKNOWN, bytes_text, count_text, duration_text, share_text, value_text
+from onibi.platform.annotation.captions import printable
 
 Show: TypeAlias = Callable[[float | None], str]
 
@@ -287,8 +288,9 @@ class ProgressDisplay:
         for key, value in snapshot.items():
             if math.isfinite(value):
                 self._courses.setdefault(key, deque(maxlen=_SPARK_POINTS)).append(value)
+        notes = [printable(note) for note in notes]  # they may hold what an environment or a server said
         self._notes.extend(notes)
-        self._held_back = held_back
+        self._held_back = printable(held_back)
         if self._live is not None:
             self._live.refresh()
             return

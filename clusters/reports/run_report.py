@@ -19,6 +19,7 @@ from onibi.clusters.reports.figures import UNKNOWN, count_text, duration_text, s
 from onibi.clusters.reports.learning_panels import draw_panel, evaluated_success, panels_of
 from onibi.clusters.reports.picture import new_picture, write_png
 from onibi.clusters.shell_commands import command_to_go_on, mlflow_command
+from onibi.platform.annotation.captions import printable
 from onibi.platform.annotation.desk_report import CaptionReportRow
 from onibi.platform.counted import counted
 from onibi.platform.durable import write_durably
@@ -81,7 +82,8 @@ def captions_csv(rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] | N
 def captions_table(
     rows: Sequence[CaptionReportRow], paid: NDArray[np.float64] | None, limit: int, all_in: Path
 ) -> Table:
-    """The ``limit`` best-paid (else most-met) captions for a terminal. They come from outside: no markup is read.
+    """The ``limit`` best-paid (else most-met) captions for a terminal. They come from outside: no markup and
+    no control sequence is read.
 
     ``all_in`` is the file that has them all.
     """
@@ -98,7 +100,7 @@ def captions_table(
             UNKNOWN if pay is None or total == 0 else share_text(pay / total),
             count_text(row.sightings),
             Text(row.label or "not yet", style={"helpful": "green", "unhelpful": "red"}.get(row.label, "dim")),
-            Text(row.key),
+            Text(printable(row.key)),
         )
     if len(rows) > limit:
         table.caption, table.caption_justify = Text(f"{len(rows) - limit} more in {all_in}"), "left"

@@ -62,18 +62,20 @@ class RewardModelActor:
         torch.set_num_threads(1)
         self._state = self._state or state
         learner = self._make_learner(self._state)
-        seen = -1
+        seen, goes_on = -1, False
         if self._state is not None:  # what was learnt before pays before anything new is learnt
             data = ray.get(hub.training_data.remote(-1, 0.0))
             if data is not None:
                 ray.get(hub.set_scores.remote(learner.current_scores(data)))
         while not self._stopping.is_set():
             began = time.monotonic()
-            data = ray.get(hub.training_data.remote(-1 if learner.owed_steps else seen, _WAIT_SECONDS))
+            data = ray.get(hub.training_data.remote(-1 if goes_on else seen, _WAIT_SECONDS))
             if data is None:
                 continue
             seen = data.version
             scores = learner.learn(data)
+            # Steps may be owed to keys of which every one is held out: then there is nothing to do until others come.
+            goes_on = scores is not None and learner.owed_steps > 0
             if scores is not None:
                 self._state = {name: each.numpy() for name, each in learner.state_dict().items()}
                 ray.get(hub.set_scores.remote(scores))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.annotation.captions import text_hash
-from onibi.platform.errors import CaptionError
+from onibi.platform.errors import CaptionError, ReplayError
 from onibi.platform.fragment import CaptionHash, CaptionText, Fragment
 
 
@@ -37,8 +37,18 @@ class FragmentCaptions:
 
         Args:
             hashes: [E, R] as the fragment has them.
-        Raises: CaptionError where a hash came without its text.
+        Raises: CaptionError where a hash came without its text, ReplayError where ``hashes`` or the fragment's rows
+            per lane are of another form.
         """
+        given, lanes = np.asarray(hashes), np.asarray(fragment.rows_per_lane)
+        came: tuple[Any, ...] = hashes, fragment.rows_per_lane
+        arrays = all(isinstance(each, np.ndarray) for each in came)
+        if not arrays or given.dtype != np.uint64 or given.ndim != 2 or lanes.shape != given.shape[:1]:
+            raise ReplayError(
+                f"{self._path}: fragment {fragment.sequence} of actor {fragment.actor} has the column 'caption_hash' "
+                f"{given.dtype}{list(given.shape)} and rows_per_lane {lanes.tolist()}; allowed are NumPy arrays, "
+                "uint64 [E, R] and one integer a lane"
+            )
         for caption in fragment.new_captions:
             hashed = text_hash(caption.text)
             if hashed not in self._ids:

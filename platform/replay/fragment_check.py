@@ -61,6 +61,11 @@ class FragmentCheck:
                     f"{dtype}{list(leading + shape)} with at least {longest} + 1 rows; actor and shard must be started "
                     "with one ReplaySpec"
                 )
+            if not isinstance(columns[name], np.ndarray):  # it would fail in the middle of its commit
+                raise ReplayError(
+                    f"{self._where(group)}: column {name!r} is a {type(columns[name]).__name__}, allowed is a NumPy "
+                    "array"
+                )
         return rows, int(rows.sum()) - self._final_rows(group, rows, columns, height)
 
     def states(self, group: int, rows: NDArray[np.int64], states: Mapping[str, StateRows]) -> None:

@@ -51,7 +51,7 @@ class FragmentTexts:
     def _check(self, fragment: Fragment) -> None:
         for name in self._columns:
             hashes = fragment.columns.get(name)
-            if hashes is None or hashes.ndim != 2 or len(hashes) != fragment.envs:
+            if not isinstance(hashes, np.ndarray) or hashes.ndim != 2 or len(hashes) != fragment.envs:
                 continue  # the writer refuses it, and says why
             read = np.arange(hashes.shape[1]) <= np.asarray(fragment.rows_per_lane)[:, None]  # the heads, too
             missing = [hashed for hashed in np.unique(hashes[read]).tolist() if hashed not in self._table]

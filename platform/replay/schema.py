@@ -40,20 +40,35 @@ def ring_columns(spec: ReplaySpec) -> tuple[ArraySpec, ...]:
                 f"replay column {column.name!r} is declared twice; rename the extra column or observation leaf"
             )
         seen.add(column.name)
-        dtype = np.dtype(column.dtype)
-        if dtype.kind not in "biuf" or dtype.itemsize > _WIDEST or any(size < 1 for size in column.shape):
+        if not _is_fixed_width(column):
             raise SpecError(
-                f"replay column {column.name!r} has dtype {column.dtype} and shape {column.shape}; allowed are "
-                f"numbers of a fixed width of up to {_WIDEST} bytes with no empty axis. Convert it in an environment "
-                "wrapper"
+                f"replay column {column.name!r} has dtype {column.dtype!r} and shape {column.shape!r}; allowed are "
+                f"numbers of a fixed width of up to {_WIDEST} bytes in this machine's byte order, by the name that "
+                "NumPy has for them ('float32', 'bool'), and a tuple of sizes with no empty axis. Convert it in an "
+                "environment wrapper"
             )
     for state in spec.states:
-        if state.period < 1 or np.dtype(state.dtype).kind == "b" or not np.dtype(state.dtype).isnative:
+        if state.period < 1 or np.dtype(state.dtype).kind == "b":
             raise SpecError(
                 f"replay state {state.name!r} has the period {state.period} and the dtype {state.dtype}; allowed are "
-                "periods of at least 1, and numbers in this machine's byte order"
+                "periods of at least 1, and numbers"
             )
     return spec.columns
+
+
+def _is_fixed_width(column: ArraySpec) -> bool:
+    name: Any = column.dtype  # whoever writes a spec by hand may have written anything
+    shape: Any = column.shape
+    if not isinstance(name, str) or not isinstance(shape, tuple):
+        return False
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        return False
+    # Of bool the name alone: files are made by it.
+    known = dtype.kind in "iuf" or name == "bool"
+    sizes = all(isinstance(size, int | np.integer) and size >= 1 for size in shape)
+    return known and dtype.isnative and dtype.itemsize <= _WIDEST and sizes
 
 
 def _check_action(spec: ReplaySpec) -> None:

@@ -341,7 +341,7 @@ class Shard:
     def close(self) -> None:
         """Seal the log and free the writer's lock.
 
-        The ring's files stay, for a resume; ``ring_file.remove_ring`` removes them.
+        The ring's files stay, for a resume; ``ring.file.remove_ring`` removes them.
         """
         if self._log is not None:
             self._log.close()

@@ -1,8 +1,9 @@
 """Alarms on rewards that are hacked: an agent that is paid for something else than getting on (docs/annotation.md).
 
     one_key        one key was paid more than ``one_key_share`` of all that was paid lately, of two keys more than ¾:
-                   where two things help, one of them is always paid more than half
-    new_keys       more and more keys pay per episode while success does not rise: an agent that collects captions
+                   where two things help, one of them is always paid more than half; who gets under 1% does not count
+    new_keys       more and more keys pay per episode while success could rise and does not: an agent that collects
+                   captions
     failures_paid  failed episodes were paid as much as successful ones, discounted as the learner discounts: where that
                    is so, living on is worth as much as succeeding
     heard          more than ``heard_share`` of the pay of the best-paid keys is for what was perceived, not done
@@ -28,8 +29,10 @@ ALARMS = ("one_key", "new_keys", "failures_paid", "heard")
 
 _OVER_EVEN = 1.5
 """Times an even share of the pay: what the best-paid of several keys may have without an alarm."""
+_COUNTED_SHARE = 0.01  # of the pay: pay fades and never ends, so each key that was ever paid has a trace of it
 _BLOCKS_MAX = 24  # of the run's course, even: then they are merged in pairs
 _BLOCKS_NEEDED = 8
+_SUCCESS_RISE = 0.05  # share of episodes by which success rises at least; so near to all it cannot
 _HEARD = (
     r"^(?:You (?:hear|smell|notice|sense|dream|have a (?:vision|strange)|see(?! (?:here|no))|feel(?! here))\b"
     r"|It (?:sounds|smells|looks) )"
@@ -128,7 +131,7 @@ class HackAlarms:
         if pay.total_pay > 0:
             share = pay.best_pay[0] / pay.total_pay
             metrics["rewards/best_key_share"] = share
-            paid = len(pay.best_keys)
+            paid = sum(each >= _COUNTED_SHARE * pay.total_pay for each in pay.best_pay)
             if share > (max(settings.one_key_share, _OVER_EVEN / paid) if paid > 1 else settings.one_key_share):
                 holds["one_key"] = (
                     f"{share:.0%} of the caption reward is for {self._texts[pay.best_keys[0]]!r} alone: look whether "
@@ -171,7 +174,8 @@ class HackAlarms:
         if ends is None:
             return
         (keys_then, success_then), (keys_now, success_now) = ends
-        if keys_now > self.settings.new_keys_rise * keys_then and success_now <= success_then + 0.05:
+        stays = success_now <= success_then + _SUCCESS_RISE and success_now < 1 - _SUCCESS_RISE
+        if keys_now > self.settings.new_keys_rise * keys_then and stays:
             holds["new_keys"] = (
                 f"keys paid per episode rose from {keys_then:.2g} to {keys_now:.2g} while success went from "
                 f"{success_then:.0%} to {success_now:.0%}: the agent collects captions; label fewer of them "

@@ -46,6 +46,25 @@ def test_a_dimension_without_bounds_is_clipped_or_refused():
             ActionFitting(OPEN, fit, "env")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [
+        (np.float32, np.finfo(np.float32).max),
+        (np.float64, np.finfo(np.float64).max),
+        (np.float64, float(np.finfo(np.float32).max)),
+        (np.float16, np.finfo(np.float16).max),
+    ],
+)
+def test_a_bound_at_the_largest_number_is_none(dtype, bound):
+    space = gym.spaces.Box(-bound, bound, (1,), dtype)
+    for fit in ("rescale", "squash"):
+        with pytest.raises(SpecError, match="action_fit to clip"):
+            ActionFitting(space, fit, "env")
+    clip = ActionFitting(space, "clip", "env")
+    assert clip.policy_bounds == ((-np.inf,), (np.inf,))
+    assert clip(np.float32([[9.0]])).tolist() == [[9.0]]
+
+
 def test_what_no_policy_acts_in_is_refused():
     assert action_fitting(gym.spaces.Discrete(3), "rescale", "env") is None
     for space in (gym.spaces.Discrete(3, start=1), gym.spaces.MultiDiscrete([2, 2])):

@@ -140,6 +140,12 @@ def test_a_caption_that_cannot_even_be_looked_up_is_refused_alike(given):
         info_captions("fine", given)
 
 
+@pytest.mark.parametrize("given", ["open", "op", b"op", ["a"], np.array("op"), 3])
+def test_captions_must_be_one_for_each_environment_a_single_text_has_letters(given):
+    with pytest.raises(CaptionError, match=r"info\['caption'\] is .* for 2 environments; .* one text \(or None\) for"):
+        InfoCaptioner(InfoCaptionerSettings()).captions(np.zeros((2, 2)), {"caption": given})
+
+
 def test_a_mapping_where_captions_were_to_stand_is_refused():
     infos = {"caption": {"text": np.array(["a"], object), "_text": np.ones(1, bool)}, "_caption": np.ones(1, bool)}
     with pytest.raises(CaptionError, match=r"info\['caption'\] is a mapping with \['text'\]; it must be text"):

@@ -29,7 +29,7 @@ def custom(fault="", path=PATH):
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("string", r"annotate yielded 'helpful' \(str\); allowed is onibi\.platform\.labels\.Label"),
+        ("string", r"annotate yielded 'helpful' \(str\); allowed is onibi\.platform\.annotation\.labels\.Label"),
         ("none", r"annotate yielded None \(NoneType\)"),
         ("few fields", r"raised in annotate \(.*faulty_judge\.py:\d+\): TypeError.*missing 12 required"),
         ("plain value", r"value is 'helpful' \(str\); allowed is one of LabelValue\.HELPFUL"),

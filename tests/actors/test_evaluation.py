@@ -37,13 +37,13 @@ def alone(scripted, lane: int, episodes: int):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-@pytest.mark.parametrize(("episodes", "per_lane"), [(12, 4), (13, 5), (1, 1)])
-def test_every_lane_plays_equally_many_episodes_however_short(
-    episodes, per_lane, mode, scripted, make_scripted_env, make_rollout
+@pytest.mark.parametrize(("episodes", "shares"), [(12, (4, 4, 4)), (13, (5, 4, 4)), (1, (1, 0, 0))])
+def test_what_each_lane_plays_is_settled_before_however_short_its_episodes(
+    episodes, shares, mode, scripted, make_scripted_env, make_rollout
 ):
     rollout = make_rollout(make_scripted_env(mode, ENVS), fragment_steps=7)
     played = play(rollout, ENVS, episodes, None)
-    wanted = [each[:2] for lane in range(ENVS) for each in alone(scripted, lane, per_lane)]
+    wanted = [each[:2] for lane in range(ENVS) for each in alone(scripted, lane, shares[lane])]
     assert [(each.episode_return, each.length) for each in played] == wanted
     assert {each.intrinsic_return for each in played} == {0.0}
 

@@ -52,6 +52,23 @@ def test_each_lane_has_its_own_infos_whatever_their_shape(width):
     np.testing.assert_array_equal(infos["deep"]["matrix"], np.stack([vectors, vectors], axis=1))
 
 
+def test_final_observations_come_lane_by_lane_or_batched_as_the_observation_however_nested():
+    raw = {"a": (np.zeros((2, 2)), {"b": {"n": np.array([5, 6])}, "t": ("a", "b")}), "t": ("c", "d")}
+    ended = np.array([False, True])
+    by_lane = np.array([None, None])
+    by_lane[1] = {"a": (np.array([3.0, 4.0]), {"b": {"n": 8}, "t": "z"}), "t": "y"}
+    batched = {
+        "a": (np.array([[1.0, 2.0], [3.0, 4.0]]), {"b": {"n": np.array([7, 8])}, "t": ("x", "z")}),
+        "t": ("w", "y"),
+    }
+    half = {"a": np.array([None, by_lane[1]["a"]], object), "t": ("w", "y")}
+    for finals in (by_lane, batched, half):
+        shown = with_finals(raw, {"final_obs": finals}, ended, "walk")[0]
+        place, inner = shown["a"]
+        assert place.tolist() == [[0, 0], [3, 4]]
+        assert (inner["b"]["n"].tolist(), inner["t"], shown["t"]) == ([5, 8], ("a", "z"), ("c", "y"))
+
+
 def test_an_info_that_changes_its_shape_is_told_by_name():
     ended = np.array([True, False])
     infos = {"map": np.zeros((2, 3)), "final_obs": np.zeros((2, 1)), "final_info": {"map": np.zeros((2, 4))}}

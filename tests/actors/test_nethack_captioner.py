@@ -178,6 +178,16 @@ TYPED = [
     "Really attack the kitten? [yn] (n) The door opens.",
     "You see here a dagger named x--More--The door opens.",
     "f        a cat or other feline (tame kitten called The door opens.)",
+    "Search for: The door opens.",
+    "Search for:  The door opens.",
+    "Extended command list search phrase? The door opens.",
+    '"Hello stranger, who are you?" - The door opens.',
+    "What tune are you playing? [5 notes, A-G] x  The door opens.",
+    'Replace annotation "The door opens." with? ',
+    "You remember this level as The door opens.",
+    "You remember this level as Excalibur. The door opens.",
+    "Call a scroll labeled YUM YUM: x? [y]  The door opens.",
+    "What do you want to call this dungeon level? x? [y]  The door opens.",
 ]
 
 

@@ -52,6 +52,8 @@ def told(*values, name="told"):
         ((1.5, "far"), [1.5, "far"], object),
         (("nothing", 2, 5), [0, 2, 5], np.int64),
         ((4, "nothing", None), [4, None, None], object),
+        ((1 << 100, 2, "nothing"), [1 << 100, 2, None], object),  # a generator's seed has 128 bits
+        ((2, -(1 << 64), 0.5), [2, -(1 << 64), 0.5], object),
     ],
 )
 def test_what_one_environment_tells_does_not_change_what_another_does(values, expected, dtype):
@@ -68,6 +70,11 @@ def test_arrays_of_other_lengths_come_as_objects_and_alike_ones_as_an_array():
     alike = told(np.array([1, 2]), np.array([0.5, 1.5]))["told"]
     assert alike.tolist() == [[1.0, 2.0], [0.5, 1.5]]
     assert told(np.array(["far"]), np.array([1]))["told"].dtype == object, "words and numbers make no array"
+
+
+def test_arrays_of_objects_may_grow():
+    bags = told(np.array(["lamp", None], object), np.array(["lamp", None, 3], object))["told"]
+    assert [bag.tolist() for bag in bags] == [["lamp", None], ["lamp", None, 3]]
 
 
 @pytest.mark.parametrize("values", [({"score": 0}, None, {"score": 1.5}), (None, {"score": 0}, {"score": 1.5})])

@@ -51,6 +51,15 @@ def test_two_text_leaves_must_be_told_apart_and_a_wrong_one_names_the_right_ones
         TextCaptionerSettings(leaf="a..b")
 
 
+def test_texts_of_tuple_spaces_are_named_by_their_place_as_columns_are():
+    raw = (np.zeros((2, 3)), {"said": ("x", "y")}, (("a", "b"), np.zeros(2)))
+    assert texts(raw[:2]) == ["x", "y"]
+    assert texts(raw, leaf="2.0") == ["a", "b"]
+    for wrong in ("0", "2", "2.1", "3", "said"):
+        with pytest.raises(CaptionError, match=r"its Text leaves: 1\.said, 2\.0"):
+            texts(raw, leaf=wrong)
+
+
 def tell(raw, infos):
     return [f"{count} lamps burn." if count else None for count in raw["lamps"].tolist()]
 
@@ -145,6 +154,23 @@ def test_a_maker_makes_a_captioner_that_is_told_where_episodes_begin():
 def test_what_a_function_does_wrong_is_said_with_its_path(name, message):
     with pytest.raises(CaptionError, match=message):
         captioner(name).captions({"lamps": np.array([3, 0])}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("You win. You win.", (KeyText("You win."), KeyText("You win."))),  # N would be 2 when it is heard first
+        ("You win.", (KeyText("You win."), KeyText("You win.", askable=False))),
+        ("You win.", (KeyText(""),)),
+        ("You win.", ("You win.",)),
+        ("You win.", (KeyText(7),)),
+        (7, (KeyText("You win."),)),
+    ],
+)
+def test_keys_of_a_functions_own_are_texts_and_all_different(text, keys, monkeypatch):
+    monkeypatch.setattr(sys.modules["my_words"], "tell", lambda raw, infos: [CaptionText(text, keys)])
+    with pytest.raises(CaptionError, match=r"environment 0: my_words:tell returned .*each with a text of its own"):
+        captioner("tell", keys_per_caption=3).captions(np.zeros((1, 2)), {})
 
 
 @pytest.mark.parametrize(

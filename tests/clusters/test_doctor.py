@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from onibi.clusters import doctor
-from onibi.clusters.doctor import DoctorRow, Finding, doctor_table, examine, exit_code
+from onibi.clusters.doctor import examine
+from onibi.clusters.reports.doctor_findings import DoctorRow, Finding, doctor_table, exit_code
+from onibi.platform.errors import ConfigError
 from onibi.platform.replay.ring.file import RING_SUFFIX
 from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.run_folder import create_run
@@ -81,6 +83,30 @@ def test_a_preset_is_told_what_it_needs_and_of_all_else_only_what_is_not_good(pr
     rows = examine(tmp_path / "runs", tmp_path / "shm", None, preset)
     assert {row.name for row in rows if row.finding is Finding.MISSING} == packages
     assert {row.name for row in rows} & optional == packages, "what is missing and not needed is not told"
+
+
+def test_a_run_is_looked_at_by_name_by_folder_and_as_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy",))
+    (tmp_path / "shm").mkdir()
+    run = create_run(tmp_path / "runs", "first-try")
+    run.write_config({"environment": {"id": "MinAtar/Breakout-v1"}, "learner": {"kind": "dqn"}})
+    monkeypatch.chdir(tmp_path)
+    for name in ("first-try", "runs/first-try", "last"):
+        assert f"{name} asks none" in [row.found for row in examine(tmp_path / "runs", tmp_path / "shm", None, name)]
+    with pytest.raises(ConfigError, match=r"'first-tyr' is neither .* nor a file.* No run in .*runs has this name"):
+        examine(tmp_path / "runs", tmp_path / "shm", None, "first-tyr")
+    with pytest.raises(ConfigError, match="holds no run yet"):
+        examine(tmp_path / "none", tmp_path / "shm", None, "last")
+
+
+def test_of_a_preset_and_a_run_with_one_name_the_preset_is_meant_and_the_folder_is_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "_NEEDED", ("numpy",))
+    (tmp_path / "shm").mkdir()
+    run = create_run(tmp_path / "runs", "cartpole-dqn")
+    run.write_config({"environment": {"id": "LunarLander-v3"}, "learner": {"kind": "dqn"}})
+    of_preset = examine(tmp_path / "runs", tmp_path / "shm", None, "cartpole-dqn")
+    of_run = examine(tmp_path / "runs", tmp_path / "shm", None, str(run.path))
+    assert ("Box2D" in {row.name for row in of_preset}, "Box2D" in {row.name for row in of_run}) == (False, True)
 
 
 def test_each_extra_that_a_preset_needs_has_a_row():

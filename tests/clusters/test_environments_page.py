@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 import yaml
@@ -82,3 +84,19 @@ def test_the_fragment_for_continuous_actions_is_one_that_a_run_file_may_hold(min
     document["environment"] = {"id": "MountainCarContinuous-v0"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     assert mine(steps=1_500).env_steps >= 1_500
+
+
+def test_random_play_hardly_ever_solves_the_example():
+    settings = yaml.safe_load(RUN_FILE)["environment"]
+    names: dict[str, Any] = {}
+    exec(MODULE, names)
+    rng, won = np.random.default_rng(0), 0
+    for _ in range(400):
+        game = names["Warehouse"](**settings["kwargs"])
+        observation, _ = game.reset()
+        for _ in range(settings["max_episode_steps"]):
+            observation, _, home, _, _ = game.step(int(rng.choice(np.flatnonzero(observation["action_mask"]))))
+            if home:
+                won += 1
+                break
+    assert 0 < won < 40, "else its learning curve shows nothing"

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.cli.main import app
-from onibi.clusters.judgement import _report, more_episodes_note
+from onibi.clusters.judgement import _report
 from onibi.platform.run_folder import find_run
 
 
@@ -101,21 +101,13 @@ def test_one_episode_against_one_is_too_little_to_pass_by(trained, judged_by):
     assert (report["passed"], interval["low"], interval["high"]) == (False, None, None)
 
 
-def test_more_episodes_than_asked_for_are_explained(trained):
+def test_exactly_as_many_episodes_are_played_as_were_asked_for(trained):
     told = evaluate(trained, "--episodes", 10)
     assert told.startswith("run, best checkpoint, of 3,"), "which one plays is told first"
     assert "success 100% (95%: " in told
-    assert "trained: 16 episodes" in told
-    assert "16 episodes, not 10: 8 environments step together" in told
-    assert "step together" not in evaluate(trained, "--episodes", 16)
+    assert "trained: 10 episodes" in told
     report = json.loads(evaluate(trained, "--episodes", 10, "--json"))
-    assert (report["asked"], report["players"][0]["episodes"], report["passed"]) == (10, 16, None)
-
-
-@pytest.mark.parametrize(("asked", "played"), [(1, 1), (7, 7), (8, 8), (9, 16), (100, 104), (104, 104)])
-def test_every_environment_plays_as_many_episodes_as_the_others(asked, played):
-    note = more_episodes_note(asked)
-    assert note.startswith(f"{played} episodes, not {asked}") if played != asked else note == ""
+    assert (report["asked"], report["players"][0]["episodes"], report["passed"]) == (10, 10, None)
 
 
 def test_the_help_tells_the_defaults_and_what_best_means():

@@ -30,6 +30,16 @@ def test_a_resume_refused_for_its_settings_leaves_the_run_as_it_was(workshop):
     assert config.read_bytes() != before
 
 
+def test_a_finished_run_that_cannot_go_on_under_new_settings_has_finished_all_the_same(workshop):
+    """It was called failed, and resumed as it was it would have been evaluated a second time."""
+    workshop.train()
+    with pytest.raises(CheckpointError, match="the checkpoint's values are read off"):
+        workshop.resume(overrides=["budget.max_env_steps=900", "learner.support.low=-5"])
+    assert workshop.record()["status"] == "finished"
+    with pytest.raises(ConfigError, match="run is finished: it has 6"):
+        workshop.resume()
+
+
 def test_a_resume_of_a_run_in_use_changes_nothing_of_it(workshop):
     workshop.train()
     config = workshop.runs / "run" / "config.yaml"

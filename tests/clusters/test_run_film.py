@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import mlflow
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from onibi.actors.environments.corridor import CaptionCorridor
 from onibi.clusters.cli.main import app
+from onibi.clusters.run_plan import plan_run
+from onibi.clusters.run_settings import RunSettings
+from onibi.platform.config import read_settings
+from onibi.platform.errors import EnvironmentFault
 from onibi.platform.run_folder import find_run
 
 SHORT = {"max_env_steps": 200, "max_seconds": None}
@@ -117,6 +125,73 @@ def test_who_interrupts_the_film_has_a_finished_run(workshop, caplog):
     assert record.status == "finished"
     client = mlflow.MlflowClient(f"sqlite:///{workshop.runs / 'mlflow.db'}")
     assert client.get_run(record.tracking_run_id).info.status == "FINISHED"
+
+
+def corridor_of_one_signal(**options):
+    from onibi.actors.environments.corridor import CaptionCorridor
+
+    class Signalling(CaptionCorridor):
+        """The first Ctrl-C comes as the first picture is drawn."""
+
+        def render(self):
+            signal.raise_signal(signal.SIGINT)
+            Signalling.render = CaptionCorridor.render
+            return super().render()
+
+    return Signalling(**options)
+
+
+def test_the_first_ctrl_c_during_the_film_ends_the_film_and_speaks_of_no_checkpoint(workshop, caplog):
+    result = train(workshop, 1, environment={**CORRIDOR, "id": f"{__name__}:corridor_of_one_signal"})
+    assert result.status == "finished"
+    assert "SIGINT: the run has finished; ending its film and what is left to send" in caplog.text
+    assert "saving a checkpoint" not in caplog.text
+
+
+def test_a_run_whose_end_was_asked_for_since_training_ended_is_not_filmed(workshop, caplog, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("onibi.clusters.run_journal.RunJournal._write_reports", interrupted)
+    result = train(workshop, 1)
+    assert (result.status, result.film) == ("finished", None)
+    assert "not filmed: interrupted. The run has finished all the same" in caplog.text
+
+
+class Closing(CaptionCorridor):
+    """Counts how many are open; told to, each raises at its first observation or draws nothing."""
+
+    opened: ClassVar[list[int]] = []
+    raises = False
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.opened.append(id(self))
+
+    def reset(self, **options):
+        if Closing.raises:
+            raise OSError("the server of the game is gone")
+        return super().reset(**options)
+
+    def render(self):
+        raise NotImplementedError
+
+    def close(self):
+        self.opened.remove(id(self))
+
+
+def test_an_environment_that_cannot_begin_is_closed(workshop):
+    """An evaluation that raises is left out and the next one tries again: nothing may pile up in a long run."""
+    environment = {"id": f"{__name__}:Closing", "max_episode_steps": 15}
+    plan = plan_run(read_settings(RunSettings, workshop.settings(environment=environment)))
+    with pytest.raises(EnvironmentFault, match="cannot be filmed") as kept:  # by the error: what is not, closes itself
+        plan.make_filmed_evaluation(plan.make_learner().weights(1), 0)
+    assert Closing.opened == [], kept
+    Closing.raises = True
+    for make in (partial(plan.make_evaluation, None, 2, 0), partial(plan.make_rollout, 0, 1, 0)):
+        with pytest.raises(EnvironmentFault, match="the server of the game is gone") as kept:
+            make()
+        assert Closing.opened == [], kept
 
 
 def test_whatever_a_film_fails_of_the_run_has_finished(workshop, caplog, monkeypatch):

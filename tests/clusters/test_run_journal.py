@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from onibi.actors.evaluation import PlayedEpisode
 from onibi.clusters.run_journal import RunJournal
 from onibi.clusters.run_settings import RunSettings
 from onibi.platform.checkpoint import CheckpointParts, best_step, list_checkpoints
 from onibi.platform.config import read_settings
+from onibi.platform.errors import EnvironmentFault
 from onibi.platform.run_folder import create_run, find_run
 
 
@@ -101,6 +106,91 @@ def test_what_waits_for_its_row_is_written_at_the_end(journal, workshop, end):
     else:
         journal.abandon()
     assert [row["learner/loss"] for row in workshop.history()] == [36_000.0, 36_001.0]
+
+
+def test_a_run_whose_output_nobody_reads_any_more_goes_on(workshop):
+    """As behind `| head`, or a pager that was left: the run failed, without a checkpoint."""
+    config = workshop.runs.parent / "run.yaml"
+    config.write_text(yaml.safe_dump(workshop.settings(budget__max_env_steps=None, budget__max_seconds=3.5)))
+    command = [sys.executable, "-m", "onibi", "train", str(config), "--name", "run", "--serial"]
+    process = subprocess.Popen(
+        [*command, "--runs-folder", str(workshop.runs)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    while b" steps " not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    process.wait(120)
+    assert workshop.record()["status"] == "finished"
+    assert workshop.history()[-1]["time/seconds"] >= 3.5
+
+
+def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(workshop):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        process = workshop.start(budget__max_env_steps=10**7, checkpoint__period_seconds=1_000.0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    workshop.wait_for(workshop.history, 120, process)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(120) == 0, workshop.log_of()
+    assert "SIGHUP: saving a checkpoint and ending" in workshop.log_of()
+    assert workshop.record()["status"] == "interrupted"
+    assert len(workshop.checkpoints()) == 1
+
+
+def test_a_run_whose_last_checkpoint_the_disk_refuses_has_not_finished(workshop, monkeypatch, caplog):
+    """What it learnt is lost, and `onibi resume` learns it again; called finished, it would refuse that."""
+    interval = RunJournal.interval
+
+    def refuses(journal, *arguments):
+        (workshop.runs / "run" / "checkpoints").rmdir()
+        (workshop.runs / "run" / "checkpoints").touch()
+        monkeypatch.setattr(RunJournal, "interval", interval)
+        interval(journal, *arguments)
+
+    monkeypatch.setattr(RunJournal, "interval", refuses)
+    assert workshop.train(budget__max_env_steps=200).status == "interrupted"
+    assert workshop.record()["status"] == "interrupted"
+    assert "checkpoint not written" in caplog.text
+
+
+FAULTY = """
+import itertools
+from onibi.actors.environments.corridor import CaptionCorridor
+count = itertools.count()
+
+class Faulty(CaptionCorridor):
+    def step(self, action):
+        if next(count) == LIMIT:
+            raise OSError("the roof fell in")
+        return super().step(action)
+"""
+
+
+@pytest.mark.parametrize(("limit", "is_saved"), [(300, True), (3, False)])
+def test_what_a_serial_run_learnt_before_its_environment_raised_is_saved(
+    workshop, tmp_path, monkeypatch, limit, is_saved
+):
+    (tmp_path / f"faulty_{limit}.py").write_text(FAULTY.replace("LIMIT", str(limit)), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EnvironmentFault, match="the roof fell in"):
+        workshop.train(environment={"id": f"faulty_{limit}:Faulty", "max_episode_steps": 30})
+    assert (workshop.runs / "run").exists() == is_saved
+    if is_saved:
+        assert workshop.record()["status"] == "failed"
+        result = workshop.resume()
+        assert result.status == "finished"
+        assert list(workshop.rings.iterdir()) == []
+
+
+def test_what_train_returns_is_shown_in_a_line(workshop):
+    """In a notebook it is the last value of its cell, and 100 figures, all evaluations and captions would follow."""
+    result = workshop.train(budget__max_env_steps=300)
+    assert len(result.figures) > 50 and result.captions
+    told = repr(result)
+    assert told.startswith("RunResult(folder=") and f"status='finished', env_steps={result.env_steps}, " in told
+    assert len(told) < 200 + len(str(result.folder))
 
 
 def test_that_the_log_fails_and_takes_rows_again_is_told_once_each_time(journal, caplog):

@@ -16,7 +16,7 @@ from onibi.learners.networks.core_settings import CoreSettings
 from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.policy_losses import masked_mean
 from onibi.learners.support import SupportSettings
-from onibi.platform.errors import CheckpointError, ConfigError
+from onibi.platform.errors import CheckpointError, ConfigError, NonFiniteError
 from onibi.platform.spec import ACTION_MASK, ArraySpec, ReplaySpec
 
 NETWORK = MlpSettings(hidden=(16, 16), layer_norm=False, activation="tanh")
@@ -306,6 +306,20 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_the_counters(specs, slab
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"counters.updates", "counters.skipped_updates", "counters.skips_in_a_row"}
     assert told.metrics["skipped_updates"] == 1
+
+
+def test_one_slab_that_is_not_finite_passes_by_however_many_steps_it_makes_and_ten_end_it(specs, slab_of):
+    settings = AppoSettings(**SMALL, epochs=6, minibatches=2)
+    learner = AppoLearner(settings, specs["flat"], None, 0, "cpu")
+    slab = slab_of(AppoLearner, settings, specs["flat"])
+    bad = np.full_like(slab.reward, np.nan)
+    for _ in range(9):
+        learner.update(slab, bad)
+    learner.update(slab, slab.reward)
+    for _ in range(9):
+        learner.update(slab, bad)
+    with pytest.raises(NonFiniteError, match=r"update 240: .* 120 times in a row"):
+        learner.update(slab, bad)
 
 
 def test_a_critic_of_its_own_leaves_the_actor_alone(specs, slab_of):

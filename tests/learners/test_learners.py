@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from onibi.learners.registry import LEARNERS
 from onibi.platform.config import Settings, load_class, read_settings, to_mapping
+from onibi.platform.errors import CheckpointError
 from onibi.platform.policy import NO_WEIGHTS, LaneRange, weights_version
 
 BOUNDS = (-1.0, 2.0)
@@ -128,3 +129,30 @@ def test_a_loss_that_a_class_of_yours_changes_is_the_one_that_is_learnt_from(own
     moved, unmoved = (parameters(updated(each, settings, specs["flat"], make_batch)) for each in (owner, Unmoved))
     assert all(torch.equal(begin[name], unmoved[name]) for name in begin)
     assert not all(torch.equal(begin[name], moved[name]) for name in begin)
+
+
+@pytest.mark.parametrize("spec", ["flat"], indirect=True)
+def test_a_state_whose_bins_lie_elsewhere_is_refused_and_changes_nothing(owner, settings, spec, make_batch):
+    """Shapes are the same, but what was learnt would mean other values: with an automatic support after a change of
+    the rewards.
+    """
+    state = updated(owner, settings, spec, make_batch).state_dict()
+    other = owner(settings, spec, (-1.0, 20.0), 0, "cpu")
+    before = other.state_dict()
+    with pytest.raises(CheckpointError, match=r"read off 51 bins from -1\.\d+ to 2\.\d+, those of these settings off"):
+        other.load_state_dict(state)
+    for name, values in other.state_dict().items():
+        assert torch.equal(values, before[name]), name
+    nearly = owner(settings, spec, (BOUNDS[0], BOUNDS[1] * (1 + 1e-7)), 0, "cpu")
+    nearly.load_state_dict(state)
+    assert nearly.updates > 0
+
+
+@pytest.mark.parametrize("owner", ["appo", "impala"], indirect=True)
+@pytest.mark.parametrize("spec", ["flat"], indirect=True)
+def test_a_state_from_before_its_bins_were_kept_is_taken(owner, settings, spec, make_batch):
+    state = updated(owner, settings, spec, make_batch).state_dict()
+    del state["value_head.centres"]
+    learner = owner(settings, spec, BOUNDS, 0, "cpu")
+    learner.load_state_dict(state)
+    assert learner.updates > 0

@@ -8,7 +8,7 @@ from onibi.learners.networks.mlp import MlpSettings
 from onibi.learners.pqn import PqnLearner, PqnSettings
 from onibi.learners.support import SupportSettings
 from onibi.platform.config import read_settings
-from onibi.platform.errors import CheckpointError, ConfigError
+from onibi.platform.errors import CheckpointError, ConfigError, NonFiniteError
 from onibi.platform.policy import LaneRange, weights_version
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
@@ -203,6 +203,20 @@ def test_a_state_of_another_network_is_refused(specs):
     del state["rng.order"]
     with pytest.raises(CheckpointError, match=r"lacks the learner's.*rng\.order"):
         learner_of(specs["flat"]).load_state_dict(state)
+
+
+def test_one_slab_that_is_not_finite_passes_by_however_many_steps_it_makes_and_ten_end_it(specs, make_batch):
+    learner = learner_of(specs["flat"], epochs=3, minibatches=4)
+    slab = slab_of(specs["flat"], learner, make_batch)
+    bad = np.full_like(slab.reward, np.nan)
+    for _ in range(9):
+        learner.update(slab, bad)
+    assert learner.skipped_updates == 9 * 12
+    learner.update(slab, slab.reward)
+    for _ in range(9):
+        learner.update(slab, bad)
+    with pytest.raises(NonFiniteError, match=r"update 240: .* 120 times in a row"):
+        learner.update(slab, bad)
 
 
 # --- settings and acting ---

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, KeyText
-from onibi.platform.replay.log.log_files import open_files
-from onibi.platform.replay.log.segment_format import RingOrigin, group_of
+from onibi.platform.replay.log.log_files import FolderLock, LogFiles, open_files
+from onibi.platform.replay.log.segment_format import MANIFEST, RingOrigin, group_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings, Rows, SegmentWriter
 from onibi.platform.spec import ReplaySpec
 
 
 class LogBuilder:
     """Seals segments in a place that holds no log yet; a context manager that takes everything back on an error.
+
+    Manifests are written together when all else is: what a kill leaves is torn, and not taken for a whole log.
 
     Args:
         location: folder or address; made where it is missing.
@@ -33,7 +35,7 @@ class LogBuilder:
         self.location, self._spec = location, spec
         self._run_id = run_id or uuid.uuid4().hex
         try:
-            self._files = open_files(location, create=True)
+            self._files = _ManifestsLast(open_files(location, create=True))
             self._lock = self._files.lock()
             there = self._files.names()
         except (OSError, ReplayError) as error:
@@ -54,9 +56,20 @@ class LogBuilder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._files.remove([name for name in self._files.names() if group_of(name) is not None])
-        self._unlock()
+        try:
+            if error is not None:
+                self._take_back()
+                return
+            try:
+                self._files.seal_manifests()
+            except BaseException:
+                self._take_back()
+                raise
+        finally:
+            self._unlock()
+
+    def _take_back(self) -> None:
+        self._files.remove([name for name in self._files.names() if group_of(name) is not None])
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -110,6 +123,35 @@ class LogBuilder:
                 compression="zstd",
             )
         return self._writers[shard]
+
+
+class _ManifestsLast:
+    """Files that hold manifests back."""
+
+    def __init__(self, files: LogFiles) -> None:
+        self._files = files
+        self.location = files.location
+        self._manifests: list[tuple[str, bytes | memoryview]] = []
+
+    def lock(self) -> FolderLock | None:
+        return self._files.lock()
+
+    def names(self) -> dict[str, int]:
+        return self._files.names()
+
+    def read(self, name: str) -> bytes:
+        return self._files.read(name)
+
+    def seal(self, files: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        self._manifests += [file for file in files if file[0].startswith(MANIFEST)]
+        if others := [file for file in files if not file[0].startswith(MANIFEST)]:
+            self._files.seal(others)
+
+    def seal_manifests(self) -> None:
+        self._files.seal(self._manifests)
+
+    def remove(self, names: Sequence[str]) -> None:
+        self._files.remove(names)
 
 
 def captions_of(table: pa.Table) -> dict[int, CaptionText]:

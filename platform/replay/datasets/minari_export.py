@@ -152,7 +152,8 @@ def nest(leaves: dict[str, Any]) -> Any:
 
 def leaf_path(name: str) -> list[str]:
     """Keys that lead to a leaf; a bare leaf with others beside it, as counts of captions, is called as it is."""
-    return name.split(".")[1:] or [OBSERVATION]
+    first, *path = name.split(".")
+    return path if first == OBSERVATION and path else [first, *path]
 
 
 def dataset_id(name: str) -> str:

@@ -247,6 +247,12 @@ def _rows(
             f"{source.data}: episode {number} has {steps} rewards; {wrong or 'its steps'} do not fit "
             "(T rewards, actions and flags, T + 1 observations). Leave the episode out."
         )
+    early = np.flatnonzero((own["terminated"] | own["truncated"])[:-1])
+    if len(early):  # windows would go on behind the end
+        raise ConfigError(
+            f"{source.data}: episode {number} of {steps} steps has ended with step {int(early[0])} by its flags. Cut "
+            "it there, or leave it out."
+        )
     allowed = np.isfinite(action) if source.spec.action is not None else (action >= 0) & (action < source.spec.actions)
     for what, sound in (("rewards", np.isfinite(reward)), ("actions", allowed)):
         if not sound.all():

@@ -81,12 +81,13 @@ def export_parquet(log: ReplayLog, location: str) -> Transfer:
         if text_columns(spec):
             tables["texts"] = log.texts()
         rows = 0
-        for shard in sorted({segment.shard for segment in log.segments}):
-            files.append(f"{folder}/rows-{shard:04d}.parquet")
-            rows += _write_rows(log, shard, spec, filesystem, files[-1])
+        # Rows last: what a kill leaves is refused by an import for want of them, not taken for rows without captions.
         for name, table in tables.items():
             files.append(f"{folder}/{name}.parquet")
             parquet.write_table(table, files[-1], filesystem=filesystem, compression="zstd")
+        for shard in sorted({segment.shard for segment in log.segments}):
+            files.append(f"{folder}/rows-{shard:04d}.parquet")
+            rows += _write_rows(log, shard, spec, filesystem, files[-1])
     except BaseException:
         for path in files:
             _try_delete(filesystem, path)

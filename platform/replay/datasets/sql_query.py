@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from onibi.platform.errors import CheckpointError, ConfigError
 from onibi.platform.replay.datasets.optional_packages import load_package
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.replay.ring.row_table import rows_schema
+
+log = logging.getLogger(__name__)
 
 Views = Mapping[str, Any]
 """Arrow tables or datasets by the name that SQL has for them."""
@@ -86,6 +89,7 @@ def query(views: Views, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     def begin() -> pa.RecordBatchReader:
         for name, data in views.items():
             connection.register(name, data)
+            _tell_renamed(name, data.schema.names, connection.table(name).columns)
         connection.execute("SET enable_external_access = false")
         return connection.sql(sql).to_arrow_reader(_BATCH_ROWS)
 
@@ -138,6 +142,15 @@ class _InterruptibleWork:
     def close(self) -> None:
         """End the thread."""
         self._pool.shutdown()
+
+
+def _tell_renamed(view: str, names: Sequence[str], in_sql: Sequence[str]) -> None:
+    """SQL names know no case: a column whose name differs from an earlier one's by that alone has another one there,
+    and its own name answers with the earlier column.
+    """
+    renamed = [f"{name!r} is called {other!r}" for name, other in zip(names, in_sql, strict=True) if name != other]
+    if renamed:
+        log.warning("SQL does not tell upper and lower case apart: of %s, %s there", view, ", ".join(renamed))
 
 
 def _told(error: Exception, views: Views) -> ConfigError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -117,11 +118,15 @@ class FolderDisk:
 
 
 class FolderLock:
-    """One writer at a time: an advisory lock of the folder itself, which the kernel frees when the process dies."""
+    """One writer at a time: an advisory lock of the folder itself, which the kernel frees when the process dies.
+
+    A forked child holds none: else it would keep the lock for as long as it lives, whatever became of its parent.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises: ReplayError where another writer has it. File systems without locks are written without one."""
         self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _locks.add(self)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -140,6 +145,17 @@ class FolderLock:
 
     def __del__(self) -> None:
         self.release()
+
+
+_locks: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    for lock in list(_locks):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 class LocalFiles:

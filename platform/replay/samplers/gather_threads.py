@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ class GatherThreads:
     """Copies rows with ``threads`` threads, the caller's among them; the others live until ``close`` or collection.
 
     A call returns when every thread has finished its share, so an end check made after it covers all that was read.
+    A forked child has none of the others: there the caller's thread copies alone.
     """
 
     def __init__(self, threads: int) -> None:
@@ -36,6 +38,7 @@ class GatherThreads:
         if threads < 1:
             raise ReplayError(f"gather_threads is {threads}, it must be at least 1 (the calling thread)")
         self.threads = threads
+        self._process = os.getpid()
         self._orders: list[SimpleQueue[_Order]] = [SimpleQueue() for _ in range(threads - 1)]
         self._finished: SimpleQueue[BaseException | None] = SimpleQueue()
         for orders in self._orders:
@@ -49,7 +52,8 @@ class GatherThreads:
         ``meanwhile`` is called in this thread while the others copy already (before any copying, where there are none).
         Raises: whatever NumPy or ``meanwhile`` raised in any thread, after all of them have ended.
         """
-        if not self._orders or sum(target.nbytes for _, _, target in takes) < _WORTH_BYTES:
+        small = sum(target.nbytes for _, _, target in takes) < _WORTH_BYTES
+        if small or not self._orders or self._process != os.getpid():
             if meanwhile is not None:
                 meanwhile()
             _share(takes, count())

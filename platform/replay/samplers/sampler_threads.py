@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ class SamplerThreads:
         self._turn = 0
         self._held: list[Windows | None] = [None] * len(samplers)
         self._stop: Any = None
+        self._process = 0  # that the threads are of
         self.drawn_rows = 0
         """Window starts handed out, restored ones included."""
 
@@ -70,10 +72,15 @@ class SamplerThreads:
         Args:
             out: windows from ``allocate``: their arrays are exchanged for filled ones, and filled later themselves.
                 None hands out arrays that are filled again after as many further draws as there are samplers.
-        Raises: ReplayError where no row can be drawn yet.
+        Raises: ReplayError where no row can be drawn yet, and in a child that was forked since the first draw.
         """
         if self._stop is None:
             self._start()
+        if self._process != os.getpid():  # it would wait for ever
+            raise ReplayError(
+                "these samplers draw in threads of the process that this one was forked from; make samplers and "
+                "SamplerThreads in the child, or fork before the first draw"
+            )
         turn = self._turn
         windows, failure = self._ready[turn].get()
         for _ in range(self._depth + 1):  # as many batches may have failed before the rows came in
@@ -128,6 +135,7 @@ class SamplerThreads:
         self._held = [None] * len(self._samplers)
 
     def _start(self) -> None:
+        self._process = os.getpid()
         self._free = [SimpleQueue() for _ in self._samplers]
         self._ready = [SimpleQueue() for _ in self._samplers]
         for parts in zip(self._samplers, self._locks, self._free, self._ready, strict=True):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from onibi.actors.filming.caption_strip import PAID, Line, with_strip
 
@@ -30,6 +31,29 @@ def test_only_as_much_of_a_caption_is_broken_into_lines_as_can_be_shown(monkeypa
     monkeypatch.setattr("textwrap.wrap", lambda text, _columns: broken.append(len(text)) or [text[:10]])
     with_strip(np.full((24, 480, 3), 90, np.uint8), [Line("word " * 20_000)], 4)
     assert broken[0] <= 4 * 100
+
+
+@pytest.mark.parametrize("text", ["word " * 400, "unbroken" * 90, "few" + " " * 900 + "words"])
+def test_a_caption_that_is_too_long_ends_in_a_mark_and_leaves_what_follows_its_row(text, drawn):
+    with_strip(np.full((24, 480, 3), 90, np.uint8), [Line("episode 1"), Line(text), Line("success", PAID)], 4)
+    assert (drawn[0], drawn[-1]) == ("episode 1", "success")
+    assert len(drawn) <= 4
+    assert drawn[-2].endswith("…")
+
+
+def test_a_caption_that_fits_has_no_mark(drawn):
+    with_strip(np.full((24, 480, 3), 90, np.uint8), [Line("episode 1"), Line("word " * 30)], 4)
+    assert " ".join(drawn[1:]).split() == ["word"] * 30
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Texts that were drawn, in order."""
+    texts, draw = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, text, **how: texts.append(text) or draw(self, at, text, **how)
+    )
+    return texts
 
 
 def test_the_picture_stays_as_it_is_and_the_text_stands_under_it_in_its_colour():

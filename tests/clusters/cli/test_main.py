@@ -150,3 +150,11 @@ def test_the_installed_script_finds_modules_in_the_current_folder(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert "It leans." in finished.stdout + finished.stderr
+
+
+def test_a_folder_of_runs_that_is_named_and_not_there_is_an_error_and_the_default_one_is_not(tmp_path):
+    finished = onibi("runs", "--runs-folder", "rnus", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == "onibi: --runs-folder rnus: there is no such folder. Allowed: one that holds runs.\n"
+    for environment in ({}, {"ONIBI_RUNS_FOLDER": "later"}):
+        assert onibi("runs", cwd=tmp_path, **environment).returncode == 0, "before the first run"

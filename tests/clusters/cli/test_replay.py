@@ -76,6 +76,24 @@ def test_verify_finds_the_run_whole(onibi):
     assert out.rstrip().endswith("whole")
 
 
+def test_a_log_of_which_nothing_is_sealed_is_not_called_whole(onibi, tmp_path):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "rows-0000-00000000.arrow").write_bytes(b"cut off")
+    code, out, _ = onibi("verify", "torn")
+    assert code == 0
+    assert out.splitlines()[-1] == "torn: 0 segments, 0 rows: nothing is sealed yet"
+
+
+def test_a_log_whose_manifests_are_all_damaged_is_not_waited_for(onibi, tmp_path):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "manifest-0000-00000000.json").write_bytes(b"{}")
+    for command in (("query", "damaged", "select 1"), ("export", "damaged", "out")):
+        code, _, err = onibi(*command)
+        assert code == 2
+        assert "no segment of this log can be read; `onibi replay verify` tells why" in err
+    assert onibi("verify", "damaged")[0] == 1
+
+
 def test_a_run_passes_through_parquet_and_back_bit_for_bit(onibi, log, tmp_path):
     assert onibi("export", "corridor", "out")[0] == 0
     assert onibi("import", "out", "--to", "again")[0] == 0

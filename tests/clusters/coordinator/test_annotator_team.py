@@ -19,9 +19,25 @@ from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk
 from onibi.platform.annotation.table import AnnotationTable
 from onibi.platform.config import read_settings
+from onibi.platform.errors import ConfigError
 from onibi.platform.fragment import CaptionText, KeyText
 
 KEYS = 12
+
+
+class DriftingJudge:
+    """As a judge whose prompt file differs on the node that its process got; it writes down what it is asked."""
+
+    goal, model = "Reach the end.", "drifter"
+
+    def __init__(self, record: str) -> None:
+        self._record = Path(record)
+        is_judge = b"ray::AnnotatorActor" in Path("/proc/self/cmdline").read_bytes()
+        self.prompt_version = "newer" if is_judge else "p"
+
+    def annotate(self, requests, goal):
+        self._record.write_text("asked", encoding="utf-8")
+        return iter(())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,11 +86,11 @@ class Annotation:
 def make_annotation(judges, small_ray, workshop, tmp_path):
     made = []
 
-    def make(seconds):
+    def make(seconds=None, path="recording_judge:RecordingJudge"):
         record = tmp_path / "record"
-        arguments = {"record": str(record), "seconds": seconds}
+        arguments = {"record": str(record)} if seconds is None else {"record": str(record), "seconds": seconds}
         settings = workshop.settings(
-            annotator={"kind": "custom", "path": "recording_judge:RecordingJudge", "arguments": arguments},
+            annotator={"kind": "custom", "path": path, "arguments": arguments},
             annotation__workers=1,
             annotation__desk__lease_seconds=3_600.0,
         )
@@ -96,8 +112,38 @@ def test_what_a_killed_worker_had_is_answered_by_its_successor(make_annotation):
     with pytest.raises(ray.exceptions.RayActorError) as death:
         ray.get(ended)
     assert annotation.team.lost(running[ended], death.value)
-    annotation.wait_for(annotation.team.due)
-    annotation.wait_for(lambda: annotation.figure("keys_labelled") == KEYS)
+    del running[ended]
+
+    def all_labelled():
+        """What the run's watch does meanwhile: Ray may take long to start a process, and refuses calls until then."""
+        for reference in ray.wait(list(running), timeout=0)[0] if running else ():
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayActorError as error:
+                annotation.team.lost(running.pop(reference), error)
+        running.update(annotation.team.due())
+        return annotation.figure("keys_labelled") == KEYS
+
+    annotation.wait_for(all_labelled)
+
+
+def test_a_worker_that_is_another_judge_in_its_process_is_refused_and_asked_nothing(make_annotation):
+    annotation = make_annotation(path=f"{__name__}:DriftingJudge")
+    annotation.hears("door")
+    running = annotation.team.start()
+    with pytest.raises(ray.exceptions.RayTaskError) as refusal:
+        ray.get(list(running), timeout=60)
+    assert "prompt_version='newer'" in str(refusal.value.cause) and "prompt_version='p'" in str(refusal.value.cause)
+    with pytest.raises(ConfigError, match=r"annotator custom is Judge.* where the run was started it is Judge"):
+        annotation.team.lost(annotation.role, refusal.value.cause)
+    assert annotation.answered() == []
+
+
+def test_what_cannot_begin_ends_the_run_and_what_cannot_begin_again_does_not(make_annotation):
+    annotation = make_annotation(0.0)
+    assert "was lost and is replaced" in annotation.team.lost(annotation.role, OSError("its node is gone"))
+    told = annotation.team.lost(annotation.role, ConfigError("not on this node"))
+    assert told.endswith("training goes on: not on this node")
 
 
 def test_a_worker_that_is_set_to_work_twice_asks_nothing_twice_and_its_first_call_ends(make_annotation):

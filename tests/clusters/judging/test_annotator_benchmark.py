@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import io
 import math
 import re
 import sys
@@ -147,6 +149,30 @@ def test_what_cannot_be_read_is_asked_again_and_stays_without_a_label(small, fau
     assert row.scores.recall.value == 0.5, "a helpful caption without a label is missed"
     assert row.tokens == 3 * 5 + 3 * 7, "asked three times"
     assert row.cost == pytest.approx(0.75)
+
+
+def test_at_80_columns_every_figure_can_be_read(small):
+    rows = run_benchmark("similarity", captions=small)
+    for width, headings in ((None, 1), (200, 1), (80, 2)):
+        console = Console(width=width or 200, record=True, file=io.StringIO())
+        console.print(benchmark_table(rows, width))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= console.width
+        assert not any("…" in line for line in lines)
+        assert sum("goal" in line for line in lines) == headings
+        words = {word for line in lines if "goal" in line for word in line.replace("┃", " ").split()}
+        named = {"goal", "captions", "helpful", "AUC", "precision", "recall", "unlabelled", "captions/s", "tokens"}
+        assert words >= named | {"cost"}, "no column is left out"
+    assert "annotator: similarity" in "\n".join(lines)
+
+
+def test_names_from_outside_hold_nothing_that_a_terminal_obeys(small):
+    (row,) = run_benchmark("similarity", (), ["loot"], captions=small)
+    row = dataclasses.replace(row, model="a[bold]b\x1b[2J", stopped_by="no [/] \x1b]0;mine\x07")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(benchmark_table([row]))
+    shown = console.export_text()
+    assert "a[bold]b [2J" in shown and "no [/] ]0;mine" in shown
 
 
 def test_a_spent_budget_ends_the_asking_and_is_told(small, faulty):

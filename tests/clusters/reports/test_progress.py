@@ -242,3 +242,13 @@ def test_a_small_share_is_told_and_what_would_be_written_as_nothing_is_not():
         assert "actors waited" not in text, "it would say 0.0 s"
         shown.update({"annotation/parse_failure_share": 0.0})
         assert "unreadable" not in drawn(shown)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_notes_hold_nothing_that_a_terminal_obeys(terminal):
+    shown = display(terminal)
+    with shown:
+        shown.update(SNAPSHOT, notes=["heard \x1b]0;mine\x07 a door"], held_back="the \x9b2Jlearner: waits")
+    text = written(shown)
+    assert "heard ]0;mine a door" in text and "the 2Jlearner" in text
+    assert not {"\x07", "\x9b"} & set(text) and "\x1b]" not in text

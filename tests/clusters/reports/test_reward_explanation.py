@@ -77,7 +77,22 @@ def test_what_is_shown_holds_nothing_that_a_terminal_obeys():
     rows = [ROWS[0] | {"text": "The \x1b[2Jdoor"}]
     keys = _explained(rows, [1.0], [label_for(JUDGE, request, 1.0, reply="\x1b]0;mine\x07")], [])
     console = Console(file=io.StringIO(), width=160)
-    console.print(_keys_table(explanation(keys), 20))
+    console.print(_keys_table(explanation(keys), 20, 160))
+    console.print(_keys_table(explanation(keys), 20, 80))
     shown = console.file.getvalue()
-    assert "The [2Jdoor" in shown and "]0;mine" in shown
+    assert shown.count("The [2Jdoor") == shown.count("]0;mine") == 2
     assert not {"\x1b", "\x07"} & set(shown)
+
+
+def test_at_80_columns_caption_and_reply_stand_in_lines_of_40_characters_and_more():
+    text = "The key named The Master Key of Thievery whispers something to the one who holds it."
+    request = AnnotationRequest(key=0, key_text="door", raw_text="door")
+    keys = _explained([ROWS[0] | {"text": text}], [1.0], [label_for(JUDGE, request, 1.0, reply="so " * 100)], [])
+    console = Console(file=io.StringIO(), width=80)
+    console.print(_keys_table(explanation(keys), 20, 80))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("The key named The Master Key of Thievery" in line for line in lines)
+    told = " ".join(" ".join(lines).split())
+    assert "score 1.00; votes 1 of 1; " in told
+    assert told.endswith("…") and told.count("so ") < 60, "a long reply is cut"

@@ -136,6 +136,12 @@ def test_the_table_shows_the_best_paid_with_their_share_and_reads_no_markup_in_c
     assert "not yet" in text_of(captions_table(rows, None, 3, Path("captions.csv")))
 
 
+def test_captions_in_the_table_hold_nothing_that_a_terminal_obeys():
+    text = text_of(captions_table([caption("The \x1b[2Jdoor\x07 \u202eopens.")], None, 3, Path("captions.csv")))
+    assert "The [2Jdoor opens." in text
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
 def summary(tmp_path, **changes) -> RunSummary:
     values = {
         "name": "keyroom-2",

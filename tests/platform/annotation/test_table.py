@@ -298,7 +298,7 @@ TWO_WRITERS = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_annotation_table import label
+from test_table import label
 from onibi.platform.annotation.table import AnnotationTable
 table, name = AnnotationTable(Path({folder!r})), sys.argv[1]
 for number in range(300):

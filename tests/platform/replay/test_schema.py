@@ -42,6 +42,20 @@ def test_nested_space_becomes_one_column_per_leaf():
     }
 
 
+@pytest.mark.parametrize("dtype", [">f4", "?", "bogus", np.float32, None])
+def test_a_dtype_that_no_file_can_hold_is_refused_by_name(dtype):
+    column = ArraySpec(name="observation", dtype=dtype, shape=(4,))
+    with pytest.raises(SpecError, match=r"replay column 'observation' has dtype .* by the name that NumPy has"):
+        arrow_schema(ReplaySpec(observation=(column,), actions=2))
+
+
+@pytest.mark.parametrize("shape", [[4], 4, (2.0,), (0,), (-1,)])
+def test_a_shape_that_is_no_tuple_of_sizes_is_refused_by_name(shape):
+    column = ArraySpec(name="observation", dtype="float32", shape=shape)
+    with pytest.raises(SpecError, match="replay column 'observation' has dtype 'float32' and shape"):
+        arrow_schema(ReplaySpec(observation=(column,), actions=2))
+
+
 def test_bare_space_is_named_observation():
     (column,) = observation_specs(spaces.Box(-1, 1, (4,), np.float32))
     assert (column.name, column.dtype, column.shape) == ("observation", "float32", (4,))

@@ -266,8 +266,14 @@ def test_windows_longer_than_the_ring_was_made_for_are_refused(shard):
         ({"role": np.full((ENVS, STEPS + 1), 9, np.uint8)}, r"row 0 has the role 9; allowed are 0 .* and 1"),
         ({"role": np.uint8(0)}, "column .* with at least 4"),
         ({"reward": [1.0]}, "column 'reward' is float64"),
+        ({"action": [[0] * (STEPS + 1)] * ENVS}, "column 'action' is a list, allowed is a NumPy array"),
+        (
+            {"caption_hash": [[0] * (STEPS + 1)] * ENVS},
+            r"'caption_hash' int64\[2, 5\].* allowed are NumPy arrays, uint64",
+        ),
+        ({"caption_hash": np.zeros(STEPS + 1, np.uint64)}, r"'caption_hash' uint64\[5\].* and one integer a lane"),
     ],
-    ids=["unknown role", "no rows", "a list"],
+    ids=["unknown role", "no rows", "a list", "a list of that kind", "hashes in a list", "hashes without lanes"],
 )
 def test_columns_of_the_wrong_kind_are_refused_by_name(rows, shard, change, said):
     actor = Actor(rows, shard.register(0, ENVS))
@@ -276,6 +282,8 @@ def test_columns_of_the_wrong_kind_are_refused_by_name(rows, shard, change, said
     with pytest.raises(ReplayError, match=said):
         shard.insert(fragment)
     assert shard.counters().inserted_rows == 0
+    reader = RingReader(shard.path)
+    assert (reader._words["writing"] == reader._words["committed"]).all(), "nothing was begun"
 
 
 def test_numbers_of_rows_that_are_no_integers_are_refused(rows, shard):

@@ -100,6 +100,9 @@ def test_what_holds_for_a_while_only_is_no_alarm(name):
         ({0: 76.0, 3: 24.0}, {"one_key"}),
         ({0: 51.0, 3: 25.0, 4: 24.0}, {"one_key"}),
         ({0: 1.0}, {"one_key"}),
+        ({0: 60.0, 3: 39.9, 4: 0.1}, set()),  # two things help; the third was paid long ago
+        ({0: 74.0, 3: 13.0, 4: 13.0}, {"one_key"}),
+        ({0: 99.9, 3: 0.1}, {"one_key"}),
     ],
 )
 def test_the_share_of_one_key_is_judged_by_how_many_are_paid(pay, expected):
@@ -109,6 +112,12 @@ def test_the_share_of_one_key_is_judged_by_how_many_are_paid(pay, expected):
 def test_new_keys_that_come_with_success_are_no_alarm():
     rising = course(lambda share, number: (EVEN, episodes(10, success=share, keys=1 + round(9 * share), seed=number)))
     assert watch(rising)[0] == set()
+
+
+@pytest.mark.parametrize("success", [0.97, 1.0])  # as where each return is above 0 and nothing else tells of success
+def test_new_keys_are_no_alarm_where_all_episodes_succeed_already(success):
+    rising = course(lambda share, number: (EVEN, episodes(10, success=success, keys=1 + round(9 * share), seed=number)))
+    assert watch(rising)[:2] == (set(), [])
 
 
 def test_a_long_run_remembers_how_it_began():

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -256,6 +257,14 @@ def test_an_episode_whose_rewards_are_not_finite_is_refused_by_name(tmp_path):
         import_minari(find_minari("faulty-v0"), str(tmp_path / "log"), lanes=1)
 
 
+def test_an_episode_that_ends_before_its_last_step_is_refused_by_name(tmp_path):
+    recorded(gymnasium.make("CartPole-v1", max_episode_steps=5), "early-v0")
+    with h5py.File(find_minari("early-v0") / "main_data.hdf5", "r+") as file:
+        file["episode_0"]["truncations"][1] = True
+    with pytest.raises(ConfigError, match="episode 0 of 5 steps has ended with step 1 by its flags"):
+        import_minari(find_minari("early-v0"), str(tmp_path / "log"), lanes=1)
+
+
 def test_actions_outside_of_the_action_space_are_refused(tmp_path):
     recorded(Rooms(), "outside-v0", action_space=spaces.Discrete(1, start=3))
     with pytest.raises(ConfigError, match=r"episode 0 has actions that are not finite or not in its action space"):
@@ -306,6 +315,7 @@ def test_a_bare_leaf_is_the_observation_and_beside_others_a_key_of_its_own():
     assert nest({"observation": 1}) == 1
     assert nest({"observation": 1, "observation.caption_counts": 2}) == {"observation": 1, "caption_counts": 2}
     assert nest({"observation.a.b": 1, "observation.a.c": 2}) == {"a": {"b": 1, "c": 2}}
+    assert nest({"image": 1, "arm.pose": 2, "base.pose": 3}) == {"image": 1, "arm": {"pose": 2}, "base": {"pose": 3}}
     with pytest.raises(SpecError, match="place of another"):
         nest({"observation": 1, "observation.observation": 2})
 

@@ -12,6 +12,7 @@ from onibi.platform.errors import ConfigError, SegmentError, SpecError
 from onibi.platform.replay.datasets import parquet_files
 from onibi.platform.replay.datasets.log_builder import LogBuilder
 from onibi.platform.replay.datasets.parquet_files import export_parquet, import_parquet
+from onibi.platform.replay.log.log_files import FolderDisk
 from onibi.platform.replay.log.log_reader import ReplayLog
 
 
@@ -148,6 +149,62 @@ def test_a_file_in_place_of_the_folder_is_told(log, tmp_path):
     export_parquet(log, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match="Name the folder, not a file in it"):
         import_parquet(str(tmp_path / "out" / "rows-0000.parquet"), str(tmp_path / "log2"))
+
+
+class Killed(BaseException):
+    """Stands for a signal that nobody hears: what is there at this moment stays."""
+
+
+def test_what_a_killed_export_leaves_is_not_taken_for_rows_without_captions(log, tmp_path, monkeypatch):
+    written = []
+
+    def write_until_the_second(table, path, **options):
+        if written:
+            raise Killed
+        written.append(path)
+        pq.write_table(table, path, **options)
+
+    monkeypatch.setattr(parquet_files, "_try_delete", lambda filesystem, path: None)
+    with monkeypatch.context() as cut:
+        cut.setattr("pyarrow.parquet.write_table", write_until_the_second)
+        with pytest.raises(Killed):
+            export_parquet(log, str(tmp_path / "out"))
+    assert written, "it was killed between two files"
+    with pytest.raises(ConfigError, match="holds no rows"):
+        import_parquet(str(tmp_path / "out"), str(tmp_path / "log2"))
+
+
+def test_a_killed_import_leaves_no_segment_that_looks_like_a_whole_log(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_files, "group_rows", lambda spec: 10)
+    export_parquet(log, str(tmp_path / "out"))
+    left = {}
+
+    def kill_at_the_third(builder, *arguments, **named):
+        if builder.segments == 2:
+            left.update(torn=ReplayLog(tmp_path / "log2").torn, segments=ReplayLog(tmp_path / "log2").segments)
+            raise Killed
+        return seal(builder, *arguments, **named)
+
+    seal = LogBuilder.seal
+    monkeypatch.setattr(LogBuilder, "seal", kill_at_the_third)
+    with pytest.raises(Killed):
+        import_parquet(str(tmp_path / "out"), str(tmp_path / "log2"))
+    assert left["segments"] == ()
+    assert {name.partition("-")[0] for name in left["torn"]} == {"captions", "episodes", "rows"}
+
+
+def test_an_import_whose_manifests_are_refused_takes_back_all(log, tmp_path, monkeypatch):
+    export_parquet(log, str(tmp_path / "out"))
+    monkeypatch.setattr(FolderDisk, "rename", refuse_manifests)
+    with pytest.raises(OSError, match="no space"):
+        import_parquet(str(tmp_path / "out"), str(tmp_path / "log2"))
+    assert list((tmp_path / "log2").iterdir()) == []
+
+
+def refuse_manifests(disk, name, new):
+    if new.startswith("manifest"):
+        raise OSError("no space")
+    (disk.path / name).rename(disk.path / new)
 
 
 def test_two_imports_into_one_place_do_not_mix(log, tmp_path):

@@ -49,6 +49,20 @@ def test_returns_by_sql_are_those_of_the_episodes(kept):
     ]
 
 
+def test_columns_that_differ_by_case_alone_are_told_by_the_names_that_sql_has_for_them(caplog):
+    twins = pa.table({"reward": [1.0], "Reward": [2.0], "other": [3.0]})
+    _, batches = query({"rows": twins}, 'select "reward", "Reward", "Reward_1" from rows')
+    assert [tuple(column.to_pylist()) for column in next(batches).columns] == [(1.0,), (1.0,), (2.0,)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "SQL does not tell upper and lower case apart: of rows, 'Reward' is called 'Reward_1' there"
+    ]
+
+
+def test_columns_of_distinct_names_are_not_spoken_of(kept, caplog):
+    answer(kept, "select 1")
+    assert not caplog.records
+
+
 def test_captions_join_rows_by_their_id(kept, logs):
     sql = "select text, count(*) as rows from rows join captions using (caption_id) group by text order by text"
     ids = [int(row["caption_id"]) for lane in logs.two_lanes() for row in lane.rows]

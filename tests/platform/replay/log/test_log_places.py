@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,6 +50,32 @@ def seal(writer, first, count, text="a key"):
     episodes = [EpisodeStatistics(3, first, 1.0, count, False)]
     origin = RingOrigin(created_unix_ns=1, first_generation=(0,) * 4)
     return writer.seal(rows, caption, episodes, next_generation=[0, 0, 0, first + count], ring=origin)
+
+
+_WRITER_WITH_A_CHILD = """
+import os, signal, sys
+from onibi.platform.replay.log.log_files import open_files
+lock = open_files(sys.argv[1]).lock()
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+def test_a_forked_child_does_not_keep_the_folder_locked_when_the_writer_dies(tmp_path):
+    files = open_files(tmp_path / "log", create=True)
+    command = [sys.executable, "-c", _WRITER_WITH_A_CHILD, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        child = int(writer.stdout.readline())
+        try:
+            with pytest.raises(ReplayError, match="being written by another process"):
+                files.lock()
+            writer.kill()
+            writer.wait()
+            files.lock().release()
+        finally:
+            writer.kill()
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture(params=["folder", "file", "memory"])

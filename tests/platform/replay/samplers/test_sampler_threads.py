@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -115,3 +117,45 @@ def test_it_needs_a_sampler_and_a_depth(layout):
         SamplerThreads([])
     with pytest.raises(ReplayError, match="draw nothing"):
         SamplerThreads(two(layout.reader), depth=0)
+
+
+_FORKED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from onibi.platform.errors import ReplayError
+from onibi.platform.replay.ring.reader import RingReader
+from onibi.platform.replay.samplers.gather_threads import GatherThreads
+from onibi.platform.replay.samplers.sampler_threads import SamplerThreads
+from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
+
+rng = np.random.default_rng(0)
+sampler = UniformSampler(RingReader(Path(sys.argv[1])), n_steps=1, batch_size=8, rng=rng)
+threads, gather = SamplerThreads([sampler]), GatherThreads(2)
+threads.draw()
+source, target = np.arange(1 << 18), np.zeros(1 << 18, np.int64)
+gather.take([(source, source[::-1].copy(), target)])
+target[:] = 0
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(30)  # ends what waits for threads that are not there
+gather.take([(source, source[::-1].copy(), target)])
+print("gathered" if (target == source[::-1]).all() else "wrong", flush=True)
+try:
+    threads.draw()
+except ReplayError as error:
+    print(str(error).partition(";")[0], flush=True)
+os._exit(0)
+"""
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent(layout):
+    for _ in range(9):
+        layout.fragment()
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED, str(layout.reader.path)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines() == [
+        "gathered",
+        "these samplers draw in threads of the process that this one was forked from",
+    ]
