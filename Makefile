@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-WORKERS ?= 2
+# One more than cores: many tests wait for a process that they have killed.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 PRESET ?= minihack-oni
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +25,7 @@ help: ## what can be made
 train: $(VENV)/installed-run ## train an agent on real NetHack (PRESET=minihack-oni; ARGS="--seed 3 --set a.b=c")
 	$(BIN)/python -m onibi train $(PRESET) $(ARGS)
 
-test: lint ## ruff, mypy and all tests but the slow ones (ARGS="-k replay"; WORKERS=1 shows them one by one)
+test: lint ## ruff, mypy and all tests but the slow ones (ARGS="-k replay"; WORKERS=0: in one process)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 slow: $(VENV)/installed-dev ## the tests that learn or take long

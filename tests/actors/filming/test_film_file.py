@@ -57,7 +57,7 @@ def test_pictures_are_not_kept_until_the_last(form):
     alive = []
 
     def watched():
-        for frame in frames(20, (64, 96, 3)):
+        for frame in frames(8, (64, 96, 3)):
             # Not isinstance, at which some of torch's objects warn.
             alive.append(sum(issubclass(type(each), Image.Image) for each in gc.get_objects()))
             yield frame
