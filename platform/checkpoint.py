@@ -172,6 +172,11 @@ def load_checkpoint(folder: Path, which: Which = "last") -> Checkpoint:
                 log.warning("%s: damaged checkpoint skipped (%s); the one saved before is used", entry.path, fault)
     there = ", ".join(str(entry.step) for entry in entries) or "none"
     found = " ".join(f"{fault}." for fault in faults)
+    if not entries:
+        raise CheckpointError(
+            f"{folder}: no checkpoint yet. A run that goes on saves one every checkpoint.period_seconds; one that "
+            "ended without any starts anew."
+        )
     raise CheckpointError(
         f"{folder}: no whole checkpoint for {which!r}. {found}{' ' if found else ''}"
         f"Checkpoints there, by step: {there}. Name another step, or start a new run."

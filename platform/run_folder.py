@@ -275,7 +275,7 @@ def find_run(root: Path, name: str) -> RunFolder:
     runs = list_runs(root)
     if name == LAST:
         if not runs:
-            raise ConfigError(f"{root}: holds no run yet. Start one, for example `onibi train cartpole-dqn`.")
+            raise ConfigError(f"{root}: {_emptiness(root)}. Start one, for example `onibi train cartpole-dqn`.")
         return runs[-1]
     by_name = {run.name: run for run in runs}
     if name in by_name:
@@ -294,13 +294,17 @@ def _no_such_run(root: Path, name: str, path: Path, known: list[str]) -> str:
     if nearest:
         message += f". Did you mean {nearest[0]!r}?"
     elif not known:
-        message += ", which holds no run yet."
+        message += f", which {_emptiness(root)}."
     else:
         message += "."
     newest = known[::-1][:10]
     if newest:
         message += f" Runs there, newest first: {', '.join(newest)}{' …' if len(known) > len(newest) else ''}."
     return message + f" Allowed: a name of these, a path, or {LAST!r}."
+
+
+def _emptiness(root: Path) -> str:
+    return "holds no run yet" if root.is_dir() else "is not there"
 
 
 def _claim(root: Path, name: str) -> Path:

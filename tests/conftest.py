@@ -27,6 +27,7 @@ TESTS = Path(__file__).parent
 _STARTS_RAY = re.compile(r"serial=False|\bimport ray\b|\bfrom ray\b|ray start|under_ray")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (``-n``) a file's tests stay together, and files that start Ray are one worker's: two
     clusters at a time would have the cores of one. Those that share a Ray of the tests' own process come last: no

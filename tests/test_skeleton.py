@@ -187,3 +187,8 @@ def test_ray_worker_with_the_repository_as_working_directory_imports_onibi():
         assert left == []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+def test_files_that_start_ray_are_one_workers(request):
+    assert request.node.nodeid.endswith("@ray"), "else several clusters share two cores, and fixtures are made anew"

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import string
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 
+from onibi.actors.environments.pygame_quiet import pygame_quiet
 from onibi.platform.errors import EnvironmentFault
 from onibi.platform.shell_words import pip_install
 
@@ -38,15 +37,12 @@ def is_minigrid(env_id: str) -> bool:
 
 
 def register_minigrid() -> None:
-    """Import the package, which registers its environments, without pygame's greeting on standard output.
+    """Import the package, which registers its environments.
 
     Raises: EnvironmentFault where it is missing.
     """
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)  # pygame's business
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+        with pygame_quiet():
             importlib.import_module("minigrid")
             levels = importlib.import_module("minigrid.envs.babyai.core.roomgrid_level")
     except ImportError as error:

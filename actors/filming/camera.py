@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
-import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from onibi.actors.environments.factory import EnvironmentSettings, creator_of, environment_spec, make_vector_env
 from onibi.actors.environments.nethack import is_nethack
+from onibi.actors.environments.pygame_quiet import pygame_quiet
 from onibi.actors.filming.terminal_picture import TERMINAL_KEYS, terminal_picture
 from onibi.platform.errors import EnvironmentFault
 
@@ -80,7 +82,8 @@ def make_filmed_env(settings: EnvironmentSettings, observation_keys: tuple[str, 
         return FilmedEnvironment(env, _terminal_camera(env), _TURNS_PER_SECOND)
     if settings.vectorization == "native" and _has_single_form(settings.id):
         settings = replace(settings, vectorization="sync")  # native forms of Gymnasium's draw all lanes or none
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame's; without a sound card it writes errors to the terminal
+    with pygame_quiet(), suppress(ImportError):  # before the environment imports it
+        importlib.import_module("pygame")
     env = _made_to_draw(settings)
     metadata = (env.envs[0] if isinstance(env, SyncVectorEnv) else env).metadata
     return FilmedEnvironment(env, _renderer(env, settings.id), _pace(metadata))

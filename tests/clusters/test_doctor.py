@@ -95,7 +95,7 @@ def test_a_run_is_looked_at_by_name_by_folder_and_as_last(tmp_path, monkeypatch)
         assert f"{name} asks none" in [row.found for row in examine(tmp_path / "runs", tmp_path / "shm", None, name)]
     with pytest.raises(ConfigError, match=r"'first-tyr' is neither .* nor a file.* No run in .*runs has this name"):
         examine(tmp_path / "runs", tmp_path / "shm", None, "first-tyr")
-    with pytest.raises(ConfigError, match="holds no run yet"):
+    with pytest.raises(ConfigError, match="none: is not there"):
         examine(tmp_path / "none", tmp_path / "shm", None, "last")
 
 

@@ -83,8 +83,10 @@ def test_a_misspelt_run_is_answered_with_the_nearest_and_all_others(tmp_path):
 def test_no_run_at_all_says_how_to_start_one(tmp_path):
     with pytest.raises(ConfigError, match="onibi train"):
         find_run(tmp_path / "absent", "last")
-    with pytest.raises(ConfigError, match="holds no run yet"):
+    with pytest.raises(ConfigError, match="absent, which is not there"):
         find_run(tmp_path / "absent", "some")
+    with pytest.raises(ConfigError, match="which holds no run yet"):
+        find_run(tmp_path, "some")
 
 
 def test_a_folder_without_a_record_is_no_run(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -176,3 +180,18 @@ def test_the_terminal_of_nethack_is_filmed_though_its_view_asks_for_less():
     camera.close()
     assert len(pictures) == 4
     assert any((picture != first).any() for picture in pictures), "the agent moves"
+
+
+def test_pygame_says_nothing_on_a_terminal_without_a_display():
+    code = (
+        "from onibi.actors.environments.factory import EnvironmentSettings\n"
+        "from onibi.actors.filming.camera import make_filmed_env\n"
+        "env = make_filmed_env(EnvironmentSettings(id='CartPole-v1'))\n"
+        "env.reset(seed=1)\n"
+        "print(len(env.take_pictures()))\n"
+        "env.close()\n"
+    )
+    of_pygame = ("DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER", "SDL_AUDIODRIVER", "PYGAME_HIDE")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(of_pygame)}
+    finished = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("1\n", "")

@@ -53,7 +53,7 @@ def head_without_cpus():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.slow  # that roles of two nodes find one another is in test_two_nodes.py
+@pytest.mark.slow  # that roles of two nodes find one another is seen in test_two_nodes.py
 def test_a_hub_that_keeps_labels_runs_on_the_drivers_node_even_where_that_offers_no_cpus(
     head_without_cpus, workshop, tmp_path
 ):

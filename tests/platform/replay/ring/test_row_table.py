@@ -59,5 +59,5 @@ def test_some_columns_stand_in_the_rows_order_and_unknown_ones_are_refused():
 
 @pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="no numbers wider than 8 bytes here")
 def test_numbers_that_arrow_has_no_type_for_are_refused_by_name():
-    with pytest.raises(SpecError, match=r"'mine' has dtype float128 .* fixed width of up to 8 bytes"):
+    with pytest.raises(SpecError, match=r"'mine' has dtype 'float128' .* fixed width of up to 8 bytes"):
         ring_columns(spec_of(ArraySpec(name="mine", dtype="float128")))

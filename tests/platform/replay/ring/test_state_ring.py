@@ -191,7 +191,7 @@ def test_states_are_in_the_header_and_cost_their_share_of_memory(writer, ring_pa
         ((replace(MEMORY, name="reward"),), "declared twice"),
         ((MEMORY, MEMORY), "declared twice"),
         ((replace(MEMORY, dtype="object"),), "dtype"),
-        ((replace(MEMORY, dtype="bool"),), "byte order"),
+        ((replace(MEMORY, dtype="bool"),), "of at least 1, and numbers"),
         ((replace(MEMORY, dtype=">f4"),), "byte order"),
     ],
 )
