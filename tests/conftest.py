@@ -30,12 +30,11 @@ _STARTS_RAY = re.compile(r"serial=False|\bimport ray\b|\bfrom ray\b|ray start|un
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (``-n``) a file's tests stay together, and files that start Ray are one worker's: clusters
-    of all workers at a time would have the cores of one. Those that share a Ray of the tests' own process are another
-    worker's, and come last where there is one worker: no other test finds it there.
+    of all workers at a time would have the cores of one. Those with a Ray in the tests' own process are another
+    worker's: all in one row take longer than the rest.
     """
-    items.sort(key=lambda item: "small_ray" in item.fixturenames)
     for item in items:
-        group = "shared ray" if "small_ray" in item.fixturenames else _group(item.path)
+        group = "ray in here" if "small_ray" in item.fixturenames else _group(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

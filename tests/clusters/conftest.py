@@ -35,10 +35,11 @@ def ray_leaves_no_variables():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small_ray():
-    """Ray in this process, 2 CPUs and no GPU. Files that ask for it run behind all others that start Ray, see
-    tests/conftest.py: a start takes 5 to 9 seconds of two cores. Its actors can import the modules of tests/actors.
+    """Ray in this process, 2 CPUs and no GPU, for all tests of a module. Its actors can import what is in tests/actors.
+
+    One for all modules, tried, starts processes more and more slowly.
     """
     import ray
 
