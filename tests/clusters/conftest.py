@@ -140,10 +140,14 @@ class Workshop:
 
     def ray_pids(self, process, name: bytes) -> list[int]:
         """Processes of a started run whose actor Ray calls so."""
+        return self.pids(process, b"ray::" + name)
+
+    def pids(self, process, text: bytes) -> list[int]:
+        """Processes of a started run with this in their command lines."""
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                is_one = entry.name.isdigit() and b"ray::" + name in (entry / "cmdline").read_bytes()
+                is_one = entry.name.isdigit() and text in (entry / "cmdline").read_bytes()
                 if is_one and os.getsid(int(entry.name)) == process.pid:
                     found.append(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):

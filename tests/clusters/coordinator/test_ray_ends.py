@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -36,24 +35,13 @@ def test_sigterm_while_ray_starts_is_an_interruption(workshop):
     """Ray's own handler is at work then; it said that Ray could not be started, and that the machine was busy."""
     process = workshop.start(serial=False)
     workshop.wait_for(
-        lambda: "starting Ray" in workshop.log_of() and processes_of(process, b"gcs_server"), 150, process
+        lambda: "starting Ray" in workshop.log_of() and workshop.pids(process, b"gcs_server"), 150, process
     )
     process.terminate()
     assert process.wait(150) == 130, workshop.log_of()
     assert "onibi: interrupted" in workshop.log_of()
     assert "could not be started" not in workshop.log_of() and "Traceback" not in workshop.log_of()
     assert workshop.record()["status"] == "interrupted"
-
-
-def processes_of(process, name):
-    """Whether the session of ``process`` has one that is called so."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            found += [entry] * (name in (entry / "cmdline").read_bytes() and os.getsid(int(entry.name)) == process.pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 @pytest.mark.parametrize("kind", ["appo", "impala"])
