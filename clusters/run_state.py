@@ -70,6 +70,10 @@ class RunState:
         """How many step rows the ring has taken in all when the budget is used up; infinite without one."""
         return math.inf if max_env_steps is None else max_env_steps - self.inserted_base
 
+    def evaluated(self, period: int | None) -> RunState:
+        """The state after an evaluation, with the env steps of the next one; None has none at fixed steps."""
+        return self if period is None else replace(self, next_evaluation=(self.env_steps // period + 1) * period)
+
     @property
     def learner_incarnation(self) -> int:
         """The first incarnation of a learner in this session; later ones in it add 1."""

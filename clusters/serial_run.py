@@ -289,11 +289,7 @@ class SerialRun:
 
         Returns: False where ``should_stop`` broke that off or the disk refused the checkpoint: a resumed run plays it.
         """
-        period = self._settings.evaluation.period_env_steps
-        if period is not None:
-            self._state = dataclasses.replace(
-                self._state, next_evaluation=(self._state.env_steps // period + 1) * period
-            )
+        self._state = self._state.evaluated(self._settings.evaluation.period_env_steps)
         if not self._save():
             return False
         weights, rewards, env_steps = self._loop.weights(), self._frozen_rewards(), self._state.env_steps

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from onibi.clusters.coordinator.ray_session import ray_session
 from onibi.clusters.plan_checks import check_judge, check_learner, check_serial
 from onibi.clusters.reports.figures import bytes_text, count_text, duration_text
 from onibi.clusters.run_film import film_best
@@ -199,10 +198,12 @@ def _session(
                 from onibi.clusters.serial_run import SerialRun
 
                 return SerialRun(plan, run_id, journal, should_stop, checkpoint).run()
-            with ray_session(plan):
-                from onibi.clusters.coordinator.ray_run import RayRun
+            # Here, as a serial run has no need of Ray, which takes half a second.
+            from onibi.clusters.coordinator.ray_session import ray_session
+            from onibi.clusters.coordinator.store_losses import run_through_losses
 
-                return RayRun(plan, run_id, journal, should_stop, checkpoint).run()
+            with ray_session(plan):
+                return run_through_losses(plan, run_id, journal, should_stop, checkpoint)
         except BaseException as error:
             journal.abandon("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

@@ -14,7 +14,8 @@
     ├── CheckpointError      a checkpoint cannot be written or none can be read
     ├── TrainingError        learning cannot go on (a role that keeps dying, a run in which nothing moves)
     │   ├── NonFiniteError   loss or gradient was not finite many times in a row
-    │   └── LearnerLostError another of several learner workers is gone
+    │   ├── LearnerLostError another of several learner workers is gone
+    │   └── StoreLostError   replay shard or hub died; a new session goes on from the last checkpoint
     └── SubmitError          a job could not be handed to a cluster
 
 Each message says where, what was found, what is allowed, and what to do next.
@@ -88,6 +89,10 @@ class NonFiniteError(TrainingError):
 
 class LearnerLostError(TrainingError):
     """Another of several learner workers is gone: all have to start again."""
+
+
+class StoreLostError(TrainingError):
+    """The replay shard or the hub died: all roles begin anew from the last checkpoint, where there is one."""
 
 
 class ClusterError(OnibiError):

@@ -117,6 +117,19 @@ def test_core_imports_without_ray_mlflow_and_gymnasium():
     assert int(python("-c", code, cwd=ROOT).stdout) >= len(modules)
 
 
+def test_a_serial_run_needs_no_ray(tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['ray'] = None\n"
+        "from onibi.clusters import train\n"
+        "few = ['budget.max_env_steps=200', 'replay.limiter.minimum_rows=100', 'evaluation.episodes=1']\n"
+        "quiet = ['tracking.enabled=false', 'evaluation.film_episodes=0', f'replay.folder={sys.argv[1]}']\n"
+        "result = train('cartpole-dqn', overrides=few + quiet, serial=True, runs_folder=sys.argv[1])\n"
+        "print(result.status)"
+    )
+    assert python("-c", code, str(tmp_path), cwd=ROOT).stdout.strip() == "finished"
+
+
 def test_every_folder_with_files_of_ours_is_a_listed_package():
     found = {"onibi." + ".".join(path.parent.relative_to(ROOT).parts) for folder in FOLDERS for path in files(folder)}
     assert found | {"onibi"} == set(PROJECT["tool"]["setuptools"]["packages"])

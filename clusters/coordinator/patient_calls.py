@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
 
-from onibi.clusters.coordinator.role_calls import TO_RESUME, first_answer, first_line
+from onibi.clusters.coordinator.role_calls import PROCESS_DIED, TO_RESUME, first_answer, first_line
 from onibi.platform.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class PatientCalls:
     def __call__(self, reference: Any, who: str) -> Any:
         """The answer of a call.
 
-        Raises: TrainingError where it does not come, or the process died; the OnibiError that the role raised.
+        Raises: StoreLostError where the process died; TrainingError where no answer comes; the OnibiError that the role
+            raised.
         """
         began, warn_after = time.monotonic(), _WARN_SECONDS
         stopping: float | None = None
@@ -56,14 +58,22 @@ class PatientCalls:
         return first_answer(reference, who)
 
 
-def close_shard(shard: Any, failed: bool, seconds: float) -> None:
+def end_shard(shard: Any, failed: bool, leaves_ring: bool, seconds: float) -> None:
     """Have the shard seal its log and end it; what goes wrong is told.
 
     Args:
         shard: handle.
         failed: as ``ShardActor.close``.
-        seconds: that sealing may take.
+        leaves_ring: ends it as ``kill -9`` would. Its ring stays, with the rows that the log has not sealed.
+        seconds: that sealing may take, or its death.
     """
+    if leaves_ring:
+        ray.kill(shard)
+        deadline = time.monotonic() + seconds
+        with suppress(*PROCESS_DIED, ray.exceptions.GetTimeoutError):
+            while time.monotonic() < deadline:  # what is killed may answer for a moment still
+                ray.get(shard.inserted_rows.remote(), timeout=seconds)
+        return
     closing = shard.close.remote(failed)
     if not ray.wait([closing], timeout=seconds)[0]:
         log.warning("the replay shard did not close its ring; `onibi doctor` lists rings left behind")

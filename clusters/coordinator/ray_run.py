@@ -16,7 +16,7 @@ from onibi.clusters.coordinator.evaluator import Evaluator
 from onibi.clusters.coordinator.hub_actor import HubActor, hub_options
 from onibi.clusters.coordinator.label_team import LabelTeam, tell_learnt_scores
 from onibi.clusters.coordinator.learner_team import LearnerTeam
-from onibi.clusters.coordinator.patient_calls import PatientCalls, close_shard
+from onibi.clusters.coordinator.patient_calls import PatientCalls, end_shard
 from onibi.clusters.coordinator.role_calls import (
     PROCESS_DIED,
     check_stores_live,
@@ -46,7 +46,7 @@ from onibi.clusters.run_state import (
 )
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
-from onibi.platform.errors import LearnerLostError, NoCaptionsError, OnibiError, TrainingError
+from onibi.platform.errors import LearnerLostError, NoCaptionsError, OnibiError, StoreLostError, TrainingError
 from onibi.platform.process_usage import ProcessUsage
 from onibi.platform.replay.shard_actor import ShardActor
 
@@ -96,9 +96,10 @@ class RayRun:
         one of an earlier session that a failed start left as it was.
 
         Raises:
+            StoreLostError: replay shard or hub died. Where a checkpoint is there the ring stays for another session.
             TrainingError, EnvironmentFault, …: a role gave up; the checkpoints stay.
         """
-        failed = True
+        failed, leaves_ring = True, False
         try:
             with deaths_told(self._stores):
                 self._start()
@@ -112,8 +113,11 @@ class RayRun:
                 report = self._answer(self._hub.caption_report.remote(), "the hub")
                 paid = self._answer(self._shard.paid_by_key.remote(), "the replay shard")
             failed = False
+        except StoreLostError:
+            leaves_ring = self._checkpoint is not None
+            raise
         finally:
-            self._end_roles(failed)
+            self._end_roles(failed, leaves_ring)
         state = self._state
         return self._journal.close(
             "finished" if finished else "interrupted",
@@ -352,11 +356,7 @@ class RayRun:
 
     def _begin_evaluation(self, snapshot: LearnerSnapshot) -> bool:
         """Save a checkpoint and have it played; the evaluator works meanwhile. Returns: False where it is not saved."""
-        period = self._settings.evaluation.period_env_steps
-        if period is not None:
-            self._state = dataclasses.replace(
-                self._state, next_evaluation=(self._state.env_steps // period + 1) * period
-            )
+        self._state = self._state.evaluated(self._settings.evaluation.period_env_steps)
         if not self._save(snapshot):
             return False
         intrinsic = self._settings.rewards.intrinsic
@@ -380,19 +380,19 @@ class RayRun:
             return False
         return self._evaluator.wait(self._state.seconds, self._should_stop)
 
-    def _end_roles(self, failed: bool) -> None:
+    def _end_roles(self, failed: bool, leaves_ring: bool) -> None:
         if hasattr(self, "_hub"):
             self._journal.warn(last_notes(self._hub))  # of a run that failed they may tell why
         if hasattr(self, "_learners"):
             self._learners.end()
         if self._rollouts is not None:
-            self._rollouts.end()
+            self._rollouts.end(self._running)
         if hasattr(self, "_annotators"):
             self._journal.warn(self._annotators.end(self._running, _ANNOTATOR_SECONDS))
         if hasattr(self, "_evaluator"):
             self._evaluator.end()
         if hasattr(self, "_shard"):
-            close_shard(self._shard, failed, _SEAL_SECONDS)
+            end_shard(self._shard, failed, leaves_ring, _SEAL_SECONDS)
         if hasattr(self, "_room"):
             self._room.close()
         if hasattr(self, "_hub"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from onibi.platform.errors import OnibiError, TrainingError
+from onibi.platform.errors import OnibiError, StoreLostError
 
 TO_RESUME = "What was learnt is in the last checkpoint: `onibi resume` goes on from it."
 _NOTES_SECONDS = 2.0
@@ -30,12 +30,12 @@ def first_line(error: BaseException) -> str:
 def first_answer(reference: Any, who: str) -> Any:
     """An answer of a role that the run cannot go on without.
 
-    Raises: TrainingError where its process died; the OnibiError that it raised itself.
+    Raises: StoreLostError where its process died; the OnibiError that it raised itself.
     """
     try:
         return ray.get(reference)
     except PROCESS_DIED as error:
-        raise TrainingError(f"{who} died: {first_line(error).rstrip('.')}. {TO_RESUME}") from error
+        raise StoreLostError(f"{who} died: {first_line(error).rstrip('.')}. {TO_RESUME}") from error
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, OnibiError):
             raise error.cause from error
@@ -72,7 +72,7 @@ def is_restarting(cause: BaseException) -> bool:
 def deaths_told(stores: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
     """Calls of roles that a run cannot go on without; ``stores`` as in ``check_stores_live``, asked for when one fails.
 
-    Raises: TrainingError where one of them died; anything else as it is.
+    Raises: StoreLostError where one of them died; anything else as it is.
     """
     try:
         yield
@@ -87,9 +87,9 @@ def check_stores_live(cause: BaseException, stores: Mapping[str, Any]) -> None:
     Args:
         cause: what a role's call raised.
         stores: actor handles by what they are called in a message.
-    Raises: TrainingError where ``cause`` is the death of one of them.
+    Raises: StoreLostError where ``cause`` is the death of one of them.
     """
     dead = getattr(cause, "actor_id", None)
     for name, handle in stores.items():
         if dead == handle._actor_id.hex():  # noqa: SLF001 (Ray has no public name for it)
-            raise TrainingError(f"{name} died. {TO_RESUME}") from cause
+            raise StoreLostError(f"{name} died. {TO_RESUME}") from cause

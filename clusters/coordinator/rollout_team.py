@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -16,6 +18,7 @@ from onibi.platform.remote_policy import halves_of
 
 _ROLLOUT, _INFERENCE = "rollout", "inference"
 _RESTART_SECONDS = 0.25
+_LAST_SECONDS = 2.0  # for what killed processes raised
 
 
 class RolloutTeam:
@@ -112,7 +115,16 @@ class RolloutTeam:
     def _by_role(self) -> dict[str, Any]:
         return {f"{_ROLLOUT} {number}": rollout for number, rollout in enumerate(self._rollouts)}
 
-    def end(self) -> None:
-        """End all processes."""
+    def end(self, running: Mapping[Any, str]) -> None:
+        """End all processes, and take what they raised last: Ray prints errors that nobody took, traceback and all.
+
+        Args:
+            running: reference → role, of the whole run.
+        """
         for role in self.handles.values():
             ray.kill(role)
+        references = [reference for reference, role in running.items() if self.includes(role)]
+        if references:
+            for reference in ray.wait(references, num_returns=len(references), timeout=_LAST_SECONDS)[0]:
+                with suppress(ray.exceptions.RayError):
+                    ray.get(reference)

@@ -154,12 +154,12 @@ def _reserve(descriptor: int, path: Path, layout: RingLayout, size: int) -> None
     warn_of_disk(path, size)
 
 
-def lock_ring(path: Path, wait_seconds: float = 1.0) -> int:
+def lock_ring(path: Path, wait_seconds: float = 5.0) -> int:
     """Take the writer's lock on a descriptor of its own: a mapping's would keep the lock alive in forked children.
 
     Returns: the descriptor; closing it, or the death of the process, frees the lock.
     Raises: ReplayError where another process holds it for longer than ``wait_seconds`` (``orphans`` holds it for an
-    instant).
+    instant, one that was killed until its memory is taken down).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     deadline = time.monotonic() + wait_seconds

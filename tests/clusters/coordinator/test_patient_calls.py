@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from onibi.clusters.coordinator import patient_calls
-from onibi.clusters.coordinator.patient_calls import PatientCalls, close_shard
+from onibi.clusters.coordinator.patient_calls import PatientCalls, end_shard
 from onibi.clusters.coordinator.role_deaths import RoleDeaths
 from onibi.platform.errors import ReplayError, TrainingError
 
@@ -63,7 +63,7 @@ def test_a_dead_role_is_told(role):
 
 def test_a_shard_that_cannot_seal_its_log_is_told(role, caplog):
     with caplog.at_level(logging.WARNING):
-        close_shard(role, False, 30.0)
+        end_shard(role, False, False, 30.0)
     assert "not closed in order" in caplog.text
     assert "the last segment cannot be sealed" in caplog.text
 

@@ -243,23 +243,6 @@ def test_the_actors_of_a_resumed_run_begin_with_the_checkpoints_weights(workshop
     assert after == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("role", "called"), [("ShardActor", "the replay shard"), ("HubActor", "the hub")])
-def test_the_death_of_a_store_ends_the_run_by_its_name_and_the_run_can_be_resumed(workshop, role, called):
-    process = workshop.start(serial=False, **ENDLESS)
-    kept = []
-    try:
-        workshop.wait_for(lambda: learnt(workshop), 150, process)
-        kept = processes_of(process)
-        workers(process, role)[0].kill()
-        assert process.wait(60) == 1, workshop.log_of()
-    finally:
-        finish(process, kept)
-    assert f"{called} died" in workshop.log_of()
-    assert "onibi resume" in workshop.log_of()
-    assert "Traceback" not in workshop.log_of() and "actor_id" not in workshop.log_of()
-
-
 @pytest.mark.slow  # what is told is in tests/actors/test_rollout.py
 def test_an_environment_that_raises_under_ray_is_one_clear_message(workshop, tmp_path):
     (tmp_path / "ray_fault_envs.py").write_text(
