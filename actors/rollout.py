@@ -368,7 +368,7 @@ class Rollout:
             return call()
         except EnvironmentFault:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a step would end the run, or its actor, without a word
             told = (
                 f"{self._env_id} raised in actor {self._identity.actor}: {type(error).__name__}: {error}"
                 f"{raised_at(error)}"

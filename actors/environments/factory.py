@@ -67,7 +67,7 @@ def make_vector_env(
             vector_env = SyncEnvironments([maker] * envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except EnvironmentFault:
             raise
-        except Exception as error:  # spaces that are missing, that differ, or that no batch can be made of
+        except (Exception, SystemExit) as error:  # spaces that are missing, that differ, or that no batch can be made of
             raise EnvironmentFault(
                 f"{settings.id}: its environments cannot step together, {envs} of them: {error}"
             ) from error
@@ -177,7 +177,7 @@ def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, An
         return maker(**options)
     except EnvironmentFault:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in without_secrets(options).items()) or "no arguments"
         said = text_without_secrets(f"{given}: {type(error).__name__}: {error}{raised_at(error)}", options)
         if isinstance(error, gym.error.DependencyNotInstalled) and "box2d" in str(error).lower():
@@ -254,14 +254,14 @@ def _import_module(name: str, path: str) -> ModuleType:
     """The module of ``path``, the whole ``environment.id``."""
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the user's module does when it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
         absent = isinstance(error, ModuleNotFoundError) and error.name is not None
         if absent and f"{name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
             raise EnvironmentFault(_not_found(path, str(error.name))) from error  # type: ignore[attr-defined]
         raise EnvironmentFault(_not_imported(path, error)) from error
 
 
-def _not_imported(path: str, error: Exception) -> str:
+def _not_imported(path: str, error: BaseException) -> str:
     return (
         f"environment.id: {path!r} cannot be imported: {type(error).__name__}: {error}{raised_at(error)}. It must name "
         "a callable as module:callable, or a module that registers an id as module:Id-v0."

@@ -55,7 +55,7 @@ class SyncEnvironments(SyncVectorEnv):
         for env in getattr(self, "envs", ()):  # none where making them failed
             try:
                 env.close()
-            except Exception as error:  # noqa: BLE001 - whatever the user's code raises; nothing is lost by it
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises; nothing is lost by it
                 faults.append(error)
         if faults:
             first = faults[0]

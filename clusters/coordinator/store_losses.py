@@ -1,4 +1,4 @@
-"""Sessions under Ray, one after the other: where the replay shard or the hub dies, all roles begin anew by themselves."""
+"""Sessions under Ray, one after the other: where replay shard or hub dies, all roles begin anew by themselves."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@
 One run of `corridor-oni` (two rollout actors, a judge, replay log on, a checkpoint every 5 s) goes on through all
 kills, the roles in turn. Printed for each role: seconds from the kill to the first interval that makes 90% of the env
 steps/s of before (the median of 10 intervals ahead of the kill), median and range; and kills after which that took over
-30 s. `run` kills the whole process group, Ray with it, and counts from there through `onibi resume`. At the end the replay
-log is read: every sealed row whole, none twice.
+30 s. `run` kills the whole process group, Ray with it, and counts from there through `onibi resume`. At the end the
+replay log is read: every sealed row whole, none twice.
 """
 
 from __future__ import annotations
