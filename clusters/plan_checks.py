@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_settings import RunSettings
 from onibi.platform.errors import ConfigError
 from onibi.platform.remote_policy import halves_of
 from onibi.platform.replay.samplers.draws import SlabDraws
@@ -52,6 +53,25 @@ def check_learner(plan: RunPlan) -> None:
 
     if coarse := coarse_support(plan.settings):
         log.warning("%s", coarse)
+
+
+def check_same_kinds(former: RunSettings, settings: RunSettings) -> None:
+    """Whether a checkpoint that was saved under ``former`` has learnt what ``settings`` ask for.
+
+    Raises: ConfigError where it is of another kind of learner or reward model; their tensors may fit all the same.
+    """
+    was, wanted = (each.learner.kind for each in (former, settings))  # type: ignore[attr-defined]
+    if was != wanted:
+        raise ConfigError(
+            f"the run was trained by learner.kind {was}, its checkpoints hold nothing for {wanted}. Resume with "
+            f"learner.kind {was}, or start a new run."
+        )
+    was, wanted = (getattr(each.rewards.intrinsic, "kind", None) for each in (former, settings))
+    if {was, wanted} == {"classification", "ranking"}:
+        raise ConfigError(
+            f"the run's reward model was learnt for rewards.intrinsic.kind {was}, and would score wrongly for "
+            f"{wanted}. Resume with {was}, or start a new run."
+        )
 
 
 def _check_learners(plan: RunPlan) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from onibi.clusters.plan_checks import check_judge, check_learner, check_serial
+from onibi.clusters.plan_checks import check_judge, check_learner, check_same_kinds, check_serial
 from onibi.clusters.reports.figures import bytes_text, count_text, duration_text
 from onibi.clusters.run_film import film_best
 from onibi.clusters.run_journal import RunJournal, RunResult
@@ -81,6 +81,8 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
     settings = read_settings(RunSettings, folder.read_config(), source=str(folder.config), overrides=overrides)
     plan = plan_run(settings)
     former = folder.read_config()
+    if overrides:
+        check_same_kinds(read_settings(RunSettings, former, source=str(folder.config)), settings)
 
     def begin() -> Checkpoint:
         if not list_checkpoints(folder.checkpoints):

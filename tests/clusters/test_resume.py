@@ -30,6 +30,30 @@ def test_a_resume_refused_for_its_settings_leaves_the_run_as_it_was(workshop):
     assert config.read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "told"),
+    [
+        (
+            {"learner": {"kind": "impala", "rows": 8, "batch_lanes": 4}, "replay__limiter": {}},
+            "learner.kind=appo",
+            "learner.kind impala",
+        ),
+        (
+            {"rewards__intrinsic__kind": "classification"},
+            "rewards.intrinsic.kind=ranking",
+            "rewards.intrinsic.kind classification",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_with_what_another_kind_has_learnt(workshop, trained, asked, told):
+    """Their tensors have the same shapes: values of one were taken for those of the other, or refused for a name."""
+    workshop.train(**trained, budget__max_env_steps=150)
+    with pytest.raises(ConfigError, match=rf"{told}.*start a new run"):
+        workshop.resume(overrides=[asked, "budget.max_env_steps=300"])
+    assert workshop.record()["status"] == "finished"
+    assert workshop.resume(overrides=["budget.max_env_steps=300"]).env_steps >= 300
+
+
 def test_a_finished_run_that_cannot_go_on_under_new_settings_has_finished_all_the_same(workshop):
     """It was called failed, and resumed as it was it would have been evaluated a second time."""
     workshop.train()
