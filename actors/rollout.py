@@ -18,6 +18,7 @@ from onibi.actors.bonuses.row_bonuses import RowBonuses
 from onibi.actors.caption_counter import CaptionCounter
 from onibi.actors.captioners.captioner import Captioner
 from onibi.actors.environments.factory import autoreset_mode
+from onibi.actors.environments.process_exit import is_by_signal
 from onibi.actors.episodes import EpisodeBook
 from onibi.actors.final_observations import with_finals
 from onibi.actors.fragment_buffer import FragmentBuffer
@@ -366,9 +367,9 @@ class Rollout:
         self.stepping_since = time.perf_counter()
         try:
             return call()
-        except EnvironmentFault:
-            raise
         except (Exception, SystemExit) as error:  # sys.exit() in a step would end the run, or its actor, without a word
+            if isinstance(error, EnvironmentFault) or is_by_signal(error):
+                raise
             told = (
                 f"{self._env_id} raised in actor {self._identity.actor}: {type(error).__name__}: {error}"
                 f"{raised_at(error)}"

@@ -26,7 +26,7 @@ from onibi.platform.counted import counted
 from onibi.platform.errors import ConfigError
 from onibi.platform.redaction import without_secrets
 from onibi.platform.replay.ring.file import orphans
-from onibi.platform.run_folder import LAST, find_run, list_runs
+from onibi.platform.run_folder import LAST, emptiness, find_run, list_runs
 from onibi.platform.shell_words import pip_install
 from onibi.platform.tracking import TrackingSettings, tracking_uri
 
@@ -260,15 +260,18 @@ def _settings_of(config: str, runs_root: Path) -> RunSettings:
 
     # A run is called as its preset where it was given no name: the preset is meant then, and runs/NAME is the run.
     path = Path(config).expanduser()
-    if config not in preset_names(PRESETS) and not path.is_file():
-        if config == LAST or path.is_dir() or config in {run.name for run in list_runs(runs_root)}:
-            run = find_run(runs_root, config)
-            return read_settings(RunSettings, run.read_config(), source=str(run.config))
-        try:
-            find_document(config, PRESETS)
-        except ConfigError as error:
-            raise ConfigError(f"{error} No run in {runs_root} has this name.") from error
-    return read_settings(RunSettings, find_document(config, PRESETS), source=config)
+    is_document = config in preset_names(PRESETS) or path.is_file()
+    if not is_document and (config == LAST or path.is_dir() or config in {run.name for run in list_runs(runs_root)}):
+        run = find_run(runs_root, config)
+        return read_settings(RunSettings, run.read_config(), source=str(run.config))
+    try:
+        document = find_document(config, PRESETS)
+    except ConfigError as error:
+        if is_document:
+            raise
+        where = f"{runs_root}" if runs_root.expanduser().is_dir() else f"{runs_root}, which {emptiness(runs_root)},"
+        raise ConfigError(f"{error} No run in {where} has this name.") from error
+    return read_settings(RunSettings, document, source=config)
 
 
 def _packages_of(settings: RunSettings) -> set[str]:

@@ -21,7 +21,10 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 RUN_ACTIVE = "run/active"
-"""1 while a session of the run goes on, 0 when it has ended in order: what broke down vanishes at 1."""
+"""1 while a session of the run goes on, 0 when it has ended in order: what broke down vanishes at 1.
+
+The alert OnibiRunBroken goes by that, so a run that failed leaves it at 1 though its process may live on.
+"""
 
 _NOT_IN_A_GAUGE = re.compile(r"[^a-zA-Z0-9_]")
 _BONUS_FIGURES = (
@@ -69,7 +72,8 @@ def _gauge_name(metric: str) -> str:
 class PrometheusExporter:
     """Sets gauges in this process, from where Ray fetches them every ten seconds; it waits for nobody.
 
-    Whatever goes wrong is logged once and costs the run nothing. Without a connection to Ray nothing is exported.
+    Whatever goes wrong is logged once and costs the run nothing, nor the row its other figures. Without a connection to
+    Ray nothing is exported.
 
     Args:
         run: the run's name, the label ``run``.
@@ -91,19 +95,20 @@ class PrometheusExporter:
     def _set(self, row: Mapping[str, float]) -> None:
         if not (self._enabled and _is_connected()):
             return
-        try:
-            for metric, value in row.items():
+        for metric, value in row.items():
+            try:
                 if math.isfinite(value):
                     series = series_of(metric)
                     _gauge(series.gauge).set(float(value), tags={"run": self._run, "name": series.name})
-        except Exception as error:  # noqa: BLE001 whatever Ray raises, training goes on
-            if not self._warned:
-                self._warned = True
-                log.warning(
-                    "Prometheus: figures are not exported (%s); training goes on, history.jsonl has them. "
-                    "tracking.prometheus: false leaves the export out",
-                    error,
-                )
+            except Exception as error:  # noqa: BLE001 whatever Ray raises, or a value that is no number
+                if not self._warned:
+                    self._warned = True
+                    log.warning(
+                        "Prometheus: %s is not exported (%s), perhaps others; training goes on, history.jsonl has "
+                        "them. tracking.prometheus: false leaves the export out",
+                        metric,
+                        error,
+                    )
 
 
 def _is_connected() -> bool:

@@ -34,6 +34,7 @@ from onibi.platform.checkpoint import (
     save_checkpoint,
 )
 from onibi.platform.config import to_mapping
+from onibi.platform.counted import counted
 from onibi.platform.durable import write_durably
 from onibi.platform.errors import CheckpointError
 from onibi.platform.history import History, read_history
@@ -45,6 +46,7 @@ from onibi.platform.tracking import TrackedRun, open_tracker
 log = logging.getLogger(__name__)
 
 _CAPTIONS_SHOWN, _CAPTIONS_FILE = 12, "captions.csv"
+_OF_EVALUATION = ("env_steps", "judged", "return_mean")
 _SHORT_RUN_SECONDS = 3_600.0
 """Up to this age every interval is a row of the history; then one of each 3,600th of the run's age is, so that a run of
 a week has 22,000 rows and not 600,000, which nobody could load."""
@@ -142,12 +144,21 @@ class RunJournal:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """All evaluations of the run, earlier sessions' included."""
-        return [dict(row) for row in read_history(self._folder.evaluations)]
+        """All evaluations of the run, earlier sessions' included; lines that are none are left out, and told of."""
+        rows: list[dict[str, Any]] = [dict(row) for row in read_history(self._folder.evaluations)]
+        whole = [row for row in rows if all(isinstance(row.get(name), float) for name in _OF_EVALUATION)]
+        if len(whole) < len(rows):
+            told = f"{counted(len(rows) - len(whole), 'line')} without {', '.join(_OF_EVALUATION)} left out"
+            log.warning("%s: %s, %d evaluations read", self._folder.evaluations, told, len(whole))
+        return whole
 
-    def cut_after(self, env_steps: int) -> None:
-        """Forget what was written past the checkpoint that the run resumes from."""
+    def cut_after(self, env_steps: int, seconds: float) -> None:
+        """Forget what was written, or waits to be, past the checkpoint that the run resumes from: named by its env
+        steps, saved after so many seconds of training. Where actors are held back time goes on without env steps.
+        """
+        self._unwritten, self._next_row_seconds = {}, 0.0
         self._history.cut_after(env_steps)
+        self._history.cut_after(seconds, key="time/seconds")
         self._evaluations.cut_after(env_steps, key="env_steps")
 
     def note(self, text: str) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from onibi.platform.process_usage import ProcessUsage
 
 
@@ -37,17 +35,6 @@ def profile_of(
         cores = (usage.cpu_seconds - first.cpu_seconds) / seconds
         profiles.append(RoleProfile(role, cores, usage.resident_bytes, shares))
     return profiles
-
-
-def profile_table(profiles: list[RoleProfile]) -> Table:
-    """The profile for a terminal."""
-    table = Table(title="Where one second of each process goes", title_justify="left", box=None, pad_edge=False)
-    for column in ("process", "cores", "MiB", "of each second"):
-        table.add_column(column, justify="right" if column in ("cores", "MiB") else "left")
-    for each in profiles:
-        shares = ", ".join(f"{part} {share:.2f} s" for part, share in each.shares.items() if share >= 0.005)
-        table.add_row(each.role, f"{each.cores:.2f}", f"{each.resident_bytes / 2**20:.0f}", shares)
-    return table
 
 
 def write_profile(profiles: list[RoleProfile], path: Path) -> None:

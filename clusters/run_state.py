@@ -90,6 +90,23 @@ def state_of(checkpoint: Checkpoint) -> RunState:
     return RunState(**checkpoint.state["run"])
 
 
+def with_unplayed_evaluation(
+    checkpoint: Checkpoint, evaluations: Sequence[Mapping[str, Any]], period: int | None
+) -> Checkpoint:
+    """The checkpoint with its last evaluation due again where that was begun, so counted, and never booked: the session
+    ended meanwhile.
+
+    Args:
+        checkpoint: to go on from.
+        evaluations: booked up to it.
+        period: of evaluations, in env steps.
+    """
+    state = state_of(checkpoint)
+    if period is None or any(row["env_steps"] >= state.next_evaluation - period for row in evaluations):
+        return checkpoint
+    return replace(checkpoint, state={**checkpoint.state, "run": asdict(replace(state, next_evaluation=0))})
+
+
 def checkpoint_parts(
     state: RunState,
     learner_state: Mapping[str, Any],

@@ -18,7 +18,7 @@ from onibi.clusters.run_film import film_best
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import BudgetSettings, RunSettings
-from onibi.clusters.run_state import RunState, make_limiter, state_of
+from onibi.clusters.run_state import RunState, make_limiter, state_of, with_unplayed_evaluation
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
@@ -28,7 +28,7 @@ from onibi.platform.replay.log.log_files import location_of
 from onibi.platform.replay.log.segment_writer import RetentionSettings
 from onibi.platform.rewards.table_log import FOLDER as TABLE_LOG_FOLDER
 from onibi.platform.run_folder import RunFolder, create_run, find_run
-from onibi.platform.tracking import end_killed_run
+from onibi.platform.tracking import end_tracked_run
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
             folder.write_config(former)  # nothing was learnt under the new settings; they may be why it failed
             if status == "finished":
                 folder.update(status=status)  # as it is, with those that it had
+                end_tracked_run(settings.tracking, folder.record().run_id, folder.root, "FINISHED")
         raise
 
 
@@ -118,7 +119,7 @@ def _refuse_unsaved(folder: RunFolder, settings: RunSettings) -> NoReturn:
     record = folder.record()
     if record.status == "running":  # it was killed and could not say so itself
         folder.update(status="failed")
-        end_killed_run(settings.tracking, record.run_id, folder.root)
+        end_tracked_run(settings.tracking, record.run_id, folder.root, "KILLED")
     raise ConfigError(
         f"{folder.name} ended before its first checkpoint, so there is nothing to go on from. Start it anew: "
         f"onibi train {folder.config}"
@@ -190,7 +191,9 @@ def _session(
 
         journal = RunJournal(folder, plan.settings, display, film)
         if checkpoint is not None:
-            journal.cut_after(checkpoint.step)
+            journal.cut_after(checkpoint.step, state_of(checkpoint).seconds)
+            period = plan.settings.evaluation.period_env_steps
+            checkpoint = with_unplayed_evaluation(checkpoint, journal.evaluations, period)
         if plan.log_location is not None:
             journal.note(f"replay log in {plan.log_location}, {_limits(plan.settings.replay.log.retention)}")
         if plan.annotation_table is not None:

@@ -93,9 +93,3 @@ def joined_group() -> WorkerGroup | None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return None
     return WorkerGroup(distributed.get_rank(), distributed.get_world_size())
-
-
-def leave_group() -> None:
-    """Undo ``join_group``; nothing where there is none."""
-    if joined_group() is not None:
-        distributed.destroy_process_group()

@@ -92,7 +92,7 @@ class LearnerLostError(TrainingError):
 
 
 class StoreLostError(TrainingError):
-    """The replay shard or the hub died: all roles begin anew from the last checkpoint, where there is one."""
+    """Replay shard or hub died, or does not answer: all roles begin anew from the last checkpoint, if there is one."""
 
 
 class ClusterError(OnibiError):

@@ -104,7 +104,7 @@ class MlflowStore:
         self._asked(self._client.set_terminated, self._mlflow_run_id, status)
 
     def end_left(self, run_id: str, status: str) -> None:
-        """Mark the MLflow run tagged with ``run_id`` as ended where there is one: its process ended without a word."""
+        """Mark the MLflow run tagged with ``run_id`` as ended where there is one, whatever it was before."""
         self._connect()
         experiment = self._client.get_experiment_by_name(self._experiment)
         for run in [] if experiment is None else self._found(experiment.experiment_id, run_id):
@@ -133,8 +133,9 @@ class MlflowStore:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow.tracking import MlflowClient
 
-        for noisy in ("alembic", "mlflow.store.db.utils"):  # they announce each step of making the SQLite file
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        # They announce each step of making the SQLite file, and print the traceback of what they raise besides.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self._client = MlflowClient(tracking_uri=self._uri)
 
     def _log_config(self, config: Mapping[str, Any], known: Mapping[str, str]) -> None:

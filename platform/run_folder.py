@@ -44,6 +44,7 @@ RunStatus = Literal["running", "finished", "interrupted", "failed"]
 LAST = "last"
 """Stands for the run that was used most recently wherever a run is named."""
 
+_FOLDERS_TOLD = 8
 _RESERVED = frozenset({LAST, "mlflow.db", "mlartifacts", "annotations", "experiments"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RECORD_FILE, _LOCK_FILE = "run.json", "run.lock"
@@ -275,7 +276,7 @@ def find_run(root: Path, name: str) -> RunFolder:
     runs = list_runs(root)
     if name == LAST:
         if not runs:
-            raise ConfigError(f"{root}: {_emptiness(root)}. Start one, for example `onibi train cartpole-dqn`.")
+            raise ConfigError(f"{root}: {emptiness(root)}. Start one, for example `onibi train cartpole-dqn`.")
         return runs[-1]
     by_name = {run.name: run for run in runs}
     if name in by_name:
@@ -294,17 +295,30 @@ def _no_such_run(root: Path, name: str, path: Path, known: list[str]) -> str:
     if nearest:
         message += f". Did you mean {nearest[0]!r}?"
     elif not known:
-        message += f", which {_emptiness(root)}."
+        message += f", which {emptiness(root)}."
     else:
         message += "."
     newest = known[::-1][:10]
     if newest:
         message += f" Runs there, newest first: {', '.join(newest)}{' …' if len(known) > len(newest) else ''}."
-    return message + f" Allowed: a name of these, a path, or {LAST!r}."
+    return message + f" Allowed: {'a name of these, ' if known else ''}a path, or {LAST!r}."
 
 
-def _emptiness(root: Path) -> str:
-    return "holds no run yet" if root.is_dir() else "is not there"
+def emptiness(root: Path) -> str:
+    """Why a folder has no runs: none yet, or no such folder, and which others are there, like names first."""
+    if root.is_dir():
+        return "holds no run yet"
+    root = root.expanduser().absolute()
+    there = next(path for path in root.parents if path.is_dir())
+    name = root.relative_to(there).parts[0]
+    try:
+        others = sorted(entry.name for entry in os.scandir(there) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:  # nobody may list it
+        others = []
+    near = difflib.get_close_matches(name, others, n=3)
+    shown = [*near, *(other for other in others if other not in near)][:_FOLDERS_TOLD]
+    told = f"{', '.join(shown)}{' …' if len(others) > len(shown) else ''}" if shown else "no folder"
+    return f"is not there (in {there}: {told})"
 
 
 def _claim(root: Path, name: str) -> Path:

@@ -304,14 +304,16 @@ def open_tracker(
     return MlflowTracker(settings, run, runs_root, started, killed) if settings.enabled else NullTracker()
 
 
-def end_killed_run(settings: TrackingSettings, run_id: str, runs_root: Path) -> None:
-    """End the MLflow run of a run whose process was killed: nobody will. Waits for the server; a failure is logged."""
+def end_tracked_run(settings: TrackingSettings, run_id: str, runs_root: Path, end: TrackingEnd) -> None:
+    """Tell MLflow how a run ended whose own session did not, or told it wrongly: it was killed, or it had finished
+    before a session that could not begin. Waits for the server; a failure is logged.
+    """
     uri = tracking_uri(settings, runs_root)
     embedded = uri.removeprefix("sqlite:///")
     if not settings.enabled or (embedded != uri and not Path(embedded).exists()):
         return
     try:
-        MlflowStore(uri, settings.experiment, None, settings.request_timeout_seconds).end_left(run_id, "KILLED")
+        MlflowStore(uri, settings.experiment, None, settings.request_timeout_seconds).end_left(run_id, end)
     except Exception as error:  # noqa: BLE001 whatever MLflow or its database raises
         log.warning("tracking: the run is not ended in MLflow (%s)", without_secrets(str(error)))
 

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
 from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
+from onibi.actors.environments.process_exit import is_by_signal
 from onibi.actors.environments.sync_environments import SyncEnvironments
 from onibi.platform.config import Settings
 from onibi.platform.errors import EnvironmentFault
@@ -65,9 +66,9 @@ def make_vector_env(
         try:
             # One compiled level a time: MiniHack runs a shell script at construction (shared files in its folder).
             vector_env = SyncEnvironments([maker] * envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        except EnvironmentFault:
-            raise
-        except (Exception, SystemExit) as error:  # spaces that are missing, that differ, or that no batch can be made of
+        except (Exception, SystemExit) as error:  # spaces that are missing, that differ, or that make no batch
+            if isinstance(error, EnvironmentFault) or is_by_signal(error):
+                raise
             raise EnvironmentFault(
                 f"{settings.id}: its environments cannot step together, {envs} of them: {error}"
             ) from error
@@ -175,9 +176,9 @@ def creator_of(given: str) -> Callable[..., Any]:
 def _call_maker(env_id: str, maker: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
         return maker(**options)
-    except EnvironmentFault:
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, EnvironmentFault) or is_by_signal(error):
+            raise
         given = ", ".join(f"{key}={value!r}" for key, value in without_secrets(options).items()) or "no arguments"
         said = text_without_secrets(f"{given}: {type(error).__name__}: {error}{raised_at(error)}", options)
         if isinstance(error, gym.error.DependencyNotInstalled) and "box2d" in str(error).lower():
@@ -255,9 +256,11 @@ def _import_module(name: str, path: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # whatever the user's module does when it is imported
-        absent = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if absent and f"{name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
-            raise EnvironmentFault(_not_found(path, str(error.name))) from error  # type: ignore[attr-defined]
+        if is_by_signal(error):
+            raise
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None and f"{name}.".startswith(f"{absent}."):
+            raise EnvironmentFault(_not_found(path, absent)) from error
         raise EnvironmentFault(_not_imported(path, error)) from error
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
+from onibi.actors.environments.process_exit import is_by_signal
+
 log = logging.getLogger(__name__)
 
 _NUMBERS = "biuf"  # kinds of dtypes
@@ -55,7 +57,9 @@ class SyncEnvironments(SyncVectorEnv):
         for env in getattr(self, "envs", ()):  # none where making them failed
             try:
                 env.close()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises; nothing is lost by it
+            except (Exception, SystemExit) as error:
+                if is_by_signal(error):
+                    raise
                 faults.append(error)
         if faults:
             first = faults[0]

@@ -120,7 +120,7 @@ def annotate(
           --set annotator.path=runs/annotations
       onibi annotate --benchmark --annotator embedding --goal descend
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         _check_mode(
             source,
             benchmark=benchmark,

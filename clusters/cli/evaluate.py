@@ -105,7 +105,7 @@ def evaluate(
       onibi evaluate dqn-1 dqn-2 dqn-3 appo-1 appo-2 appo-3 --curves curves.png
       onibi evaluate docs/results/learners.csv --baseline dqn --json
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         _check_options(
             runs,
             of_one={"--against": against, "--video": video, "--video-episodes": video_episodes},
@@ -224,7 +224,7 @@ def _evaluate_many(
         print(_json_of(report))
     else:
         console = wide_console()
-        for table in report.tables():
+        for table in report.tables(console.width):
             console.print(table)
     if curves is not None:
         try:

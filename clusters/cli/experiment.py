@@ -28,7 +28,8 @@ def experiment(
         str | None, typer.Option("--seeds", metavar="1-5,8", help="In place of the declared ones; not with --short.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="ARM", help="These arms; * stands for anything; repeatable.")
+        list[str] | None,
+        typer.Option("--only", metavar="ARM", help="These arms; * stands for anything; may be repeated."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -70,7 +71,7 @@ def experiment(
       onibi experiment it-helps --short --output short.csv
       onibi experiment it-helps --figure docs/results/it_helps.png
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.clusters.experiments.outcome import check_comparisons
         from onibi.clusters.experiments.registry import find_experiment
         from onibi.clusters.experiments.report import arms_table

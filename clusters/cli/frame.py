@@ -24,6 +24,7 @@ PRESETS = "onibi.clusters.presets"
 
 _CONFIG_EXIT, _ERROR_EXIT = 2, 1
 _LOG_WIDTH = 240
+_RUNS_FOLDER_VARIABLE = "ONIBI_RUNS_FOLDER"
 INTERRUPTED_EXIT = 130  # as shells tell it: 128 + SIGINT
 
 Debug = Annotated[bool, typer.Option("--debug", help="On an error show the traceback; log more.")]
@@ -32,7 +33,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as learner.discount=0.99; may be repeated."),
 ]
 RunsFolder = Annotated[
-    Path, typer.Option("--runs-folder", envvar="ONIBI_RUNS_FOLDER", file_okay=False, help="Where runs are kept.")
+    Path, typer.Option("--runs-folder", envvar=_RUNS_FOLDER_VARIABLE, file_okay=False, help="Where runs are kept.")
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder, or 'last'.")]
 JOB_RUNS_FOLDER = Path("~/onibi-runs")
@@ -82,12 +83,20 @@ def progress_bar(count: ProgressColumn, *more: ProgressColumn, transient: bool =
     return Progress(*columns, console=Console(stderr=True), transient=transient)
 
 
+def origin_of(runs_folder: Path) -> str:
+    """The option or variable that named the folder of runs, as it was written; "" for the default folder."""
+    if (given := os.environ.get(_RUNS_FOLDER_VARIABLE)) and Path(given) == runs_folder:
+        return f"{_RUNS_FOLDER_VARIABLE}={given}"
+    return "" if runs_folder == DEFAULT_RUNS_FOLDER else f"--runs-folder {runs_folder}"
+
+
 @contextmanager
-def told(*, debug: bool) -> Iterator[None]:
+def told(*, debug: bool, runs_folder: Path | None = None) -> Iterator[None]:
     """Around a command's body: an OnibiError becomes one message on stderr and an exit code.
 
-    Exit code 2 for settings and names that are not allowed, 1 for all other errors that Onibi raises on purpose, 130
-    for Ctrl-C. Any other exception is a defect of ours and keeps its traceback.
+    Where it is about a ``runs_folder`` that is not there, it also says what named that. Exit code 2 for settings and
+    names that are not allowed, 1 for all other errors that Onibi raises on purpose, 130 for Ctrl-C. Any other exception
+    is a defect of ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("onibi").setLevel(logging.DEBUG if debug else logging.INFO)
@@ -96,8 +105,16 @@ def told(*, debug: bool) -> Iterator[None]:
     except OnibiError as error:
         if debug:
             traceback.print_exc()
-        print(f"onibi: {error}", file=sys.stderr)
+        print(f"onibi: {error}{_named_by(runs_folder, str(error))}", file=sys.stderr)
         raise typer.Exit(_CONFIG_EXIT if isinstance(error, ConfigError) else _ERROR_EXIT) from error
     except KeyboardInterrupt as interrupt:
         print("onibi: interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT) from interrupt
+
+
+def _named_by(runs_folder: Path | None, message: str) -> str:
+    if runs_folder is None or not (origin := origin_of(runs_folder)):
+        return ""
+    root = runs_folder.expanduser()
+    is_told = not root.exists() and (str(runs_folder) in message or str(root) in message)
+    return f" That folder is what {origin} names." if is_told else ""

@@ -46,7 +46,7 @@ def info(
       onibi replay info last
       onibi replay info s3://bucket/onibi/5f3c… --json
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.platform.replay.datasets.log_location import find_log
         from onibi.platform.replay.datasets.log_summary import summarize
 
@@ -77,7 +77,7 @@ def export_log(
       onibi replay export last out/corridor
       onibi replay export nethack-oni-1 datasets/nethack-v0 --to minari
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.platform.replay.datasets.log_location import find_log
         from onibi.platform.replay.datasets.minari_export import export_minari
         from onibi.platform.replay.datasets.parquet_files import export_parquet
@@ -157,7 +157,7 @@ def query_log(
           --format arrow --output rewards.arrow
       onibi replay query last "select max(step) from rows" --live
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.platform.errors import ConfigError
         from onibi.platform.replay.datasets import query_output
         from onibi.platform.replay.datasets.sql_query import query
@@ -193,7 +193,7 @@ def verify(
     Examples:
       onibi replay verify last
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.platform.replay.datasets.log_location import find_log
         from onibi.platform.replay.datasets.row_check import verify_log
 
@@ -325,10 +325,11 @@ def _print_rows(schema: Any, batches: Any, limit: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from onibi.platform.annotation.captions import printable
     from onibi.platform.replay.datasets.query_output import cell, fitting_columns, limited
 
     rows = [
-        [cell(value, _CELL_WIDTH) for value in values]
+        [printable(cell(value, _CELL_WIDTH)) for value in values]  # captions and texts come from outside
         for batch in limited(batches, limit + 1)
         for values in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     ]

@@ -59,7 +59,7 @@ def explain_run(
       onibi rewards explain last
       onibi rewards explain minihack-oni-2 --limit 100 --json
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.clusters.reports.reward_explanation import explain
         from onibi.platform.run_folder import find_run
 

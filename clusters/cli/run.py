@@ -27,7 +27,7 @@ def train(
     config: ConfigName,
     overrides: Overrides = None,
     serial: Annotated[
-        bool, typer.Option("--serial", help="All roles in this process, without Ray; repeatable.")
+        bool, typer.Option("--serial", help="All roles in this process, without Ray; repeats under a seed.")
     ] = False,
     name: Annotated[
         str | None, typer.Option("--name", help="The run's name, NAME-2 where it is taken; made up where left out.")
@@ -43,7 +43,7 @@ def train(
       onibi train cartpole-dqn --seed 3 --set learner.discount=0.98
       onibi train my-run.yaml --serial --name first-try
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi import clusters
 
         changes = _with_seed(overrides, seed)
@@ -69,7 +69,7 @@ def resume(
       onibi resume last
       onibi resume minihack-oni-2 --set budget.max_seconds=1200
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi import clusters
 
         result = clusters.resume(

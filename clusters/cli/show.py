@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onibi.clusters.cli.frame import DEFAULT_RUNS_FOLDER, PRESETS, Debug, RunsFolder, show_names, told, wide_console
+from onibi.clusters.cli.frame import (
+    DEFAULT_RUNS_FOLDER,
+    PRESETS,
+    Debug,
+    RunsFolder,
+    origin_of,
+    show_names,
+    told,
+    wide_console,
+)
 
 
 def runs(
@@ -23,14 +33,17 @@ def runs(
     Examples:
       onibi runs --runs-folder /data/runs
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from onibi.clusters.reports.run_listing import listed_runs, runs_table
         from onibi.platform.errors import ConfigError
+        from onibi.platform.run_folder import emptiness
 
         source = context.get_parameter_source("runs_folder")
         if source is not None and source.name == "COMMANDLINE" and not runs_folder.expanduser().is_dir():
-            raise ConfigError(f"--runs-folder {runs_folder}: there is no such folder. Allowed: one that holds runs.")
+            raise ConfigError(f"{runs_folder}: {emptiness(runs_folder)}. Allowed: a folder that holds runs.")
         found = listed_runs(runs_folder)
+        if not found and not runs_folder.expanduser().is_dir() and (origin := origin_of(runs_folder)):
+            print(f"{origin}: {emptiness(runs_folder)}", file=sys.stderr)
         if as_json:
             print(json.dumps([dataclasses.asdict(run) for run in found], indent=2))
         elif found:
@@ -86,7 +99,7 @@ def doctor(
       onibi doctor last
       onibi doctor clusters/llm_serving/judge-ollama.yaml
     """
-    with told(debug=debug):
+    with told(debug=debug, runs_folder=runs_folder):
         from rich.console import Console
 
         from onibi.clusters.doctor import examine

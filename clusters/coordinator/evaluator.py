@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from onibi.actors.evaluator_actor import EVALUATOR_OPTIONS, EvaluatorActor
-from onibi.clusters.coordinator.role_calls import PROCESS_DIED, last_notes, start_actor
+from onibi.clusters.coordinator.role_calls import PROCESS_DIED, check_stores_live, last_notes, start_actor
 from onibi.clusters.run_journal import RunJournal
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.serial_run import evaluate_weights
@@ -37,11 +37,16 @@ class Evaluator:
         self._handle = start_actor(EvaluatorActor, EVALUATOR_OPTIONS, functools.partial(evaluate_weights, acting))
         self._played: Any = None
         self._env_steps = 0
+        self._booked_before = {row["env_steps"] for row in journal.evaluations}
 
     @property
     def playing(self) -> tuple[int, ...]:
         """Env steps of the checkpoint that is being played; empty where none is."""
         return () if self._played is None else (self._env_steps,)
+
+    def has_played(self, env_steps: int) -> bool:
+        """Whether an earlier session has booked the checkpoint of so many env steps, and ended before the run did."""
+        return env_steps in self._booked_before
 
     def begin(self, weights: Weights, rewards: Any, env_steps: int) -> None:
         """Play the checkpoint of ``env_steps``. ``rewards``: the reference of its FrozenRewards, or None."""
@@ -52,7 +57,8 @@ class Evaluator:
         """Book what was played, if it ends within ``wait_seconds``. Returns: whether nothing is being played now.
 
         An evaluation whose process died, or whose environment raised, is left out: the run goes on, as it does where
-        that happens to rollouts. Raises: any other OnibiError of the evaluator's.
+        that happens to rollouts. Raises: StoreLostError where the hub died before the evaluator had its rewards; any
+        other OnibiError of the evaluator's.
         """
         if self._played is None:
             return True
@@ -62,6 +68,7 @@ class Evaluator:
         try:
             episodes = ray.get(played)
         except PROCESS_DIED as error:
+            check_stores_live(error, {"the hub": self._hub})
             self._leave_out("died", error)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, EnvironmentFault | CaptionError):

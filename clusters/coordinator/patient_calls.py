@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from onibi.clusters.coordinator.role_calls import PROCESS_DIED, TO_RESUME, first_answer, first_line
-from onibi.platform.errors import TrainingError
+from onibi.platform.errors import StoreLostError, TrainingError
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class PatientCalls:
     def __call__(self, reference: Any, who: str) -> Any:
         """The answer of a call.
 
-        Raises: StoreLostError where the process died; TrainingError where no answer comes; the OnibiError that the role
-            raised.
+        Raises: StoreLostError where the process died or the patience is over; TrainingError where no answer comes after
+            the end was asked for; the OnibiError that the role raised.
         """
         began, warn_after = time.monotonic(), _WARN_SECONDS
         stopping: float | None = None
@@ -51,7 +51,7 @@ class PatientCalls:
                 raise TrainingError(f"{who} does not answer; the run ends without a last checkpoint. {TO_RESUME}")
             if self._patience is not None and now - began > self._patience:
                 waited = f"{now - began:.0f} s (budget.patience_seconds)"
-                raise TrainingError(f"{who} has not answered for {waited}. {TO_RESUME}")
+                raise StoreLostError(f"{who} has not answered for {waited}. {TO_RESUME}")
             if now - began >= warn_after:
                 log.warning("%s has not answered for %.0f s; see its log in Ray's session folder", who, now - began)
                 warn_after *= 2

@@ -21,6 +21,7 @@ from onibi.clusters.coordinator.role_calls import (
     PROCESS_DIED,
     check_stores_live,
     deaths_told,
+    first_line,
     is_restarting,
     last_notes,
     start_actor,
@@ -107,7 +108,7 @@ class RayRun:
                 assert self._rollouts is not None, "they have trained"
                 self._rollouts.stop(self._running, _STOP_SECONDS)
                 if finished:
-                    finished = self._evaluate_last()
+                    finished = self._evaluator.has_played(self._state.env_steps) or self._evaluate_last()
                 else:
                     self._save(self._learners.last_snapshot())
                 report = self._answer(self._hub.caption_report.remote(), "the hub")
@@ -156,12 +157,10 @@ class RayRun:
         opened = self._answer(self._shard.start.remote(table), "the replay shard")
         if checkpoint is not None:
             ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
-            self._state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
+            self._state = state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
             self._journal.note(told_of_ring(opened.readable_rows, opened.ring_kept))
-            self._plan = dataclasses.replace(
-                self._plan, session=self._state.session, steps_before=self._state.inserted_base
-            )
-            self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+            self._plan = dataclasses.replace(self._plan, session=state.session, steps_before=state.inserted_base)
+            self._journal.save(checkpoint.step, renewed_parts(checkpoint, state))
             tell_learnt_scores(stores, self._hub, checkpoint)
         ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
         self._ring = opened.ring
@@ -198,6 +197,7 @@ class RayRun:
             self._hear()
             now, over = time.monotonic(), False
             seconds = before if began is None else before + now - began
+            self._state = dataclasses.replace(self._state, seconds=seconds)
             if now - last_interval >= _INTERVAL_SECONDS or budget.is_used_up(self._state.env_steps, seconds):
                 last_interval = now
                 look = self._answer(self._shard.look.remote(), "the replay shard")
@@ -287,7 +287,7 @@ class RayRun:
             raise TrainingError(f"{role} failed: {cause!r}. This is a fault of Onibi or of a plug-in.") from error
         self._deaths.count(role, cause, learns=learns)
         self._journal.note(f"{role} {'raised' if fault else 'died'} and was replaced")
-        log.warning("%s: %s; replaced", role, cause)
+        log.warning("%s: %s; replaced", role, first_line(cause))
         if learns:
             self._learner_deaths += 1
             self._start_learners(self._checkpoint)

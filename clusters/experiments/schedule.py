@@ -204,11 +204,11 @@ class Schedule:
         found = (self.table.find(*job.key) for job in self._tuning_jobs(arm))
         return [row for row in found if row is not None]
 
-    def estimates(self, in_flight: Collection[tuple[str, int]] = ()) -> list[ArmEstimate]:
+    def estimates(self) -> list[ArmEstimate]:
         """For each arm with missing runs."""
         estimates = []
         for arm in self.arms:
-            jobs = [job for job in self._all_jobs(arm) if self._is_open(job, in_flight)]
+            jobs = [job for job in self._all_jobs(arm) if self._is_open(job, ())]
             if jobs:
                 seconds, measured = self._seconds(arm)
                 estimates.append(ArmEstimate(arm.name, len(jobs), seconds, measured))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from onibi.clusters.experiments.report import estimate_text
@@ -26,6 +27,7 @@ from onibi.platform.run_folder import RunFolder, find_run
 log = logging.getLogger(__name__)
 
 _BOOTSTRAP_SEED = 0
+_ANY_WIDTH = 4_096  # characters: more than any table here has
 _COMMON_TASKS = "tasks of both, normalized"
 _NEEDED = ("arm", "task", "group", "score", "normalized")
 
@@ -90,19 +92,39 @@ class SeedReport:
     improvements: list[Improvement]
     notes: list[str] = field(default_factory=list)  # which comparisons could not be made, and why
 
-    def tables(self) -> list[Table]:
-        """For a terminal."""
-        has_gap = any(each.gap is not None for each in self.groups)
-        names = ["task", "group", "runs", "IQM (95%)", "mean (95%)", "median (95%)", *["gap (95%)"] * has_gap]
-        tables = [_table("Over seeds", names)]
-        for each in self.groups:
-            figures = (each.iqm, each.mean, each.median, *[each.gap] * has_gap)
-            tables[0].add_row(each.task, each.group, str(each.runs), *map(estimate_text, figures))
+    def tables(self, width: int) -> list[Table]:
+        """For a terminal of ``width`` characters: all groups in one table, or where that breaks, one for each task."""
+        whole = self._whole_table()
+        fits = Console(width=_ANY_WIDTH).measure(whole).maximum <= width
+        tables = [whole] if fits or not self.groups else self._tables_of_tasks()
+        tables[-1].caption, tables[-1].caption_justify = "\n".join(self.notes) or None, "left"
         if self.improvements:
             tables.append(_table("Probability of improvement", ["task", "group", "over", "probability (95%)"]))
             for better in self.improvements:
-                tables[1].add_row(better.task, better.group, better.other, estimate_text(better.probability))
-        tables[0].caption, tables[0].caption_justify = "\n".join(self.notes) or None, "left"
+                tables[-1].add_row(better.task, better.group, better.other, estimate_text(better.probability))
+        return tables
+
+    def _whole_table(self) -> Table:
+        """A row for each task and group."""
+        has_gap = any(each.gap is not None for each in self.groups)
+        names = ["task", "group", "runs", "IQM (95%)", "mean (95%)", "median (95%)", *["gap (95%)"] * has_gap]
+        table = _table("Over seeds", names)
+        for each in self.groups:
+            figures = (each.iqm, each.mean, each.median, *[each.gap] * has_gap)
+            table.add_row(each.task, each.group, str(each.runs), *map(estimate_text, figures))
+        return table
+
+    def _tables_of_tasks(self) -> list[Table]:
+        """For each task a row for each figure and group, those that are compared one below the other."""
+        tables = []
+        for task in dict.fromkeys(each.task for each in self.groups):
+            groups = [each for each in self.groups if each.task == task]
+            tables.append(_table(f"Over seeds: {task}", ["figure", "group", "runs", "value (95%)"]))
+            for name in ("iqm", "mean", "median", "gap"):
+                figures = [(each, getattr(each, name)) for each in groups if getattr(each, name) is not None]
+                for place, (each, figure) in enumerate(figures):
+                    label = "" if place else {"iqm": "IQM"}.get(name, name)
+                    tables[-1].add_row(label, each.group, str(each.runs), estimate_text(figure))
         return tables
 
 

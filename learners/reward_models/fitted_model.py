@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,6 @@ def fit_offline(
     seed: int,
     passes: int = 30,
     about: Mapping[str, str] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> FittedModel:
     """Train a reward model on everything there is.
 
@@ -110,7 +109,6 @@ def fit_offline(
         seed: equal data and settings give equal models.
         passes: mean number of times that each label or pair is drawn.
         about: kept with the model.
-        on_progress: told (steps made, steps in all) now and then.
     Returns: the model, with its held-out figures.
     Raises: ConfigError where there is nothing to learn from, NonFiniteError where learning diverges.
     """
@@ -134,8 +132,6 @@ def fit_offline(
     made = 0
     while made < total:
         made += learner.train(data, min(settings.steps_per_round, total - made))
-        if on_progress is not None:
-            on_progress(made, total)
     scores = learner.current_scores(data)
     seen = data.askable & (data.sightings > 0)
     seen = seen if seen.any() else data.askable

@@ -112,10 +112,6 @@ class RewardLearner:
         training, measuring = split(self._items(data), self._hashes, self.settings)
         return self._published(training, measuring, data)
 
-    def scores_of(self, texts: list[str]) -> NDArray[np.float32]:
-        """[N, texts] raw scores of any texts."""
-        return self.ensemble.scores(self.encoder.tokens(texts))
-
     def state_dict(self) -> dict[str, Tensor]:
         """Everything by flat name, for a checkpoint; no random state, as draws follow from seed and step."""
         progress = [self._version, self._learned_items, self._owed_steps, self._new_items]

@@ -24,7 +24,6 @@ CaptionIndex = NewType("CaptionIndex", int)
 KeyIndex = NewType("KeyIndex", int)
 """Dense number of a caption key in a run."""
 
-EMPTY_CAPTION = CaptionIndex(0)
 EMPTY_TEXT = CaptionText(text="", keys=())
 """The caption of a step that says nothing."""
 NO_KEY = -1
@@ -135,7 +134,7 @@ class CaptionTable:
         """Dense indices of captions, given to new ones in the order in which they come.
 
         Args:
-            captions: texts with their keys; the empty text is ``EMPTY_CAPTION``.
+            captions: texts with their keys; the empty text is caption 0.
         Returns: [len(captions)] uint32.
         Raises: CaptionError for two texts with one hash, one text with two sets of keys, one key both askable and not,
             or more than K keys. What came before the fault stays interned.

@@ -44,6 +44,9 @@ class LimiterSettings(Settings):
 class Limiter:
     """Keeps  ratio × (inserted − minimum) − drawn  within ± tolerance once ``minimum_rows`` rows can be read.
 
+    ``from_settings`` checks what it makes. One made by hand is taken as it is: with a smaller tolerance than said
+    below both sides may wait for ever.
+
     All decisions are pure functions of the counts. Two sides cannot both wait: insertion waits only where
     surplus + ratio × fragment > tolerance, drawing only where surplus − batch < −tolerance, and
     tolerance ≥ max(ratio × fragment, batch) leaves no surplus for which both hold.

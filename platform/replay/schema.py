@@ -250,11 +250,6 @@ class ObservationLeaves:
         return flat
 
 
-def flatten_observation(space: Any, value: Any, texts: TextTable | None = None) -> dict[str, NDArray[Any]]:
-    """``ObservationLeaves(space, texts).flatten(value)``, for a single call."""
-    return ObservationLeaves(space, texts).flatten(value)
-
-
 def _leaves(space: Any, name: str, path: tuple[Any, ...]) -> Iterator[_Leaf]:
     from gymnasium import spaces
 

@@ -37,17 +37,16 @@ class Lease:
     """An actor's right to insert, until the same actor registers again."""
 
     actor: int
-    incarnation: int
-    first_lane: int
-    lanes: int
-    next_sequence: int
+    incarnation: int  # stands in each of its fragments
+    first_lane: int  # of the ring's
+    lanes: int  # that it has: its environments
+    next_sequence: int  # of its first fragment; each further one counts up by 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class InsertResult:
     """``repeated``: the fragment had been committed before; acknowledged, not written again."""
 
-    accepted: bool
     repeated: bool
     caption_id: NDArray[np.uint32]
     """[E, R] dense caption of each row, 0 behind a lane's rows; [0, 0] where the fragment was repeated."""
@@ -233,7 +232,7 @@ class Shard:
         incarnation, last = self._writer.lease(fragment.actor)
         if fragment.incarnation == incarnation and fragment.sequence <= last:
             self._repeated += 1
-            return InsertResult(accepted=True, repeated=True, caption_id=np.zeros((0, 0), np.uint32))
+            return InsertResult(repeated=True, caption_id=np.zeros((0, 0), np.uint32))
         registered = self._envs[fragment.actor]
         if fragment.incarnation == incarnation and registered not in (0, fragment.envs):
             raise LeaseError(
@@ -275,7 +274,7 @@ class Shard:
             )
         self._episodes.extend(fragment.episodes)
         self._tell_log(fragment.actor, fragment.envs, fragment.episodes)
-        return InsertResult(accepted=True, repeated=False, caption_id=columns["caption_id"])
+        return InsertResult(repeated=False, caption_id=columns["caption_id"])
 
     def may_insert(self, rows: int) -> bool:
         """Whether the limiter lets ``rows`` more step rows in now."""

@@ -16,7 +16,6 @@ from onibi.platform.policy import NO_WEIGHTS, PolicyStep
 from onibi.platform.spec import ArraySpec, ReplaySpec
 
 ACTIONS = 3
-LANE_STEPS = 100_000
 
 
 class Scripted(gym.Env):

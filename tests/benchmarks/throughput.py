@@ -18,10 +18,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peers.spread import spread
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from onibi.clusters.run_profile import RoleProfile
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,17 @@ def bare_steps_per_second(preset: str, overrides: tuple[str, ...], seconds: floa
     return rate
 
 
+def profile_table(profiles: list[RoleProfile]) -> Table:
+    """The profile for a terminal."""
+    table = Table(title="Where one second of each process goes", title_justify="left", box=None, pad_edge=False)
+    for column in ("process", "cores", "MiB", "of each second"):
+        table.add_column(column, justify="right" if column in ("cores", "MiB") else "left")
+    for each in profiles:
+        shares = ", ".join(f"{part} {share:.2f} s" for part, share in each.shares.items() if share >= 0.005)
+        table.add_row(each.role, f"{each.cores:.2f}", f"{each.resident_bytes / 2**20:.0f}", shares)
+    return table
+
+
 def main() -> int:
     """Run the rounds and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,7 +95,6 @@ def main() -> int:
         parser.error(f"no case {sorted(unknown)}; there are {', '.join(CASES)}")
 
     from onibi.clusters import train
-    from onibi.clusters.run_profile import profile_table
     from onibi.platform.threads import hold_threads
 
     hold_threads()

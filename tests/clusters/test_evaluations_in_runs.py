@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+
+from onibi.clusters import serial_run
 
 ENVIRONMENTS = '''
 import sys, time
@@ -103,3 +106,44 @@ def test_ctrl_c_ends_an_evaluation_that_never_ends_and_resuming_the_run_plays_it
             again.wait()
         assert workshop.record()["status"] == "finished"
         assert len(workshop.evaluations()) == 1
+
+
+def test_an_evaluation_that_was_broken_off_in_mid_run_is_played_when_the_run_is_resumed(workshop, monkeypatch):
+    """It counted as begun, so that the curve lacked it for ever."""
+    play, begun = serial_run.evaluate_weights, []
+
+    def interrupted(*arguments):
+        begun.append(arguments[3])
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return play(*arguments)
+
+    monkeypatch.setattr(serial_run, "evaluate_weights", interrupted)
+    periods = {"evaluation": {"period_env_steps": 200, "episodes": 2, "envs": 1}}
+    assert workshop.train(**periods).status == "interrupted"
+    assert [row["env_steps"] for row in workshop.evaluations()] == begun[:1]
+    assert workshop.resume().status == "finished"
+    played = [row["env_steps"] for row in workshop.evaluations()]
+    assert [int(steps // 200) for steps in played] == [1, 2, 3]
+    assert len(begun) == 4
+
+
+@pytest.mark.slow
+def test_a_last_evaluation_that_outlives_the_hub_is_booked_once(workshop, module):
+    """All began anew for its sake, and it was played and booked a second time: of long games, hours."""
+    process = workshop.start(
+        serial=False,
+        environment={"id": "judged_envs:Endless"},
+        budget={"max_env_steps": 400, "max_seconds": None},
+        evaluation__epsilon=0.9,  # a greedy policy may never come to the end
+    )
+    workshop.wait_for(lambda: (module / "judged").exists(), 150, process)
+    (hub,) = workshop.ray_pids(process, b"HubActor")
+    os.kill(hub, signal.SIGKILL)
+    (module / "mended").touch()
+    assert process.wait(150) == 0, workshop.log_of()
+    told = workshop.log_of()
+    assert "the hub died" in told and "Traceback" not in told
+    assert workshop.record()["status"] == "finished"
+    (played,) = workshop.evaluations()
+    assert played["env_steps"] == int(workshop.checkpoints()[-1].name.partition("-")[0])

@@ -83,6 +83,15 @@ def test_a_row_is_exported_under_the_runs_name_without_what_is_not_finite(record
     ]
 
 
+@pytest.mark.parametrize("wrong", ["far", None, [1.0], 1j])
+def test_a_value_that_is_no_number_is_told_once_and_the_row_goes_on_without_it(recorded, caplog, wrong):
+    exporter = PrometheusExporter("first", enabled=True)
+    for _ in range(2):
+        exporter.log({"actors/mine": wrong, "learner/loss": 1.0})
+    assert [(name, value) for name, value, _ in recorded[1::2]] == [("onibi_learner_loss", 1.0)] * 2
+    assert [record.getMessage().count("actors/mine is not exported") for record in caplog.records] == [1]
+
+
 def test_an_end_in_order_is_told(recorded):
     exporter = PrometheusExporter("first", enabled=True)
     exporter.log({"learner/loss": 1.0})
@@ -131,6 +140,14 @@ def test_intervals_and_evaluations_are_exported_and_the_end_too(workshop, record
     assert newest["onibi_evaluation_return_mean"] == 1.0
     assert newest["onibi_run_active"] == 0.0
     assert {tags["run"] for _, _, tags in recorded} == {"run"}
+
+
+def test_a_run_that_failed_never_tells_of_an_end_in_order(workshop, recorded):
+    """The alert OnibiRunBroken is raised by a run that vanishes at 1, and by none that was at 0."""
+    journal = journal_of(workshop, serial=False, prometheus=True)
+    journal.interval({"time/seconds": 1.0, "actors/env_steps": 10.0})
+    journal.abandon("failed")
+    assert [value for name, value, _ in recorded if name == "onibi_run_active"] == [1.0]
 
 
 def journal_of(workshop, serial, prometheus):

@@ -54,12 +54,17 @@ def test_a_run_does_not_go_on_with_what_another_kind_has_learnt(workshop, traine
     assert workshop.resume(overrides=["budget.max_env_steps=300"]).env_steps >= 300
 
 
-def test_a_finished_run_that_cannot_go_on_under_new_settings_has_finished_all_the_same(workshop):
-    """It was called failed, and resumed as it was it would have been evaluated a second time."""
-    workshop.train()
+def test_a_finished_run_that_cannot_go_on_under_new_settings_has_finished_all_the_same(workshop, monkeypatch):
+    """It was called failed, here and in MLflow, and resumed as it was it would have been evaluated a second time."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workshop.train(tracking__enabled=True)
     with pytest.raises(CheckpointError, match="the checkpoint's values are read off"):
         workshop.resume(overrides=["budget.max_env_steps=900", "learner.support.low=-5"])
     assert workshop.record()["status"] == "finished"
+    from mlflow.tracking import MlflowClient
+
+    store = MlflowClient(workshop.record()["tracking_uri"])
+    assert store.get_run(workshop.record()["tracking_run_id"]).info.status == "FINISHED"
     with pytest.raises(ConfigError, match="run is finished: it has 6"):
         workshop.resume()
 

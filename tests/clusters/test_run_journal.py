@@ -58,6 +58,16 @@ def test_an_evaluation_whose_checkpoint_is_gone_is_booked_and_ends_no_run(journa
     assert "no checkpoint of step 10" in caplog.text
 
 
+def test_lines_that_are_no_evaluations_are_left_out_and_told_of(journal, workshop, caplog):
+    """A line that was edited or damaged ended the run at its next evaluation, with a traceback."""
+    lines = '{"env_steps": 5.0, "returns": [1.0]}\n{"env_steps": [1], "judged": 1.0, "return_mean": 1.0}\n{}\n'
+    (workshop.runs / "run" / "evaluations.jsonl").write_text(lines, encoding="utf-8")
+    journal.save(10, CheckpointParts())
+    journal.evaluate(10, 1.0, EPISODES)
+    assert [row["env_steps"] for row in journal.evaluations] == [10]
+    assert "3 lines without env_steps, judged, return_mean left out, 1 evaluations read" in caplog.text
+
+
 def test_an_evaluation_tells_the_intrinsic_return_only_where_captions_are_paid(journal, workshop):
     journal.save(10, CheckpointParts())
     assert journal.evaluate(10, 1.0, EPISODES)["intrinsic_return_mean"] == 0.0
@@ -106,6 +116,27 @@ def test_what_waits_for_its_row_is_written_at_the_end(journal, workshop, end):
     else:
         journal.abandon()
     assert [row["learner/loss"] for row in workshop.history()] == [36_000.0, 36_001.0]
+
+
+def test_what_waits_for_its_row_is_forgotten_with_all_else_past_the_checkpoint_and_rows_follow_at_once(
+    journal, workshop
+):
+    """Where a store died, in a run of hours, the figures of the lost part came as a row after all."""
+    for steps, seconds in ((100, 36_000.0), (110, 36_001.0), (120, 36_002.0)):
+        journal.interval({"actors/env_steps": steps, "time/seconds": seconds, "learner/loss": 1.0})
+    journal.cut_after(105, 36_000.1)
+    journal.interval({"actors/env_steps": 106, "time/seconds": 36_000.5})
+    journal.abandon()
+    assert [row["actors/env_steps"] for row in workshop.history()] == [100, 106]
+    assert "learner/loss" not in workshop.history()[-1]
+
+
+def test_rows_of_a_time_after_the_checkpoint_are_forgotten_though_no_env_step_was_made_in_it(journal, workshop):
+    """A learner that is slow holds actors back; where a store died then, the run's time went backwards."""
+    for seconds in (1.0, 2.0, 3.0):
+        journal.interval({"actors/env_steps": 100, "time/seconds": seconds})
+    journal.cut_after(100, 1.5)
+    assert [row["time/seconds"] for row in workshop.history()] == [1.0]
 
 
 def test_a_run_whose_output_nobody_reads_any_more_goes_on(workshop):

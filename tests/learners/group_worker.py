@@ -15,7 +15,7 @@ from onibi.learners.actor_critic_policy import LOG_PROB_COLUMN
 from onibi.learners.appo import AppoLearner, AppoSettings
 from onibi.learners.dqn import DqnLearner, DqnSettings
 from onibi.learners.networks.mlp import MlpSettings
-from onibi.learners.worker_group import join_group, leave_group
+from onibi.learners.worker_group import join_group
 from onibi.platform.replay.samplers.fifo_sampler import Slab
 from onibi.platform.replay.samplers.windows import Windows
 from onibi.platform.spec import ArraySpec, ReplaySpec
@@ -118,7 +118,7 @@ def main() -> None:
         if update == 0:
             (out / f"began-{rank}").touch()
     torch.save(learner.state_dict(), out / f"state-{rank}.pt")
-    leave_group()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -219,14 +219,14 @@ def test_each_members_gradient_is_shortened_by_itself(kind):
 def test_steps_that_are_not_finite_are_left_out_and_ten_in_a_row_end_it():
     learner = RewardLearner(QUICK, "classification", 1)
     learner.learn(data(labels=32))
-    before = learner.scores_of(["You kill"])
-    tokens = learner.encoder.tokens(["You kill"])[None]
+    tokens = learner.encoder.tokens(["You kill"])
+    before = learner.ensemble.scores(tokens)
     one = np.ones((1, 1), np.float32)
     for _ in range(9):
-        learner.ensemble.learn_labels(tokens, one, one * np.float32(np.inf))
-    assert (learner.scores_of(["You kill"]) == before).all()
+        learner.ensemble.learn_labels(tokens[None], one, one * np.float32(np.inf))
+    assert (learner.ensemble.scores(tokens) == before).all()
     with pytest.raises(NonFiniteError, match="10 times in a row"):
-        learner.ensemble.learn_labels(tokens, one, one * np.float32(np.nan))
+        learner.ensemble.learn_labels(tokens[None], one, one * np.float32(np.nan))
 
 
 @pytest.mark.parametrize("name", TEXT_ENCODERS)

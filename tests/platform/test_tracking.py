@@ -139,7 +139,7 @@ def test_a_run_deleted_in_mlflow_meanwhile_costs_its_figures_and_no_time(runs_ro
     assert tracker.statistics().sent_points == 1
 
 
-def test_figures_that_a_failing_store_did_not_take_are_counted_at_the_end(runs_root, tmp_path, caplog):
+def test_figures_that_a_failing_store_did_not_take_are_counted_at_the_end(runs_root, tmp_path, caplog, capfd):
     source, _ = track(runs_root, run_of("first"))
     assert source.close("FINISHED", FLUSH_SECONDS)
     shutil.copy(runs_root / "mlflow.db", tmp_path / "mlflow.db")
@@ -154,6 +154,7 @@ def test_figures_that_a_failing_store_did_not_take_are_counted_at_the_end(runs_r
     with caplog.at_level(logging.WARNING):
         assert not tracker.close("FINISHED", 1.0)
     assert "2 figures and files did not reach" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err + caplog.text, "MLflow printed one for each attempt"
 
 
 def test_no_password_of_the_server_is_logged(tmp_path, caplog):

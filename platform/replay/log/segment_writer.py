@@ -144,7 +144,6 @@ class SegmentWriter:
         self.rows = self.stored_bytes = 0
         """In the log now: rows, and bytes of its Arrow files."""
         self.next_number = 0
-        self.removed_groups = 0
         self._unconfirmed: Manifest | None = None
         self.opened = self._open()
 
@@ -259,7 +258,6 @@ class SegmentWriter:
             self.stored_bytes -= oldest.stored_bytes
             self._files.remove([file_name(kind, self._shard, oldest.number) for kind in oldest.kinds])
             removed += 1
-        self.removed_groups += removed
         return removed
 
     def _take_back(self, *steps: list[str]) -> None:

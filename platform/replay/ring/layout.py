@@ -167,7 +167,7 @@ class RingHeader:
 
 def lane_slots(capacity_rows: int, lanes: int) -> int:
     """Slots of each lane where ``lanes`` share ``capacity_rows`` rows, rounded up."""
-    return -(-capacity_rows // lanes)
+    return -(-capacity_rows // max(1, lanes))  # a ring of no lanes is refused by its layout
 
 
 def smallest_slots(fragment_rows: int, window_rows: int) -> int:

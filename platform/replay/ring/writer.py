@@ -160,7 +160,7 @@ class RingWriter:
         return chosen
 
     def lease(self, group: int) -> tuple[int, int]:
-        """(incarnation, committed sequence) of a group; incarnation 0 is that of no actor."""
+        """(incarnation, committed sequence) of a group; incarnation 0: no actor's. Raises: ReplayError for no group."""
         self._check_group(group)
         parity = int(self._words("committed")[group]) & 1
         return int(self._words("incarnation")[parity, group]), int(self._words("sequence")[parity, group])
@@ -168,7 +168,7 @@ class RingWriter:
     def register(self, group: int) -> int:
         """Begin the group's next incarnation: a commit that closes its open episodes and nothing else.
 
-        Returns: the new incarnation.
+        Returns: the new incarnation. Raises: ReplayError where the ring has no such group.
         """
         incarnation = self.lease(group)[0] + 1
         self._run(self._plan(group, incarnation, REGISTERED, close=self._from_lane(0)))

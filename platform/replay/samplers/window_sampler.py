@@ -105,9 +105,9 @@ class WindowSampler(ABC):
         """One batch; every value in it belongs to the rows that ``(lane, generation)`` name.
 
         Args:
-            out: windows from ``allocate``, returned. Observations, extra columns and weights are written over those in
-                it; all else is exchanged for arrays that no later draw writes to. None makes new ones (slower for wide
-                observations).
+            out: windows from this sampler's ``allocate``, returned. Observations, extra columns and weights are written
+                over those in it; all else is exchanged for arrays that no later draw writes to. None makes new ones
+                (slower for wide observations).
         Raises: ReplayError where no row can be drawn yet.
         """
         return self._draws.draw(self.allocate() if out is None else out)

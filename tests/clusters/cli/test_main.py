@@ -155,6 +155,38 @@ def test_the_installed_script_finds_modules_in_the_current_folder(tmp_path):
 def test_a_folder_of_runs_that_is_named_and_not_there_is_an_error_and_the_default_one_is_not(tmp_path):
     finished = onibi("runs", "--runs-folder", "rnus", cwd=tmp_path)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr == "onibi: --runs-folder rnus: there is no such folder. Allowed: one that holds runs.\n"
+    assert finished.stderr == (
+        f"onibi: rnus: is not there (in {tmp_path}: no folder). Allowed: a folder that holds runs. "
+        "That folder is what --runs-folder rnus names.\n"
+    )
     for environment in ({}, {"ONIBI_RUNS_FOLDER": "later"}):
         assert onibi("runs", cwd=tmp_path, **environment).returncode == 0, "before the first run"
+
+
+def test_a_mistyped_folder_of_runs_is_told_with_what_named_it_and_what_is_there(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from onibi.clusters.cli.main import app
+
+    def told(*arguments, **environment):
+        result = CliRunner().invoke(app, arguments, env={"ONIBI_RUNS_FOLDER": None, **environment})
+        return result.exit_code, result.stderr
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("apples", "runs", ".hidden"):
+        (tmp_path / name).mkdir()
+    there = f"is not there (in {tmp_path}: runs, apples)"
+    assert told("runs", ONIBI_RUNS_FOLDER="rnus") == (0, f"ONIBI_RUNS_FOLDER=rnus: {there}\n")
+    lost = f"onibi: run 'first': not found in rnus, which {there}. Allowed: a path, or 'last'."
+    for command in ("evaluate", "resume", "rewards explain", "replay info", "annotate"):
+        asked = told(*command.split(), "first", ONIBI_RUNS_FOLDER="rnus")
+        assert asked == (2, f"{lost} That folder is what ONIBI_RUNS_FOLDER=rnus names.\n")
+    code, said = told("doctor", "first", ONIBI_RUNS_FOLDER="rnus")
+    told_of_runs = f"No run in rnus, which {there}, has this name. That folder is what ONIBI_RUNS_FOLDER=rnus names.\n"
+    assert (code, said.endswith(told_of_runs)) == (2, True)
+    asked = told("evaluate", "first", "--runs-folder", "rnus")
+    assert asked == (2, f"{lost} That folder is what --runs-folder rnus names.\n")
+    (tmp_path / "runs").rmdir()
+    assert "names" not in told("evaluate", "first")[1], "nobody named the default"
+    code, said = told("resume", "last", ONIBI_RUNS_FOLDER="apples")
+    assert (code, said) == (2, "onibi: apples: holds no run yet. Start one, for example `onibi train cartpole-dqn`.\n")

@@ -152,6 +152,18 @@ def test_a_table_is_whole_where_it_goes_to_a_file_and_names_what_it_leaves_out_o
     assert max(map(len, plain.splitlines())) <= 60
 
 
+def test_a_table_shows_no_control_characters_and_data_keeps_them(onibi):
+    told = "'The ' || chr(27) || '[2J' || chr(7) || 'door' || chr(10) || 'opens.'"
+    sql = f"select {told} as told, [chr(155) || 'b'] as many"
+    _, out, _ = onibi("query", "corridor", sql)
+    assert "│ The [2J door opens. │ [ b] │" in out
+    assert all(character.isprintable() for line in out.split("\n") for character in line)
+    _, out, _ = onibi("query", "corridor", sql, "--format", "json")
+    assert json.loads(out) == {"told": "The \x1b[2J\x07door\nopens.", "many": ["\x9bb"]}
+    _, out, _ = onibi("query", "corridor", sql, "--format", "csv")
+    assert "The \x1b[2J\x07door\nopens." in out
+
+
 def test_info_breaks_no_column_name(onibi, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     for forced in ("", "1"):

@@ -13,6 +13,8 @@ import ray
 from onibi.clusters.coordinator import patient_calls
 from onibi.clusters.coordinator.patient_calls import PatientCalls, end_shard
 from onibi.clusters.coordinator.role_deaths import RoleDeaths
+from onibi.clusters.run_state import state_of
+from onibi.platform.checkpoint import load_checkpoint
 from onibi.platform.errors import ReplayError, TrainingError
 
 
@@ -93,11 +95,30 @@ def test_deaths_of_learners_are_counted_however_far_apart(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", [b"HubActor", b"ShardActor"])
-def test_a_run_whose_hub_or_shard_stands_still_is_given_up(workshop, role):
+def test_a_run_whose_hub_or_shard_stands_still_goes_on_without_it(workshop, role):
+    process = workshop.start(
+        serial=False, budget__max_env_steps=10**7, budget__patience_seconds=10.0, checkpoint__period_seconds=1.5
+    )
+    newest = lambda: state_of(load_checkpoint(workshop.runs / "run" / "checkpoints"))  # noqa: E731
+    workshop.wait_for(lambda: workshop.checkpoints() and newest().updates > 0, 150, process)
+    (pid,) = workshop.ray_pids(process, role)
+    psutil.Process(pid).send_signal(signal.SIGSTOP)
+    workshop.wait_for(lambda: newest().session == 1, 150, process)
+    before = newest().updates
+    workshop.wait_for(lambda: newest().updates > before, 60, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) == 0, workshop.log_of()
+    assert "all roles begin anew" in workshop.log_of()
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", [b"HubActor", b"ShardActor"])
+def test_without_a_checkpoint_a_run_whose_hub_or_shard_stands_still_is_given_up(workshop, role):
     process = workshop.start(serial=False, budget__max_env_steps=10**7, budget__patience_seconds=10.0)
     workshop.wait_for(lambda: workshop.history(), 150, process)
     (pid,) = workshop.ray_pids(process, role)
     psutil.Process(pid).send_signal(signal.SIGSTOP)
-    assert process.wait(150) == 1
+    assert process.wait(250) == 1  # a shard that hangs has 75 s to seal its log
     assert "s (budget.patience_seconds)" in workshop.log_of()
     assert workshop.record()["status"] == "failed"

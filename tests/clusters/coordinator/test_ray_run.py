@@ -22,7 +22,6 @@ from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 FRAGMENT_ROWS = 2 * 8  # of the workshop's actors: environments x steps
 ENDLESS = {"budget__max_env_steps": 10**7, "checkpoint__period_seconds": 1.5, "replay__capacity_rows": 400_000}
-ROWS_OF_ACTORS = 2 * 2 * 8  # in a fragment of each
 IN_FLIGHT = 2
 
 

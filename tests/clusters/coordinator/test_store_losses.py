@@ -6,14 +6,16 @@ import json
 import logging
 import os
 import signal
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from onibi.clusters.coordinator import store_losses
 from onibi.clusters.coordinator.store_losses import run_through_losses
-from onibi.clusters.run_state import state_of
-from onibi.platform.checkpoint import load_checkpoint
+from onibi.clusters.run_state import RunState, state_of
+from onibi.platform.checkpoint import Checkpoint, load_checkpoint
 from onibi.platform.errors import CheckpointError, StoreLostError, TrainingError
 from onibi.platform.replay.log.log_reader import ReplayLog
 from onibi.platform.spec import ROLE_STEP
@@ -27,10 +29,11 @@ class Sessions:
 
     def __init__(self, *ends, saves=()):
         self.ends, self.saves, self.begun, self.cuts = list(ends), set(saves), [], []
-        self.newest = None
+        self.newest, self.evaluations, self.due = None, [], []
 
     def __call__(self, plan, run_id, journal, should_stop, checkpoint):
         self.begun.append(None if checkpoint is None else checkpoint.step)
+        self.due.append(None if checkpoint is None else state_of(checkpoint).next_evaluation)
         return self
 
     def run(self):
@@ -45,18 +48,24 @@ class Sessions:
     def last_checkpoint(self):
         if self.newest is None:
             raise CheckpointError("there is none")
-        return SimpleNamespace(step=self.newest)
+        return saved_at(self.newest)
 
-    def cut_after(self, env_steps):
+    def cut_after(self, env_steps, _seconds):
         self.cuts.append(env_steps)
 
     def note(self, _text):
         pass
 
 
-def run_all(monkeypatch, sessions, checkpoint=None, should_stop=lambda: False):
+def saved_at(step, next_evaluation=0):
+    state = RunState(env_steps=step, next_evaluation=next_evaluation)
+    return Checkpoint(step=step, path=Path(), created_at="", tensors={}, tables={}, state={"run": asdict(state)})
+
+
+def run_all(monkeypatch, sessions, checkpoint=None, should_stop=lambda: False, period=None):
     monkeypatch.setattr(store_losses, "RayRun", sessions)
-    return run_through_losses(None, "run", sessions, should_stop, checkpoint)
+    plan = SimpleNamespace(settings=SimpleNamespace(evaluation=SimpleNamespace(period_env_steps=period)))
+    return run_through_losses(plan, "run", sessions, should_stop, checkpoint)
 
 
 def test_a_session_follows_from_the_newest_checkpoint_and_what_came_after_it_is_forgotten(monkeypatch, caplog):
@@ -83,8 +92,17 @@ def test_the_sixth_loss_without_a_new_checkpoint_ends_the_run(monkeypatch):
     resumed = Sessions(*[LOST] * 20)
     resumed.newest = 50
     with pytest.raises(StoreLostError):
-        run_all(monkeypatch, resumed, checkpoint=SimpleNamespace(step=50))
+        run_all(monkeypatch, resumed, checkpoint=saved_at(50))
     assert len(resumed.begun) == 6
+
+
+def test_an_evaluation_that_a_loss_broke_off_is_due_again_and_one_that_was_booked_is_not(monkeypatch):
+    monkeypatch.setattr(Sessions, "last_checkpoint", lambda self: saved_at(self.newest, next_evaluation=200))
+    for booked, due in (([], 0), ([{"env_steps": 40.0}], 0), ([{"env_steps": 100.0}], 200)):
+        sessions = Sessions(LOST, "finished", saves={1})
+        sessions.evaluations = booked
+        run_all(monkeypatch, sessions, period=100)
+        assert sessions.due == [None, due]
 
 
 def test_other_failures_are_not_tried_again(monkeypatch):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from onibi.clusters.experiments.result_table import write_rows
 from onibi.clusters.judgement import FIGURES
@@ -52,6 +53,29 @@ def test_a_table_is_told_by_group_with_the_chance_that_one_beats_the_other(tmp_p
     assert improvement["probability"]["value"] == pytest.approx((1 + 2 * 0.5) / 9)
     shown = onibi("evaluate", "e.csv", "--baseline", "dqn", cwd=tmp_path).stdout
     assert "Probability of improvement" in shown
+
+
+@pytest.mark.parametrize("target", [None, 4.0])
+def test_no_cell_of_a_table_is_broken_on_80_columns(target):
+    groups = ("my-long-named-variant", "its-baseline")
+    scores = [SeedScore(group, "LunarLander-v3", str(s), s / 30, None) for group in groups for s in (1, 2, 3)]
+    shown = {}
+    for width in (80, 200):
+        console = Console(width=width)
+        with console.capture() as captured:
+            for table in seed_report(scores, target, None).tables(width):
+                console.print(table)
+        shown[width] = [line.rstrip() for line in captured.get().splitlines()]
+    assert shown[80][:4] == [
+        "Over seeds: LunarLander-v3",
+        "figure  group                  runs  value (95%)",
+        "IQM     my-long-named-variant     3  0.0667 (0.0333 to 0.1)",
+        "        its-baseline              3  0.0667 (0.0333 to 0.1)",
+    ]
+    figures = ["IQM", "mean", "median", *["gap"] * (target is not None)]
+    assert [line.split()[0] for line in shown[80][2 : 2 + 2 * len(figures) : 2]] == figures
+    assert len(shown[80]) == 2 + 2 * len(figures) + 3, "a line each, and the chance of improvement"
+    assert len(shown[200]) == 2 + 2 + 3, "where there is room, a line for each group"
 
 
 def test_groups_without_a_common_task_are_told_not_to_be_compared(tmp_path):

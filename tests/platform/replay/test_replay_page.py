@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +19,21 @@ from onibi.platform.replay.ring.writer import RingWriter
 from onibi.platform.replay.samplers.uniform_sampler import UniformSampler
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "replay.md"
+SAMPLING = PAGE.with_name("replay-sampling.md")
+
+NEEDED = {"numpy", "pyarrow", "pydantic", "pyyaml"}
+BARE = """
+import sys
+
+for name in sys.argv[1].split():
+    sys.modules[name] = None  # as if it were not installed
+for example in sys.argv[2:]:
+    exec(example, globals())
+"""
+
+
+def examples_of(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_examples_of_the_page_read_a_ring(rows, ring_path):
@@ -33,7 +51,7 @@ def test_examples_of_the_page_read_a_ring(rows, ring_path):
         columns=rows.fragment_columns(made, [lane.head() for lane in lanes]),
     )
     writer.close()
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    examples = examples_of(PAGE)
     written_by_hand = [example for example in examples if "/dev/shm/mine.ring" in example]
     here = [example for example in examples if "remote_actor" not in example]  # that one needs Ray: test_remote_draws
     here = [example for example in here if example not in written_by_hand]
@@ -61,6 +79,19 @@ def test_the_example_of_rows_written_by_hand_leaves_a_whole_log_and_a_ring_that_
     assert set(windows.steps.tolist()) == {1, 2, 3}
     assert not windows.continues[windows.steps < 3].all(axis=1).any(), "shorter ones end in the terminal step"
     reader.close()
+
+
+def test_the_examples_need_no_more_than_the_page_says(tmp_path):
+    project = tomllib.loads((PAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.match(r"[\w-]+", each)[0] for each in project["dependencies"]}
+    assert names > NEEDED
+    others = " ".join(name.replace("-", "_") for name in names - NEEDED)
+    (by_hand,) = (each for each in examples_of(PAGE) if "/dev/shm/mine.ring" in each)
+    by_hand = by_hand.replace("/dev/shm/mine.ring", f"{tmp_path}/mine.ring").replace("my-log", f"{tmp_path}/my-log")
+    command = [sys.executable, "-c", BARE, others, by_hand, *examples_of(SAMPLING)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert ReplayLog(tmp_path / "my-log").rows == 22
 
 
 def test_the_page_tells_how_the_ring_of_a_run_is_called():

@@ -12,7 +12,6 @@ from onibi.platform.errors import SpecError
 from onibi.platform.replay.schema import (
     ObservationLeaves,
     arrow_schema,
-    flatten_observation,
     observation_specs,
     ring_columns,
     spec_from_arrow,
@@ -68,7 +67,7 @@ def test_batched_observation_is_flattened_to_its_columns(space):
     batched = batch_space(space, 5)
     batched.seed(0)
     value = batched.sample()
-    flat = flatten_observation(space, value)
+    flat = ObservationLeaves(space).flatten(value)
     for column in observation_specs(space):
         assert flat[column.name].shape == (5, *column.shape)
         assert flat[column.name].dtype == column.dtype
@@ -102,7 +101,7 @@ def test_text_leaf_is_a_column_of_hashes_and_needs_a_table_for_its_texts():
     with pytest.raises(SpecError, match=r"'observation\.goal' is Text.*no table for the texts"):
         ObservationLeaves(space)
     texts = TextTable()
-    flat = flatten_observation(space, {"goal": ("find", "", "find")}, texts)
+    flat = ObservationLeaves(space, texts).flatten({"goal": ("find", "", "find")})
     assert flat["observation.goal"].tolist() == [text_hash("find"), 0, text_hash("find")]
     assert texts.to_arrow().to_pylist() == [{"text_hash": text_hash("find"), "text": "find"}]
 
@@ -125,7 +124,8 @@ def test_bounds_of_wide_integers_include_them(start):
 
 def test_keys_that_are_no_strings_are_followed_and_those_that_read_alike_refused():
     space = spaces.Dict({1: spaces.Discrete(2), "b": spaces.Discrete(2)})
-    assert flatten_observation(space, {1: np.array([1]), "b": np.array([0])})["observation.1"].tolist() == [1]
+    flat = ObservationLeaves(space).flatten({1: np.array([1]), "b": np.array([0])})
+    assert flat["observation.1"].tolist() == [1]
     with pytest.raises(SpecError, match="reads like another one"):
         observation_specs(spaces.Dict({1: spaces.Discrete(2), "1": spaces.Discrete(2)}))
 

@@ -123,7 +123,7 @@ def test_repeated_fragment_is_acknowledged_and_neither_rows_nor_episodes_doubled
     actor = Actor(rows, shard.register(0, ENVS))
     first = actor.fragment()
     results = [shard.insert(first), shard.insert(first)]
-    assert [(result.accepted, result.repeated) for result in results] == [(True, False), (True, True)]
+    assert [result.repeated for result in results] == [False, True]
     counters = shard.counters()
     assert (counters.inserted_rows, counters.repeated, counters.fragments) == (ENVS * STEPS, 1, 1)
     assert [episode.episode_id for episode in shard.take_episodes()] == [0]
@@ -291,6 +291,12 @@ def test_numbers_of_rows_that_are_no_integers_are_refused(rows, shard):
     fragment.columns["caption_hash"][:] = 0
     with pytest.raises(ReplayError, match="in integers"):
         shard.insert(dataclasses.replace(fragment, rows_per_lane=np.full(ENVS, STEPS + 0.5)))
+
+
+def test_a_ring_of_no_actors_is_refused_by_name(rows, ring_path, captions):
+    sizes = {"max_actors": 0, "envs_per_actor": ENVS, "capacity_rows": 400, "window_rows": 3}
+    with pytest.raises(ReplayError, match="groups is 0, it must be at least 1"):
+        Shard.create(ring_path, rows.SPEC, **sizes, run_id="run", limiter=LIMITER, resolve=captions)
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["a new ring", "a ring with rows"])
