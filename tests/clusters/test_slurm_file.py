@@ -223,6 +223,13 @@ def test_a_run_that_has_ended_is_not_queued_again(job, calls, ends):
     assert "requeue 7" not in calls("checkpoint saved")
 
 
+def test_a_run_that_fails_before_it_is_waited_for_ends_the_job_as_failed(job, tmp_path):
+    """Bash forgets a process that has ended, to all but `wait`: such a job was called a success, now and then."""
+    (tmp_path / "slow.sh").write_text("[[ $0 == *.sbatch ]] && trap '/bin/sleep 0.1' DEBUG\n", encoding="utf-8")
+    code, _ = ended(job("cartpole-dqn", RUN_FAILS="1", BASH_ENV=str(tmp_path / "slow.sh")))
+    assert code == 1
+
+
 def test_what_goes_wrong_ends_the_job_as_failed(job, calls):
     code, output = ended(job("cartpole-dqn", RAY_FAILS="1"))
     assert code == 1
