@@ -24,6 +24,7 @@ from onibi.clusters.reports.figures import share_text, value_text
 from onibi.clusters.reports.progress import Budget, ProgressDisplay
 from onibi.clusters.run_profile import RoleProfile, write_profile
 from onibi.clusters.run_settings import RunSettings
+from onibi.clusters.run_state import state_of, with_unplayed_evaluation
 from onibi.platform.annotation.desk_report import CaptionReportRow
 from onibi.platform.checkpoint import (
     Checkpoint,
@@ -369,6 +370,15 @@ class RunJournal:
             self._tracker.artifact(checkpoint.path, "checkpoint")
         figures = {name: getattr(result, name) for name in ("status", "env_steps", "updates", "seconds")}
         write_durably(self._folder.artifacts / "result.json", json.dumps(figures).encode())
+
+
+def go_on_from(journal: RunJournal, checkpoint: Checkpoint, period: int | None) -> Checkpoint:
+    """Forget what the journal has past ``checkpoint``. Returns: it, as a session begins with it.
+
+    ``period`` of evaluations, in env steps.
+    """
+    journal.cut_after(checkpoint.step, state_of(checkpoint).seconds)
+    return with_unplayed_evaluation(checkpoint, journal.evaluations, period)
 
 
 def _keep_tracking(folder: RunFolder, run_id: str, uri: str) -> None:

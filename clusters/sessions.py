@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 from onibi.clusters.plan_checks import check_judge, check_learner, check_same_kinds, check_serial
 from onibi.clusters.reports.figures import bytes_text, count_text, duration_text
 from onibi.clusters.run_film import film_best
-from onibi.clusters.run_journal import RunJournal, RunResult
+from onibi.clusters.run_journal import RunJournal, RunResult, go_on_from
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import BudgetSettings, RunSettings
-from onibi.clusters.run_state import RunState, make_limiter, state_of, with_unplayed_evaluation
+from onibi.clusters.run_state import RunState, make_limiter, state_of
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
@@ -191,9 +191,7 @@ def _session(
 
         journal = RunJournal(folder, plan.settings, display, film)
         if checkpoint is not None:
-            journal.cut_after(checkpoint.step, state_of(checkpoint).seconds)
-            period = plan.settings.evaluation.period_env_steps
-            checkpoint = with_unplayed_evaluation(checkpoint, journal.evaluations, period)
+            checkpoint = go_on_from(journal, checkpoint, plan.settings.evaluation.period_env_steps)
         if plan.log_location is not None:
             journal.note(f"replay log in {plan.log_location}, {_limits(plan.settings.replay.log.retention)}")
         if plan.annotation_table is not None:

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 
 from onibi.clusters.coordinator.ray_run import RayRun
-from onibi.clusters.run_journal import RunJournal, RunResult
+from onibi.clusters.run_journal import RunJournal, RunResult, go_on_from
 from onibi.clusters.run_plan import RunPlan
-from onibi.clusters.run_state import state_of, with_unplayed_evaluation
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.counted import counted
 from onibi.platform.errors import CheckpointError, StoreLostError
@@ -53,7 +52,4 @@ def run_through_losses(
                 counted(newest.step, "env step"),
             )
             journal.note("a store died; all roles begin anew from the last checkpoint")
-            journal.cut_after(newest.step, state_of(newest).seconds)
-            checkpoint = with_unplayed_evaluation(
-                newest, journal.evaluations, plan.settings.evaluation.period_env_steps
-            )
+            checkpoint = go_on_from(journal, newest, plan.settings.evaluation.period_env_steps)
