@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 TESTS = Path(__file__).parent
 
-_STARTS_RAY = re.compile(r"serial=False|\bimport ray\b|\bfrom ray\b|ray start|under_ray")
+_STARTS_RAY = re.compile(r"serial=False|\bimport ray\b|\bfrom ray\b|ray start|under_ray|empty_cluster")
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of its own

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 DRIVER = """
 import functools, json, sys
@@ -38,19 +35,13 @@ assert ray.get(hub.begin_work.remote(Worker("lexicon", 0), "a"))
 
 
 @pytest.fixture
-def head_without_cpus():
+def head_without_cpus(empty_cluster):
     """(address, node) of a head that offers no CPUs, as `ray start --head --num-cpus=0` makes one; a worker has two."""
-    folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
-    cluster = Cluster()
-    try:
-        small = {"object_store_memory": 100 * 2**20, "num_gpus": 0, "temp_dir": folder}
+    with empty_cluster() as (cluster, small):
         head = cluster.add_node(num_cpus=0, include_dashboard=False, **small)
         cluster.add_node(num_cpus=2, **small)
         cluster.wait_for_nodes()
         yield cluster.address, head.node_id
-    finally:
-        cluster.shutdown()  # ends the processes that it began, and no others
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow  # that roles of two nodes find one another is seen in test_two_nodes.py

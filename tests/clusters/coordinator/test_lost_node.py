@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from onibi.clusters.run_state import state_of
 from onibi.platform.checkpoint import list_checkpoints, load_checkpoint
@@ -39,20 +36,14 @@ SETTINGS = {
 
 
 @pytest.fixture
-def cluster():
+def cluster(empty_cluster):
     """A small head, where the run's process and the rollouts are, and two nodes with room for the learner."""
-    folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
-    cluster = Cluster()
-    try:
-        small = {"object_store_memory": 80 * 2**20, "num_gpus": 0, "temp_dir": folder}
+    with empty_cluster(object_store_mib=80) as (cluster, small):
         cluster.add_node(num_cpus=1, resources={"rollouts": 1}, include_dashboard=False, **small)
         for _ in range(2):
             cluster.add_node(num_cpus=2, **small)
         cluster.wait_for_nodes()
         yield cluster
-    finally:
-        cluster.shutdown()  # ends the processes that it began, and no others
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for(what, process, seconds=150):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
 
 from onibi.platform.history import read_history
@@ -21,25 +18,19 @@ STEPS = 8_000  # more than the limiter lets in before the learner has begun
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(empty_cluster):
     """(cluster, URL of its dashboard, learners' node, rollouts' node): a small head, as in most clusters, and a node
     that has room for the learner.
     """
-    folder = tempfile.mkdtemp(prefix="onr", dir="/tmp")  # paths of sockets must stay under 108 bytes
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    cluster = Cluster()
-    try:
-        small = {"object_store_memory": 100 * 2**20, "num_gpus": 0, "temp_dir": folder}
+    with empty_cluster() as (cluster, small):
         rollouts = cluster.add_node(
             num_cpus=1, resources={"rollouts": 1}, include_dashboard=True, dashboard_port=port, **small
         )
         learners = cluster.add_node(num_cpus=2, **small)
         cluster.wait_for_nodes()
         yield cluster, f"http://127.0.0.1:{port}", learners.node_id, rollouts.node_id
-    finally:
-        cluster.shutdown()  # ends the processes that it began, and no others
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_rollouts_on_one_node_feed_the_learner_on_the_other(two_nodes, tmp_path):
