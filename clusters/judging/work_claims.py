@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _LEASE_SECONDS = AnnotationDeskSettings().lease_seconds
 """As a run's by default: a judge that is silent for longer may be asked the same by somebody else."""
+_LOCK_SECONDS = 10.0  # longer than a run waits, which has other work meanwhile
 _RENEWALS = 3  # of a claim within its lease
 
 
@@ -31,7 +32,7 @@ class WorkClaims:
 
     def __init__(self, table: AnnotationTable, judge: Judge, clock: Callable[[], float] = time.monotonic) -> None:
         self._table, self._judge, self._clock = table, judge, clock
-        self._claims = AnnotationClaims(table.folder, _LEASE_SECONDS, clock)
+        self._claims = AnnotationClaims(table.folder, _LEASE_SECONDS, clock, _LOCK_SECONDS)
         self._answered: set[object] = set()  # by others
         self._held: Sequence[Request] = ()
         self._claimed_at = clock()

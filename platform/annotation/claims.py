@@ -29,7 +29,7 @@ from onibi.platform.annotation.labels import Judge
 log = logging.getLogger(__name__)
 
 _FILE = "claims.sqlite"
-_LOCK_SECONDS = 0.2  # how long to wait for other runs; each of them holds the lock for a millisecond
+_LOCK_SECONDS = 2.0  # each asker holds the lock for a millisecond, but on a busy disk or without a core for longer
 _REST_SECONDS = 30.0  # without claims, after they could not be told: whoever asks must not wait each time
 _CLOCKS_DIFFER_SECONDS = 60.0  # between machines at most; a claim of a later time was made by a clock that was wrong
 _MAKE = (
@@ -46,10 +46,18 @@ class AnnotationClaims:
         folder: of the table.
         lease_seconds: how long a claim holds.
         clock: seconds, never falling.
+        lock_seconds: how long to wait for others that hold the file, before they are taken for stuck.
     """
 
-    def __init__(self, folder: Path, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        lock_seconds: float = _LOCK_SECONDS,
+    ) -> None:
         self._path, self._lease_seconds, self._clock = folder / _FILE, lease_seconds, clock
+        self._lock_seconds = lock_seconds
         self._asker = f"{uuid.uuid4().hex} {_name_of_process(os.getpid())}"
         self._rests_until = -math.inf
         self._told = False
@@ -108,7 +116,7 @@ class AnnotationClaims:
     def _connection(self) -> sqlite3.Connection:
         # Opened for each call: claims are told a few times a second at most, and a file that somebody deletes or
         # replaces is found again. A power cut may cost the file: it holds nothing of worth.
-        base = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None)
+        base = sqlite3.connect(self._path, timeout=self._lock_seconds, isolation_level=None)
         try:
             base.execute("PRAGMA synchronous = OFF")
             base.execute(_MAKE)

@@ -48,6 +48,7 @@ _IDENTITY = "table.json"
 _SCHEMAS = {"labels": LABEL_SCHEMA, "preferences": PREFERENCE_SCHEMA}
 _NAME = re.compile(r"(labels|preferences)-([0-9a-f]{16})(?:\.journal|-(\d+)-([0-9a-f]{8})\.arrow)")
 _SEAL_BYTES = 16 << 20
+_LISTINGS = 3  # of the folder, where files vanish from it; a link that leads nowhere does for good
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,8 @@ class AnnotationTable:
         told in ``damage``. Raises: OSError where the folder cannot be read.
         """
         news: list[Label | Preference] = []
-        for file in self._files().values():
-            if file.writer in self._own:
-                continue
-            news += self._records(file, _by_judges(self._unread(file), judges))
+        for file, table in self._unread_of_others():
+            news += self._records(file, _by_judges(table, judges))
         return sorted(news, key=lambda record: record.time_seconds)  # files are in no order; the newest is to count
 
     def labels(
@@ -219,8 +218,28 @@ class AnnotationTable:
                     files[match[1], match[2]] = TableFile(self.folder / name, match[1], match[2], rows, match[4])
         return files
 
+    def _unread_of_others(self, kinds: Collection[str] = tuple(_SCHEMAS)) -> list[tuple[TableFile, pa.Table]]:
+        """Rows that were not read yet, by file.
+
+        A journal that is sealed between the listing and its reading is looked for under its new name at once: whoever
+        wrote it has given up its claims by now, and what it was answered would be asked again.
+        """
+        found = []
+        for _ in range(_LISTINGS):
+            vanished = False
+            for file in self._files().values():
+                if file.writer in self._own or file.kind not in kinds:
+                    continue
+                try:
+                    found.append((file, self._unread(file)))
+                except FileNotFoundError:
+                    vanished = True
+            if not vanished:
+                break
+        return found
+
     def _unread(self, file: TableFile) -> pa.Table:
-        """Rows of a file that were not read yet."""
+        """Rows of a file that were not read yet. Raises: FileNotFoundError."""
         name = (file.kind, file.writer)
         schema, read = _SCHEMAS[file.kind], self._rows_read.get(name, 0)
         try:
@@ -235,7 +254,7 @@ class AnnotationTable:
                 return schema.empty_table()
             piece = read_journal(file.path, start, schema)
         except FileNotFoundError:
-            return schema.empty_table()  # sealed meanwhile: the next look finds it under its new name
+            raise  # sealed meanwhile, which is no damage
         except CaptionError as error:  # of another program: it names the file
             self._tell(str(error))
             return schema.empty_table()
@@ -251,7 +270,7 @@ class AnnotationTable:
     def _all(self, kind: str) -> list[tuple[TableFile, pa.Table]]:
         """Every row of a kind, by file; as another reader finds them, so that ``refresh`` goes on where it was."""
         reader = AnnotationTable(self.folder)
-        found = [(file, reader._unread(file)) for file in reader._files().values() if file.kind == kind]
+        found = reader._unread_of_others([kind])
         self.damage += [told for told in reader.damage if told not in self.damage]
         return found
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,9 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from onibi.platform.annotation.captions import text_hash
-from onibi.platform.annotation.label_journal import JournalWriter, frame, read_journal
+from onibi.platform.annotation.label_journal import frame
 from onibi.platform.annotation.labels import (
-    LABEL_SCHEMA,
     Judge,
     Label,
     LabelTable,
@@ -213,40 +211,28 @@ def test_a_reader_goes_on_behind_what_it_read_when_a_journal_is_sealed_by_anothe
     assert reader.refresh() == []
 
 
-@pytest.mark.parametrize("cut", range(0, 400, 13))
-def test_a_journal_cut_anywhere_gives_its_whole_frames_and_no_more(tmp_path, cut):
-    path = tmp_path / "labels-0.journal"
-    writer = JournalWriter(path, LABEL_SCHEMA)
-    ends = []
-    for number in range(3):
-        writer.append(labels_to_arrow([label(f"key {number}")]))
-        ends.append(writer.size)
-    writer.close()
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) - cut])
-    piece = read_journal(path, 0, LABEL_SCHEMA)
-    assert sum(batch.num_rows for batch in piece.batches) == sum(end <= len(content) - cut for end in ends)
-    assert piece.damaged_bytes == 0
-    assert piece.end + piece.torn_bytes == len(content) - cut
+def test_a_journal_that_is_sealed_before_its_reader_comes_to_it_is_found_at_once(tmp_path, monkeypatch):
+    writer, reader = AnnotationTable(tmp_path), AnnotationTable(tmp_path)
+    writer.append([label("door")])
+    listed = AnnotationTable._files
+
+    def list_and_seal(self):
+        files = listed(self)
+        writer.close()
+        return files
+
+    monkeypatch.setattr(AnnotationTable, "_files", list_and_seal)
+    assert [each.key_text for each in reader.refresh()] == ["door"]
+    writer.append([label("newt")])
+    assert {each.key_text for each in reader.labels()} == {"door", "newt"}
+    assert reader.damage == []
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_flipped_byte_costs_one_frame_and_the_rest_is_read(tmp_path, seed):
-    path = tmp_path / "labels-0.journal"
-    writer = JournalWriter(path, LABEL_SCHEMA)
-    begin = writer.size
-    for number in range(5):
-        writer.append(labels_to_arrow([label(f"key {number}")]))
-    writer.close()
-    content = bytearray(path.read_bytes())
-    rng = random.Random(seed)
-    content[rng.randrange(begin, len(content))] ^= 1 << rng.randrange(8)
-    path.write_bytes(content)
-    piece = read_journal(path, 0, LABEL_SCHEMA)
-    found = pa.Table.from_batches(piece.batches, schema=LABEL_SCHEMA)["key_text"].to_pylist()
-    assert len(found) == 4
-    assert set(found) < {f"key {number}" for number in range(5)}
-    assert piece.damaged_bytes + piece.torn_bytes > 0
+def test_a_name_without_a_file_ends_no_reading(tmp_path):
+    table = AnnotationTable(tmp_path)
+    table.append([label("door")])
+    (tmp_path / f"labels-{'0' * 16}.journal").symlink_to(tmp_path / "nowhere")
+    assert [each.key_text for each in table.labels()] == ["door"]
 
 
 def test_a_damaged_sealed_file_is_told_and_the_others_are_read(tmp_path):
