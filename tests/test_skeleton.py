@@ -202,6 +202,7 @@ def test_ray_worker_with_the_repository_as_working_directory_imports_onibi():
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
 def test_files_that_start_ray_are_one_workers(request):
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("without --dist loadgroup, as `make test` has it")
     assert request.node.nodeid.endswith("@ray"), "else several clusters share two cores, and fixtures are made anew"
