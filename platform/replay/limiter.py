@@ -44,8 +44,7 @@ class LimiterSettings(Settings):
 class Limiter:
     """Keeps  ratio × (inserted − minimum) − drawn  within ± tolerance once ``minimum_rows`` rows can be read.
 
-    ``from_settings`` checks what it makes. One made by hand is taken as it is: with a smaller tolerance than said
-    below both sides may wait for ever.
+    Raises: ValueError for counts that no ring has, and for a tolerance with which both sides could wait for ever.
 
     All decisions are pure functions of the counts. Two sides cannot both wait: insertion waits only where
     surplus + ratio × fragment > tolerance, drawing only where surplus − batch < −tolerance, and
@@ -61,6 +60,21 @@ class Limiter:
     """Training rows that the learner may want to draw at once; for ``pacing`` alone."""
     once: bool = False
     """Each row is drawn once: drawing never runs ahead of insertion."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < math.inf:
+            raise ValueError(f"ratio is {self.ratio}, it must be above 0, and finite")
+        if self.minimum_rows < 0 or self.largest_fragment_rows < 1 or self.largest_batch_rows < 1:
+            raise ValueError(
+                f"minimum_rows is {self.minimum_rows}, largest_fragment_rows {self.largest_fragment_rows}, "
+                f"largest_batch_rows {self.largest_batch_rows}: the first must be at least 0, the others at least 1"
+            )
+        least = max(self.ratio * self.largest_fragment_rows, 0 if self.once else self.largest_batch_rows)
+        if not self.tolerance_rows >= least:  # NaN neither
+            raise ValueError(
+                f"tolerance_rows is {self.tolerance_rows:g}, below {least:g}, the largest fragment's draws or batch: "
+                "actors and learner could both wait for ever. Raise it; 1e12 holds nobody back"
+            )
 
     @classmethod
     def from_settings(

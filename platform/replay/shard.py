@@ -103,7 +103,7 @@ class Shard:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | str,
         spec: ReplaySpec,
         *,
         max_actors: int,
@@ -133,7 +133,7 @@ class Shard:
         return cls(writer, limiter, resolve)
 
     @classmethod
-    def reopen(cls, path: Path, *, run_id: str, limiter: Limiter, resolve: Resolve) -> Shard:
+    def reopen(cls, path: Path | str, *, run_id: str, limiter: Limiter, resolve: Resolve) -> Shard:
         """Go on with the ring that an earlier shard of this run left; actors have to register again.
 
         Raises: ReplayError where it is damaged, of another run, or still written.

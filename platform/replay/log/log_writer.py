@@ -53,7 +53,7 @@ class LogWriter:
         self,
         settings: LogSettings,
         files: LogFiles,
-        ring: Path,
+        ring: Path | str,
         *,
         run_id: str,
         captions: Mapping[int, CaptionText],

@@ -60,12 +60,12 @@ class RingReader:
     What was read counts only if ``oldest_now`` afterwards is not above the earliest row read.
     """
 
-    def __init__(self, path: Path, ring: MappedRing | None = None) -> None:
+    def __init__(self, path: Path | str, ring: MappedRing | None = None) -> None:
         """Map the ring at ``path``, or use a mapping of it that this process has already (and its owner ends).
 
         Raises: ReplayError where it is missing, foreign, damaged or cut off.
         """
-        self.path = path
+        self.path = path = Path(path)
         header = read_header(path)
         self.layout = header.layout
         self.created_unix_ns = header.created_unix_ns

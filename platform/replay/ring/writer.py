@@ -67,7 +67,7 @@ class RingWriter:
     @classmethod
     def create(
         cls,
-        path: Path,
+        path: Path | str,
         spec: ReplaySpec,
         *,
         groups: int,
@@ -88,7 +88,7 @@ class RingWriter:
             window_rows=window_rows,
             run_id=run_id,
         )
-        return cls.of_layout(path, layout)
+        return cls.of_layout(Path(path), layout)
 
     @classmethod
     def of_layout(cls, path: Path, layout: RingLayout, fill: Fill | None = None) -> RingWriter:
@@ -102,7 +102,7 @@ class RingWriter:
             raise
 
     @classmethod
-    def open(cls, path: Path, run_id: str) -> RingWriter:
+    def open(cls, path: Path | str, run_id: str) -> RingWriter:
         """Go on with a ring that its last writer left, however it ended.
 
         Nothing is repaired: a commit that was begun and not finished is simply made again with the same number, and
@@ -110,6 +110,7 @@ class RingWriter:
         Raises: ReplayError where another process writes it, the run differs, the header is damaged, or the machine was
             started anew meanwhile and the ring lies on a disk.
         """
+        path = Path(path)
         found = read_header(path).layout
         if may_lack_rows(path):
             raise ReplayError(

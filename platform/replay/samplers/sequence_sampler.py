@@ -23,7 +23,7 @@ from onibi.platform.replay.samplers.start_priorities import (
 )
 from onibi.platform.replay.samplers.start_table import StartTable
 from onibi.platform.replay.samplers.window_gather import Empty
-from onibi.platform.replay.samplers.window_starts import checked_lanes, no_rows, readable_rows
+from onibi.platform.replay.samplers.window_starts import checked_generator, checked_lanes, no_rows, readable_rows
 from onibi.platform.spec import ROLE_FINAL, ROLE_STEP
 
 
@@ -90,7 +90,7 @@ class SequenceSampler:
             raise ReplayError(f"batch_size {batch_size} and period {period} must be at least 1")
         if not isinstance(tail, Tail):
             raise ReplayError(f"tail is {tail!r}; allowed: {', '.join(map(str, Tail))}")
-        self._reader, self._rng, self._batch = reader, rng, batch_size
+        self._reader, self._rng, self._batch = reader, checked_generator(rng), batch_size
         self._length, self._burn_in, self._period, self._tail = length, burn_in, period, tail
         self._lanes = checked_lanes(reader, lanes)
         self._gather = SequenceGather(

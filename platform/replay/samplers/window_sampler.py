@@ -12,7 +12,7 @@ from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.samplers.frame_stack import FrameStack
 from onibi.platform.replay.samplers.planned_windows import PlannedWindows
 from onibi.platform.replay.samplers.window_gather import EachRow, Empty
-from onibi.platform.replay.samplers.window_starts import Starts, checked_lanes, readable_rows
+from onibi.platform.replay.samplers.window_starts import Starts, checked_generator, checked_lanes, readable_rows
 from onibi.platform.replay.samplers.windows import Windows
 
 
@@ -63,9 +63,10 @@ class WindowSampler(ABC):
     ) -> None:
         """Draw from ``reader``'s ring; see ``WindowOptions``.
 
-        Raises: ReplayError where windows are longer than the ring was made for, or a lane or column does not exist.
+        Raises: ReplayError where windows are longer than the ring was made for, or a lane or column does not exist;
+            TypeError where ``rng`` is no Generator.
         """
-        self._reader, self._rng = reader, rng
+        self._reader, self._rng = reader, checked_generator(rng)
         self._lanes = checked_lanes(reader, lanes)
         self._look_back = 0 if stack is None else stack.look_back
         self._draws = PlannedWindows(

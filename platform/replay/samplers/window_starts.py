@@ -53,6 +53,13 @@ class Starts:
 START_FIELDS = ("lane", "row", "limit", "probability")
 
 
+def checked_generator(rng: np.random.Generator) -> np.random.Generator:
+    """What all draws come from. Raises: TypeError where it is something else, a seed or an old RandomState say."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng is {rng!r}, it must be a numpy Generator: np.random.default_rng(SEED)")
+    return rng
+
+
 def checked_lanes(reader: RingReader, lanes: Sequence[int] | None) -> NDArray[np.int64]:
     """The lanes to draw from, None for all.
 

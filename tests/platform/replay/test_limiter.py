@@ -15,6 +15,23 @@ LIMITER = Limiter(ratio=4.0, minimum_rows=100, tolerance_rows=80)
 
 
 @pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"ratio": 0.0}, "ratio is 0.0"),
+        ({"ratio": float("nan")}, "ratio is nan"),
+        ({"minimum_rows": -1}, "minimum_rows is -1"),
+        ({"largest_batch_rows": 0}, "largest_batch_rows 0"),
+        ({"tolerance_rows": float("nan")}, "tolerance_rows is nan"),
+        ({"tolerance_rows": 79, "largest_fragment_rows": 20}, "below 80"),  # 4 x 20
+        ({"tolerance_rows": 99, "largest_batch_rows": 100}, "below 100"),
+    ],
+)
+def test_a_limiter_made_by_hand_that_would_hold_both_sides_for_ever_is_refused(fault, told):
+    with pytest.raises(ValueError, match=told):
+        Limiter(**{"ratio": 4.0, "minimum_rows": 100, "tolerance_rows": 80, **fault})
+
+
+@pytest.mark.parametrize(
     ("inserted", "drawn", "readable", "rows", "allowed"),
     [
         (0, 0, 0, 500, True),  # nothing there yet: a fragment of any size comes in

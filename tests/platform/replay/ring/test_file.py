@@ -84,6 +84,14 @@ def test_columns_can_be_read_as_arrow_buffers_where_they_lie(rows, ring_path):
     assert len(pa.Array.from_buffers(pa.float32(), 128, [None, buffer])) == 128
 
 
+def test_paths_may_be_strings(rows, ring_path):
+    writer, reader = create(rows, str(ring_path)), RingReader(str(ring_path))
+    assert writer.path == reader.path == ring_path
+    reader.close()
+    writer.close()
+    RingWriter.open(str(ring_path), "run").close()
+
+
 def test_existing_ring_is_not_overwritten(rows, ring_path):
     create(rows, ring_path).close()
     with pytest.raises(ReplayError, match="exists already"):
@@ -201,21 +209,20 @@ def test_orphans_are_rings_without_a_living_writer_and_go_with_their_drawn_word(
     assert np.all(RingReader(folder / "living.ring").snapshot().cursor == 0)
 
 
-def test_of_two_that_make_a_ring_at_once_the_later_one_leaves_the_others_alone(rows, ring_path):
-    class Raced(type(ring_path)):
-        """A path at which another process makes the ring right after the first look at it."""
+def test_of_two_that_make_a_ring_at_once_the_later_one_leaves_the_others_alone(rows, ring_path, monkeypatch):
+    exists, looks = Path.exists, []
 
-        looks = 0
+    def exists_soon(path, **kwargs):
+        there = exists(path, **kwargs)
+        looks.append(path)
+        if len(looks) == 1:  # another process makes the ring right after the first look at it
+            create(rows, ring_path, run_id="first").close()
+        return there
 
-        def exists(self, **kwargs):
-            there = super().exists(**kwargs)
-            if not self.looks:
-                type(self).looks = 1
-                create(rows, ring_path, run_id="first").close()
-            return there
-
+    monkeypatch.setattr(Path, "exists", exists_soon)
     with pytest.raises(ReplayError, match=r"test\.ring exists already"):
-        create(rows, Raced(ring_path), run_id="second")
+        create(rows, ring_path, run_id="second")
+    assert looks[0] == ring_path
     assert read_header(ring_path).layout.run_id == "first"
     assert list(ring_path.parent.iterdir()) == [ring_path]
 

@@ -259,3 +259,10 @@ def test_priorities_and_another_way_to_choose_are_refused_together(layout):
 def test_where_no_start_is_held_nothing_is_said_of_priorities():
     with pytest.raises(ReplayError, match="none is held; draw after more steps came in"):
         StartTable(1, 8, exponent=0.6, look_back=0).draw(1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "fifo"])
+@pytest.mark.parametrize("rng", [0, None, np.random.RandomState(0)])
+def test_what_is_no_generator_is_refused_when_the_sampler_is_made(layout, name, rng):
+    with pytest.raises(TypeError, match=r"np\.random\.default_rng\(SEED\)"):
+        MAKERS[name](layout.reader, rng)
