@@ -183,20 +183,20 @@ def _session(
     )
     with folder.lock(), _stop_signals() as should_stop:
         checkpoint = begin()
-        folder.update(status="running", serial=serial)
 
         def film() -> Path | None:
             should_stop.told = "the run has finished; ending its film and what is left to send"
             return film_best(folder, plan, should_stop)
 
         journal = RunJournal(folder, plan.settings, display, film)
-        if checkpoint is not None:
-            checkpoint = go_on_from(journal, checkpoint, plan.settings.evaluation.period_env_steps)
+        folder.update(status="running", serial=serial)  # only now: what cannot begin leaves the run as it was
         if plan.log_location is not None:
             journal.note(f"replay log in {plan.log_location}, {_limits(plan.settings.replay.log.retention)}")
         if plan.annotation_table is not None:
             journal.note(f"labels are kept in {plan.annotation_table}, shared by all runs that name it")
         try:
+            if checkpoint is not None:
+                checkpoint = go_on_from(journal, checkpoint, plan.settings.evaluation.period_env_steps)
             if serial:
                 from onibi.clusters.serial_run import SerialRun
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onibi.platform.durable import write_durably
+from onibi.platform.errors import OnibiError
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,17 @@ class History:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open or make the file. Raises: OnibiError where it cannot be read and written."""
         self.path = path
         self.lost_rows = 0
         """Rows that the disk refused."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OnibiError(
+                f"{path} cannot be written: {error.strerror}. Curves and evaluations are kept there: move what is in "
+                "its place, or make it writable"
+            ) from error
         self._cut_torn_line()
 
     def append(self, row: Mapping[str, float | Sequence[float]]) -> None:

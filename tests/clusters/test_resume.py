@@ -13,7 +13,7 @@ from onibi.clusters.cli.main import app
 from onibi.clusters.run_state import state_of
 from onibi.clusters.serial_run import SerialRun
 from onibi.platform.checkpoint import load_checkpoint
-from onibi.platform.errors import CheckpointError, ConfigError, RunInUseError
+from onibi.platform.errors import CheckpointError, ConfigError, OnibiError, RunInUseError
 from onibi.platform.replay.ring.layout import read_header
 from onibi.platform.run_folder import RunFolder, find_run
 
@@ -67,6 +67,16 @@ def test_a_finished_run_that_cannot_go_on_under_new_settings_has_finished_all_th
     assert store.get_run(workshop.record()["tracking_run_id"]).info.status == "FINISHED"
     with pytest.raises(ConfigError, match="run is finished: it has 6"):
         workshop.resume()
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "evaluations.jsonl"])
+def test_a_run_whose_history_cannot_be_written_is_told_so_and_stays_as_it_was(workshop, name):
+    workshop.train()
+    (workshop.runs / "run" / name).unlink(missing_ok=True)
+    (workshop.runs / "run" / name).mkdir()
+    with pytest.raises(OnibiError, match=rf"{name} cannot be written: Is a directory.*move what is in its place"):
+        workshop.resume(overrides=["budget.max_env_steps=700"])
+    assert workshop.record()["status"] == "finished"
 
 
 def test_a_resume_of_a_run_in_use_changes_nothing_of_it(workshop):
