@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
-from onibi.actors.environments.nethack import NetHackEpisodes, has_goal, is_nethack
+from onibi.actors.environments.nethack import NetHackEpisodes, engine_options, has_goal, is_nethack
 from onibi.actors.environments.process_exit import is_by_signal
 from onibi.actors.environments.sync_environments import SyncEnvironments
 from onibi.platform.config import Settings
@@ -131,10 +131,8 @@ def _single_maker(settings: EnvironmentSettings, observation_keys: tuple[str, ..
 
     def make() -> gym.Env[Any, Any]:
         options = dict(settings.kwargs)
-        if is_nethack(name) and observation_keys:
-            # MiniHack's own key and door actions look the inventory up in the last two.
-            own = ("inv_strs", "inv_letters") if name.startswith("MiniHack") else ()
-            options.setdefault("observation_keys", tuple(dict.fromkeys((*observation_keys, *own))))
+        if is_nethack(name):
+            options = {**engine_options(name, creator_of(name), observation_keys), **options}
         if settings.max_episode_steps is not None and env_id is not None:
             options["max_episode_steps"] = settings.max_episode_steps
         made = _call_maker(settings.id, maker, options)

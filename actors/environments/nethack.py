@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import gymnasium as gym
@@ -27,6 +29,29 @@ def has_goal(env_id: str) -> bool:
 def is_nethack(env_id: str) -> bool:
     """Whether the id belongs to NLE or MiniHack."""
     return env_id.startswith(("NetHack", "MiniHack"))
+
+
+def engine_options(env_id: str, creator: Callable[..., Any], observation_keys: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments that a NetHack task is made with where the user names none.
+
+    The engine looks at the clock: at full moon all games are lucky, on a Friday the 13th all prayers fail, and the same
+    seeds give other games than a week before. ``fix_moon_phase`` takes the date from a game's seeds instead, so every
+    run meets all phases.
+
+    Args:
+        env_id: of the task.
+        creator: its class or function; one that takes no ``fix_moon_phase`` keeps the clock.
+        observation_keys: what of the observation is read; () for all.
+    """
+    options: dict[str, Any] = {}
+    if observation_keys:
+        # MiniHack's own key and door actions look the inventory up in the last two.
+        own = ("inv_strs", "inv_letters") if env_id.startswith("MiniHack") else ()
+        options["observation_keys"] = tuple(dict.fromkeys((*observation_keys, *own)))
+    parameters = inspect.signature(creator).parameters
+    if "fix_moon_phase" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        options["fix_moon_phase"] = True
+    return options
 
 
 class NetHackEpisodes(gym.Wrapper[Any, Any, Any, Any]):

@@ -130,6 +130,47 @@ def test_captions_come_with_their_texts_and_first_ones_are_not_paid(games):
     assert not fragment.columns["caption_count"][finals].any()
 
 
+@pytest.mark.parametrize("name", [ROOM.id, GAME.id])
+def test_the_moon_of_a_game_comes_from_its_seed_not_from_the_day(name):
+    first = first_messages(EnvironmentSettings(id=name))
+    special = [text for text in first if "moon" in text or "Friday" in text]
+    assert 3 <= len(special) <= len(first) / 2, "by the clock it would be none, or nearly all"
+    assert first == first_messages(EnvironmentSettings(id=name))
+
+
+def test_the_clock_of_the_machine_counts_where_the_user_wants_it():
+    first = first_messages(EnvironmentSettings(id=ROOM.id, kwargs={"fix_moon_phase": False}))
+    assert len({text for text in first if "moon" in text or "Friday" in text}) <= 1
+
+
+def test_a_task_of_ones_own_that_takes_no_moon_is_made():
+    class Plain(gym.Env):
+        observation_space = action_space = gym.spaces.Discrete(2)
+
+        def __init__(self, size):
+            self.size = size
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return 0, {}
+
+    gym.register("NetHackPlain-v0", entry_point=Plain)
+    try:
+        made = make_vector_env(EnvironmentSettings(id="NetHackPlain-v0", kwargs={"size": 3}), 1)
+        made.reset(seed=1)
+        made.close()
+    finally:
+        del gym.registry["NetHackPlain-v0"]
+
+
+def first_messages(settings: EnvironmentSettings) -> list[str]:
+    env = make_vector_env(settings, 1, ("message",))
+    try:
+        return [bytes(env.reset(seed=seed)[0]["message"][0]).decode().rstrip("\0") for seed in range(40)]
+    finally:
+        env.close()
+
+
 def test_a_limit_of_ours_arrives_as_truncated():
     settings = EnvironmentSettings(id="MiniHack-KeyRoom-S5-v0", max_episode_steps=7)  # too short for luck
     (fragment,) = play(settings, 1)
