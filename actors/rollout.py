@@ -199,7 +199,6 @@ class Rollout:
             new_texts=texts,
             episodes=self._episodes.take(),
             env_steps=int(((roles == ROLE_STEP) & committed).sum()),
-            collect_seconds=self._clock() - started,
         )
         self._sequence += 1
         return fragment

@@ -76,7 +76,6 @@ class Fragment:
     new_texts: list[str] = field(default_factory=list)  # of Text leaves, each with the first rows that have it
     episodes: list[EpisodeStatistics] = field(default_factory=list)
     env_steps: int = 0  # step rows (role 0) in it
-    collect_seconds: float = 0.0
 
     @property
     def envs(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onibi.platform.errors import ReplayError
 from onibi.platform.fragment import CaptionText, EpisodeStatistics, Fragment, KeyText, StateRows
 
-_HEAD_KEYS = ("actor", "incarnation", "sequence", "env_steps", "collect_seconds")
+_HEAD_KEYS = ("actor", "incarnation", "sequence", "env_steps")
 _EPISODE_FIGURES = tuple(each.name for each in dataclasses.fields(EpisodeStatistics) if each.name != "extra")
 
 

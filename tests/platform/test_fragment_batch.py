@@ -62,7 +62,6 @@ def fragments(draw) -> Fragment:
             )
         ),
         env_steps=draw(st.integers(0, 10**6)),
-        collect_seconds=draw(st.floats(0, 10)),
     )
 
 
@@ -91,7 +90,7 @@ def test_a_fragment_is_the_same_on_the_other_side(fragment):
             assert np.array_equal(found.values, kept.values[order])
         assert received.rows_per_lane.tolist() == fragment.rows_per_lane.tolist()
         assert received.rows_per_lane.dtype == np.int32
-        for name in ("actor", "incarnation", "sequence", "env_steps", "collect_seconds", "new_captions", "episodes"):
+        for name in ("actor", "incarnation", "sequence", "env_steps", "new_captions", "episodes"):
             assert getattr(received, name) == getattr(fragment, name)
 
 
