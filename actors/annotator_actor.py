@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 2.0
 _TELL_SECONDS = 1.0
+_LAST_ANSWERS_SECONDS = 2.0
+"""For the rest of a batch once the end was asked for: what was sent is paid, and whoever resumes would pay it again.
+Whoever asks for the end waits a second longer."""
 
 ANNOTATOR_OPTIONS: dict[str, Any] = {
     "max_restarts": -1,
@@ -141,6 +145,7 @@ class AnnotatorActor:
         self._settings, self._table = settings, table
         self._niceness = os.nice(0) + settings.niceness
         self._stopping = threading.Event()
+        self._answers_until = math.inf
         self._shift = ""
         self._working = threading.Lock()
 
@@ -162,7 +167,9 @@ class AnnotatorActor:
         return process_usage()
 
     def stop(self) -> None:
-        """End ``run`` after the answer at hand."""
+        """End ``run`` after the batch at hand, or with what of it is answered within two seconds."""
+        if not self._stopping.is_set():
+            self._answers_until = time.monotonic() + _LAST_ANSWERS_SECONDS
         self._stopping.set()
 
     def _work(self, hub: Any, shift: str) -> None:
@@ -204,7 +211,7 @@ class AnnotatorActor:
         with closing(worker.answer(requests)) as answers:
             for record in answers:
                 messenger.put(record)
-                if self._is_over(shift):
+                if self._shift != shift or time.monotonic() > self._answers_until:
                     break
         messenger.end()
         unanswered = worker.unanswered()

@@ -172,6 +172,29 @@ def test_a_worker_that_was_told_to_stop_asks_nothing_more(make_annotation):
     assert annotation.figure("in_flight_keys") == 0
 
 
+def test_what_a_worker_was_asked_before_it_was_told_to_stop_is_answered_and_counts(make_annotation):
+    """Of a paid judge, what was sent is paid: a run that is resumed would pay it again."""
+    annotation = make_annotation(0.15)
+    annotation.hears(*map(str, range(6)))
+    (running,) = annotation.team.start()
+    annotation.wait_for(annotation.answered)
+    ray.get(annotation.worker.stop.remote())
+    ray.get(running, timeout=30)
+    assert len(annotation.answered()) == 6
+    assert annotation.figure("keys_labelled") == 6
+
+
+def test_a_worker_with_a_long_batch_that_was_told_to_stop_leaves_the_rest(make_annotation):
+    annotation = make_annotation(0.25)
+    annotation.hears(*map(str, range(60)))
+    (running,) = annotation.team.start()
+    annotation.wait_for(annotation.answered)
+    ray.get(annotation.worker.stop.remote())
+    ray.get(running, timeout=30)
+    assert 1 < len(annotation.answered()) < 60
+    assert annotation.figure("keys_labelled") == len(annotation.answered())
+
+
 def test_labels_that_cost_nothing_are_kept_neither_by_their_annotator_nor_by_the_hub(small_ray, workshop, tmp_path):
     settings = workshop.settings(
         annotator={"kind": "custom", "path": "recording_judge:RecordingJudge", "arguments": {}},
