@@ -14,6 +14,7 @@ from pathlib import Path
 
 from onibi.actors.evaluation import FrozenRewards, PlayedEpisode, play
 from onibi.actors.rollout import Rollout
+from onibi.clusters.begun_session import save_begun
 from onibi.clusters.bonus_plan import make_sources
 from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.reward_model_plan import SerialRewardModel
@@ -30,7 +31,6 @@ from onibi.clusters.run_state import (
     newest_caption,
     open_feed,
     open_shard,
-    renewed_parts,
     restore_bonuses,
     restore_learner,
     ring_path,
@@ -120,7 +120,7 @@ class SerialRun:
             plan = self._plan = dataclasses.replace(
                 plan, session=self._state.session, steps_before=self._state.inserted_base
             )
-            self._journal.save(checkpoint.step, renewed_parts(checkpoint, self._state))
+            save_begun(self._journal, checkpoint, self._state)
         self._feed = open_feed(plan, self._ring, self._state.session)
         self._opened.callback(self._feed.close)
         learner = plan.make_learner()

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from onibi.clusters.begun_session import save_begun
 from onibi.clusters.caption_pay import make_ledger, with_pay
 from onibi.clusters.coordinator.evaluator import Evaluator
 from onibi.clusters.coordinator.hub_actor import HubActor, hub_options
@@ -41,7 +42,6 @@ from onibi.clusters.run_state import (
     captions_of,
     checkpoint_parts,
     make_desk,
-    renewed_parts,
     state_of,
     told_of_ring,
 )
@@ -160,7 +160,7 @@ class RayRun:
             self._state = state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
             self._journal.note(told_of_ring(opened.readable_rows, opened.ring_kept))
             self._plan = dataclasses.replace(self._plan, session=state.session, steps_before=state.inserted_base)
-            self._journal.save(checkpoint.step, renewed_parts(checkpoint, state))
+            save_begun(self._journal, checkpoint, state)
             tell_learnt_scores(stores, self._hub, checkpoint)
         ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
         self._ring = opened.ring
