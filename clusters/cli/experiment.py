@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from onibi.clusters.experiments.schedule import Schedule
 
 
+_MOST_SEEDS, _MOST_DIGITS = 10_000, 18
+
+
 def experiment(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Of an experiment (see --list), or module:NAME of your own.")
@@ -89,7 +92,7 @@ def experiment(
             raise ConfigError("experiment: --thresholds is of whole runs; leave --short or --thresholds out.")
         chosen_seeds = _seeds(seeds) or (found.reference_seeds if thresholds else None)
         folder = runs_folder.expanduser() / "experiments" / found.name
-        table = ResultTable(output or folder.with_suffix(".csv"))
+        table = ResultTable(output or folder.with_name(f"{found.name}.csv"))
         schedule = Schedule(found, table, _arms(found, only, short=short), chosen_seeds, short=short, retry=retry)
         console = wide_console()
         if show_list:
@@ -207,12 +210,21 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
 
     if text is None:
         return None
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not dash:
             last = first
+        if max(len(first), len(last)) > _MOST_DIGITS:
+            raise ConfigError(
+                f"--seeds: a seed has more than {_MOST_DIGITS} digits; allowed: numbers and spans, as 1-5,8."
+            )
         if not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
             raise ConfigError(f"--seeds {text!r}: {part!r} is no seed; allowed: numbers and spans, as 1-5,8.")
-        seeds += range(int(first), int(last) + 1)
-    return tuple(dict.fromkeys(seeds))
+        span = range(int(first), int(last) + 1)
+        if len(seeds) + len(span) > _MOST_SEEDS:
+            raise ConfigError(
+                f"--seeds {text!r}: more than {_MOST_SEEDS:,} seeds. Each is a run of every arm: name fewer."
+            )
+        seeds |= dict.fromkeys(span)
+    return tuple(seeds)

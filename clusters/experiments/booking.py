@@ -60,9 +60,12 @@ def rebook(schedule: Schedule) -> int:
     changed = 0
     for arm in schedule.arms:
         for row in (*schedule.tuning_rows(arm), *schedule.final_rows(arm)):
-            if row["arm"] != arm.name and row["arm"] in names:
+            if row.get("arm", arm.name) != arm.name and row["arm"] in names:
                 continue  # two arms judge the same runs; the row is the other's
-            if figures := _figures_of(row):
+            figures = _figures_of(row)
+            if row.get("status") == "failed" and row.get("error") and arm.figure not in figures:
+                continue  # what its error tells; a column that a hand has put there is no figure
+            if figures:
                 columns = declared_columns(arm, figures, "")
                 if _agree(row.get("normalized", ""), columns["normalized"]):
                     del columns["normalized"]

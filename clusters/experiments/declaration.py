@@ -20,6 +20,8 @@ One line in ``registry.py`` makes it `onibi experiment it-helps`; one of your ow
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -27,6 +29,8 @@ from typing import Any, Literal, TypeAlias
 _EVALUATION_SEED = 424_242
 _FIGURES = ("return", "success", "intrinsic", "episodes", "env_steps", "updates", "train_seconds", "wall_seconds")
 _FIGURES_OF_SPAN = ("success_area", "steps_to_80")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of folders and files: a run's is its arm's with seed and hash, 100 characters at most."""
 
 
 def evaluation_seed(seed: int) -> int:
@@ -53,6 +57,11 @@ class ShortForm:
     seeds: int = 1
     episodes: int = 4
     guess_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuse a form that would run nothing and tell that it ran."""
+        if self.seeds < 1:
+            raise ValueError(f"the short form has {self.seeds} seeds; allowed: 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,11 @@ class CalledTrial:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse overrides of nothing."""
+        """Refuse overrides of nothing, and arguments that another process cannot be told."""
+        try:
+            json.dumps(dict(self.arguments))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the call of {self.function} has arguments that are no plain values: {error}") from error
         if self.overrides and self.preset is None:
             raise ValueError(f"the call of {self.function} has overrides {self.overrides}, but no preset to change")
 
@@ -153,6 +166,13 @@ class Tuning:
     name: str
     values: tuple[float, ...]
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a choice of nothing, or by nothing."""
+        if not self.values or not self.seeds:
+            raise ValueError(
+                f"the tuning of {self.name} has values {self.values} and seeds {self.seeds}: none is empty"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +207,13 @@ class Arm:
     tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a score that no run of a trained trial gives; what a called function returns is seen when it does."""
+        """Refuse a score that no run of a trained trial gives, what a called function returns is seen when it does; a
+        range without width; and a name that the runs' folders cannot have.
+        """
+        if self.score_range is not None and self.score_range[0] == self.score_range[1]:
+            raise ValueError(f"arm {self.name}: score_range {self.score_range}: both ends are one; allowed: two scores")
+        if isinstance(self.trial, TrainedTrial) and not _NAME.fullmatch(self.name):
+            raise ValueError(_misnamed("arm", self.name))
         if not isinstance(self.trial, TrainedTrial) or self.figure in self.trial.figures:
             return
         why = " (it takes the trial's success_span)" if self.figure in _FIGURES_OF_SPAN else ""
@@ -269,7 +295,11 @@ class Experiment:
         """Refuse names that are not unique, claims about arms that are not there, seeds named twice, tuning on seeds
         judged on, and a short form that no run can have.
         """
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(_misnamed("experiment", self.name))
         names = [arm.name for arm in self.arms]
+        if not names:
+            raise ValueError(f"experiment {self.name}: has no arms, so there is nothing to run")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"experiment {self.name}: arms named twice: {', '.join(twice)}")
@@ -278,7 +308,13 @@ class Experiment:
             for name in sorted(named - set(names)):
                 raise ValueError(f"experiment {self.name}: {place} names {name!r}, which is no arm")
         for arm in self.arms:
+            if not self.seeds_of(arm):  # a claim of every seed would hold without a run
+                raise ValueError(f"experiment {self.name}: arm {arm.name} has no seeds; allowed: one or more")
             for judged in (self.seeds_of(arm), self.reference_seeds):
+                if not all(type(seed) is int for seed in judged):
+                    raise ValueError(
+                        f"experiment {self.name}: arm {arm.name} has the seeds {judged}; allowed: integers"
+                    )
                 if len(set(judged)) < len(judged):
                     raise ValueError(f"experiment {self.name}: arm {arm.name} has a seed twice: it would be one run")
                 if arm.tuning is not None and set(judged) & set(arm.tuning.seeds):
@@ -300,3 +336,10 @@ class Experiment:
         if trial.preset is not None:
             trial = dataclasses.replace(trial, overrides=(*self.overrides, *trial.overrides))
         return trial.shortened(self.short) if short else trial
+
+
+def _misnamed(what: str, name: str) -> str:
+    return (
+        f"{what} {name!r}: its name is that of a folder; allowed: letters, digits, '.', '_' and '-', at most 64, the "
+        "first a letter or digit"
+    )

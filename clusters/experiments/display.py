@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from onibi.clusters.experiments.result_table import ResultRow
 from onibi.clusters.experiments.schedule import ArmEstimate, Job, Schedule, score_of, total_seconds
@@ -31,7 +32,7 @@ def estimate_table(estimates: Sequence[ArmEstimate], jobs: int) -> Table:
         table.add_column(name, justify="right" if name in ("runs", "each") else "left", no_wrap=True)
     for each in estimates:
         source = f"{each.measured} measured" if each.measured else "a guess"
-        table.add_row(each.arm, str(each.missing), duration_text(each.seconds), source)
+        table.add_row(Text(each.arm), str(each.missing), duration_text(each.seconds), source)
     return table
 
 
@@ -52,8 +53,8 @@ class ExperimentDisplay:
         self._progress: Progress | None = None
         if console.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"), TimeElapsedColumn(),
-                console=console,
+                TextColumn("{task.description}", markup=False), BarColumn(),
+                TextColumn("{task.fields[left]}"), TimeElapsedColumn(), console=console,
             )  # fmt: skip
             self._all = self._progress.add_task("all runs", total=max(1, self._total), left="")
 

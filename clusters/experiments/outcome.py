@@ -245,7 +245,7 @@ def errors_of(schedule: Schedule, outcomes: list[ArmOutcome]) -> list[str]:
         f"{outcome.arm.name}, seed {seed}: {error}" for outcome in outcomes for seed, error in outcome.failed.items()
     ]
     lines += [
-        f"{outcome.arm.name}, seed {row['seed']}, {row.get('tuned', '')}: {row['error']}"
+        f"{outcome.arm.name}, seed {row['seed']}, {row.get('tuned', '')}: {row.get('error', '')}"
         for outcome in outcomes
         for row in schedule.tuning_rows(outcome.arm)
         if row.get("status") == "failed"

@@ -44,7 +44,11 @@ def imported(path: str) -> object:
     module_name, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise ConfigError(f"{path}: not importable ({error}). Check the path, or install what it needs.") from error
-    except Exception as error:  # whatever the user's module does when it is imported, a wrong declaration among it
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}{raised_at(error)}.") from error
+    # Whatever the user's module does when it is imported: a wrong declaration, a script's sys.exit().
+    except (Exception, SystemExit) as error:
+        place = raised_at(error)
+        if isinstance(error, AttributeError) and not place:  # of the path itself
+            raise ConfigError(f"{path}: not importable ({error}). Check the path.") from error
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}{place}.") from error

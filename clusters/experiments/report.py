@@ -25,9 +25,9 @@ def outcome_table(experiment: Experiment, outcomes: Sequence[ArmOutcome]) -> Tab
         scores = list(outcome.scores.values())
         worst = min(scores, default=None) if outcome.arm.higher_is_better else max(scores, default=None)
         table.add_row(
-            outcome.arm.name,
-            outcome.arm.task,
-            outcome.arm.figure,
+            Text(outcome.arm.name),
+            Text(outcome.arm.task),
+            Text(outcome.arm.figure),
             outcome.arm.claim,
             f"{len(scores)}/{len(outcome.wanted)}",
             value_text(worst),
@@ -51,8 +51,8 @@ def comparison_table(outcomes: Sequence[ComparisonOutcome]) -> Table:
         if outcome.found == TOO_FEW and outcome.comparison.claimed:
             answer = "NOT shown: it takes more --seeds"
         table.add_row(
-            outcome.comparison.arm,
-            outcome.comparison.other,
+            Text(outcome.comparison.arm),
+            Text(outcome.comparison.other),
             estimate_text(outcome.difference),
             *[UNKNOWN if outcome.p_value is None else f"{outcome.p_value:.2g}"] * tested,
             f"{outcome.wins}/{outcome.pairs}" if outcome.pairs else "",
@@ -73,7 +73,7 @@ def arrival_table(outcomes: Sequence[ArmOutcome]) -> Table:
         order = sorted(outcome.arrivals.values(), key=lambda steps: math.inf if steps is None else steps)
         arrived = sum(steps is not None for steps in order)
         each = ", ".join(late if steps is None else count_text(steps) for steps in order)
-        table.add_row(outcome.arm.name, f"{arrived}/{len(order)}", each)
+        table.add_row(Text(outcome.arm.name), f"{arrived}/{len(order)}", each)
     return table
 
 
@@ -84,7 +84,7 @@ def threshold_table(experiment: Experiment, found: Sequence[Threshold]) -> Table
     table = _table(title, columns, right=columns[1:], folded="")
     for each in found:
         figures = (each.worst, each.deviation, each.threshold)
-        table.add_row(each.arm, str(each.seeds), *(f"{figure:.4g}" for figure in figures))
+        table.add_row(Text(each.arm), str(each.seeds), *(f"{figure:.4g}" for figure in figures))
     return table
 
 
@@ -99,9 +99,11 @@ def arms_table(schedule: Schedule) -> Table:
             continue
         absent = schedule.missing.get(arm.name)
         note = f"not there: {absent}" if absent else ""
-        seeds = " ".join(map(str, schedule.seeds_of(arm)))
+        seeds = _spans(schedule.seeds_of(arm))
         left = UNKNOWN if absent else str(missing.get(arm.name, 0))
-        table.add_row(arm.name, arm.task, arm.group, arm.claim, seeds, left, Text(note, style=_style(note)))
+        table.add_row(
+            *map(Text, (arm.name, arm.task, arm.group)), arm.claim, seeds, left, Text(note, style=_style(note))
+        )
     return table
 
 
@@ -120,10 +122,22 @@ def _style(text: str) -> str:
     return "yellow" if text.startswith(("not there", "NOT")) else "green" if text == "holds" else ""
 
 
+def _spans(seeds: Sequence[int]) -> str:
+    """As ``--seeds`` takes them: 1-5,8."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1][1:] = [seed]
+        else:
+            parts.append([seed])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
 def _table(title: str, columns: Sequence[str], right: Sequence[str], folded: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    # Text: names may hold what rich takes for markup, as dqn[lr=0.1].
+    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(
-            name, justify="right" if name in right else "left", no_wrap=name != folded, overflow="fold"
+            name, justify="right" if name in right else "left", no_wrap=name not in (folded, "task"), overflow="fold"
         )  # fmt: skip
     return table

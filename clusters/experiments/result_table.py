@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 ResultRow: TypeAlias = dict[str, str]
 
 _HASH_DIGITS = 12
+_MOST_FIELD = 2**31 - 1  # characters: curves of long runs and texts of called functions pass csv's own 131,072
 _KEYS = ("config_hash", "seed")
 
 
@@ -35,20 +36,28 @@ def read_rows(path: Path) -> list[ResultRow]:
     """All whole rows in order; none where there is no file.
 
     A file that was cut within its last line, or lines with too few or too many fields, lose these rows with a warning:
-    their runs are then run again. Raises: ConfigError where it is there and cannot be read.
+    their runs are then run again. Raises: ConfigError where it is there and cannot be read, or is no such table: the
+    next row would be written over it.
     """
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{path}: not read ({error.strerror}). Name a CSV, or one that is not there yet.") from error
     whole = text[: text.rfind("\n") + 1]
+    csv.field_size_limit(_MOST_FIELD)
+    table = csv.DictReader(io.StringIO(whole, newline=""))
+    if text.strip() and not set(_KEYS) <= set(table.fieldnames or ()):
+        raise ConfigError(
+            f"{path}: its first line names no columns {' and '.join(_KEYS)}, so it is no experiment's table, or "
+            "one that was saved in another form; allowed: commas, and UTF-8. Name another file: this one would be lost."
+        )
     if len(whole) < len(text):
         log.warning("%s: the last line is torn and is left out; its run is run again", path)
     rows: list[ResultRow] = []
     damaged = 0
-    for row in csv.DictReader(io.StringIO(whole, newline="")):
+    for row in table:
         if None in row or None in row.values() or not all(row.get(key) for key in _KEYS):
             damaged += 1
         else:
@@ -176,4 +185,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = value if isinstance(value, str) else json.dumps(value)
+    # Names of files that are no UTF-8 come as lone surrogates, which cannot be written.
+    text = text.encode(errors="backslashreplace").decode()
     return " | ".join(text.splitlines())  # one line a row: so a torn one is seen

@@ -26,6 +26,7 @@ from onibi.platform.threads import ONE_THREAD
 
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 5.0  # for a run that was asked to end, before it is killed
+_MOST_ERROR = 2_000  # characters in the table; the log has all
 
 
 class RunObserver(Protocol):
@@ -85,6 +86,10 @@ class ExperimentRunner:
                 while self._fill() or self._busy:
                     for key, _ in self._selector.select(_LOOK_SECONDS):
                         self._read(key.data)
+                    # Of a process that is gone, what it forked may hold the pipe open: no end is ever read from it.
+                    for worker in [*self._busy, *self._idle]:
+                        if worker.process.poll() is not None:
+                            self._read(worker)
                     self._observer.waited()
             finally:
                 self._end([*self._busy, *self._idle])
@@ -131,12 +136,16 @@ class ExperimentRunner:
             )
         worker = _Worker(process, reusable, log, job, time.monotonic())
         assert process.stdout is not None, "opened as a pipe"
+        os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         return worker
 
     def _read(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None, "opened as a pipe"
-        part = os.read(worker.process.stdout.fileno(), 1 << 16)
+        try:
+            part = os.read(worker.process.stdout.fileno(), 1 << 16)
+        except BlockingIOError:
+            part = b""  # asked of a process that is gone
         worker.answer += part
         if part and not worker.answer.endswith(b"\n"):
             return
@@ -159,7 +168,7 @@ class ExperimentRunner:
     def _book(self, job: Job, reply: dict[str, Any], seconds: float) -> None:
         arm = job.arm
         figures = dict(reply.get("figures", {}))
-        error = reply.get("error", "")
+        error = _shortened(reply.get("error", ""))
         # A table of text has no yes and no that reads back as a number.
         figures = {name: int(value) if isinstance(value, bool) else value for name, value in figures.items()}
         if not error and (error := misnamed_figures(figures)):
@@ -199,8 +208,10 @@ class ExperimentRunner:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, number)
+    try:
+        os.killpg(process.pid, number)  # also where it has ended itself: what it started may live on
+    except (ProcessLookupError, PermissionError):  # all of them are gone; the number may be another's by now
+        return
 
 
 def _close(pipe: Any) -> None:
@@ -208,6 +219,10 @@ def _close(pipe: Any) -> None:
         pipe.close()
     except BrokenPipeError:  # what it still held for a process that is gone
         return
+
+
+def _shortened(error: str) -> str:
+    return error if len(error) <= _MOST_ERROR else f"{error[:_MOST_ERROR]}… ({len(error):,} characters)"
 
 
 def _death_text(worker: _Worker) -> str:

@@ -221,7 +221,8 @@ class Schedule:
     def _seconds(self, arm: Arm) -> tuple[float, int]:
         hashes = {self._hash(trial) for trial in self._trials(arm)}
         rows = [row for row in self.table.rows if row["config_hash"] in hashes and row.get("status") == "ok"]
-        times = [float(row["wall_seconds"]) for row in rows if row.get("wall_seconds")]
+        told = (score_of(row, "wall_seconds") for row in rows)
+        times = [seconds for seconds in told if math.isfinite(seconds)]  # a hand may have been at the table
         if times:
             return float(np.mean(times)), len(times)
         most = self.experiment.short.guess_seconds if self.short else math.inf

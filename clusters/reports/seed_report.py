@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from onibi.clusters.experiments.report import estimate_text
 from onibi.clusters.experiments.result_table import ResultRow, config_hash, read_rows
@@ -97,11 +98,14 @@ class SeedReport:
         whole = self._whole_table()
         fits = Console(width=_ANY_WIDTH).measure(whole).maximum <= width
         tables = [whole] if fits or not self.groups else self._tables_of_tasks()
-        tables[-1].caption, tables[-1].caption_justify = "\n".join(self.notes) or None, "left"
+        if self.notes:
+            tables[-1].caption, tables[-1].caption_justify = Text("\n".join(self.notes), "italic dim"), "left"
         if self.improvements:
             tables.append(_table("Probability of improvement", ["task", "group", "over", "probability (95%)"]))
             for better in self.improvements:
-                tables[-1].add_row(better.task, better.group, better.other, estimate_text(better.probability))
+                tables[-1].add_row(
+                    *map(Text, (better.task, better.group, better.other)), estimate_text(better.probability)
+                )
         return tables
 
     def _whole_table(self) -> Table:
@@ -111,7 +115,7 @@ class SeedReport:
         table = _table("Over seeds", names)
         for each in self.groups:
             figures = (each.iqm, each.mean, each.median, *[each.gap] * has_gap)
-            table.add_row(each.task, each.group, str(each.runs), *map(estimate_text, figures))
+            table.add_row(Text(each.task), Text(each.group), str(each.runs), *map(estimate_text, figures))
         return table
 
     def _tables_of_tasks(self) -> list[Table]:
@@ -124,7 +128,7 @@ class SeedReport:
                 figures = [(each, getattr(each, name)) for each in groups if getattr(each, name) is not None]
                 for place, (each, figure) in enumerate(figures):
                     label = "" if place else {"iqm": "IQM"}.get(name, name)
-                    tables[-1].add_row(label, each.group, str(each.runs), estimate_text(figure))
+                    tables[-1].add_row(label, Text(each.group), str(each.runs), estimate_text(figure))
         return tables
 
 
@@ -384,7 +388,7 @@ def _not_compared(
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         table.add_column(name, justify="right" if name == "runs" else "left", overflow="fold")
     return table
