@@ -32,10 +32,13 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def nearest(word: str, known: Iterable[Any]) -> str:
-    """A question with the nearest of ``known``, with a blank before it; empty where none is near."""
+    """A question with the nearest of ``known``, or with the three shortest that begin with the word; a blank before it
+    and empty where none is near.
+    """
     candidates = [text for text in known if isinstance(text, str)]
-    matches = difflib.get_close_matches(word, candidates, n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    begun = sorted((text for text in candidates if word and text.startswith(word)), key=lambda text: (len(text), text))
+    matches = begun[:3] or difflib.get_close_matches(word, candidates, n=1)
+    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def describe_found(value: Any) -> str:

@@ -65,8 +65,8 @@ class CustomAnnotator:
         except Exception as error:  # whatever the user's module does when it is imported and called
             raise ConfigError(
                 f"annotator.path {settings.path!r}: {self._shown(repr(error))}. The module must be importable in every "
-                f"process of the run (PYTHONPATH), and {name} must take annotator.arguments "
-                f"{without_secrets(settings.arguments)}"
+                f"process of the run (PYTHONPATH), and {name}, a class with {', '.join(_NEEDED)}, must take "
+                f"annotator.arguments {without_secrets(settings.arguments)}: docs/annotators.md has a whole example"
             ) from error
         self._judged: dict[int, Label] = {}  # keys of pairs: each is asked, and perhaps paid, once
         # Once: verdicts are found again by these, so what changes on the way is told as a fault, not asked for ever.

@@ -88,7 +88,7 @@ class InfoCaptioner:
         self._silent_calls += 1
         if self._silent_calls >= limit:
             raise NoCaptionsError(
-                f"no info[{self.settings.info_key!r}] in the first {limit} steps; the infos have "
+                f"no info[{self.settings.info_key!r}] in the first {limit} vector steps; the infos have "
                 f"{sorted(infos) or 'no keys'}. Let the environment give captions, name their key in "
                 "captioner.info_key, or set captioner.kind=none"
             )

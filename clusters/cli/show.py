@@ -31,6 +31,7 @@ def runs(
     """List the runs kept in a folder and how each ended, the one used last at the bottom.
 
     Examples:
+      onibi runs
       onibi runs --runs-folder /data/runs
     """
     with told(debug=debug, runs_folder=runs_folder):

@@ -143,6 +143,7 @@ def summary_text(summary: RunSummary, rng: np.random.Generator) -> Text:
         ),
         *((("evaluated", _evaluation_text(summary.evaluation, rng)),) if summary.evaluation else ()),
         *((("best", summary.best),) if summary.best else ()),
+        *((("captions", text),) if (text := _silent_text(summary.figures)) else ()),
         *((("annotators", text),) if (text := _failing_text(summary.figures)) else ()),
         ("folder", str(summary.folder)),
         *((("curve", str(curve)),) if (curve := summary.folder / "artifacts" / "learning_curve.png").exists() else ()),
@@ -176,6 +177,12 @@ def _evaluation_text(evaluation: Row, rng: np.random.Generator) -> str:
     if intrinsic is not None:
         parts.append(f"intrinsic return {value_text(intrinsic)}")
     return ", ".join(parts) + (f"; {counted(episodes, 'episode')}" if episodes else "")
+
+
+def _silent_text(figures: Mapping[str, float]) -> str:
+    if "learner/reward_intrinsic" not in figures or figures.get("annotation/keys") != 0:
+        return ""  # captions pay nothing in this run, or some were heard
+    return "none was heard in the whole run, so none paid: see that the environment tells what `captioner` reads"
 
 
 def _failing_text(figures: Mapping[str, float]) -> str:

@@ -164,7 +164,9 @@ def test_an_environment_that_never_speaks_is_told_apart_from_one_that_is_silent_
     observation = np.zeros((2, 4))
     for _ in range(2):
         assert silent.captions(observation, {"other": 1}) == [EMPTY_TEXT, EMPTY_TEXT]
-    with pytest.raises(CaptionError, match=r"no info\['caption'\] in the first 3 steps; the infos have \['other'\]"):
+    with pytest.raises(
+        CaptionError, match=r"no info\['caption'\] in the first 3 vector steps; the infos have \['other'\]"
+    ):
         silent.captions(observation, {"other": 1})
     spoken = InfoCaptioner(InfoCaptionerSettings(give_up_calls=3))
     spoken.captions(observation, {"caption": np.array(["hello", ""], object)})

@@ -60,6 +60,13 @@ def test_an_object_that_cannot_annotate_is_refused_when_it_is_made(name, told):
         custom(path=f"faulty_judge:{name}")
 
 
+def test_a_plain_function_is_told_what_an_annotator_is():
+    with pytest.raises(
+        ConfigError, match=r"sqrt, a class with goal, model, prompt_version, annotate, .*annotators\.md"
+    ):
+        custom(path="math:sqrt")
+
+
 def test_a_judge_that_becomes_another_one_is_told_and_does_not_end_a_run():
     annotator = custom(path="faulty_judge:Drifting")
     assert annotator.prompt_version == annotator.prompt_version, "whose labels a run looks for"

@@ -166,6 +166,7 @@ def test_each_kind_of_value_is_read():
         ("rate: -.inf", "run.yaml:1: rate is -inf; allowed: a finite number."),
         ("active: yes", "run.yaml:1: active is 'yes'; allowed: true or false."),
         ("active: 1", "run.yaml:1: active is 1; allowed: true or false."),
+        ("part:\n  la: 3", "run.yaml:2: part.la: unknown key. Did you mean 'label'? Allowed here: label, size."),
         ("log: shorr", "run.yaml:1: log is 'shorr'; allowed: one of 'off', 'short', 'long'. Did you mean 'short'?"),
         ("shape: oval", "run.yaml:1: shape is 'oval'; allowed: one of 'round', 'square'."),
         ("capacity: many", "run.yaml:1: capacity is 'many'; allowed: a whole number or 'auto'."),

@@ -68,6 +68,7 @@ def test_a_file_without_suffix_is_found_where_no_preset_has_its_name(tmp_path):
             "bose",
             "'bose' is neither a preset nor a file. Did you mean 'base'? Presets: base, child, lost, odd, ring-a,",
         ),
+        ("ring", "'ring' is neither a preset nor a file. Did you mean 'ring-a' or 'ring-b'? Presets: "),
         ("no/such.yaml", "no/such.yaml: cannot be read (No such file or directory)."),
         (
             "ring-a",

@@ -163,7 +163,7 @@ def test_captions_that_never_come_end_the_run_with_what_the_infos_hold(onibi, wo
     assert found == 1
     message = [line for line in said.splitlines() if line.startswith("onibi: ")]
     assert len(message) == 1
-    assert "no info['caption'] in the first 20 steps" in message[0]
+    assert "no info['caption'] in the first 20 vector steps" in message[0]
     assert "captioner.kind=none" in message[0]
     assert list(workshop.rings.iterdir()) == []
 
@@ -183,14 +183,14 @@ def test_only_the_first_players_of_a_run_must_hear_something_soon(workshop):
     first = plan.make_rollout(0, 1, 0)
     first.collect(lambda _version: None)
     first.collect(lambda _version: None)
-    with pytest.raises(NoCaptionsError, match="in the first 20 steps"):
+    with pytest.raises(NoCaptionsError, match="in the first 20 vector steps"):
         first.collect(lambda _version: None)
     first.close()
 
 
 @pytest.mark.slow
 def test_captions_that_never_come_end_a_run_under_ray_though_rows_have_come(workshop):
-    with pytest.raises(NoCaptionsError, match="in the first 40 steps"):
+    with pytest.raises(NoCaptionsError, match="in the first 40 vector steps"):
         workshop.train(
             serial=False, captioner={"kind": "info", "give_up_calls": 40, "info_key": "nothing"}, actors__count=1
         )

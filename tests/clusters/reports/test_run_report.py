@@ -190,6 +190,19 @@ def test_the_summary_tells_what_was_trained_evaluated_and_how_to_go_on(tmp_path)
     assert "onibi resume keyroom-2" in text and "learning_curve.png" in text
 
 
+@pytest.mark.parametrize(
+    ("figures", "is_told"),
+    [
+        ({"learner/reward_intrinsic": 0.0, "annotation/keys": 0.0}, True),
+        ({"learner/reward_intrinsic": 0.0, "annotation/keys": 3.0}, False),  # heard, and worth nothing
+        ({"annotation/keys": 0.0}, False),  # captions are not to pay
+    ],
+)
+def test_captions_that_were_to_pay_and_of_which_none_was_heard_are_told(tmp_path, figures, is_told):
+    text = text_of(summary_text(summary(tmp_path, figures=figures), np.random.default_rng(0)))
+    assert ("none was heard in the whole run" in text) == is_told
+
+
 def test_the_command_to_go_on_names_a_runs_folder_that_onibi_would_not_look_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder, told in (("runs", ""), ("my runs", " --runs-folder 'my runs'")):
