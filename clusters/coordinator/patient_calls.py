@@ -20,6 +20,7 @@ _LEAST_PATIENCE_SECONDS = 60.0
 _WARN_SECONDS = 30.0  # then after twice as long, and so on
 _STOP_SECONDS = 15.0
 """For an answer once the end was asked for: a store that is only busy gives it within that, and the run is saved."""
+_LAST_SEAL_SECONDS = 10.0  # of a shard whose run goes on without it, and which may be what hangs
 
 
 class PatientCalls:
@@ -64,15 +65,17 @@ def end_shard(shard: Any, failed: bool, leaves_ring: bool, seconds: float) -> No
     Args:
         shard: handle.
         failed: as ``ShardActor.close``.
-        leaves_ring: ends it as ``kill -9`` would. Its ring stays, with the rows that the log has not sealed.
+        leaves_ring: its ring stays, sealed or not, for the session that goes on.
         seconds: that sealing may take, or its death.
     """
     if leaves_ring:
+        # Where the hub died, texts of young captions are nowhere but in the shard, for the log's next segment.
+        ray.wait([shard.close.remote(failed, leaves_ring=True)], timeout=min(seconds, _LAST_SEAL_SECONDS))
         ray.kill(shard)
         deadline = time.monotonic() + seconds
         with suppress(*PROCESS_DIED, ray.exceptions.GetTimeoutError):
             while time.monotonic() < deadline:  # what is killed may answer for a moment still
-                ray.get(shard.inserted_rows.remote(), timeout=seconds)
+                ray.get(shard.usage.remote(), timeout=seconds)
         return
     closing = shard.close.remote(failed)
     if not ray.wait([closing], timeout=seconds)[0]:

@@ -223,9 +223,10 @@ class ShardActor:
         """The last commit of each group, for a checkpoint."""
         return self._shard.committed()
 
-    async def close(self, failed: bool = False) -> None:
-        """Seal the log and remove the ring: a run that ends in order leaves no memory behind. Only a ring of an earlier
-        session stays that a run has failed to go on with, before it inserted anything: another attempt will want it.
+    async def close(self, failed: bool = False, leaves_ring: bool = False) -> None:
+        """Seal the log and remove the ring: a run that ends in order leaves no memory behind. What stays is a ring that
+        another session will want: where that is known (``leaves_ring``), or an earlier session's that a run has failed
+        to go on with, before it inserted anything.
         """
         if self._fault is not None:
             return
@@ -233,7 +234,7 @@ class ShardActor:
             task.cancel()
         untouched = self._kept and self._shard.counters().fragments == 0
         self._shard.close()
-        if not (failed and untouched):
+        if not leaves_ring and not (failed and untouched):
             remove_ring(self._shard.path)
 
     def _lease(self, actor: int, envs: int) -> Lease | None:

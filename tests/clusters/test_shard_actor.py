@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -12,11 +13,14 @@ import ray
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.caption_pay import make_ledger
 from onibi.clusters.coordinator.hub_actor import HubActor
+from onibi.clusters.coordinator.patient_calls import end_shard
 from onibi.clusters.coordinator.roles import open_run_shard
 from onibi.clusters.run_plan import plan_run
 from onibi.clusters.run_settings import RunSettings
 from onibi.clusters.run_state import make_desk
 from onibi.platform.config import read_settings
+from onibi.platform.replay.log.log_reader import ReplayLog
+from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.shard_actor import ShardActor
 
 MANY_CALLS = {"max_concurrency": 10_000}  # as in a run
@@ -110,3 +114,19 @@ def test_a_ring_goes_with_a_session_that_ends_in_order_or_that_began_it(stage):
     assert opened.ring_kept
     ray.get(shard.close.remote())
     assert not Path(opened.ring).exists()
+
+
+def test_a_shard_that_outlives_the_hub_seals_what_it_alone_knows_and_leaves_its_ring(stage, tmp_path):
+    """Texts of captions that are younger than the checkpoint are in no other process."""
+    stage.stores = dataclasses.replace(stage.stores, log_location=str(tmp_path / "log"))
+    shard, opened = stage.shard()
+    play(stage, shard, fragments=5, in_flight=2)
+    ray.kill(stage.hub)
+    end_shard(shard, True, True, 60.0)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(shard.inserted_rows.remote())
+    heard = {int(caption) for caption in RingReader(Path(opened.ring)).columns["caption_id"].ravel()} - {0}
+    assert heard, "this environment speaks"
+    told = ReplayLog(stage.stores.log_location).captions()
+    assert heard <= set(told["caption_id"].to_pylist())
+    assert all(told["text"].to_pylist())
