@@ -181,8 +181,7 @@ class DqnLearner(QLearner[QNetwork]):
         if not result.skipped:
             self._network.learn_statistics(inputs["observation"])
             self._gradient.share_buffers(self._network)
-        if result.completed:
-            self._follower.follow(self.updates, moved=result.applied)
+        self._follower.follow(self.updates, moved=result.applied)
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)

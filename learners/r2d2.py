@@ -153,8 +153,7 @@ class R2d2Learner(QLearner[RecurrentQNetwork]):
         if not result.skipped:
             self._learn_statistics(batch)
             self._gradient.share_buffers(self._network)
-        if result.completed:
-            self._follower.follow(self.updates, moved=result.applied)
+        self._follower.follow(self.updates, moved=result.applied)
         priorities = None if self.settings.priorities is None else self._priorities(learnt)
         if not result.completed or self.updates % self.settings.metrics_period_updates:
             return Update(priorities=priorities)

@@ -89,13 +89,16 @@ class RewardNormalizer(nn.Module):
         piece = np.arange(len(lane)) - np.searchsorted(lane, lane)  # 0, and 1, 2 … of a lane met again
         for turn in range(int(piece.max(initial=-1)) + 1):
             chosen = np.flatnonzero(piece == turn)
-            decay = np.where(begins[chosen], 0.0, self._discount)
-            current = self._returns[lane[chosen]]
-            for row in range(reward.shape[1]):
-                current = current * decay[:, row] + reward[chosen, row]
-                returns[chosen, row] = current
-                current = np.where(np.isfinite(current), current, 0.0)
-            self._returns[lane[chosen]] = current
+            rewards = reward[chosen].astype(np.float64).T  # [T, b]
+            sound = np.isfinite(rewards)  # so is G then: float32 rewards do not sum to more than float64 holds
+            decay = np.where(begins[chosen].T, 0.0, self._discount)
+            decay[1:][~sound[:-1]] = 0.0
+            current, given = self._returns[lane[chosen]], np.where(sound, rewards, 0.0)
+            for row, factors in zip(given, decay, strict=True):
+                row += current * factors  # in ``given``
+                current = row
+            returns[chosen] = np.where(sound, given, np.nan).T
+            self._returns[lane[chosen]] = np.where(sound[-1], current, 0.0)
         return returns
 
     def _merge(self, returns: NDArray[np.float64]) -> None:

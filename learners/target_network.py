@@ -34,10 +34,11 @@ class TargetFollower:
 
     @torch.no_grad()
     def follow(self, updates: int, *, moved: bool = True) -> None:
-        """Move after update number ``updates``.
+        """Move after update number ``updates``; to be called after every batch.
 
         Where that was skipped, the network not ``moved``, a hard copy is made all the same: else it would come a whole
-        period late. Buffers (normalisation) are always the network's, for both must read alike.
+        period late. Buffers (normalisation) are always the network's, for both must read alike, while gradients are
+        gathered for a step as well.
         """
         if updates % self._settings.period_updates == 0 and (moved or self._settings.rate == 1):
             torch._foreach_lerp_(self._of_target, self._of_network, self._settings.rate)

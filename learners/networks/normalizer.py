@@ -38,8 +38,10 @@ class RunningNormalizer(nn.Module):
             return
         total = self.count + len(batch)
         share = (len(batch) / total).to(self.mean)
-        delta = batch.mean(dim=0) - self.mean
-        spread = batch.var(dim=0, correction=0) - self.variance
+        # About its first row: the rounded mean of a large constant misses it by thousands of such small deviations.
+        about = batch - batch[0]
+        delta = about.mean(dim=0) + (batch[0] - self.mean)
+        spread = about.var(dim=0, correction=0) - self.variance
         # With no row seen before (share 1) this is the batch's own variance: the initial ones have no weight.
         variance = self.variance + (share * spread + share * (1.0 - share) * delta**2)
         mean = self.mean + share * delta

@@ -93,6 +93,29 @@ def test_statistics_are_learnt_of_every_batch_that_is_accumulated(kind, specs, m
     assert rows[0] == rows[1] > 0
 
 
+@pytest.mark.parametrize("kind", ["dqn", "r2d2"], indirect=True)
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_the_target_normalises_as_the_network_does_after_every_batch_that_is_accumulated(kind, rate, specs, make_batch):
+    owner, spec = load_class(LEARNERS, kind), specs["flat"]
+    options = {
+        **SMALL.get(kind, {}),
+        "network": {"kind": "mlp", "normalize_observation": True},
+        "acceleration": {"accumulation": 3},
+        "target": {"rate": rate, "period_updates": 1},
+    }
+    settings = read_settings(owner.Settings, options)
+    learner, before = owner(settings, spec, BOUNDS, 0, "cpu"), None
+    for number in range(5):
+        batch = make_batch(spec, owner.needs(settings), np.random.default_rng(number))
+        learner.update(batch, batch.reward)
+        state = learner.state_dict()
+        for name in ("mean", "variance", "count"):
+            assert torch.equal(state[f"target.encoder.normalizer.{name}"], state[f"network.encoder.normalizer.{name}"])
+        weight = state["target.encoder.trunk.linear.0.weight"]
+        assert before is None or torch.equal(weight, before) == (number != 2)  # parameters move with the step alone
+        before = weight
+
+
 def test_r2d2_makes_its_burn_in_and_its_rows_in_autocast_contexts_of_their_own(specs, make_batch):
     learner = learnt("r2d2", specs["flat"], make_batch, {"precision": "bf16"}, batches=0)
     contexts, passes = [], []

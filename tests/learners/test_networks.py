@@ -291,6 +291,16 @@ def test_running_statistics_over_batches_are_those_of_all_rows():
     np.testing.assert_allclose(normalizer(torch.from_numpy(rows).float()), np.clip(expected, -10, 10), atol=1e-4)
 
 
+@pytest.mark.parametrize("constant", [50.3, 12345.678, 123456.78, 1_000_000.3])
+def test_a_constant_is_scaled_to_0_however_large_it_is(constant):
+    normalizer = RunningNormalizer(1)
+    for rows in (128, 33, 1000):  # float32 sums of so many are rounded
+        batch = torch.full((rows, 1), constant)
+        normalizer.learn(batch)
+        assert normalizer.variance.item() == 0.0
+        assert normalizer(batch).abs().max().item() == 0.0
+
+
 def test_a_batch_that_is_not_finite_leaves_the_statistics_as_they_were():
     normalizer = RunningNormalizer(2)
     normalizer.learn(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))

@@ -56,11 +56,16 @@ class FrameStack:
 def frame_stack(settings: FrameStackSettings, spec: ReplaySpec) -> FrameStack | None:
     """What is to be stacked of a run's rows; None for nothing.
 
-    Raises: ConfigError for a leaf that the observation does not have.
+    Raises: ConfigError for a leaf that the observation does not have, and for the action mask.
     """
     names = [leaf.name for leaf in spec.observation]
     if unknown := sorted(set(settings.leaves or ()) - set(names)):
         raise ConfigError(f"frame_stack.leaves names {unknown}, the observation has {names}")
+    if ACTION_MASK in (settings.leaves or ()):
+        raise ConfigError(
+            f"frame_stack.leaves names {ACTION_MASK!r}: what is allowed now is told by the newest mask alone, which "
+            "policies and learners read as it is. Leave it out of the list"
+        )
     if settings.frames == 1:
         return None
     leaves = settings.leaves if settings.leaves is not None else tuple(n for n in names if n != ACTION_MASK)

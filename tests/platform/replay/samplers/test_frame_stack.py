@@ -278,6 +278,15 @@ def test_all_leaves_but_an_action_mask_are_stacked_where_none_is_named():
         frame_stack(FrameStackSettings(frames=1, leaves=("observation.image",)), spec)
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_a_stack_of_action_masks_is_refused(frames):
+    spec = ReplaySpec(
+        observation=(*SPEC.observation, ArraySpec(name=ACTION_MASK, dtype="uint8", shape=(3,))), actions=3
+    )
+    with pytest.raises(ConfigError, match=r"names 'observation.action_mask'.* Leave it out"):
+        frame_stack(FrameStackSettings(frames=frames, leaves=("observation.frame", ACTION_MASK)), spec)
+
+
 class Seer:
     """Notes what it sees; its own state, where it has one, counts its acts."""
 
