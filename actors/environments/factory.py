@@ -15,6 +15,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from onibi.actors.environments.atari import AtariGames, atari_options, frames_a_step, is_atari, register_atari
 from onibi.actors.environments.minigrid import MiniGridEpisodes, is_minigrid, register_minigrid
 from onibi.actors.environments.nethack import NetHackEpisodes, engine_options, has_goal, is_nethack
 from onibi.actors.environments.process_exit import is_by_signal
@@ -109,8 +110,10 @@ def _make_native(settings: EnvironmentSettings, envs: int) -> VectorEnv[Any, Any
         made = _call_maker(
             settings.id,
             lambda **given: gym.make_vec(env_id, num_envs=envs, vectorization_mode="vector_entry_point", **given),
-            options,
+            atari_options(options) if is_atari(env_id) else options,
         )
+        if is_atari(env_id):
+            made = AtariGames(made, frames_a_step(options))
     if not isinstance(made, VectorEnv):
         raise EnvironmentFault(
             f"{settings.id} returned {type(made).__name__}; environment.vectorization=native needs a "
@@ -207,6 +210,8 @@ def _require_registered(env_id: str) -> None:
         _register_nethack(env_id)
     elif is_minigrid(env_id):
         register_minigrid()
+    elif is_atari(env_id):
+        register_atari()
     try:
         gym.spec(env_id)
     except (gym.error.Error, ModuleNotFoundError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from onibi.actors.environments.atari import is_atari
 from onibi.actors.environments.factory import EnvironmentSettings, creator_of, environment_spec, make_vector_env
 from onibi.actors.environments.nethack import is_nethack
 from onibi.actors.environments.pygame_quiet import pygame_quiet
@@ -80,6 +81,9 @@ def make_filmed_env(settings: EnvironmentSettings, observation_keys: tuple[str, 
     if is_nethack(settings.id):
         env = make_vector_env(settings, 1, (*observation_keys, *TERMINAL_KEYS))
         return FilmedEnvironment(env, _terminal_camera(env), _TURNS_PER_SECOND)
+    if settings.vectorization == "native" and is_atari(settings.id):  # its single form shows something else
+        env = make_vector_env(settings, 1)
+        return FilmedEnvironment(env, _renderer(env, settings.id), _pace(env.metadata))
     if settings.vectorization == "native" and _has_single_form(settings.id):
         settings = replace(settings, vectorization="sync")  # native forms of Gymnasium's draw all lanes or none
     with pygame_quiet(), suppress(ImportError):  # before the environment imports it

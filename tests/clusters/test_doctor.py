@@ -63,6 +63,7 @@ def test_a_needed_package_that_is_missing_is_an_error_and_an_optional_one_a_warn
     ("preset", "packages"),
     [
         ("cartpole-dqn", set()),
+        ("atari-pong-dqn", {"ale_py"}),
         ("lunarlander-dqn", {"Box2D"}),
         ("minatar-breakout-dqn", {"minatar"}),
         ("minigrid-doorkey-oni", {"minigrid"}),

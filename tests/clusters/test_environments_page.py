@@ -18,7 +18,7 @@ from onibi.platform.replay.log.log_reader import ReplayLog
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "environments.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-((MODULE,), (RUN_FILE,)) = (
+((MODULE,), (RUN_FILE, ATARI_FILE)) = (
     re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) for language in ("python", "yaml")
 )
 
@@ -84,6 +84,27 @@ def test_the_fragment_for_continuous_actions_is_one_that_a_run_file_may_hold(min
     document["environment"] = {"id": "MountainCarContinuous-v0"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     assert mine(steps=1_500).env_steps >= 1_500
+
+
+def test_the_fragment_for_atari_trains_and_is_evaluated_in_points(mine, tmp_path):
+    pytest.importorskip("ale_py")
+    (tmp_path / "mine.yaml").write_text(ATARI_FILE, encoding="utf-8")
+    result = mine(
+        "environment.kwargs={img_height: 24, img_width: 24}",
+        "environment.max_episode_steps=40",
+        "learner.batch_size=8",
+        "learner.network.hidden=[32]",
+        "replay.limiter.minimum_rows=64",
+        "replay.capacity_rows=2000",
+        "replay.log.enabled=true",
+        steps=250,
+    )
+    assert result.updates > 50
+    (evaluation,) = result.evaluations
+    assert (len(evaluation["returns"]), evaluation["length_mean"]) == (8, 40)
+    log = ReplayLog(result.folder / "replay")
+    (frame,) = log.spec.observation
+    assert (frame.shape, frame.dtype) == ((1, 24, 24), "uint8"), "each frame is stored once"
 
 
 def test_random_play_hardly_ever_solves_the_example():

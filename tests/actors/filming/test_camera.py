@@ -75,6 +75,7 @@ def filmed(env_id, **settings):
         (f"{HERE}:plain", {"kwargs": {}}, None, None),
         ("CartPole-v1", {"vectorization": "native"}, (400, 600, 3), 50.0),
         ("MiniGrid-Empty-5x5-v0", {}, (160, 160, 3), 10.0),
+        ("ALE/Breakout-v5", {"vectorization": "native", "kwargs": {"frameskip": 6}}, (336, 336, 3), 10.0),
         ("onibi.actors.environments.minatar:make", {"kwargs": {"game": "breakout"}}, (320, 320, 3), 10.0),
         ("onibi.actors.environments.corridor:CaptionCorridor", {}, (24, 480, 3), 5.0),
         ("onibi.actors.environments.listening_corridor:make", {"vectorization": "native"}, (24, 720, 3), 5.0),
