@@ -57,11 +57,13 @@ def read_completion(body: bytes) -> Completion:
     complete = choice.get("finish_reason") in ("stop", "stop_sequence", "eos", "eos_token", None)
     usage = answer.get("usage")
     counts = usage if isinstance(usage, Mapping) else {}
+    reply_tokens = _count(counts.get("completion_tokens"))
     return Completion(
         text=text,
         complete=complete,
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        reply_tokens=_count(counts.get("completion_tokens")),
+        # No prompt has 0 tokens, and no text: servers that do not count say so, too.
+        prompt_tokens=_count(counts.get("prompt_tokens")) or None,
+        reply_tokens=None if text and not reply_tokens else reply_tokens,
         first_tokens=_first_tokens(choice.get("logprobs")),
     )
 

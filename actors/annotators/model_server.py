@@ -318,10 +318,11 @@ class ModelServer:
             ratio = prompt / (call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS)
             self._tokens_per_byte = max(self._tokens_per_byte, ratio) if self._measured else ratio
             self._measured = True
-        # A server that counts nothing: bytes, which are never fewer than tokens.
+        # A server that counts nothing: bytes, which are never fewer than tokens. Of the reply all that it may have had,
+        # as thoughts are paid and not shown.
         return (
             call.prompt_bytes + _PROMPT_OVERHEAD_TOKENS if prompt is None else prompt,
-            min(call.reply_tokens, len(completion.text.encode("utf-8", "replace"))) if reply is None else reply,
+            call.reply_tokens if reply is None else reply,
         )
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:

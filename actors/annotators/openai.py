@@ -46,6 +46,8 @@ from onibi.platform.errors import AnnotatorError, BudgetSpentError, ConfigError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMS = {"json": AnswerForm.JSON, "text": AnswerForm.TEXT, "log_probabilities": AnswerForm.WORD}
+_OWN_FIELDS = ("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "n", "best_of", "stream")
+"""Of a request: what a label is said to come from, and what the budget counts as its worst case."""
 _WORD_TOKENS = 4  # a blank or a quote may come first
 _LEAST_BYTES_PER_TOKEN = 3.0  # of English prompts; 3.9 were seen
 _FRAME_TOKENS, _ITEM_TOKENS, _ANALYSIS_TOKENS = 16, 16, 80
@@ -80,6 +82,7 @@ class OpenaiSettings(Settings):
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
+        _ = parts.port  # raises ValueError for one above 65535, on which the first request would end in a traceback
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url must be http://host:port/v1 or https://…, found scheme {parts.scheme!r}")
         if self.api_key_env is not None and not _VARIABLE.fullmatch(self.api_key_env):
@@ -94,6 +97,11 @@ class OpenaiSettings(Settings):
             raise ValueError(
                 "answer: log_probabilities scores one word of one caption; set captions_per_request to 1 and explain "
                 "to false, or choose answer: json"
+            )
+        if own := [name for name in _OWN_FIELDS if name in self.extra_body]:
+            raise ValueError(
+                f"extra_body holds {', '.join(own)}, which are set by model, prompt and reply_tokens (with "
+                "reply_limit_name): labels would name another model, or the budget would count less than is asked for"
             )
         if self.budget.money is not None and not self.prices.prompt_per_million + self.prices.reply_per_million > 0:
             raise ValueError("budget.money is set, but both prices are 0: it would never be spent; set prices")

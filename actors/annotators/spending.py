@@ -76,6 +76,12 @@ class Spending:
             self.money - other.money,
         )
 
+    def at_least_nothing(self) -> Spending:
+        """The same, with 0 where it is below."""
+        return Spending(
+            max(0, self.requests), max(0, self.prompt_tokens), max(0, self.reply_tokens), max(0.0, self.money)
+        )
+
     @property
     def tokens(self) -> int:
         """Of prompts and replies."""
@@ -89,7 +95,7 @@ class SpendingLedger:
         budget: the limits.
         prices: of tokens.
         file: where the counts are kept; None keeps them in memory.
-    Raises: AnnotatorError where the file is there and cannot be read.
+    Raises: AnnotatorError where the file is there and cannot be read, or its folder cannot be made.
     """
 
     def __init__(self, budget: BudgetSettings, prices: PriceSettings, file: Path | None) -> None:
@@ -99,7 +105,10 @@ class SpendingLedger:
         self._lock = threading.Lock()
         self._spent = Spending()
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unusable(file, error) from error
             with self._counting():
                 pass
 
@@ -139,7 +148,9 @@ class SpendingLedger:
         """
         used = Spending() if tokens is None else Spending(1, *tokens, self.price(*tokens))
         with self._counting():
-            self._spent += used - reserved
+            # Sums of money are rounded, in another order to another figure, and who removes the file to count from 0
+            # may do so while a request is open: a count below 0 would be taken for damage.
+            self._spent = (self._spent + used - reserved).at_least_nothing()
 
     def left(self) -> dict[str, float]:
         """What is left of each limit that is set, 0 or more: ``budget_left_requests`` …"""
@@ -187,24 +198,28 @@ class SpendingLedger:
                     if self._spent != known or not self._file.exists():
                         _write_spending(self._file, self._spent)
             except OSError as error:
-                raise AnnotatorError(
-                    f"spending file {self._file}: {error}; without it the budget cannot be kept. Make the folder "
-                    "writable, or name another in annotator.budget.file"
-                ) from error
+                raise _unusable(self._file, error) from error
+
+
+def _unusable(file: Path, error: OSError) -> AnnotatorError:
+    return AnnotatorError(
+        f"spending file {file}: {error}; without it the budget cannot be kept. Make the folder writable, or name "
+        "another in annotator.budget.file"
+    )
 
 
 def _read_spending(file: Path) -> Spending:
     try:
-        text = file.read_text(encoding="utf-8")
+        content = file.read_bytes()
     except FileNotFoundError:
         return Spending()
     try:
-        counts = json.loads(text)
+        counts = json.loads(content.decode())
         spending = Spending(**{field.name: counts[field.name] for field in fields(Spending)})
         numbers = asdict(spending).values()
         if not all(type(number) in (int, float) and number >= 0 and math.isfinite(number) for number in numbers):
             raise ValueError(f"counts are {counts}")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise AnnotatorError(
             f"spending file {file} is damaged ({error}); correct the counts of {[f.name for f in fields(Spending)]} in "
             "it, or remove it to count from 0"

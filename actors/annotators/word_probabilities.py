@@ -38,12 +38,13 @@ def word_scores(tokens: Iterable[tuple[str, float]], words: Mapping[str, str], l
     """Scores from the likeliest first tokens.
 
     Args:
-        tokens: token text and natural logarithm of its probability; values that are no logarithm of one are skipped.
+        tokens: token text and natural logarithm of its probability; values that are no logarithm of one are skipped,
+            and so is what stands there twice. Two tokens of one text ("yes" with and without a blank) differ in theirs.
         words: verdict → its word.
         least_share: of the words' probability together, 0 to 1.
     """
     sums = dict.fromkeys(words, 0.0)
-    for token, log_probability in tokens:
+    for token, log_probability in dict.fromkeys(tokens):
         verdict = verdict_of_token(token, words)
         # Above 0 within rounding; NaN compares false.
         if verdict is not None and log_probability <= 1e-3:

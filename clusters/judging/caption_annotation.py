@@ -30,7 +30,7 @@ from onibi.platform.rewards.training import LabelledKeys
 _BATCH_ITEMS = 256  # handed to an annotator at once; it cuts them into calls as it likes
 _ATTEMPTS = 3  # of an item whose reply could not be read
 _SILENT_ROUNDS = 2  # in a row without any verdict, behind which what an annotator leaves out is given up
-_FIRST_PAUSE_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _LOOK_SECONDS = 1.0  # between two looks at what somebody else asks
 _WORTH = {PreferenceValue.FIRST: 1.0, PreferenceValue.SECOND: 0.0, PreferenceValue.TIE: 0.5}
 
@@ -150,18 +150,18 @@ def carry_out(
     should_stop: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
-    """Ask all of the work, and append every verdict to the table within a second.
+    """Ask all of the work, and append every verdict to the table: one that costs something as it comes.
 
     Args:
-        patience_seconds: how long to wait, in growing pauses, for an annotator that cannot judge now and gives no
-            verdict between; then the rest is left.
+        patience_seconds: how long to wait, in pauses that grow to a minute, for an annotator that cannot judge now and
+            gives no verdict between; then the rest is left.
         on_progress: told now and then.
         waiting: entered while it waits for a verdict or pauses; KeyboardInterrupt in it leaves the rest.
         should_stop: asked before each batch and where an annotator cannot judge; True leaves the rest.
         sleep: pauses.
     Raises: ConfigError, CaptionError: the annotator's own, which no waiting mends.
     """
-    outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table)
+    outcome, keeper = Outcome(len(work.items)), VerdictKeeper(table, at_once=not annotator.is_free)
     claims = WorkClaims(table, judge_of(annotator))
     answered: set[object] = set()
     began = time.monotonic()
@@ -263,7 +263,7 @@ def _ask_all(
             again += [item for name, item in missing.items() if name in heard]
             waiting = [item for name, item in missing.items() if name not in heard] + waiting
             waited = 0.0 if heard else waited
-            seconds = max(_FIRST_PAUSE_SECONDS, waited)
+            seconds = min(max(_FIRST_PAUSE_SECONDS, waited), _LONGEST_PAUSE_SECONDS)
             if waited + seconds > patience_seconds or not fault.may_pass:
                 outcome.stopped_by = str(fault)
                 return

@@ -67,7 +67,7 @@ def read_judged_captions(path: Path = SHIPPED) -> JudgedSet:
     Raises: ConfigError where a file is missing or at fault; all faults of the captions at once.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as opened:
+        with path.open(encoding="utf-8-sig", newline="") as opened:  # spreadsheets put a byte order mark in front
             reader = csv.DictReader(opened)
             columns = list(reader.fieldnames or ())
             rows = list(reader)

@@ -1,4 +1,8 @@
-"""Verdicts on their way into an annotation table, on a disk that may be full."""
+"""Verdicts on their way into an annotation table, on a disk that may be full.
+
+One that was paid for is written as it comes: its successor may be minutes away, and a ``kill -9`` until then would pay
+for it again. Free ones, of which thousands may come in a second, are written together.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +23,22 @@ class DiskRefusedError(OnibiError):
 
 
 class VerdictKeeper:
-    """Appends verdicts to a table, each within a second or with the next ``flush``.
+    """Appends verdicts to a table.
 
     Args:
         table: where to.
+        at_once: each as it comes; else about once a second while they come, and with ``flush``.
     """
 
-    def __init__(self, table: AnnotationTable) -> None:
-        self._table = table
+    def __init__(self, table: AnnotationTable, *, at_once: bool) -> None:
+        self._table, self._at_once = table, at_once
         self._fresh: list[Verdict] = []
         self._flushed = time.monotonic()
 
     def keep(self, verdict: Verdict) -> None:
         """Raises: DiskRefusedError."""
         self._fresh.append(verdict)
-        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+        if self._at_once or time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:

@@ -149,7 +149,7 @@ def lock_abandoned(path: Path) -> int | None:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # removed, another user's, a link that leads nowhere: no reason to refuse what is to be written
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

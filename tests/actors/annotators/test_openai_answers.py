@@ -154,6 +154,16 @@ def test_the_score_is_the_share_of_yes_in_yes_and_no(tokens, value, score, make,
     assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["max_tokens"] <= 4
 
 
+def test_a_token_that_is_listed_twice_counts_once(make, ask_of, language_server):
+    # 0.3 against 0.4: counted twice it would be 0.6, and together no more than 1.
+    logprobs = language_server.top_tokens(yes=0.3, no=0.4)
+    logprobs["content"][0]["top_logprobs"].append(logprobs["content"][0]["top_logprobs"][0])
+    language_server.behave = lambda call: call.reply(language_server.completion("yes", logprobs=logprobs))
+    annotator = make(answer="log_probabilities")
+    (label,) = annotator.annotate(ask_of("The door opens."), annotator.goal)
+    assert (label.value.value, label.score) == ("unhelpful", pytest.approx(0.3 / 0.7))
+
+
 def test_blanks_before_the_word_are_skipped_and_completions_list_their_tokens_otherwise(make, ask_of, language_server):
     tops = [{"\n": -0.01, "a": -5}, {"no": -0.1, " yes": -3.0}]
     logprobs = {"tokens": ["\n", "no"], "token_logprobs": [0, 0], "top_logprobs": tops}

@@ -248,13 +248,23 @@ def test_of_a_request_with_a_wrong_count_no_label_is_taken_and_of_one_odd_word_o
 
 @pytest.mark.parametrize(
     "usage",
-    [{}, [], "many", {"prompt_tokens": -5}, {"prompt_tokens": "9", "completion_tokens": 1e99}, {"prompt_tokens": True}],
+    [
+        {},
+        [],
+        "many",
+        {"prompt_tokens": -5},
+        {"prompt_tokens": "9", "completion_tokens": 1e99},
+        {"prompt_tokens": True},
+        {"prompt_tokens": 0, "completion_tokens": 0},  # of servers that do not count
+    ],
 )
-def test_made_up_usage_is_replaced_by_what_the_bytes_allow(usage, make, ask_of, language_server):
+def test_made_up_usage_is_replaced_by_the_most_that_it_can_have_been(usage, make, ask_of, language_server):
     language_server.behave = lambda call: call.reply(language_server.completion('{"1": "helpful"}', usage=usage))
-    annotator = make()
+    annotator = make(reply_tokens=5000)  # thoughts before the answer are paid, and not shown
     (label,) = annotator.annotate(ask_of("It rains."), annotator.goal)
-    assert 100 < label.tokens < 10_000
+    (call,) = language_server.calls
+    prompt_bytes = sum(len(message["content"].encode()) for message in call.body["messages"])
+    assert prompt_bytes + 5000 < label.tokens < prompt_bytes + 5100
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 
@@ -92,12 +93,50 @@ def test_a_file_that_was_corrected_by_hand_is_counted_on(tmp_path):
         assert json.loads(file.read_text())["requests"] == before + 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_money_of_requests_that_were_never_sent_leaves_nothing_behind_in_whatever_order_they_end(seed, tmp_path):
+    prices = PriceSettings(prompt_per_million=0.15, reply_per_million=0.6)
+    ledger = SpendingLedger(BudgetSettings(money=5.0), prices, tmp_path / "spending.json")
+    rng = random.Random(seed)
+    for _ in range(50):  # rounds of a server that is not up yet; some round the sum to -5e-19
+        reserved = [ledger.reserve(rng.randrange(1000, 3000), 32) for _ in range(8)]
+        for one in rng.sample(reserved, 8):
+            ledger.settle(one, None)
+    assert ledger.reserve(1, 1) is not None
+    assert (ledger.spent.requests, ledger.spent.money) == (1, pytest.approx(0.75e-6))
+
+
+def test_a_file_that_is_removed_while_a_request_is_open_counts_from_nothing(tmp_path):
+    ledger = SpendingLedger(BudgetSettings(tokens=5000), FREE, tmp_path / "spending.json")
+    reserved = ledger.reserve(1000, 10)
+    (tmp_path / "spending.json").unlink()
+    ledger.settle(reserved, (100, 5))
+    assert ledger.spent.tokens == 0
+    assert ledger.reserve(1, 1) is not None
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnnotatorError, match=r"spending file .*budget\.file"):
+        SpendingLedger(BudgetSettings(), FREE, tmp_path / "file" / "spending.json")
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"requests": 1}', '{"requests": -1, "prompt_tokens": 0, "reply_tokens": 0, "money": 0}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"requests": 1}',
+        b'{"requests": -1, "prompt_tokens": 0, "reply_tokens": 0, "money": 0}',
+        pytest.param(b'{"requests": 1\xff}', id="no UTF-8"),
+        pytest.param(b'{"requests": 1, "prompt_tokens": 0, "reply_tokens": 0, "money": 1%s}' % (b"0" * 400), id="huge"),
+        pytest.param(b"[" * 200_000, id="deep"),
+    ],
 )
-def test_a_damaged_file_is_an_error_that_says_what_to_do(text, tmp_path):
+def test_a_damaged_file_is_an_error_that_says_what_to_do(content, tmp_path):
     file = tmp_path / "spending.json"
-    file.write_text(text)
+    file.write_bytes(content)
     with pytest.raises(AnnotatorError, match=r"is damaged.*remove it"):
         SpendingLedger(BudgetSettings(), FREE, file)
 

@@ -230,6 +230,12 @@ def test_a_set_at_fault_is_told_with_its_line(small, text, message):
         read_judged_captions(small)
 
 
+def test_a_set_that_a_spreadsheet_saved_is_read(small):
+    plain = read_judged_captions(small)
+    small.write_text(small.read_text(encoding="utf-8").replace("\n", "\r\n"), encoding="utf-8-sig")
+    assert read_judged_captions(small) == plain
+
+
 def test_a_missing_set_and_an_unknown_goal_are_told(small, tmp_path):
     with pytest.raises(ConfigError, match=r"has no goal 'win'; it was judged for loot, fight"):
         run_benchmark("similarity", (), ["win"], captions=small)

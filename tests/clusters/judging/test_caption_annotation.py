@@ -120,6 +120,16 @@ def test_a_server_that_stays_away_ends_the_work_after_growing_pauses(table):
     assert sum(pauses) <= 9
 
 
+def test_a_server_that_is_waited_for_all_night_is_looked_for_each_minute(table):
+    pauses = []
+    judge = Judge(**{f"n{number}": AnnotatorError("gone") for number in range(1, 20)})
+    outcome = carry_out(
+        judge, label_work(CAPTIONS, judge, table, votes=1), table, patience_seconds=30_000, sleep=pauses.append
+    )
+    assert outcome.left == 0
+    assert pauses == [1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0] + [60.0] * 12
+
+
 def test_a_reply_that_cannot_be_read_is_asked_again_twice(table):
     judge = Judge(n1="invalid", n7="invalid", n8="invalid")
     outcome = labels(table, judge)

@@ -46,6 +46,11 @@ class Command:
             self._interrupted = True
             self._process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        """Without a word."""
+        self._process.kill()
+        self._process.communicate()
+
     def ended(self):
         """Exit code and all that was said."""
         try:
@@ -74,6 +79,22 @@ def test_ctrl_c_ends_a_wait_for_a_reply_and_keeps_what_was_answered(seconds, lan
     assert "1 of 4 judged" in said
     assert "3 left: interrupted. The same command goes on" in said
     assert len(AnnotationTable(source.parent / "table").labels()) == 1
+
+
+def test_an_answer_is_in_the_table_before_the_next_one_comes_and_a_kill_does_not_lose_it(language_server, source):
+    def behave(call):
+        if call.number > 0:
+            language_server.ending.wait(120)
+        language_server.polite(call)
+
+    language_server.behave = behave
+    command = Command(language_server, source, "--set", "server.timeout_seconds=90", "--patience", "0")
+    kept, deadline = [], time.monotonic() + 60
+    while not kept and time.monotonic() < deadline:
+        time.sleep(0.1)
+        kept = AnnotationTable(source.parent / "table").labels()
+    command.kill()
+    assert len(kept) == len(AnnotationTable(source.parent / "table").labels()) == 1
 
 
 def test_ctrl_c_ends_a_pause(language_server, source):

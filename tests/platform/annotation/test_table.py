@@ -235,6 +235,15 @@ def test_a_name_without_a_file_ends_no_reading(tmp_path):
     assert [each.key_text for each in table.labels()] == ["door"]
 
 
+def test_a_journal_that_cannot_be_opened_keeps_no_answer_out_of_the_table(tmp_path):
+    name = f"labels-{'0' * 16}.journal"
+    AnnotationTable(tmp_path).folder.joinpath(name).symlink_to(name)  # to itself; another user's is alike, but for root
+    table = AnnotationTable(tmp_path)
+    table.append([label("door")])
+    assert [each.key_text for each in table.labels()] == ["door"]
+    assert any(name in told for told in table.damage)
+
+
 def test_a_damaged_sealed_file_is_told_and_the_others_are_read(tmp_path):
     first, second = AnnotationTable(tmp_path), AnnotationTable(tmp_path)
     first.append([label("door")])
