@@ -240,11 +240,15 @@ def check_run_name(name: str) -> None:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """All runs in ``root`` whose record can be read, the one used longest ago first. Others are named in a warning."""
+    """All runs in ``root`` whose record can be read, the one used longest ago first. Others are named in a warning, but
+    for folders of other users that may not be looked into.
+
+    Raises: PermissionError where ``root`` is such a folder.
+    """
     root = root.expanduser().absolute()
     found: list[tuple[str, str, RunFolder]] = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if not (path / _RECORD_FILE).is_file():
+        if not _holds_record(path):
             continue
         folder = RunFolder(path)
         try:
@@ -254,11 +258,20 @@ def list_runs(root: Path) -> list[RunFolder]:
     return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])]
 
 
+def _holds_record(path: Path) -> bool:
+    try:
+        return (path / _RECORD_FILE).is_file()
+    except PermissionError:
+        return False
+
+
 def killed_runs(root: Path) -> set[str]:
     """Ids of the runs in ``root`` whose process was killed, on this machine; records that cannot be read left out."""
     found = set()
-    for path in root.glob(f"*/{_RECORD_FILE}"):
-        folder = RunFolder(path.parent)
+    for path in root.iterdir() if root.is_dir() else []:
+        if not _holds_record(path):
+            continue
+        folder = RunFolder(path)
         try:
             record = folder.record()
         except ConfigError:
@@ -282,8 +295,11 @@ def find_run(root: Path, name: str) -> RunFolder:
     if name in by_name:
         return by_name[name]
     path = Path(name).expanduser().absolute()
-    if (path / _RECORD_FILE).is_file():
+    if _holds_record(path):
         return RunFolder(path)
+    for private in (root.expanduser() / name, path):
+        if private.is_dir() and not os.access(private, os.R_OK | os.X_OK, effective_ids=True):
+            raise ConfigError(f"{private}: permission denied. Ask its owner to let you read it.")
     raise ConfigError(_no_such_run(root, name, path, list(by_name)))
 
 

@@ -95,8 +95,8 @@ def told(*, debug: bool, runs_folder: Path | None = None) -> Iterator[None]:
     """Around a command's body: an OnibiError becomes one message on stderr and an exit code.
 
     Where it is about a ``runs_folder`` that is not there, it also says what named that. Exit code 2 for settings and
-    names that are not allowed, 1 for all other errors that Onibi raises on purpose, 130 for Ctrl-C. Any other exception
-    is a defect of ours and keeps its traceback.
+    names that are not allowed, 1 for all other errors that Onibi raises on purpose and for files that may not be read
+    or written, 130 for Ctrl-C. Any other exception is a defect of ours and keeps its traceback.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("onibi").setLevel(logging.DEBUG if debug else logging.INFO)
@@ -107,6 +107,11 @@ def told(*, debug: bool, runs_folder: Path | None = None) -> Iterator[None]:
             traceback.print_exc()
         print(f"onibi: {error}{_named_by(runs_folder, str(error))}", file=sys.stderr)
         raise typer.Exit(_CONFIG_EXIT if isinstance(error, ConfigError) else _ERROR_EXIT) from error
+    except PermissionError as error:
+        if debug or error.filename is None:
+            raise
+        print(f"onibi: {error.filename}: {error.strerror}. Ask its owner, or name another place.", file=sys.stderr)
+        raise typer.Exit(_ERROR_EXIT) from error
     except KeyboardInterrupt as interrupt:
         print("onibi: interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT) from interrupt

@@ -60,6 +60,10 @@ def main() -> None:
     """Entry point of the console script and of ``python -m onibi``."""
     # The installed script, unlike python -m, does not look for modules of the user's here; last, as a folder here may
     # have the name of a package.
-    if (here := str(Path.cwd())) not in sys.path:
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        sys.exit("onibi: the working folder was removed. Go to one that is there (cd), and try again.")
+    if here not in sys.path:
         sys.path.append(here)
     app(prog_name="onibi")

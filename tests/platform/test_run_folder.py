@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -176,3 +179,31 @@ def test_what_runs_elsewhere_or_has_no_readable_record_does_not_count_as_killed(
     assert never_held.record().status == "running"
     assert killed_runs(tmp_path) == set()
     assert killed_runs(tmp_path / "nowhere") == set()
+
+
+@pytest.fixture
+def shared_root():
+    """A folder of runs that two users share; what the other one has closed may not be looked into by this process."""
+    root = Path(tempfile.mkdtemp())  # not pytest's, which is this user's alone
+    root.chmod(0o755)
+    create_run(root, "open")
+    closed = create_run(root, "closed").path
+    was = os.geteuid()
+    closed.chmod(0o700 if was == 0 else 0)
+    if was == 0:
+        os.seteuid(65534)
+    yield root
+    os.seteuid(was)
+    closed.chmod(0o700)
+    shutil.rmtree(root)
+
+
+def test_runs_of_others_that_may_not_be_read_hide_none_and_are_told_when_named(shared_root):
+    assert [run.name for run in list_runs(shared_root)] == ["open"]
+    assert killed_runs(shared_root) == set()
+    assert find_run(shared_root, "last").name == "open"
+    for name in ("closed", str(shared_root / "closed")):
+        with pytest.raises(ConfigError, match=r"closed: permission denied\. Ask its owner"):
+            find_run(shared_root, name)
+    with pytest.raises(PermissionError):
+        list_runs(shared_root / "closed" / "below")

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 
+from onibi.clusters.cli.frame import told
 from onibi.platform.presets import preset_text
 from onibi.platform.run_folder import create_run
 
@@ -168,7 +170,7 @@ def test_a_mistyped_folder_of_runs_is_told_with_what_named_it_and_what_is_there(
 
     from onibi.clusters.cli.main import app
 
-    def told(*arguments, **environment):
+    def told_by(*arguments, **environment):
         result = CliRunner().invoke(app, arguments, env={"ONIBI_RUNS_FOLDER": None, **environment})
         return result.exit_code, result.stderr
 
@@ -176,17 +178,41 @@ def test_a_mistyped_folder_of_runs_is_told_with_what_named_it_and_what_is_there(
     for name in ("apples", "runs", ".hidden"):
         (tmp_path / name).mkdir()
     there = f"is not there (in {tmp_path}: runs, apples)"
-    assert told("runs", ONIBI_RUNS_FOLDER="rnus") == (0, f"ONIBI_RUNS_FOLDER=rnus: {there}\n")
+    assert told_by("runs", ONIBI_RUNS_FOLDER="rnus") == (0, f"ONIBI_RUNS_FOLDER=rnus: {there}\n")
     lost = f"onibi: run 'first': not found in rnus, which {there}. Allowed: a path, or 'last'."
     for command in ("evaluate", "resume", "rewards explain", "replay info", "annotate"):
-        asked = told(*command.split(), "first", ONIBI_RUNS_FOLDER="rnus")
+        asked = told_by(*command.split(), "first", ONIBI_RUNS_FOLDER="rnus")
         assert asked == (2, f"{lost} That folder is what ONIBI_RUNS_FOLDER=rnus names.\n")
-    code, said = told("doctor", "first", ONIBI_RUNS_FOLDER="rnus")
+    code, said = told_by("doctor", "first", ONIBI_RUNS_FOLDER="rnus")
     told_of_runs = f"No run in rnus, which {there}, has this name. That folder is what ONIBI_RUNS_FOLDER=rnus names.\n"
     assert (code, said.endswith(told_of_runs)) == (2, True)
-    asked = told("evaluate", "first", "--runs-folder", "rnus")
+    asked = told_by("evaluate", "first", "--runs-folder", "rnus")
     assert asked == (2, f"{lost} That folder is what --runs-folder rnus names.\n")
     (tmp_path / "runs").rmdir()
-    assert "names" not in told("evaluate", "first")[1], "nobody named the default"
-    code, said = told("resume", "last", ONIBI_RUNS_FOLDER="apples")
+    assert "names" not in told_by("evaluate", "first")[1], "nobody named the default"
+    code, said = told_by("resume", "last", ONIBI_RUNS_FOLDER="apples")
     assert (code, said) == (2, "onibi: apples: holds no run yet. Start one, for example `onibi train cartpole-dqn`.\n")
+
+
+def test_a_place_that_may_not_be_used_is_one_message_and_other_faults_keep_their_traceback(capsys):
+    with pytest.raises(typer.Exit) as ended, told(debug=False):
+        raise PermissionError(13, "Permission denied", "/data/runs")
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == "onibi: /data/runs: Permission denied. Ask its owner, or name another place.\n"
+    with pytest.raises(PermissionError), told(debug=True):
+        raise PermissionError(13, "Permission denied", "/data/runs")
+    with pytest.raises(PermissionError, match="no file"), told(debug=False):
+        raise PermissionError("no file of anybody's")
+
+
+def test_a_working_folder_that_was_removed_is_one_message(tmp_path):
+    command = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m onibi presets"
+    finished = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr == "onibi: the working folder was removed. Go to one that is there (cd), and try again.\n"
