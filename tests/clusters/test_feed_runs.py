@@ -158,6 +158,7 @@ def test_an_on_policy_learner_that_is_killed_under_ray_is_replaced_and_the_actor
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_frames_bring_back_the_velocities_that_an_observation_hides(workshop):
     """One frame does not tell where the pole is going, three do (seen: 93 and 114, with one frame 31 and 36)."""
     changes = {

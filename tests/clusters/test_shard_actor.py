@@ -120,7 +120,7 @@ def test_a_shard_that_outlives_the_hub_seals_what_it_alone_knows_and_leaves_its_
     """Texts of captions that are younger than the checkpoint are in no other process."""
     stage.stores = dataclasses.replace(stage.stores, log_location=str(tmp_path / "log"))
     shard, opened = stage.shard()
-    play(stage, shard, fragments=5, in_flight=2)
+    play(stage, shard, fragments=300, in_flight=2)
     ray.kill(stage.hub)
     end_shard(shard, True, True, 60.0)
     with pytest.raises(ray.exceptions.RayActorError):

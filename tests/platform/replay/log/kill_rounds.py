@@ -132,10 +132,13 @@ def look(folder: Path, ring: Path, report: Path, killed: int, killed_ns: int, *,
     found["rows"] = sum(map(len, places))
     logged = np.unique(np.concatenate(places))
     found["doubled"] = found["rows"] - len(logged)
-    # Between two rings one number of a lane is free; all others follow each other.
-    generation = np.sort(np.concatenate(in_lanes))
-    found["holes"] = int((np.diff(generation)[np.diff(generation >> 40) == 0] > 2).sum())
-    found["free"] = int((np.diff(generation)[np.diff(generation >> 40) == 0] == 2).sum())
+    # Each new ring leaves one number of a lane free, also one of which no row of that lane was sealed; all others
+    # follow each other.
+    order = np.argsort(generation := np.concatenate(in_lanes))
+    same_lane = np.diff(generation[order] >> 40) == 0
+    free = np.diff(generation[order])[same_lane] - 1
+    found["holes"] = int((free > np.diff(np.concatenate(places)[order] >> 40)[same_lane]).sum())
+    found["free"] = int((free > 0).sum())
     reader = RingReader(ring)
     snapshot = reader.snapshot()
     oldest_lost, missing = 0, 0
