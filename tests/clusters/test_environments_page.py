@@ -86,6 +86,7 @@ def test_the_fragment_for_continuous_actions_is_one_that_a_run_file_may_hold(min
     assert mine(steps=1_500).env_steps >= 1_500
 
 
+@pytest.mark.slow
 def test_the_fragment_for_atari_trains_and_is_evaluated_in_points(mine, tmp_path):
     pytest.importorskip("ale_py")
     (tmp_path / "mine.yaml").write_text(ATARI_FILE, encoding="utf-8")
