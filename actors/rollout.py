@@ -76,6 +76,7 @@ class RolloutIdentity:
     incarnation: int
     next_sequence: int
     seed: int
+    before: int = 0  # actors of the shards before its own
     session: int = 0  # of the run: a new ring begins its incarnations anew, episode ids go on
 
 
@@ -133,7 +134,8 @@ class Rollout:
         self._captions_begin = getattr(captioner, "begin", None)  # of an EpisodicCaptioner
         self._speaks = captioner.keys_per_caption > 0  # else captions cost nothing: their columns stay 0
         self._counts_column = any(column.name == "observation.caption_counts" for column in spec.observation)
-        self._episodes = EpisodeBook(self._envs, identity.actor, identity.incarnation, identity.session)
+        number = identity.before + identity.actor
+        self._episodes = EpisodeBook(self._envs, number, identity.incarnation, identity.session)
         self._sequence = identity.next_sequence
         self._sent: set[str] = set()
         self._new_captions: list[CaptionText] = []

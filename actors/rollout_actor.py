@@ -88,9 +88,10 @@ class RolloutActor:
 
     Args:
         make_rollout: (group in the ring, incarnation, next sequence, who computes forward passes) → Rollout.
-        actor: index in the run.
+        actor: index among those of its shard.
         envs: E.
         fragments_in_flight: sent and not yet answered; the actor waits at this number.
+        role: what it is called where its warnings are told; None: by its index.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class RolloutActor:
         actor: int,
         envs: int,
         fragments_in_flight: int,
+        role: str | None = None,
     ) -> None:
+        self._role = role or f"rollout {actor}"
         self._make_rollout, self._actor, self._envs = make_rollout, actor, envs
         self._in_flight = fragments_in_flight
         self._stopping = threading.Event()
@@ -117,7 +120,7 @@ class RolloutActor:
         Raises:
             EnvironmentFault, ReplayError: what no restart would mend.
         """
-        tell_warnings(f"rollout {self._actor}", hub.note.remote)
+        tell_warnings(self._role, hub.note.remote)
         lease = self._lease(shard)
         if lease is None:
             return

@@ -111,4 +111,5 @@ def make_sources(plan: RunPlan, ring: Path, learner: int = 0) -> RewardSources |
         device="cuda" if placement.learner_gpus > 0 else "cpu",
         lanes=None if placement.learners == 1 else range(learner, plan.lanes, placement.learners),
         steps_before=plan.steps_before,
+        steps_per_row=placement.shards,
     )

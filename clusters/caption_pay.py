@@ -26,9 +26,15 @@ def make_ledger(plan: RunPlan, checkpoint: Checkpoint | None) -> EpisodeLedger:
         return EpisodeLedger(0.0)
     discount: float = settings.learner.discount  # type: ignore[attr-defined]
     env_steps = 0 if checkpoint is None else state_of(checkpoint).env_steps
-    watch = PayWatch(settings.rewards, discount, settings.alarms.half_life_steps, env_steps=env_steps)
+    watch = PayWatch(
+        settings.rewards,
+        discount,
+        settings.alarms.half_life_steps,
+        env_steps=env_steps,
+        steps_per_row=settings.placement.shards,
+    )
     ledger = EpisodeLedger(intrinsic.count_power, watch)
-    if checkpoint is not None and PAID in checkpoint.tables:
+    if checkpoint is not None and PAID in checkpoint.tables and plan.shard == 0:  # the first one's: they are summed
         ledger.restore(checkpoint.tables[PAID]["paid"].to_numpy())
     return ledger
 

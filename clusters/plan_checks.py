@@ -77,12 +77,13 @@ def check_same_kinds(former: RunSettings, settings: RunSettings) -> None:
 def _check_learners(plan: RunPlan) -> None:
     learners, envs = plan.settings.placement.learners, plan.settings.actors.rollout.envs_per_actor
     place = f"placement.learners is {learners}"
-    if isinstance(plan.needs.draws, SlabDraws) and envs % learners:
+    one_ring = plan.settings.placement.shards == 1
+    if one_ring and isinstance(plan.needs.draws, SlabDraws) and envs % learners:
         raise ConfigError(
             f"{place}, actors.rollout.envs_per_actor {envs}: learners that draw each row once need equal shares of an "
             f"actor's environments. Set envs_per_actor to a multiple of {learners}."
         )
-    if learners > envs:
+    if one_ring and learners > envs:
         raise ConfigError(
             f"{place}, actors.rollout.envs_per_actor {envs}: each learner draws from environments of its own, so an "
             f"actor needs one for each. Set envs_per_actor to {learners} or more, or learners to {envs}."

@@ -75,6 +75,7 @@ class RunPlan:
     table_log: str | None = None  # folder in which it is told which reward table took effect when; None: nowhere
     features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
     steps_before: int = 0  # env steps of the run whose rows are in no ring any more
+    shard: int = 0  # whose share of a run with several these settings are: see shard_plan.py
 
     def for_actors(self) -> RunPlan:
         """The plan without the learner's settings, whose class would load torch (200 MB, 1.3 s) in every process."""
@@ -104,11 +105,17 @@ class RunPlan:
         incarnation). ``ask`` computes its forward passes; None: it does so itself.
         """
         envs = self.settings.actors.rollout.envs_per_actor
-        lanes = LaneRange(first=actor * envs, count=envs, total=self.lanes)
+        before = self.shard * self.groups
+        lanes = LaneRange(first=(before + actor) * envs, count=envs, total=self.lanes * self.settings.placement.shards)
         policy = self.policy_factory(lanes) if ask is None else remote_policy(self.policy_factory, lanes, ask)
-        seed = role_seed(self.settings, ROLE_ROLLOUT, actor, incarnation, self.session)
+        seed = role_seed(self.settings, ROLE_ROLLOUT, before + actor, incarnation, self.session)
         identity = RolloutIdentity(
-            actor=actor, incarnation=incarnation, next_sequence=next_sequence, seed=seed, session=self.session
+            actor=actor,
+            incarnation=incarnation,
+            next_sequence=next_sequence,
+            seed=seed,
+            session=self.session,
+            before=before,
         )
         # One that replaces another may begin with a player that has learnt to be silent.
         is_patient = incarnation > _FIRST_INCARNATION or self.session > 0

@@ -82,8 +82,10 @@ class PlacementSettings(Settings):
     """What the roles ask Ray for. Fractions, so that a whole run fits on 2 cores."""
 
     rollout_cpus: NotNegative = 0.5  # of each rollout actor
-    # Processes that make each update together, on a batch each; on the shard's node.
+    # Processes that make each update together, on a batch each; on their shard's node.
     learners: Annotated[int, Field(ge=1, le=DrawnWord.LEARNERS)] = 1
+    # Replay shards: 1 feeds all learners, on one node; as many as learners, each beside one, may lie on as many nodes.
+    shards: Count = 1
     learner_cpus: NotNegative = 0.5  # of each learner
     learner_gpus: NotNegative = 0.0  # likewise
     learner_threads: Count = 1  # torch threads of a learner
@@ -91,7 +93,7 @@ class PlacementSettings(Settings):
     # on a GPU; a serial run does without.
     inference: InferenceSettings | None = None
     rollout_resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources, to pin to nodes
-    learner_resources: dict[str, float] = field(default_factory=dict)  # also of the shard, which shares its memory
+    learner_resources: dict[str, float] = field(default_factory=dict)  # of each shard, whose memory learners share
 
     def __post_init__(self) -> None:
         for name in ("rollout_resources", "learner_resources"):

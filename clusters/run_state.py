@@ -61,9 +61,10 @@ class RunState:
     def resumed(self, inserted: int, ring_kept: bool) -> RunState:
         """The state to go on with: with the ring of the last session its younger rows count, a new one counts anew.
 
-        One that has counted nothing was left by a session that was killed before it wrote down that it began it.
+        One that has counted nothing was left by a session that was killed before it wrote down that it began it. Where
+        one of several is new, ``ring_kept`` is False, and rows of the others that are younger do not count.
         """
-        base = self.inserted_base if ring_kept and inserted else self.env_steps
+        base = self.inserted_base if ring_kept and inserted else self.env_steps - inserted
         return replace(self, session=self.session + 1, inserted_base=base, env_steps=base + inserted)
 
     def rows_until(self, max_env_steps: int | None) -> float:
@@ -168,7 +169,8 @@ def restore_bonuses(sources: RewardSources | None, checkpoint: Checkpoint) -> No
 
 def ring_path(plan: RunPlan, run_id: str) -> Path:
     """Where the run's ring lies."""
-    return Path(plan.settings.replay.folder) / f"{_RING_PREFIX}{run_id}{RING_SUFFIX}"
+    number = f"-{plan.shard}" if plan.shard else ""
+    return Path(plan.settings.replay.folder) / f"{_RING_PREFIX}{run_id}{number}{RING_SUFFIX}"
 
 
 def make_limiter(plan: RunPlan) -> Limiter:
@@ -243,7 +245,8 @@ def open_shard(
     try:
         files = open_files(plan.log_location, create=True)
         settings = plan.settings.replay.log
-        shard.attach_log(LogWriter(settings, files, path, run_id=run_id, captions=dict(enumerate(captions or ()))))
+        known = dict(enumerate(captions or ()))
+        shard.attach_log(LogWriter(settings, files, path, run_id=run_id, shard=plan.shard, captions=known))
     except (OSError, ReplayError) as error:
         shard.close()
         if not kept:
@@ -267,7 +270,7 @@ def _filling(plan: RunPlan) -> RingFilling | None:
         return None  # it was off until now; or it cannot be read, which opening it for writing says
     return RingFilling(
         source,
-        {(0, lane): lane for lane in range(plan.lanes)},
+        {(plan.shard, lane): lane for lane in range(plan.lanes)},
         counted=False,  # play goes on: what the limiter and the budget count begins with its rows
         on_damage=lambda error: log.warning("its rows are not in the new ring: %s", error),
     )
@@ -313,7 +316,7 @@ def open_feed(
     """The feed of a learner from the ring at ``path``; the last two arguments as those of ``ReplayFeed``."""
     learners = plan.settings.placement.learners
     lanes = None if learners == 1 else range(learner, plan.lanes, learners)
-    numbers = () if learners == 1 else (learner,)  # each learner draws random numbers of its own
+    numbers = [each for each in (learner or plan.shard,) if learners > 1 or plan.shard]  # each its own random numbers
     rng = np.random.default_rng(role_seed(plan.settings, ROLE_SAMPLER, session, *numbers))
     return ReplayFeed(
         RingReader(path),

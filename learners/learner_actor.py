@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,7 +59,7 @@ class LearnerNews:
     """What a slice of training brought. ``metrics`` are means since the last slice."""
 
     updates: int
-    drawn_rows: int  # by all learners since their start
+    drawn_rows: int  # by all learners of its ring since their start
     waited_seconds: float  # for the limiter, since the start of this process
     metrics: dict[str, float]
     figures: dict[str, float]  # of drawing, up to now
@@ -69,12 +70,20 @@ class LearnerSnapshot:
     """A consistent picture between two updates: for checkpoints and evaluations."""
 
     updates: int
-    drawn_rows: int  # by all learners since their start
+    drawn_rows: int  # by all learners of its ring since their start
     weights: Weights
     learner_state: dict[str, NDArray[Any]]
     feed_state: FeedState
     other_feeds: tuple[FeedState, ...] = ()  # of the other ones of several learners
     bonus_state: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OwnDraws:
+    """Of a learner beside the first."""
+
+    feed_state: FeedState
+    drawn_rows: int  # from its ring, by whoever draws from it
 
 
 @ray.remote(max_restarts=0)
@@ -105,15 +114,26 @@ class LearnerActor:
         except Exception as error:  # noqa: BLE001 (raised later: of one in a constructor Ray tells but the text)
             self._fault = error
 
-    def build(self, make: Callable[[Callable[[Weights], None]], LearnerParts]) -> None:
-        """Make the parts in this process, by a function that is given what publishes weights.
+    def meeting(self) -> str:
+        """Where learners on several nodes meet: at a port of this node that nobody listens at now."""
+        host = _node_address()
+        with socket.create_server((host, 0)) as server:
+            return f"tcp://{host}:{server.getsockname()[1]}"
+
+    def build(self, make: Callable[..., LearnerParts], *meeting: str) -> None:
+        """Make the parts in this process, by a function that is given what publishes weights, and where learners on
+        several nodes meet.
 
         What goes wrong is raised by the first ``train``, whose answer is the one that is waited for.
         """
         if self._fault is not None:
             return
         try:
-            self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()))
+            if meeting:
+                from onibi.learners.worker_group import use_interface_of
+
+                use_interface_of(_node_address())
+            self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()), *meeting)
             self._parts.loop.ask_for = self._ask_for
         except Exception as error:  # noqa: BLE001
             self._fault = error
@@ -174,9 +194,9 @@ class LearnerActor:
             bonus_state={} if parts.sources is None else parts.sources.state(),
         )
 
-    def feed_state(self) -> FeedState:
+    def own_draws(self) -> OwnDraws:
         """What only this one of several learners knows."""
-        return self._built().feed.state()
+        return OwnDraws(self._built().feed.state(), self._drawn_rows())
 
     def usage(self) -> ProcessUsage:
         """Processor time, and where training has spent its time."""
@@ -259,3 +279,7 @@ class LearnerActor:
         loop.set_table(table)
         if self._parts is not None and self._parts.table_log is not None:
             self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)
+
+
+def _node_address() -> str:
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

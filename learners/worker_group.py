@@ -6,9 +6,11 @@ a step reads is the same everywhere, so the parameters stay equal bit for bit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+import psutil
 import torch
 from torch import Tensor, distributed
 
@@ -86,6 +88,15 @@ def join_group(rank: int, size: int, rendezvous: str) -> WorkerGroup:
     except RuntimeError as error:
         raise LearnerLostError(f"learner {rank} of {size}: the group at {rendezvous} did not form: {error}") from error
     return WorkerGroup(rank, size)
+
+
+def use_interface_of(address: str) -> None:
+    """Have gloo talk to other nodes by the network interface that has the IP ``address``, unless GLOO_SOCKET_IFNAME
+    chooses one. By itself it takes that of the host's name, which on many machines is the loopback.
+    """
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def joined_group() -> WorkerGroup | None:

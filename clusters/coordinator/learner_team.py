@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -50,6 +50,8 @@ class LearnerTeam:
         self._answers: Counter[str] = Counter()
         self._asked = 0  # slices, of each
         self._snapshots: list[Any] = []  # asked for: the first one's, then what others alone know
+        self._drawn: dict[str, int] = {}  # rows, of those beside the first that have rings of their own
+        self._shards = 1
 
     @staticmethod
     def includes(role: str) -> bool:
@@ -57,8 +59,8 @@ class LearnerTeam:
         return role.split()[0] == _ROLE
 
     def prepare(self, placement: PlacementSettings, room: StoreRoom) -> None:
-        """Start the processes in the room that they share with the shard, after ending those that there are. They load
-        torch meanwhile, for a second or more, and wait for ``start``.
+        """Start the processes in the room that they share with their shard, after ending those that there are. They
+        load torch meanwhile, for a second or more, and wait for ``start``.
         """
         self.end()
         for number in range(placement.learners):
@@ -71,14 +73,14 @@ class LearnerTeam:
         self._prepared = True
 
     def start(
-        self, plan: RunPlan, ring: str, room: StoreRoom, incarnation: int, checkpoint: Checkpoint | None
+        self, plan: RunPlan, rings: Sequence[str], room: StoreRoom, incarnation: int, checkpoint: Checkpoint | None
     ) -> dict[Any, str]:
         """Start all anew from a checkpoint; in the processes that were prepared where that is their first time.
 
         Args:
             plan: what to build.
-            ring: path of the ring that they read.
-            room: on the node that has it in its memory.
+            rings: path of the ring that they read, or of one for each.
+            room: on the nodes that have them in their memory.
             incarnation: higher than that of the ones before.
             checkpoint: None starts untrained.
         Returns: references of their first slices, with the role of each.
@@ -88,8 +90,12 @@ class LearnerTeam:
         self._prepared, self.news = False, None
         self._snapshots = []
         self._metrics = {}
-        for number, handle in enumerate(self.handles.values()):
-            handle.build.remote(functools.partial(build_learner, plan, ring, incarnation, checkpoint, number))
+        self._drawn, self._shards = {}, len(rings)
+        handles = list(self.handles.values())
+        meeting = [handles[0].meeting.remote()] if self._shards > 1 else []
+        for number, handle in enumerate(handles):
+            ring = rings[number % self._shards]
+            handle.build.remote(functools.partial(build_learner, plan, ring, incarnation, checkpoint, number), *meeting)
         self._answers.clear()
         self._asked = 0
         return self._train()
@@ -136,13 +142,13 @@ class LearnerTeam:
         """
         if not self._snapshots:
             first, *others = self.handles.values()
-            self._snapshots = [first.snapshot.remote(), *(other.feed_state.remote() for other in others)]
+            self._snapshots = [first.snapshot.remote(), *(other.own_draws.remote() for other in others)]
         asked = self._snapshots
         if len(ray.wait(asked, num_returns=len(asked), timeout=wait_seconds)[0]) < len(asked):
             return None
         self._snapshots = []
         try:
-            snapshot, *feeds = ray.get(asked)
+            snapshot, *others_own = ray.get(asked)
         except PROCESS_DIED as error:
             log.warning("learner: %s; this checkpoint is left out", error)
             return None
@@ -150,8 +156,12 @@ class LearnerTeam:
             if isinstance(error.cause, LearnerLostError):
                 return None
             raise
-        whole: LearnerSnapshot = dataclasses.replace(snapshot, other_feeds=tuple(feeds))
-        return whole
+        feeds = tuple(each.feed_state for each in others_own)
+        whole: LearnerSnapshot = dataclasses.replace(snapshot, other_feeds=feeds)
+        if self._shards == 1:
+            return whole
+        drawn = sum(each.drawn_rows for each in others_own)
+        return dataclasses.replace(whole, drawn_rows=whole.drawn_rows + drawn)
 
     def last_snapshot(self, should_stop: Callable[[], bool] = lambda: False) -> LearnerSnapshot | None:
         """``snapshot`` at the end of a run, waited for unless ``should_stop``: the update at hand may be a long one.
@@ -179,7 +189,11 @@ class LearnerTeam:
 
     def _take(self, role: str, news: LearnerNews) -> None:
         if role != _ROLE:
+            if self._shards > 1:
+                self._drawn[role] = max(news.drawn_rows, self._drawn.get(role, 0))
             return
+        if self._drawn:
+            news = dataclasses.replace(news, drawn_rows=news.drawn_rows + sum(self._drawn.values()))
         if self.news is None or news.updates >= self.news.updates:
             self.news = news
             self._metrics |= news.metrics

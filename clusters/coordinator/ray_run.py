@@ -12,12 +12,12 @@ from typing import Any
 import ray
 
 from onibi.clusters.begun_session import save_begun
-from onibi.clusters.caption_pay import make_ledger, with_pay
+from onibi.clusters.caption_pay import with_pay
 from onibi.clusters.coordinator.evaluator import Evaluator
 from onibi.clusters.coordinator.hub_actor import HubActor, hub_options
 from onibi.clusters.coordinator.label_team import LabelTeam, tell_learnt_scores
 from onibi.clusters.coordinator.learner_team import LearnerTeam
-from onibi.clusters.coordinator.patient_calls import PatientCalls, end_shard
+from onibi.clusters.coordinator.patient_calls import PatientCalls
 from onibi.clusters.coordinator.role_calls import (
     PROCESS_DIED,
     check_stores_live,
@@ -29,27 +29,19 @@ from onibi.clusters.coordinator.role_calls import (
 )
 from onibi.clusters.coordinator.role_deaths import RoleDeaths
 from onibi.clusters.coordinator.role_usage import signs_of_life, usage_of
-from onibi.clusters.coordinator.roles import open_run_shard
 from onibi.clusters.coordinator.rollout_team import RolloutTeam
+from onibi.clusters.coordinator.shard_team import ShardTeam
 from onibi.clusters.coordinator.store_node import StoreRoom
 from onibi.clusters.coordinator.stuck_watch import StuckWatch
 from onibi.clusters.run_journal import RunJournal, RunResult
 from onibi.clusters.run_meter import RunCounters, RunMeter, figures_before, figures_of_look
 from onibi.clusters.run_plan import RunPlan
 from onibi.clusters.run_profile import RoleProfile, profile_of
-from onibi.clusters.run_state import (
-    RunState,
-    captions_of,
-    checkpoint_parts,
-    make_desk,
-    state_of,
-    told_of_ring,
-)
+from onibi.clusters.run_state import RunState, checkpoint_parts, make_desk, state_of
 from onibi.learners.learner_actor import LearnerNews, LearnerSnapshot
 from onibi.platform.checkpoint import Checkpoint
 from onibi.platform.errors import LearnerLostError, NoCaptionsError, OnibiError, StoreLostError, TrainingError
 from onibi.platform.process_usage import ProcessUsage
-from onibi.platform.replay.shard_actor import ShardActor
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +104,7 @@ class RayRun:
                 else:
                     self._save(self._learners.last_snapshot())
                 report = self._answer(self._hub.caption_report.remote(), "the hub")
-                paid = self._answer(self._shard.paid_by_key.remote(), "the replay shard")
+                paid = self._shards.paid_by_key()
             failed = False
         except StoreLostError:
             leaves_ring = self._checkpoint is not None
@@ -143,32 +135,24 @@ class RayRun:
         self._learners = LearnerTeam(self._hub)
         self._room = StoreRoom(settings.placement, self._answer)
         self._learners.prepare(settings.placement, self._room)
-        known = None if checkpoint is None else captions_of(checkpoint)
-        open_shard = functools.partial(open_run_shard, stores, self._run_id, known)
-        self._shard = start_actor(
-            ShardActor,
-            {**_MANY_CALLS, **self._room.shard_options()},
-            open_shard,
-            self._hub,
-            make_ledger(self._plan, checkpoint),
-            settings.replay.lane_timeout_seconds,
+        self._shards = shards = ShardTeam(
+            *(self._plan, self._run_id, self._hub, self._room, self._answer, _MANY_CALLS, checkpoint)
         )
-        table = self._answer(self._hub.table_after.remote(-1, 0.0), "the hub")
-        opened = self._answer(self._shard.start.remote(table), "the replay shard")
+        shards.start(self._answer(self._hub.table_after.remote(-1, 0.0), "the hub"))
         if checkpoint is not None:
-            ray.get(self._hub.cover_lost_captions.remote(opened.newest_caption, opened.logged_captions))
-            self._state = state = self._state.resumed(opened.inserted_rows, opened.ring_kept)
-            self._journal.note(told_of_ring(opened.readable_rows, opened.ring_kept))
+            ray.get(self._hub.cover_lost_captions.remote(shards.newest_caption, shards.logged_captions))
+            self._state = state = self._state.resumed(shards.inserted_rows_at_start, shards.rings_kept)
+            for told in shards.told_of_rings():
+                self._journal.note(told)
             self._plan = dataclasses.replace(self._plan, session=state.session, steps_before=state.inserted_base)
             save_begun(self._journal, checkpoint, state)
             tell_learnt_scores(stores, self._hub, checkpoint)
-        ray.get(self._shard.insert_up_to.remote(self._state.rows_until(settings.budget.max_env_steps)))
-        self._ring = opened.ring
+        shards.insert_up_to(self._state.rows_until(settings.budget.max_env_steps))
         self._start_learners(checkpoint)
         self._annotators = LabelTeam(stores, self._hub, checkpoint)
         self._running |= self._annotators.start()
         self._evaluator = Evaluator(self._plan.for_actors(), self._journal, self._hub)
-        self._rollouts = RolloutTeam(self._plan, self._shard, self._hub)
+        self._rollouts = RolloutTeam(self._plan, shards, self._hub)
         self._running |= self._rollouts.start()
 
     def _start_learners(self, checkpoint: Checkpoint | None) -> None:
@@ -177,7 +161,9 @@ class RayRun:
         self._drawn_before = before.drawn_rows
         self._state = dataclasses.replace(self._state, updates=before.updates, drawn_rows=before.drawn_rows)
         others = {reference: role for reference, role in self._running.items() if not LearnerTeam.includes(role)}
-        self._running = others | self._learners.start(self._plan, self._ring, self._room, incarnation, checkpoint)
+        self._running = others | self._learners.start(
+            self._plan, self._shards.rings, self._room, incarnation, checkpoint
+        )
 
     def _train(self) -> bool:
         """The watch. Returns: True where the budget was used up, False where ``should_stop`` ended it."""
@@ -200,7 +186,7 @@ class RayRun:
             self._state = dataclasses.replace(self._state, seconds=seconds)
             if now - last_interval >= _INTERVAL_SECONDS or budget.is_used_up(self._state.env_steps, seconds):
                 last_interval = now
-                look = self._answer(self._shard.look.remote(), "the replay shard")
+                look = self._shards.look()
                 self._count(look["inserted_rows"])
                 if began is None and self._state.env_steps > seen_steps:
                     began = now - look["first_insertion_age_seconds"]
@@ -234,7 +220,7 @@ class RayRun:
         return {
             **({} if self._rollouts is None else self._rollouts.handles),
             **self._learners.handles,
-            "shard": self._shard,
+            **self._shards.handles,
             "hub": self._hub,
             **self._annotators.handles,
         }
@@ -296,8 +282,8 @@ class RayRun:
 
     def _stores(self) -> dict[str, Any]:
         """Roles that nobody replaces, by what they are called in a message."""
-        stores = {"the replay shard": getattr(self, "_shard", None), "the hub": getattr(self, "_hub", None)}
-        return {name: handle for name, handle in stores.items() if handle is not None}
+        shards = self._shards.named if hasattr(self, "_shards") else {}
+        return {**shards, "the hub": self._hub} if hasattr(self, "_hub") else {}
 
     def _count(self, inserted_rows: int) -> None:
         self._state = dataclasses.replace(self._state, env_steps=self._state.inserted_base + inserted_rows)
@@ -335,10 +321,9 @@ class RayRun:
     def _save(self, snapshot: LearnerSnapshot | None) -> bool:
         if snapshot is None:
             return False
-        self._count(self._answer(self._shard.inserted_rows.remote(), "the replay shard"))
+        self._count(self._shards.inserted_rows())
         self._count_learner(snapshot)
-        asked = (self._hub.state.remote(), "the hub"), (self._shard.paid_by_key.remote(), "the replay shard")
-        tables = with_pay(*(self._answer(*each) for each in asked))
+        tables = with_pay(self._answer(self._hub.state.remote(), "the hub"), self._shards.paid_by_key())
         parts = checkpoint_parts(
             self._state,
             snapshot.learner_state,
@@ -391,8 +376,8 @@ class RayRun:
             self._journal.warn(self._annotators.end(self._running, _ANNOTATOR_SECONDS))
         if hasattr(self, "_evaluator"):
             self._evaluator.end()
-        if hasattr(self, "_shard"):
-            end_shard(self._shard, failed, leaves_ring, _SEAL_SECONDS)
+        if hasattr(self, "_shards"):
+            self._shards.end(failed, leaves_ring, _SEAL_SECONDS)
         if hasattr(self, "_room"):
             self._room.close()
         if hasattr(self, "_hub"):

@@ -17,6 +17,7 @@ from onibi.clusters.run_state import (
     restore_learner,
     ring_path,
 )
+from onibi.clusters.shard_plan import plan_of_shard
 from onibi.learners.learner_actor import LearnerParts
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.platform.checkpoint import Checkpoint
@@ -54,10 +55,12 @@ def build_learner(
     checkpoint: Checkpoint | None,
     number: int,
     publish: Callable[[Weights], None],
+    meeting: str | None = None,
 ) -> LearnerParts:
     """Learner, feed and loop in this process, restored from ``checkpoint`` where there is one.
 
-    Of several learners that of ``number`` 0 publishes. All of them must be built at the same time.
+    Of several learners that of ``number`` 0 publishes. All of them must be built at the same time, and meet at
+    ``meeting``, as ``join_group`` takes it; None: at a file beside their ring.
     """
     # Here, as the shard's process imports this module, too, and has no need of torch.
     import torch
@@ -68,20 +71,22 @@ def build_learner(
     path, learners = Path(ring), plan.settings.placement.learners
     group = None
     if learners > 1:
-        group = join_group(number, learners, meeting_path(path, incarnation).absolute().as_uri())
+        group = join_group(number, learners, meeting or meeting_path(path, incarnation).absolute().as_uri())
+    has_own_ring = plan.settings.placement.shards > 1
+    plan, drawing = plan_of_shard(plan, number), 0 if has_own_ring else number
     learner = plan.make_learner()
     copies = getattr(learner, "copies", None) or DeviceCopies(torch.device("cpu"))
     ahead = plan.settings.learner.acceleration.prefetch_batches  # type: ignore[attr-defined]
     buffers = PrefetchedFeed.buffers_for(ahead)
-    feed = open_feed(plan, path, plan.session, learner=number, buffers=buffers, empty=copies.empty)
-    sources = make_sources(plan, path, number)
+    feed = open_feed(plan, path, plan.session, learner=drawing, buffers=buffers, empty=copies.empty)
+    sources = make_sources(plan, path, drawing)
     if checkpoint is not None:
         restore_learner(learner, checkpoint)
         restore_bonuses(sources, checkpoint)
         state = feed_state_of(checkpoint, number)
         if state is not None:
             feed.restore(state)
-        if number == 0 and not feed.begins_together:
+        if drawing == 0 and not feed.begins_together:
             feed.rebase()
     if group is not None and feed.begins_together:
         begin = torch.from_numpy(feed.common_begin())

@@ -13,7 +13,9 @@ from onibi.actors.inference_actor import INFERENCE_OPTIONS, InferenceActor
 from onibi.actors.rollout_actor import ROLLOUT_OPTIONS, RolloutActor
 from onibi.clusters.coordinator.hang_watch import HangWatch
 from onibi.clusters.coordinator.role_calls import start_actor, take_due
+from onibi.clusters.coordinator.shard_team import ShardTeam
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.shard_plan import plan_of_shard
 from onibi.platform.remote_policy import halves_of
 
 _ROLLOUT, _INFERENCE = "rollout", "inference"
@@ -26,12 +28,13 @@ class RolloutTeam:
 
     Args:
         plan: what to build.
-        shard, hub: handles.
+        shards: that take their rows, each those of as many actors.
+        hub: its handle.
     """
 
-    def __init__(self, plan: RunPlan, shard: Any, hub: Any) -> None:
+    def __init__(self, plan: RunPlan, shards: ShardTeam, hub: Any) -> None:
         acting, settings, placement = plan.for_actors(), plan.settings, plan.settings.placement
-        self._shard, self._hub = shard, hub
+        self._shards, self._hub = shards, hub
         self._watch = HangWatch(settings.actors.hang_seconds)
         self._again_at: dict[str, float] = {}  # by role: when one whose process Ray starts again may be asked again
         self._inference: Any = None
@@ -47,10 +50,11 @@ class RolloutTeam:
             start_actor(
                 RolloutActor,
                 options,
-                acting.make_rollout,
-                actor,
+                plan_of_shard(acting, actor % len(shards)).make_rollout,
+                actor // len(shards),
                 settings.actors.rollout.envs_per_actor,
                 settings.actors.fragments_in_flight,
+                f"{_ROLLOUT} {actor}",
             )
             for actor in range(settings.actors.count)
         ]
@@ -85,7 +89,8 @@ class RolloutTeam:
         """Set one role to work, again where its process was replaced. Returns: the reference to wait for."""
         if role == _INFERENCE:
             return self._inference.run.remote(self._hub)
-        return self.handles[role].run.remote(self._shard, self._hub, self._inference)
+        handle, number = self.handles[role], int(role.rpartition(" ")[2])
+        return handle.run.remote(self._shards.of(number), self._hub, self._inference)
 
     def end_hung(self) -> list[str]:
         """End the processes whose environments do not return, as if they had died. Returns: what to tell."""

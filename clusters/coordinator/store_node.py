@@ -1,9 +1,9 @@
-"""Which node of a Ray cluster has the replay shard and the learners: they share memory, so one node has them all."""
+"""Which nodes of a Ray cluster have replay shards and learners: those of one shard share memory, and so a node."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -18,10 +18,11 @@ _HERE_SECONDS = 2.0  # in which Ray gives room on the driver's node, where there
 
 
 class StoreRoom:
-    """Room for replay shard and learners on one node, kept until it is closed.
+    """Room for replay shards and learners, kept until it is closed.
 
-    The driver's own node where it has room, as the run's folder lies there; else one that has. A cluster with a single
-    node that is large enough has no choice, and nothing is reserved.
+    A single shard and all learners: the driver's own node where it has room, as the run's folder lies there; else one
+    that has. A cluster with a single node that is large enough has no choice, and nothing is reserved. Several shards,
+    each with its learner: as many nodes where there are so many, and the first one the driver's own where it has room.
 
     Args:
         placement: what is asked for.
@@ -35,35 +36,40 @@ class StoreRoom:
         self._group: PlacementGroup | None = None
         nodes = check_store_node(placement)
         self.node = nodes[0]
-        """Its id."""
+        """Id of the first shard's node."""
         if len(nodes) == 1:
             return
-        bundles = [bundle for bundle in _asked(placement) if bundle]
+        spreads = placement.shards > 1
+        bundles = [_sum(_asked(placement))] * placement.shards if spreads else [b for b in _asked(placement) if b]
+        strategy = "SPREAD" if spreads else "STRICT_PACK"
         here = ray.get_runtime_context().get_node_id()
         if here in nodes:
-            self._group = placement_group(
-                bundles, strategy="STRICT_PACK", bundle_label_selector=[{"ray.io/node-id": here}] * len(bundles)
-            )
+            chosen = [{"ray.io/node-id": here}] * (1 if spreads else len(bundles))
+            selectors = [*chosen, *[{}] * (len(bundles) - len(chosen))]
+            self._group = placement_group(bundles, strategy=strategy, bundle_label_selector=selectors)
             if self._group.wait(_HERE_SECONDS):
                 self.node = here
                 return
             remove_placement_group(self._group)
-        self._group = placement_group(bundles, strategy="STRICT_PACK")  # Ray alone knows what is free where
+        self._group = placement_group(bundles, strategy=strategy)  # Ray alone knows what is free where
         try:
-            answer(self._group.ready(), "a node with room for replay shard and learners")
+            what = "nodes with room for replay shards" if spreads else "a node with room for replay shard"
+            answer(self._group.ready(), f"{what} and learners")
         except BaseException:
             self.close()
             raise
         self.node = str(placement_group_table(self._group)["bundles_to_node_id"][0])
 
-    def shard_options(self) -> dict[str, Any]:
-        """Ray's options for the shard."""
-        return {"num_cpus": _SHARD_CPUS, "resources": self._placement.learner_resources, **self._place(0)}
+    def shard_options(self, shard: int = 0) -> dict[str, Any]:
+        """Ray's options for the shard with this number, from 0."""
+        place = self._place(0) if self._placement.shards == 1 else self._beside(shard)
+        return {"num_cpus": _SHARD_CPUS, "resources": self._placement.learner_resources, **place}
 
     def learner_options(self, number: int) -> dict[str, Any]:
         """Ray's options for the learner with this number, from 0."""
         placement = self._placement
-        return {"num_cpus": placement.learner_cpus, "num_gpus": placement.learner_gpus, **self._place(number + 1)}
+        place = self._place(number + 1) if placement.shards == 1 else self._beside(number)
+        return {"num_cpus": placement.learner_cpus, "num_gpus": placement.learner_gpus, **place}
 
     def close(self) -> None:
         """Give the room back; what runs in it ends."""
@@ -74,7 +80,11 @@ class StoreRoom:
         asked = _asked(self._placement)
         if self._group is None or not asked[part]:
             return on_node(self.node)
-        bundle = sum(bool(each) for each in asked[:part])
+        return self._beside(sum(bool(each) for each in asked[:part]))
+
+    def _beside(self, bundle: int) -> dict[str, Any]:
+        if self._group is None:
+            return on_node(self.node)
         return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, bundle)}
 
 
@@ -84,30 +94,47 @@ def on_node(node: str) -> dict[str, Any]:
 
 
 def check_store_node(placement: PlacementSettings) -> list[str]:
-    """Ids of the nodes that are large enough for replay shard and all learners, whatever uses them now; one or more.
+    """Ids of the nodes that are large enough for a replay shard and all of its learners, whatever uses them now; one or
+    more.
 
-    Raises: ConfigError where none is.
+    Raises: ConfigError where none is, or they do not hold all shards together.
     """
-    asked: Counter[str] = Counter()
-    for part in _asked(placement):
-        asked.update(part)
+    asked = _sum(_asked(placement))
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    enough = [str(node["NodeID"]) for node in nodes if _holds(node["Resources"], asked)]
+    enough = [node for node in nodes if _holds(node["Resources"], asked)]
+    there = "; ".join(_told({name: node["Resources"].get(name, 0.0) for name in asked}) for node in nodes)
+    remedy = "Lower placement.learners, learner_cpus, learner_gpus or learner_resources, or start"
+    shards, learners = placement.shards, placement.learners // placement.shards
     if not enough:
-        there = "; ".join(_told({name: node["Resources"].get(name, 0.0) for name in asked}) for node in nodes)
         raise ConfigError(
-            f"no node of the cluster has {_told(asked)} for the replay shard and {placement.learners} learners, which "
-            f"share memory and so a node. The nodes have: {there}. Lower placement.learners, learner_cpus, "
-            "learner_gpus or learner_resources, or start a larger node."
+            f"no node of the cluster has {_told(asked)} for the replay shard and {learners} learners, which share "
+            f"memory and so a node. The nodes have: {there}. {remedy} a larger node."
         )
-    return enough
+    if shards > 1 and sum(_times(node["Resources"], asked) for node in enough) < shards:
+        raise ConfigError(
+            f"each of {shards} replay shards with its learner asks for {_told(asked)}. The nodes have: {there}. "
+            f"{remedy} more nodes."
+        )
+    return [str(node["NodeID"]) for node in enough]
 
 
 def _asked(placement: PlacementSettings) -> list[dict[str, float]]:
-    """What the shard asks for, then each learner; a learner may ask for nothing."""
+    """What a shard asks for, then each of its learners; a learner may ask for nothing."""
     learner = {"CPU": placement.learner_cpus, "GPU": placement.learner_gpus}
-    wanted = [{"CPU": _SHARD_CPUS, **placement.learner_resources}, *[learner] * placement.learners]
+    learners = placement.learners // placement.shards
+    wanted = [{"CPU": _SHARD_CPUS, **placement.learner_resources}, *[learner] * learners]
     return [{name: amount for name, amount in part.items() if amount > 0} for part in wanted]
+
+
+def _sum(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    asked: Counter[str] = Counter()
+    for part in parts:
+        asked.update(part)
+    return dict(asked)
+
+
+def _times(resources: Mapping[str, float], asked: Mapping[str, float]) -> int:
+    return int(min((resources.get(name, 0.0) + 1e-9) // amount for name, amount in asked.items()))
 
 
 def _holds(resources: Mapping[str, float], asked: Mapping[str, float]) -> bool:

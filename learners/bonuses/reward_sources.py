@@ -51,6 +51,7 @@ class RewardSources:
         device: where they compute.
         lanes: that are drawn from; None: all.
         steps_before: env steps of the run whose rows are in no ring any more.
+        steps_per_row: env steps of the run for each row of this ring: other shards have as many.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class RewardSources:
         device: str,
         lanes: Sequence[int] | None = None,
         steps_before: int = 0,
+        steps_per_row: int = 1,
     ) -> None:
-        self._reader, self._stack, self._steps_before = reader, stack, steps_before
+        self._reader, self._stack = reader, stack
+        self._steps_before, self._steps_per_row = steps_before, steps_per_row
         self._scheduled = RewardMixer(rewards).scheduled
         self._rows = [name for name, bonus in rewards.bonuses.items() if is_row_component(bonus)]
         self._paying = [name for name, bonus in rewards.bonuses.items() if is_batch_component(bonus)]
@@ -91,8 +94,11 @@ class RewardSources:
             rows={name: view.column(bonus_column(name)) for name in self._rows},
             modules={name: cast("PayingModule", self.modules[name]).pay(view, table) for name in self._paying},
             paid_before=before,
-            env_steps=self._steps_before + self._reader.snapshot().inserted_rows if self._scheduled else 0,
+            env_steps=self._env_steps() if self._scheduled else 0,
         )
+
+    def _env_steps(self) -> int:
+        return self._steps_before + self._steps_per_row * self._reader.snapshot().inserted_rows
 
     def learn(self) -> None:
         """Let all modules take in the rows that are new."""

@@ -15,7 +15,8 @@ from onibi.platform.errors import ConfigError, ReplayError
 from onibi.platform.replay.ring.folder import remedy, room
 from onibi.platform.replay.samplers.draws import SlabDraws
 
-_MINIMUM_ROWS = 1_000
+MINIMUM_ROWS = 1_000
+"""Where a run sets none."""
 _SAMPLES_PER_INSERT = 8.0
 
 
@@ -97,7 +98,7 @@ class Limiter:
         Raises: ConfigError, with the sum that does not come out.
         """
         ratio = settings.samples_per_insert
-        minimum = _MINIMUM_ROWS if settings.minimum_rows is None else settings.minimum_rows
+        minimum = MINIMUM_ROWS if settings.minimum_rows is None else settings.minimum_rows
         least = 2 * max(ratio * fragment_rows, batch_rows)
         at_once = f"{ratio:g} samples per insert x {fragment_rows} fragment rows, {batch_rows} batch rows"
         sums = f"2 x max({at_once}) = {least:g}"

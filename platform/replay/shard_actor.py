@@ -67,6 +67,7 @@ class ShardActor:
         hub: the hub's handle.
         ledger: books what captions are paid in this process.
         lane_timeout_seconds: silence of an actor after which another one may take its lanes.
+        role: what it is called where its warnings are told.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class ShardActor:
         hub: Any,
         ledger: EpisodeLedger,
         lane_timeout_seconds: float,
+        role: str = "shard",
     ) -> None:
-        tell_warnings("shard", hub.note.remote)
+        tell_warnings(role, hub.note.remote)
         self._caption_ids: dict[int, int] = {}
         # Raised by `start`: of an exception in a constructor Ray tells no more than its text, traceback and all.
         self._fault: Exception | None = None
@@ -136,9 +138,13 @@ class ShardActor:
         self._newest_versions.pop(lease.actor, None)  # of whoever had the lanes before: it acts no more
         return lease
 
-    async def insert_up_to(self, step_rows: float) -> None:
-        """Let no more in once the ring has taken ``step_rows`` in all: the fragment that gets there is the last."""
+    async def insert_up_to(self, step_rows: float) -> int:
+        """Let no more in once the ring has taken ``step_rows`` in all: the fragment that gets there is the last.
+
+        Returns: how many it has taken.
+        """
         self._last_row = step_rows
+        return self._shard.counters().inserted_rows
 
     async def insert(self, batch: pa.RecordBatch) -> None:
         """Commit a fragment when the limiter lets it in; answered when the next one may be sent.

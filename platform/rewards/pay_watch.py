@@ -12,6 +12,8 @@ component that only stands in products is left out of the total.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,24 @@ NO_PAY = PayFigures((), (), 0.0, ())
 """Of a run that pays for no caption."""
 
 
+def merged_pay(parts: Sequence[PayFigures]) -> PayFigures:
+    """What several watches saw, each of other actors. A key that is among the best of one watch alone counts with what
+    that one paid.
+    """
+    paid: dict[int, float] = defaultdict(float)
+    for part in parts:
+        for key, pay in zip(part.best_keys, part.best_pay, strict=True):
+            paid[key] += pay
+    best = sorted(paid.items(), key=lambda item: -item[1])[:BEST_KEYS]
+    episodes = tuple(episode for part in parts for episode in part.episodes)
+    return PayFigures(
+        tuple(key for key, _ in best),
+        tuple(pay for _, pay in best),
+        sum(part.total_pay for part in parts),
+        episodes,
+    )
+
+
 class PayWatch:
     """Books step rows as they are inserted.
 
@@ -65,12 +85,21 @@ class PayWatch:
         discount: γ of the learner.
         half_life_steps: env steps after which what was paid counts half.
         env_steps: that were made before, for coefficients that follow a schedule.
+        steps_per_row: env steps of the run for each row booked here: others may book as many.
     """
 
-    def __init__(self, settings: RewardSettings, discount: float, half_life_steps: int, *, env_steps: int) -> None:
+    def __init__(
+        self,
+        settings: RewardSettings,
+        discount: float,
+        half_life_steps: int,
+        *,
+        env_steps: int,
+        steps_per_row: int = 1,
+    ) -> None:
         self._settings, self._discount = settings, discount
         self._half_life_steps = half_life_steps
-        self._env_steps = env_steps
+        self._env_steps, self._steps_per_row = env_steps, steps_per_row
         self._recent: NDArray[np.float64] = np.zeros(0)
         self._added = {term[0] for term in settings.terms if len(term) == 1}
         self._open: dict[int, list[float]] = {}  # episode id -> [discounted total, new keys, Σ r_int without a cap]
@@ -95,7 +124,7 @@ class PayWatch:
             if intrinsic.episode_cap is not None:
                 paid = self._capped(paid, rows.step, ids.tolist(), places, intrinsic.episode_cap)
             total += coefficient_at(intrinsic.coefficient, self._env_steps) * paid
-        self._env_steps += count
+        self._env_steps += count * self._steps_per_row
         total *= self._discount ** rows.step.astype(np.float64)
         totals = np.bincount(places, weights=total, minlength=len(ids)).tolist()
         new_keys = [0.0] * len(ids)
@@ -105,7 +134,7 @@ class PayWatch:
             entry = self._open[episode_id]
             entry[0] += discounted
             entry[1] += keys
-        self._age(count, rows.by_key)
+        self._age(count * self._steps_per_row, rows.by_key)
 
     def close(self, episodes: list[EpisodeStatistics]) -> None:
         """Take episodes that ended; those that never do are forgotten, oldest first, past 65,536 open ones."""

@@ -133,8 +133,8 @@ class _ManifestsLast:
         self.location = files.location
         self._manifests: list[tuple[str, bytes | memoryview]] = []
 
-    def lock(self) -> FolderLock | None:
-        return self._files.lock()
+    def lock(self, shard: int = 0) -> FolderLock | None:
+        return self._files.lock(shard)
 
     def names(self) -> dict[str, int]:
         return self._files.names()

@@ -55,8 +55,8 @@ class LogFiles(Protocol):
 
     location: str
 
-    def lock(self) -> FolderLock | None:
-        """Keep other writers out while it is held, where the place can; None where it cannot."""
+    def lock(self, shard: int = 0) -> FolderLock | None:
+        """Keep other writers of this shard out while it is held, where the place can; None where it cannot."""
 
     def names(self) -> dict[str, int]:
         """Files and their bytes, unfinished ones included."""
@@ -118,14 +118,21 @@ class FolderDisk:
 
 
 class FolderLock:
-    """One writer at a time: an advisory lock of the folder itself, which the kernel frees when the process dies.
+    """One writer of a shard at a time: an advisory lock, which the kernel frees when the process dies.
+
+    The first shard's is of the folder itself; others, which write beside it, have a file there.
 
     A forked child holds none: else it would keep the lock for as long as it lives, whatever became of its parent.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shard: int = 0) -> None:
         """Raises: ReplayError where another writer has it. File systems without locks are written without one."""
-        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if shard:
+            self._descriptor = os.open(
+                folder / f"writer-{shard:04d}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
+        else:
+            self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         _locks.add(self)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,9 +172,9 @@ class LocalFiles:
         """``folder``: of the operating system, that writers lock; None leaves that to the caller."""
         self.location, self._disk, self._folder = location, disk, folder
 
-    def lock(self) -> FolderLock | None:
-        """Keep other writers out. Raises: ReplayError where one is there."""
-        return None if self._folder is None else FolderLock(self._folder)
+    def lock(self, shard: int = 0) -> FolderLock | None:
+        """Keep other writers of this shard out. Raises: ReplayError where one is there."""
+        return None if self._folder is None else FolderLock(self._folder, shard)
 
     def names(self) -> dict[str, int]:
         """Files and their bytes, unfinished ones included."""
@@ -204,7 +211,7 @@ class StoreFiles:
     def __init__(self, location: str, filesystem: Any, prefix: str) -> None:
         self.location, self._filesystem, self._prefix = location, filesystem, prefix.rstrip("/")
 
-    def lock(self) -> FolderLock | None:
+    def lock(self, shard: int = 0) -> FolderLock | None:  # noqa: ARG002 (as the others)
         """None: object stores have no locks; a run's own lock keeps its sessions apart."""
         return None
 

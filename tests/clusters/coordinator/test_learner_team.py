@@ -63,13 +63,13 @@ def test_processes_that_were_prepared_are_built_in_once_and_then_replaced(monkey
     room = SimpleNamespace(learner_options=lambda number: number)
     if prepared:
         team.prepare(placement, room)
-    asked = team.start(plan, "ring", room, 0, None)
+    asked = team.start(plan, ["ring"], room, 0, None)
     assert maker.parts == [0, 1]
     assert killed == []
     assert [each.args[-1] for each in maker.built] == [0, 1], "each with its number"
     assert sorted(asked.values()) == ["learner", "learner", "learner 1", "learner 1"]
     team._snapshots = ["of a process that is gone"]
-    team.start(plan, "ring", room, 1, None)  # after a death: never in the same processes again
+    team.start(plan, ["ring"], room, 1, None)  # after a death: never in the same processes again
     assert team._snapshots == []
     assert maker.parts == [0, 1, 0, 1]
     assert len(killed) == 2
