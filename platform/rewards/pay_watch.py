@@ -95,7 +95,7 @@ class PayWatch:
         half_life_steps: int,
         *,
         env_steps: int,
-        steps_per_row: int = 1,
+        steps_per_row: int,
     ) -> None:
         self._settings, self._discount = settings, discount
         self._half_life_steps = half_life_steps

@@ -16,7 +16,7 @@ from onibi.learners.bonuses.registry import BONUS_MODULES
 from onibi.learners.bonuses.reward_sources import RewardSources, needs_sources
 from onibi.learners.bonuses.rnd import NovelDModule, RndModule, noveld
 from onibi.learners.bonuses.run_counts import KeyRunCounts, ObservationRunCounts, hash_words
-from onibi.platform.config import load_class
+from onibi.platform.config import load_class, read_settings
 from onibi.platform.errors import CheckpointError, NonFiniteError
 from onibi.platform.replay.ring.reader import RingReader
 from onibi.platform.replay.ring.writer import RingWriter
@@ -330,3 +330,15 @@ def test_sources_give_a_batch_what_its_components_need_whatever_drew_it(walks):
     assert sources.metrics()["bonus/r_steps"] == 10
     with pytest.raises(CheckpointError, match=r"rewards\.bonuses\.r"):
         sources.restore({name: each for name, each in sources.state().items() if not name.startswith("r.")})
+
+
+def test_schedules_follow_the_steps_of_the_run_of_which_a_ring_may_have_a_third(walks):
+    ramp = {"kind": "retrieval", "coefficient": {"start": 0.0, "end": 1.0, "env_steps": 1_000}}
+    rewards = read_settings(RewardSettings, {"intrinsic": ramp})
+    walks.walk(40)
+    batch = walks.view().batch
+    inserted = walks.reader.snapshot().inserted_rows
+    sources = RewardSources(
+        rewards, walks.reader, SPEC, stack=None, seed=1, device="cpu", steps_before=100, steps_per_row=3
+    )
+    assert sources.gather(batch, None).env_steps == 100 + 3 * inserted > 100

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from onibi.learners.worker_group import joined_group
+from onibi.learners.worker_group import joined_group, use_interface_of
 
 SCRIPT = Path(__file__).with_name("group_worker.py")
 SECONDS = 120
@@ -33,8 +35,7 @@ def start(tmp_path):
     """Starts workers; ends those that are left."""
     started = []
 
-    def begin(size, updates, *more):
-        rendezvous = f"file://{tmp_path / 'rendezvous'}"
+    def begin(size, updates, *more, rendezvous=f"file://{tmp_path / 'rendezvous'}"):
         for rank in range(size):
             command = [sys.executable, str(SCRIPT), str(rank), str(size), rendezvous, str(tmp_path), str(updates)]
             with (tmp_path / f"errors-{rank}").open("wb") as errors:
@@ -98,3 +99,22 @@ def test_a_worker_whose_peer_is_killed_says_so_instead_of_waiting(start, tmp_pat
 
 def test_a_process_that_joined_no_group_learns_alone():
     assert joined_group() is None
+
+
+def test_workers_meet_at_a_port_as_well(start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        rendezvous = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    first, second = states_of(start(2, 20, rendezvous=rendezvous), tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_interface_of_an_address_is_chosen_unless_the_user_chose_one(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "any")  # so that it is as before afterwards
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    use_interface_of("203.0.113.77")
+    assert "GLOO_SOCKET_IFNAME" not in os.environ, "of no machine"
+    use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"

@@ -45,7 +45,7 @@ class LogWriter:
         files: where it is kept.
         ring: path of the ring, open for writing in this process.
         run_id: of the run.
-        shard: number of the shard whose ring it is; several may write to one place.
+        shard: number of the shard whose ring it is, of several that write to one place; None: the only one.
         captions: texts of captions by id that rows of the ring may have, beside those that the log knows.
         clock: seconds, never falling.
     """
@@ -57,20 +57,20 @@ class LogWriter:
         ring: Path | str,
         *,
         run_id: str,
-        shard: int = 0,
+        shard: int | None = None,
         captions: Mapping[int, CaptionText],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open for writing. Raises: ReplayError where the place cannot be written or belongs to another run."""
         self._settings, self._files, self._clock = settings, files, clock
-        self._lock = files.lock(shard)
+        self._lock = files.lock(shard or 0)
         reader = RingReader(ring)
         try:
             self._segments = SegmentWriter(
                 files,
                 reader.spec,
                 run_id=run_id,
-                shard=shard,
+                shard=shard or 0,
                 retention=settings.retention,
                 compression=settings.compression,
             )

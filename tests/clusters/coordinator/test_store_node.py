@@ -44,14 +44,15 @@ for placement in placements:
         chosen = read_settings(PlacementSettings, json.loads(placement))
         room = StoreRoom(chosen, lambda reference, who: ray.get(reference, timeout=60))
         held = len(roles)
-        nodes = {node_of(room.shard_options())}
-        nodes |= {node_of(room.learner_options(number)) for number in range(chosen.learners)}
-        assert nodes == {room.node}, (nodes, room.node)
+        shards = [node_of(room.shard_options(number)) for number in range(chosen.shards)]
+        learners = [node_of(room.learner_options(number)) for number in range(chosen.learners)]
+        assert learners == (shards if chosen.shards > 1 else shards * chosen.learners), (shards, learners)
+        assert shards[0] == room.node, (shards, room.node)
         for role in roles[held:]:
             ray.kill(role)
         del roles[held:]
         room.close()
-        print(room.node)
+        print(*shards)
     except ConfigError as error:
         print(error)
 """
@@ -86,6 +87,11 @@ def test_replay_and_learners_share_a_node_that_has_what_they_ask_for(nodes, tmp_
         {"learner_gpus": 3},
         {"learner_gpus": 1, "learner_cpus": 1.0, "learners": 2},
         {"learner_cpus": 0, "learners": 3},
+        {"learners": 2, "shards": 2, "learner_gpus": 1},
+        {"learners": 3, "shards": 3, "learner_cpus": 0.25},
+        {"learners": 3, "shards": 3, "learner_gpus": 1, "learner_cpus": 0.5},
+        {"learners": 4, "shards": 4, "learner_gpus": 1},
+        {"learners": 2, "shards": 2, "learner_cpus": 0.25, "learner_resources": {"fast": 0.5}},
         "busy",
         {"learner_gpus": 1},
         {},
@@ -100,12 +106,18 @@ def test_replay_and_learners_share_a_node_that_has_what_they_ask_for(nodes, tmp_
         timeout=200,
     )
     assert told.returncode == 0, told.stderr
-    here, default, gpu, gpus, fast, wide, many, full, idle, busy, crowded = told.stdout.splitlines()
+    here, default, gpu, gpus, fast, wide, many, full, idle, *several, busy, crowded = told.stdout.splitlines()
+    a_gpu_each, spread, crammed, too_many, one_only = several
     assert default == idle == here == head, "the run's folder lies on the driver's node"
     assert gpu in (one, two)
     assert gpus == fast == wide == two
     assert many.startswith("no node of the cluster has 0.55 CPU and 3 GPU for the replay shard and 1 learners")
     assert "2 CPU and 2 GPU" in many and "learner_gpus" in many
     assert full.startswith("no node of the cluster has 2.05 CPU and 2 GPU"), "each asks for less than there is"
+    assert set(a_gpu_each.split()) == {one, two}, "each has a node of its own"
+    assert set(spread.split()) == {head, one, two} and spread.split()[0] == here
+    assert sorted(crammed.split()) == sorted([one, two, two]), "two of them share the larger node"
+    assert too_many.startswith("each of 4 replay shards with its learner asks for 0.55 CPU and 1 GPU. The nodes have: ")
+    assert one_only.split() == [two, two]
     assert crowded in (one, two), "a neighbour has the driver's node"
     assert busy == two, "a neighbour has the only GPU of the other one"

@@ -8,7 +8,7 @@ import pytest
 from onibi.platform.config import read_settings
 from onibi.platform.fragment import EpisodeStatistics, Fragment
 from onibi.platform.rewards.episode_ledger import EpisodeLedger
-from onibi.platform.rewards.pay_watch import BEST_KEYS, PaidRows, PayWatch
+from onibi.platform.rewards.pay_watch import BEST_KEYS, PaidRows, PayFigures, PayWatch, merged_pay
 from onibi.platform.rewards.settings import RewardSettings
 from onibi.platform.rewards.table import LABELLED, RewardTable
 
@@ -39,7 +39,7 @@ def rows(episodes, steps, rewards, paid=None, new_keys=None, by_key=None):
 
 
 def test_totals_are_discounted_from_the_episodes_start_with_clip_and_coefficients():
-    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0)
+    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0, steps_per_row=1)
     watch.book(rows([7, 7, 8], [0, 1, 0], [0.0, 3.0, 1.0], paid=[1.0, 0.5, 0.0], new_keys=[1, 1, 0]))
     watch.book(rows([7], [2], [0.0], paid=[1.0], new_keys=[0]))
     watch.close([ended(7, success=1.0)])
@@ -58,13 +58,41 @@ def test_totals_are_discounted_from_the_episodes_start_with_clip_and_coefficient
      (ended(1, episode_return=0.5), True), (ended(1), False)],
 )  # fmt: skip
 def test_success_is_the_tasks_figure_else_a_return_above_zero(episode, succeeded):
-    watch = PayWatch(settings(), 0.9, 10, env_steps=0)
+    watch = PayWatch(settings(), 0.9, 10, env_steps=0, steps_per_row=1)
     watch.close([episode])
     assert watch.take().episodes[0].succeeded is succeeded
 
 
+def test_of_a_watch_that_sees_one_row_in_three_the_runs_steps_count():
+    schedule = {"kind": "retrieval", "coefficient": {"start": 0.0, "end": 1.0, "env_steps": 6}}
+    watch = PayWatch(settings(intrinsic=schedule), 1.0, half_life_steps=6, env_steps=0, steps_per_row=3)
+    watch.book(rows([1, 1], [0, 1], [0, 0], paid=[1.0, 1.0], new_keys=[0, 0], by_key=[8.0]))
+    watch.book(rows([2], [0], [0], paid=[1.0], new_keys=[0], by_key=[0.0]))
+    watch.close([ended(1), ended(2)])
+    figures = watch.take()
+    assert [episode.discounted_total for episode in figures.episodes] == [0.0, 1.0], "after 6 env steps of the run"
+    assert figures.total_pay == pytest.approx(8.0 * 0.5**0.5), "half after 6 of them, which are two rows"
+
+
+def test_figures_of_several_watches_are_summed_and_sorted_anew():
+    parts = []
+    for paid in ([8.0, 0.0, 3.0], [1.0, 10.0]):
+        watch = PayWatch(settings(), 0.9, half_life_steps=10**9, env_steps=0, steps_per_row=1)
+        watch.book(rows([1], [0], [0], by_key=paid))
+        watch.close([ended(1)])
+        parts.append(watch.take())
+    merged = merged_pay(parts)
+    assert merged.best_keys == (1, 0, 2)
+    assert merged.best_pay == pytest.approx((10.0, 9.0, 3.0))
+    assert merged.total_pay == pytest.approx(22.0)
+    assert len(merged.episodes) == 2
+    many = PayFigures(tuple(range(BEST_KEYS)), (1.0,) * BEST_KEYS, float(BEST_KEYS), ())
+    assert len(merged_pay([many, merged]).best_keys) == BEST_KEYS
+    assert merged_pay([]) == PayFigures((), (), 0, ())
+
+
 def test_what_was_paid_long_ago_counts_less():
-    watch = PayWatch(settings(), 0.9, half_life_steps=4, env_steps=0)
+    watch = PayWatch(settings(), 0.9, half_life_steps=4, env_steps=0, steps_per_row=1)
     watch.book(rows([1, 1], [0, 1], [0, 0], by_key=[8.0, 0.0]))
     watch.book(rows([1] * 4, range(4), [0] * 4, by_key=[0.0, 3.0, 2.0]))
     figures = watch.take()
@@ -75,7 +103,7 @@ def test_what_was_paid_long_ago_counts_less():
 
 
 def test_only_the_best_paid_keys_are_told_and_all_are_summed():
-    watch = PayWatch(settings(), 0.9, 1_000, env_steps=0)
+    watch = PayWatch(settings(), 0.9, 1_000, env_steps=0, steps_per_row=1)
     watch.book(rows([1], [0], [0], by_key=np.arange(2 * BEST_KEYS)))
     figures = watch.take()
     assert len(figures.best_keys) == BEST_KEYS
@@ -84,7 +112,7 @@ def test_only_the_best_paid_keys_are_told_and_all_are_summed():
 
 
 def test_a_run_without_captions_is_watched_for_its_ends_alone():
-    watch = PayWatch(settings(intrinsic=None), 0.5, 10, env_steps=0)
+    watch = PayWatch(settings(intrinsic=None), 0.5, 10, env_steps=0, steps_per_row=1)
     watch.book(rows([1, 1], [0, 1], [0.5, 1.0]))
     watch.close([ended(1, episode_return=1.5)])
     figures = watch.take()
@@ -96,7 +124,11 @@ def test_a_run_without_captions_is_watched_for_its_ends_alone():
 def test_totals_hold_no_more_than_the_cap_however_an_episode_is_cut(seed):
     rng, cap = np.random.default_rng(seed), 2.0
     watch = PayWatch(
-        settings(intrinsic={"kind": "retrieval", "coefficient": 0.5, "episode_cap": cap}), 0.9, 10, env_steps=0
+        settings(intrinsic={"kind": "retrieval", "coefficient": 0.5, "episode_cap": cap}),
+        0.9,
+        10,
+        env_steps=0,
+        steps_per_row=1,
     )
     paid = {7: rng.random(12), 8: rng.random(12) / 8}  # the second stays below the cap
     for begin, end in ((0, 5), (5, 6), (6, 12)):
@@ -124,7 +156,7 @@ def test_totals_hold_no_more_than_the_cap_however_an_episode_is_cut(seed):
 )
 def test_what_is_multiplied_with_a_bonus_is_not_counted_as_if_it_were_added(products, expected):
     chosen = settings(bonuses={"rare": {"kind": "observation_counts"}}, products=products)
-    watch = PayWatch(chosen, 0.9, 10, env_steps=0)
+    watch = PayWatch(chosen, 0.9, 10, env_steps=0, steps_per_row=1)
     watch.book(rows([1], [0], [1.0], paid=[1.0]))  # 2·1 + 0.5·1
     watch.close([ended(1)])
     assert watch.take().episodes[0].discounted_total == pytest.approx(expected)
@@ -133,7 +165,7 @@ def test_what_is_multiplied_with_a_bonus_is_not_counted_as_if_it_were_added(prod
 @pytest.mark.parametrize("seed", range(5))
 def test_the_ledger_books_what_a_plain_loop_finds(seed):
     rng = np.random.default_rng(seed)
-    watch = PayWatch(settings(), 0.9, 1_000_000, env_steps=0)
+    watch = PayWatch(settings(), 0.9, 1_000_000, env_steps=0, steps_per_row=1)
     ledger = EpisodeLedger(3.0, watch)
     totals, keys, by_key, step = {1: 0.0, 2: 0.0}, {1: 0, 2: 0}, np.zeros(3), [0, 0]
     for number in range(6):
@@ -186,7 +218,7 @@ def test_a_ledger_goes_on_from_what_was_paid_before():
 
 
 def test_where_won_episodes_alone_tell_success_the_others_count_as_lost_whatever_they_return():
-    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0)
+    watch = PayWatch(settings(), discount=0.5, half_life_steps=10, env_steps=0, steps_per_row=1)
     watch.close([ended(1, success=1.0), ended(2, episode_return=5.0)])
     assert [episode.succeeded for episode in watch.take().episodes] == [True, False]
 
@@ -196,7 +228,7 @@ def test_a_resumed_watch_goes_on_with_its_schedules():
     falling = settings(extrinsic={"coefficient": schedule, "clip": 1.0}, intrinsic=None)
     totals = []
     for env_steps in (0, 100):
-        watch = PayWatch(falling, discount=0.5, half_life_steps=10, env_steps=env_steps)
+        watch = PayWatch(falling, discount=0.5, half_life_steps=10, env_steps=env_steps, steps_per_row=1)
         watch.book(rows([7], [0], [1.0]))
         watch.close([ended(7)])
         totals.append(watch.take().episodes[0].discounted_total)

@@ -62,6 +62,18 @@ signal.pause()
 """
 
 
+def test_each_shard_of_a_log_has_one_writer_and_locks_no_other_out(tmp_path):
+    files = [open_files(tmp_path / "log", create=True) for _ in range(2)]
+    locks = [files[0].lock(shard) for shard in (0, 1, 2)]
+    for shard in (0, 1, 2):
+        with pytest.raises(ReplayError, match="being written by another process"):
+            files[1].lock(shard)
+    locks[1].release()
+    files[1].lock(1).release()
+    with pytest.raises(ReplayError, match="being written by another process"):
+        files[1].lock(0)
+
+
 def test_a_forked_child_does_not_keep_the_folder_locked_when_the_writer_dies(tmp_path):
     files = open_files(tmp_path / "log", create=True)
     command = [sys.executable, "-c", _WRITER_WITH_A_CHILD, str(tmp_path / "log")]
