@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onibi.learners.learner import Learner
 from onibi.learners.learner_loop import LearnerLoop
 from onibi.learners.weights_outbox import WeightsOutbox
-from onibi.platform.errors import TrainingError
+from onibi.platform.errors import LearnerLostError, TrainingError
 from onibi.platform.hub_calls import raised_there
 from onibi.platform.hub_log import tell_warnings
 from onibi.platform.policy import Weights, WeightsVersion
@@ -120,20 +120,17 @@ class LearnerActor:
         with socket.create_server((host, 0)) as server:
             return f"tcp://{host}:{server.getsockname()[1]}"
 
-    def build(self, make: Callable[..., LearnerParts], *meeting: str) -> None:
+    def build(self, make: Callable[..., LearnerParts], *meeting: list[Any]) -> None:
         """Make the parts in this process, by a function that is given what publishes weights, and where learners on
-        several nodes meet.
+        several nodes meet: the ObjectRef of that, in a list, as it may never come.
 
         What goes wrong is raised by the first ``train``, whose answer is the one that is waited for.
         """
         if self._fault is not None:
             return
         try:
-            if meeting:
-                from onibi.learners.worker_group import use_interface_of
-
-                use_interface_of(_node_address())
-            self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()), *meeting)
+            places = [_place_of(reference) for (reference,) in meeting]
+            self._parts = make(lambda weights: self._outbox.put(weights, time.monotonic()), *places)
             self._parts.loop.ask_for = self._ask_for
         except Exception as error:  # noqa: BLE001
             self._fault = error
@@ -279,6 +276,17 @@ class LearnerActor:
         loop.set_table(table)
         if self._parts is not None and self._parts.table_log is not None:
             self._parts.table_log.add(table, loop.updates, UNKNOWN_STEPS)
+
+
+def _place_of(meeting: Any) -> str:
+    """Where to meet, ready to be met there. Raises: LearnerLostError where the first learner is gone."""
+    from onibi.learners.worker_group import use_interface_of
+
+    use_interface_of(_node_address())
+    try:
+        return str(ray.get(meeting))
+    except ray.exceptions.RayError as error:
+        raise LearnerLostError(f"the first learner tells no place to meet at ({str(error).splitlines()[0]})") from error
 
 
 def _node_address() -> str:

@@ -92,7 +92,7 @@ class LearnerTeam:
         self._metrics = {}
         self._drawn, self._shards = {}, len(rings)
         handles = list(self.handles.values())
-        meeting = [handles[0].meeting.remote()] if self._shards > 1 else []
+        meeting = [[handles[0].meeting.remote()]] if self._shards > 1 else []
         for number, handle in enumerate(handles):
             ring = rings[number % self._shards]
             handle.build.remote(functools.partial(build_learner, plan, ring, incarnation, checkpoint, number), *meeting)

@@ -112,7 +112,7 @@ def _signals_kept() -> Iterator[None]:
 def _check_room(plan: RunPlan) -> None:
     """Refuse a run that would wait for resources for ever."""
     settings, placement = plan.settings, plan.settings.placement
-    small_roles = (3 + has_reward_model(settings)) * 0.05  # hub, shard, evaluator
+    small_roles = (2 + placement.shards + has_reward_model(settings)) * 0.05  # hub, evaluator
     inference = (0.0, 0.0) if placement.inference is None else (placement.inference.cpus, placement.inference.gpus)
     options = [annotator_options(chosen) for chosen in plan.annotator_settings.values()]
     annotators, annotator_gpus = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -142,7 +141,10 @@ class ShardTeam:
     def paid_by_key(self) -> NDArray[np.float64]:
         """[keys] what each caption key has been paid in rollouts."""
         parts = self._ask(lambda shard: shard.paid_by_key.remote())
-        return np.array([sum(paid) for paid in itertools.zip_longest(*parts, fillvalue=0.0)], np.float64)
+        paid = np.zeros(max(map(len, parts)))
+        for part in parts:
+            paid[: len(part)] += part
+        return paid
 
     def end(self, failed: bool, leaves_ring: bool, seconds: float) -> None:
         """End all: see ``end_shard``."""

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ObjectStoreFullError
+from ray.exceptions import ActorDiedError, ObjectStoreFullError
 
 from onibi.learners import learner_actor
 from onibi.learners.learner_actor import LearnerActor, LearnerParts
 from onibi.learners.learner_loop import LearnerReport
-from onibi.platform.errors import TrainingError
+from onibi.platform.errors import LearnerLostError, TrainingError
 from onibi.platform.policy import Weights, weights_version
 
 
@@ -90,6 +90,18 @@ def test_only_weights_that_the_hub_took_count_as_arrived(monkeypatch, failure):
 def test_a_learner_that_was_never_built_says_so():
     with pytest.raises(TrainingError, match="never built"):
         LearnerActor.__ray_actor_class__(Hub(), 1).train(0.1)
+
+
+def test_a_learner_that_no_place_to_meet_is_told_starts_again_with_all_others(monkeypatch):
+    def gone(_reference):
+        raise ActorDiedError()
+
+    monkeypatch.setattr(learner_actor.ray, "get", gone)
+    monkeypatch.setattr(learner_actor.ray.util, "get_node_ip_address", lambda: "203.0.113.77")
+    actor = LearnerActor.__ray_actor_class__(Hub(), 1)
+    actor.build(lambda _publish, place: pytest.fail(f"it met at {place}"), ["a reference"])
+    with pytest.raises(LearnerLostError, match="the first learner tells no place to meet at"):
+        actor.train(0.1)
 
 
 def test_rows_that_another_learner_drew_before_this_one_trained_are_counted():
