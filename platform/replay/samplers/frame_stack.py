@@ -22,6 +22,10 @@ class FrameStackSettings(Settings):
     frames: Annotated[int, Field(ge=1, le=64)] = 1  # k; 1: the newest observation alone
     leaves: tuple[str, ...] | None = None  # observation columns that are stacked; null: all but an action mask
 
+    def __post_init__(self) -> None:
+        if self.frames > 1 and self.leaves == ():
+            raise ValueError(f"leaves is empty, so of {self.frames} frames nothing is stacked; allowed: names, or null")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameStack:

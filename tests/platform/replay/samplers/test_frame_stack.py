@@ -278,6 +278,12 @@ def test_all_leaves_but_an_action_mask_are_stacked_where_none_is_named():
         frame_stack(FrameStackSettings(frames=1, leaves=("observation.image",)), spec)
 
 
+def test_frames_of_no_leaf_are_refused():
+    with pytest.raises(ValueError, match="leaves is empty, so of 4 frames nothing is stacked"):
+        FrameStackSettings(frames=4, leaves=())
+    assert FrameStackSettings(leaves=()).frames == 1, "nothing is what is asked for"
+
+
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_stack_of_action_masks_is_refused(frames):
     spec = ReplaySpec(
