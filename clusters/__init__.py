@@ -1,9 +1,9 @@
 """Where a run comes together. From Python::
 
-    from onibi.clusters import train
+from onibi.clusters import train
 
-    result = train("cartpole-dqn", overrides=["budget.max_seconds=60"])
-    print(result.summary())
+result = train("cartpole-dqn", overrides=["budget.max_seconds=60"])
+print(result.summary())
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from onibi.clusters.run_film import film_best
 from onibi.clusters.run_journal import RunJournal, RunResult, go_on_from
 from onibi.clusters.run_plan import RunPlan, plan_run
 from onibi.clusters.run_settings import BudgetSettings, RunSettings
-from onibi.clusters.run_state import RunState, make_limiter, state_of
-from onibi.clusters.shard_plan import check_shards, plan_of_shard
+from onibi.clusters.run_state import RunState, state_of
+from onibi.clusters.shard_plan import check_shards
 from onibi.platform.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from onibi.platform.config import read_settings, to_mapping
 from onibi.platform.errors import ConfigError, OnibiError, RunInUseError
@@ -53,8 +53,7 @@ def train(
 ) -> RunResult:
     """See ``onibi.clusters.train``."""
     plan = plan_run(read_run_settings(config, overrides))
-    check_shards(plan)
-    make_limiter(plan_of_shard(plan, 0))  # a limiter that could lock is refused here, before a folder is made
+    check_shards(plan)  # a limiter that could lock is refused here, before a folder is made
     plan.make_annotators()  # a lexicon that cannot be read, likewise
     check_judge(plan)
     check_learner(plan)  # and a learner whose settings do not fit the rewards
@@ -95,8 +94,7 @@ def resume(run: str, runs_folder: Path, serial: bool | None, overrides: Sequence
             folder.write_config(to_mapping(plan.settings))
         return checkpoint
 
-    check_shards(plan)
-    make_limiter(plan_of_shard(plan, 0))  # before a kept ring could be made again for settings that cannot run
+    check_shards(plan)  # before a ring that was kept could be made again for settings that nothing can run with
     if serial is None:
         serial = folder.record().serial
     if serial:

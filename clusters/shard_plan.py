@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onibi.clusters.run_plan import RunPlan
+from onibi.clusters.run_state import make_limiter
 from onibi.platform.errors import ConfigError
 from onibi.platform.replay.limiter import MINIMUM_ROWS, LimiterSettings
 from onibi.platform.replay.log.segment_writer import RetentionSettings
@@ -35,10 +36,11 @@ def plan_of_shard(plan: RunPlan, shard: int) -> RunPlan:
 
 
 def check_shards(plan: RunPlan) -> None:
-    """Whether actors and learners can be shared out evenly. Raises: ConfigError."""
+    """Whether actors and learners can be shared out evenly, and no shard's limiter could lock. Raises: ConfigError."""
     settings = plan.settings
     shards, learners = settings.placement.shards, settings.placement.learners
     if shards == 1:
+        make_limiter(plan)
         return
     if shards != learners:
         raise ConfigError(
@@ -51,6 +53,13 @@ def check_shards(plan: RunPlan) -> None:
                 f"{name} is {actors}, placement.shards {shards}: learners update together, so each shard needs as many "
                 f"actors. Set {name} to a multiple of {shards}."
             )
+    try:
+        make_limiter(plan_of_shard(plan, 0))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. These are the figures of one of {shards} shards (placement.shards), which each have their part of "
+            f"the run's: {shards} times as many rows."
+        ) from error
 
 
 def _limiter(limiter: LimiterSettings, shards: int, *, once: bool) -> LimiterSettings:

@@ -100,6 +100,10 @@ def test_actors_of_all_shards_have_seeds_lanes_and_episodes_of_their_own(worksho
         ({"actors__count": 3}, r"actors.count is 3, placement.shards 2.*a multiple of 2"),
         ({"actors__count": 4, "replay__max_actors": 3}, r"replay.max_actors is 3, placement.shards 2"),
         ({"actors__count": 1}, r"actors.count is 1, placement.shards 2"),
+        (
+            {"replay__limiter": {"minimum_rows": 1_200}},
+            r"minimum_rows is 600, more than half of the ring's 1000 rows.*figures of one of 2 shards.* 2 times as many rows",
+        ),
     ],
 )
 def test_what_cannot_be_shared_is_refused_before_anything_starts(workshop, changes, said):
