@@ -57,8 +57,8 @@ def check_shards(plan: RunPlan) -> None:
         make_limiter(plan_of_shard(plan, 0))
     except ConfigError as error:
         raise ConfigError(
-            f"{error}. These are the figures of one of {shards} shards (placement.shards), which each have their part of "
-            f"the run's: {shards} times as many rows."
+            f"{error}. These are the figures of one of {shards} shards (placement.shards), which has its part of the "
+            f"run's: {shards} times as many rows."
         ) from error
 
 

@@ -102,7 +102,7 @@ def test_actors_of_all_shards_have_seeds_lanes_and_episodes_of_their_own(worksho
         ({"actors__count": 1}, r"actors.count is 1, placement.shards 2"),
         (
             {"replay__limiter": {"minimum_rows": 1_200}},
-            r"minimum_rows is 600, more than half of the ring's 1000 rows.*figures of one of 2 shards.* 2 times as many rows",
+            r"minimum_rows is 600, more than half of the ring's 1000 rows.*of one of 2 shards.* 2 times as many rows",
         ),
     ],
 )
