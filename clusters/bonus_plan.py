@@ -110,6 +110,6 @@ def make_sources(plan: RunPlan, ring: Path, learner: int = 0) -> RewardSources |
         seed=role_seed(plan.settings, ROLE_BONUSES),
         device="cuda" if placement.learner_gpus > 0 else "cpu",
         lanes=None if placement.learners == 1 else range(learner, plan.lanes, placement.learners),
-        steps_before=plan.steps_before,
+        steps_before=plan.steps_before[plan.shard] if plan.steps_before else 0,
         steps_per_row=placement.shards,
     )

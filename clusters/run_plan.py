@@ -74,7 +74,7 @@ class RunPlan:
     faults: str | None = None  # folder for a batch that could not be learned from
     table_log: str | None = None  # folder in which it is told which reward table took effect when; None: nowhere
     features: Mapping[str, FeaturesFactory] = field(default_factory=dict)  # of bonuses whose encoder actors get
-    steps_before: int = 0  # env steps of the run whose rows are in no ring any more
+    steps_before: tuple[int, ...] = ()  # by shard: env steps of the run that its ring's rows do not tell; (): none
     shard: int = 0  # whose share of a run with several these settings are: see shard_plan.py
 
     def for_actors(self) -> RunPlan:

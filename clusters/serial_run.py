@@ -118,7 +118,7 @@ class SerialRun:
             self._state = self._state.resumed(counters.inserted_rows, kept)
             self._journal.note(told_of_ring(counters.readable_rows, kept))
             plan = self._plan = dataclasses.replace(
-                plan, session=self._state.session, steps_before=self._state.inserted_base
+                plan, session=self._state.session, steps_before=(self._state.inserted_base,)
             )
             save_begun(self._journal, checkpoint, self._state)
         self._feed = open_feed(plan, self._ring, self._state.session)

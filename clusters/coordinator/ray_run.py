@@ -144,7 +144,8 @@ class RayRun:
             self._state = state = self._state.resumed(shards.inserted_rows_at_start, shards.rings_kept)
             for told in shards.told_of_rings():
                 self._journal.note(told)
-            self._plan = dataclasses.replace(self._plan, session=state.session, steps_before=state.inserted_base)
+            before = shards.steps_before(state.env_steps)
+            self._plan = dataclasses.replace(self._plan, session=state.session, steps_before=before)
             save_begun(self._journal, checkpoint, state)
             tell_learnt_scores(stores, self._hub, checkpoint)
         shards.insert_up_to(self._state.rows_until(settings.budget.max_env_steps))

@@ -102,8 +102,10 @@ class ShardTeam:
 
     @property
     def rings_kept(self) -> bool:
-        """Whether all rings are those of an earlier session."""
-        return all(opened.ring_kept for opened in self.opened)
+        """Whether all rings are those of an earlier session. One that has counted nothing was made by a session that was
+        killed before it wrote down how it went on: with it, what the others have counted is not the whole.
+        """
+        return all(opened.ring_kept and opened.inserted_rows > 0 for opened in self.opened)
 
     @property
     def newest_caption(self) -> int:
@@ -114,6 +116,15 @@ class ShardTeam:
     def logged_captions(self) -> dict[int, CaptionText]:
         """Captions of earlier sessions by id, from the logs."""
         return {index: text for opened in self.opened for index, text in opened.logged_captions.items()}
+
+    def steps_before(self, env_steps: int) -> tuple[int, ...]:
+        """By shard, what is to be added to the rows that its ring has counted, times the shards, for the env steps of
+        the run.
+
+        Args:
+            env_steps: of the run when the rings were opened.
+        """
+        return tuple(env_steps - len(self) * opened.inserted_rows for opened in self.opened)
 
     def told_of_rings(self) -> list[str]:
         """What is told where a run is resumed: whose rings it goes on with."""

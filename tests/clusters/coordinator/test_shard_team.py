@@ -7,6 +7,8 @@ import pytest
 
 from onibi.clusters.coordinator.shard_looks import merged_look
 from onibi.clusters.coordinator.shard_team import ShardTeam
+from onibi.clusters.run_state import RunState
+from onibi.platform.replay.shard_actor import OpenedShard
 from onibi.platform.rewards.pay_watch import EpisodePay, PayFigures
 
 
@@ -151,3 +153,35 @@ def test_actors_and_learners_go_to_the_shards_in_turn_and_messages_name_them():
     team = team_of(*rings)
     assert [team.of(number) for number in range(4)] == [*rings, *rings]
     assert list(team.named) == ["the replay shard", "the replay shard 1"]
+
+
+def opened(inserted, kept):
+    return OpenedShard(
+        ring="a ring",
+        ring_kept=kept,
+        newest_caption=0,
+        inserted_rows=inserted,
+        readable_rows=inserted,
+        logged_captions={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("rings", "env_steps"),
+    [
+        ([opened(600, True), opened(500, True)], 1_100),  # a hundred are younger than the checkpoint
+        ([opened(600, True), opened(0, False)], 1_000),
+        ([opened(600, True), opened(0, True)], 1_000),  # made by a session that was killed before it had begun
+        ([opened(0, False), opened(0, False)], 1_000),
+    ],
+)
+def test_a_run_goes_on_with_its_env_steps_whichever_rings_are_left_and_every_learner_reckons_with_them(
+    rings, env_steps
+):
+    team = team_of(Ring(), Ring())
+    team.opened = rings
+    state = RunState(env_steps=1_000).resumed(team.inserted_rows_at_start, team.rings_kept)
+    assert state.env_steps == env_steps
+    assert state.inserted_base + team.inserted_rows_at_start == env_steps
+    before = team.steps_before(state.env_steps)
+    assert [base + 2 * each.inserted_rows for base, each in zip(before, rings, strict=True)] == [env_steps] * 2
