@@ -102,8 +102,10 @@ class ShardTeam:
 
     @property
     def rings_kept(self) -> bool:
-        """Whether all rings are those of an earlier session. One that has counted nothing was made by a session that was
-        killed before it wrote down how it went on: with it, what the others have counted is not the whole.
+        """Whether all rings are those of an earlier session.
+
+        One that has counted nothing was made by a session that was killed before it wrote down how it went on: what the
+        others have counted is not the whole then.
         """
         return all(opened.ring_kept and opened.inserted_rows > 0 for opened in self.opened)
 
