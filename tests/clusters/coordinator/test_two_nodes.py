@@ -33,6 +33,7 @@ def two_nodes(empty_cluster):
         yield cluster, f"http://127.0.0.1:{port}", learners.node_id, rollouts.node_id
 
 
+@pytest.mark.slow  # half a minute
 def test_rollouts_on_one_node_feed_the_learner_on_the_other(two_nodes, tmp_path):
     cluster, dashboard, learners, rollouts = two_nodes
     assert learners != rollouts

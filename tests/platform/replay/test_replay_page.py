@@ -95,6 +95,9 @@ def test_the_examples_need_no_more_than_the_page_says(tmp_path):
 
 
 def test_the_page_tells_how_the_ring_of_a_run_is_called():
-    plan = SimpleNamespace(settings=SimpleNamespace(replay=SimpleNamespace(folder="/dev/shm")))
+    plan = SimpleNamespace(settings=SimpleNamespace(replay=SimpleNamespace(folder="/dev/shm")), shard=0)
     named = ring_path(plan, "RUN_ID")
-    assert f"`{named.name}` in `replay.folder` (`{named.parent}`)" in PAGE.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"`{named.name}` in `replay.folder` (`{named.parent}`;" in page
+    plan.shard = 2
+    assert f"`{ring_path(plan, 'RUN_ID').name}`" in page
