@@ -79,7 +79,7 @@ def play(stage, shard, *, fragments, in_flight):
     return look
 
 
-@pytest.mark.parametrize("fragments", [500, pytest.param(3_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fragments", [200, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_no_fragment_is_lost_however_many_are_under_way(stage, fragments):
     """Of calls to an asyncio actor Ray keeps no order: with eight under way one in twenty-four was overtaken."""
     shard, _ = stage.shard()
@@ -88,6 +88,7 @@ def test_no_fragment_is_lost_however_many_are_under_way(stage, fragments):
     ray.get(shard.close.remote())
 
 
+@pytest.mark.slow  # a shard's close is the next one's, too
 def test_a_ring_that_a_failed_start_left_as_it_was_stays_for_another_attempt(stage):
     shard, opened = stage.shard()
     play(stage, shard, fragments=5, in_flight=2)
